@@ -1,0 +1,161 @@
+"""The typed, validated view of params.yaml. Unknown keys and impossible values are refused with the key's name."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+# Names become parts of paths and of shell commands, so only these characters pass.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Workpieces(Section):
+    train_good: Positive
+    test_good: Positive
+    per_defect: Positive
+
+
+class Dataset(Section):
+    path: str
+    categories: Annotated[tuple[Name, ...], Field(min_length=1)]
+    group_table: str | None
+    group_column: str | None
+    group_pattern: str | None
+
+    @model_validator(mode="after")
+    def _one_source_of_groups(self) -> "Dataset":
+        if (self.group_table is None) != (self.group_column is None):
+            raise ValueError("group_table and group_column belong together: set both or neither")
+        if self.group_table is not None and self.group_pattern is not None:
+            raise ValueError("set group_table with group_column, or group_pattern, not both")
+        return self
+
+
+class Split(Section):
+    rule: Literal["first_third", "shots"]
+    shots: Annotated[int, Field(ge=2)]
+    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Boxes(Section):
+    margin: Annotated[float, Field(ge=0, le=2)]
+    min_area: Positive
+
+
+class Placements(Section):
+    per_type: Positive
+    jitter: Share
+
+
+class Base(Section):
+    model: str
+    revision: str | None
+    allow_download: bool
+
+
+class WindowParams(Section):
+    context: Annotated[float, Field(ge=1, le=16)]
+    min_side: Annotated[int, Field(ge=16)]
+
+
+class Finetune(Section):
+    adapter: Literal["lora", "full"]
+    rank: Positive
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    min_snr_gamma: Annotated[float, Field(gt=0)]
+    caption_dropout: Share
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    gradient_clip: Annotated[float, Field(gt=0)]
+    variants: Positive
+    checkpoint_every: Positive
+
+
+class Synth(Section):
+    scheduler: Literal["ddim", "dpm++", "euler", "unipc"]
+    steps: Positive
+    guidance_scale: Annotated[float, Field(ge=0)]
+    strength: Annotated[float, Field(gt=0, le=1)]
+    batch_size: Positive
+    feather: Annotated[int, Field(ge=0)]
+
+
+class Masks(Section):
+    method: Literal["measured", "cosine_rgb_otsu"]
+    component_ratio: Share
+
+
+class Gate(Section):
+    min_contrast: Annotated[float, Field(ge=0)]
+    min_area: Positive
+    max_fill: Share
+    outlier: Annotated[float, Field(ge=1)]
+
+
+class Fidelity(Section):
+    neighbours: Positive
+
+
+class Detect(Section):
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    scale: Annotated[float, Field(gt=0, le=1)]
+    window: Annotated[int, Field(ge=32, multiple_of=16)]
+    width: Positive
+    steps: Positive
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    synthetic_share: Share
+    validate_every: Positive
+
+
+class Evaluate(Section):
+    fpr_limit: Annotated[float, Field(gt=0, le=1)]
+    overlays: Positive
+
+
+class Params(Section):
+    """The whole of params.yaml; what each key means stands there, behind its value."""
+
+    seed: Annotated[int, Field(ge=0)]
+    workpieces: Workpieces
+    dataset: Dataset
+    split: Split
+    boxes: Boxes
+    placements: Placements
+    base: Base
+    window: WindowParams
+    generators: Annotated[tuple[Name, ...], Field(min_length=1)]
+    finetune: Finetune
+    synth: Synth
+    masks: Masks
+    gate: Gate
+    fidelity: Fidelity
+    detectors: Annotated[tuple[Name, ...], Field(min_length=1)]
+    detect: Detect
+    evaluate: Evaluate
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml.
+
+    Raises ValueError with one line per problem: the key, what was expected, what stands there.
+    """
+    try:
+        return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: no valid YAML: {error}") from error
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, problem['loc'])) or 'top level'}: {problem['msg']} (found {problem['input']!r:.80})"
+            for problem in error.errors()
+        ]
+        raise ValueError(f"{path}: {len(lines)} problem(s):\n" + "\n".join(lines)) from error

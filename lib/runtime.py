@@ -1,0 +1,121 @@
+"""What every long-running stage needs: atomic outputs, keys for resumable work, seeds, progress, device."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import torch
+
+Item = TypeVar("Item")
+
+WORK = Path(".work")  # unfinished work lies here, outside of every DVC output; `make clean-work` empties it
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that nobody ever sees half of it: beside, flushed to the disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    with open(beside, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` for text in UTF-8, with Unix line ends on every platform."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that is equal for equal values: sorted keys, indented, a newline at the end."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that takes its place, whole, when the block ends without an error."""
+    beside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        replace_folder(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Rename the folder `source` to `target`; an old `target` is moved aside first and deleted last."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    old = target.with_name(f"{target.name}.old-{os.getpid()}")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(source, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def fingerprint(*parts: Any) -> str:
+    """16 hex digits that change when any part does: JSON values, and files or folders (by content) given as Path."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        if not isinstance(part, Path):
+            digest.update(json.dumps(part, sort_keys=True).encode())
+            continue
+        files = [part] if part.is_file() else sorted(file for file in part.rglob("*") if file.is_file())
+        for file in files:
+            digest.update(file.relative_to(part.parent).as_posix().encode())
+            digest.update(hashlib.blake2b(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def work_folder(stage: str, key: str) -> Path:
+    """The folder where a stage keeps unfinished work under the fingerprint of its inputs, so that a killed run goes
+    on where it was and a changed run never meets stale state. Work of the same stage under other keys is removed."""
+    folder = WORK / stage / key
+    for other in folder.parent.glob("*"):
+        if other.name != key:
+            shutil.rmtree(other, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def seed_for(*parts: int | str) -> int:
+    """A seed in [0, 2^63) for one item, from the run's seed and the item's id: the same on every machine."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def progress(items: Iterable[Item], what: str, total: int | None = None, initial: int = 0) -> Iterable[Item]:
+    """A progress bar with the time left, on the error stream; in a log file, a line every half minute."""
+    slow = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(items, desc=what, total=total, initial=initial, mininterval=slow, dynamic_ncols=True)
+
+
+def device() -> "torch.device":
+    """The first CUDA device where there is one, else Apple's, else the CPU; ACCELERATE_USE_CPU=1 asks for the CPU."""
+    import torch
+
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def mixed_precision(where: "torch.device") -> str:
+    """`bf16` on a GPU that has it, `fp16` on an older one, `no` elsewhere: on a CPU bfloat16 seldom pays."""
+    import torch
+
+    if where.type != "cuda":
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
