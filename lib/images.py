@@ -150,6 +150,16 @@ def feathered(mask: Mask, feather: int) -> NDArray[np.float32]:
     return np.minimum(depth / (feather + 1), 1).astype(np.float32)
 
 
+def scaled(box: Box, factor: float) -> Box:
+    """The box in a picture resized by `factor`: the smallest one that covers it."""
+    return (
+        math.floor(box[0] * factor),
+        math.floor(box[1] * factor),
+        math.ceil(box[2] * factor),
+        math.ceil(box[3] * factor),
+    )
+
+
 def paste_back(generated: NDArray, normal: RGB, mask: Mask, feather: int = 0) -> RGB:
     """Put `normal` back wherever `mask` is False, so that only the defect region changes.
 

@@ -65,19 +65,25 @@ class WindowParams(Section):
     min_side: Annotated[int, Field(ge=16)]
 
 
-class Finetune(Section):
-    adapter: Literal["lora", "full"]
-    rank: Positive
+class Training(Section):
+    """What `lib.diffusion.training` needs, whatever it trains."""
+
     steps: Positive
     batch_size: Positive
     learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate_schedule: Literal["constant", "cosine"]
     warmup_steps: Annotated[int, Field(ge=0)]
-    min_snr_gamma: Annotated[float, Field(gt=0)]
-    caption_dropout: Share
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     gradient_clip: Annotated[float, Field(gt=0)]
-    variants: Positive
     checkpoint_every: Positive
+
+
+class Finetune(Training):
+    adapter: Literal["lora", "full"]
+    rank: Positive
+    min_snr_gamma: Annotated[float, Field(gt=0)]
+    caption_dropout: Share
+    variants: Positive
 
 
 class Synth(Section):

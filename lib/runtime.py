@@ -71,7 +71,7 @@ def fingerprint(*parts: Any) -> str:
         if not isinstance(part, Path):
             digest.update(json.dumps(part, sort_keys=True).encode())
             continue
-        files = [part] if part.is_file() else sorted(file for file in part.rglob("*") if file.is_file())
+        files = [part] if part.is_file() else sorted(f for f in part.rglob("*") if f.is_file() and f.suffix != ".pyc")
         for file in files:
             digest.update(file.relative_to(part.parent).as_posix().encode())
             digest.update(hashlib.blake2b(file.read_bytes()).digest())

@@ -1,0 +1,1 @@
+"""The embedded dataset: rendered surfaces, their defects, and the three workpiece categories."""

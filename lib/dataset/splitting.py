@@ -1,0 +1,235 @@
+"""Splits a category into train, val and test, so that no picture and no capture group is in two of them."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.dataset.layouts import (
+    DatasetProblems,
+    Findings,
+    Picture,
+    listed,
+    natural_key,
+    read_category,
+    read_groups,
+)
+from lib.dataset.validation import validate
+from lib.params import Dataset, Split
+from lib.records import GOOD, Sample
+
+PARTS = ("train", "val", "test")
+NEAR = 4  # of 64 bits; re-encoding or rescaling a picture changes about as many
+
+
+def split_category(dataset: Dataset, split: Split, category: str) -> tuple[list[Sample], dict[str, Any]]:
+    """Read, validate and split one category: its samples, sorted by id, and the summary for `split.json`.
+
+    Raises DatasetProblems with everything that is wrong.
+    """
+    findings = Findings()
+    pictures = read_category(Path(dataset.path), category, findings)
+    groups = read_groups(dataset, pictures, findings)
+    examined = validate(pictures, findings)
+    findings.raise_problems()
+
+    part_of = assign_splits(pictures, groups, split)
+    samples = sorted(
+        (
+            Sample(
+                id=one.picture.id,
+                category=category,
+                defect_type=one.picture.defect_type,
+                image=one.picture.path.as_posix(),
+                mask=one.picture.mask.as_posix() if one.picture.mask else None,
+                group=groups[one.picture.id],
+                split=part_of[groups[one.picture.id]],
+                size=one.size,
+                sha256=one.sha256,
+            )
+            for one in examined
+        ),
+        key=lambda sample: sample.id,
+    )
+    _check_parts(samples, findings)
+    findings.raise_problems()
+    check_leaks(samples)
+
+    _warn_of_moved(pictures, {sample.id: sample.split for sample in samples}, findings)
+    _warn_of_near_duplicates(samples, {one.picture.id: one.perceptual_hash for one in examined}, findings)
+    return samples, _summary(samples, split, findings.warnings)
+
+
+def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split: Split) -> dict[str, str]:
+    """The part (`train`, `val` or `test`) of every capture group.
+
+    groups: the group of every picture, by the picture's id. Types with the fewest groups choose first, and a group
+    keeps the part that it got, so that a common type cannot take the only groups of a rare one.
+
+    Defects: of a type's groups, ordered by the name of their first picture, the first ones are for fitting and the
+    rest is test. Rule `first_third`: a third of the groups, rounded down, at least one. Rule `shots`: as many groups
+    as hold `shots` pictures. Of the fitting groups `val_fraction` is val: the neighbours that come closest to this
+    fraction of the pictures too, the last ones where groups are equally large. Where there is one fitting group, val
+    takes the next; where groups shared with other types would make val outweigh train, train gets one more. One
+    group at least is left for test.
+
+    Good pictures follow the defects of their group. Other groups keep to the folders, `test/good` to test and
+    `train/good` to fitting; without such folders the last third of the groups is test, since neighbours in a series
+    look alike. Of the fitting groups `val_fraction`, evenly spaced, are val.
+    """
+    ordered: dict[str, dict[str, int]] = defaultdict(dict)  # type -> group -> number of pictures, in natural order
+    for picture in sorted(pictures, key=lambda one: (natural_key(one.path.stem), one.id)):
+        sizes = ordered[picture.defect_type]
+        sizes[groups[picture.id]] = sizes.get(groups[picture.id], 0) + 1
+    part_of: dict[str, str] = {}
+    for defect_type in sorted(ordered.keys() - {GOOD}, key=lambda one: (len(ordered[one]), one)):
+        part_of |= _assign_defects(ordered[defect_type], split, part_of)
+
+    held_out = {groups[one.id] for one in pictures if one.defect_type == GOOD and one.folder == "test"}
+    free = [group for group in ordered[GOOD] if group not in part_of]
+    if not any(picture.folder for picture in pictures):
+        held_out = set(free[len(free) - max(1, len(free) // 3) :])
+    part_of |= {group: "test" for group in free if group in held_out}
+    fitting = [group for group in free if group not in held_out]
+    number = _val_number(len(fitting), split.val_fraction)
+    chosen = {fitting[int((index + 0.5) * len(fitting) / number)] for index in range(number)}
+    return part_of | {group: "val" if group in chosen else "train" for group in fitting}
+
+
+def check_leaks(samples: Sequence[Sample]) -> None:
+    """Raise DatasetProblems when a capture group, or a file's content, occurs in more than one part."""
+    parts: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)  # what -> part -> the first picture there
+    for sample in samples:
+        parts["the capture group", sample.group].setdefault(sample.split, sample.image)
+        parts["the file content", sample.sha256].setdefault(sample.split, sample.image)
+    leaks = [
+        f"{what} {value} is in more than one part: "
+        + ", ".join(f"{image} in {part}" for part, image in sorted(seen.items()))
+        for (what, value), seen in parts.items()
+        if len(seen) > 1
+    ]
+    if leaks:
+        raise DatasetProblems(leaks)
+
+
+def near_duplicates(samples: Sequence[Sample], hashes: Mapping[str, int]) -> list[tuple[Sample, Sample]]:
+    """Pairs of a picture for fitting (train, val) and one of the test part whose hashes differ in at most NEAR bits.
+
+    hashes: the perceptual hash of every sample, by its id. The closest pairs come first.
+    """
+    test = [sample for sample in samples if sample.split == "test"]
+    bits = np.array([hashes[sample.id] for sample in test], dtype=np.uint64)
+    pairs = []
+    for sample in samples:
+        if sample.split != "test":
+            distance = np.bitwise_count(bits ^ np.uint64(hashes[sample.id]))
+            pairs += [(int(distance[index]), sample, test[index]) for index in np.flatnonzero(distance <= NEAR)]
+    return [(fit, held) for _, fit, held in sorted(pairs, key=lambda pair: (pair[0], pair[1].id, pair[2].id))]
+
+
+def _assign_defects(sizes: Mapping[str, int], split: Split, part_of: Mapping[str, str]) -> dict[str, str]:
+    """The part of each group of one defect type that has none yet; sizes: pictures per group, in order."""
+
+    def pictures(chosen: Iterable[str]) -> int:
+        return sum(sizes[group] for group in chosen)
+
+    fixed = [group for group in sizes if part_of.get(group) in ("train", "val")]
+    free = [group for group in sizes if group not in part_of]
+    candidates = fixed + free
+    # Unless another type has put a group of this one into test already, the last one stays there.
+    most = len(candidates) - (len(candidates) == len(sizes))
+    if split.rule == "first_third":
+        wanted = max(1, len(sizes) // 3)
+    else:
+        wanted = int(np.searchsorted(np.cumsum([sizes[group] for group in candidates]), split.shots)) + 1
+    number = max(min(wanted, most), len(fixed))
+    if number == 1 and most > 1:
+        number = 2  # the second one is for val
+    train = [group for group in fixed if part_of[group] == "train"]
+    val = [group for group in fixed if part_of[group] == "val"]
+    new = free[: number - len(fixed)]
+
+    # Of the new groups, the run of `count` neighbours that brings val closest to its share of the pictures.
+    count = max(0, min(_val_number(number, split.val_fraction) - len(val), len(new) - (not train)))
+    missing = split.val_fraction * pictures(fixed + new) - pictures(val)
+    runs = [new[start : start + count] for start in reversed(range(len(new) - count + 1))]
+    val += min(runs, key=lambda run: abs(pictures(run) - missing))
+    train += [group for group in new if group not in val]
+    if fixed and number < most and pictures(train) < pictures(val):
+        train.append(candidates[number])
+    return {group: "val" if group in val else "train" if group in train else "test" for group in free}
+
+
+def _val_number(number: int, fraction: float) -> int:
+    """How many of the groups for fitting are val: at least one, but never the last one left for training."""
+    return min(max(1, round(fraction * number)), max(number - 1, 0))
+
+
+def _check_parts(samples: Sequence[Sample], findings: Findings) -> None:
+    """Note parts without good or defect pictures, and types without training, validation or test pictures."""
+    has = {(sample.split, sample.defect_type) for sample in samples}
+    groups: dict[str, set[str]] = defaultdict(set)
+    for sample in samples:
+        groups[sample.defect_type].add(sample.group)
+    types = sorted(groups.keys() - {GOOD})
+    for part in PARTS:
+        if (part, GOOD) not in has:
+            findings.problems.append(
+                f"the {part} part has no good pictures: they are of {len(groups[GOOD])} capture groups; add good "
+                f"pictures of other groups" + (" to test/good" if part == "test" else "")
+            )
+        if not any((part, defect_type) in has for defect_type in types):
+            findings.problems.append(
+                f"the {part} part has no defect pictures: the types have "
+                + ", ".join(f"{defect_type} {len(groups[defect_type])}" for defect_type in types)
+                + " capture groups; three of a type are the least that all parts can share"
+            )
+        for defect_type in types:
+            if (part, defect_type) not in has:
+                message = (
+                    f"the defect type {defect_type} has no pictures in the {part} part: they are of "
+                    f"{len(groups[defect_type])} capture groups, some perhaps shared with other types; add pictures "
+                    f"of other groups"
+                )
+                (findings.warnings if part == "val" else findings.problems).append(message)
+
+
+def _warn_of_moved(pictures: Sequence[Picture], part_of: Mapping[str, str], findings: Findings) -> None:
+    """Say which good pictures left the part that their folder names."""
+    for folder in ("train", "test"):
+        moved = [
+            str(one.path)
+            for one in pictures
+            if one.defect_type == GOOD and one.folder == folder != part_of[one.id].replace("val", "train")
+        ]
+        if moved:
+            findings.warnings.append(
+                f"{len(moved)} good pictures of {folder}/ went to another part with the rest of their capture group: "
+                f"{listed(moved)}"
+            )
+
+
+def _warn_of_near_duplicates(samples: Sequence[Sample], hashes: Mapping[str, int], findings: Findings) -> None:
+    """Say which pictures for fitting look like pictures of the test part."""
+    if pairs := near_duplicates(samples, hashes):
+        number = len({held.id for _, held in pairs})
+        findings.warnings.append(
+            f"{number} test pictures look almost like a picture that is trained or selected on ({len(pairs)} pairs, "
+            f"perceptual hashes within {NEAR} of 64 bits). A fixed camera gives such pairs by nature; but if they "
+            f"show the same workpiece, set dataset.group_table or dataset.group_pattern, or the test will flatter: "
+            + listed([f"{fit.image} ~ {held.image}" for fit, held in pairs])
+        )
+
+
+def _summary(samples: Sequence[Sample], split: Split, warnings: Sequence[str]) -> dict[str, Any]:
+    """The content of `split.json`: how the parts came about and what is in each."""
+    of = {part: [sample for sample in samples if sample.split == part] for part in PARTS}
+    return {
+        "split": split.model_dump(),
+        "counts": {part: dict(Counter(sample.defect_type for sample in of[part])) for part in PARTS},
+        "groups": {part: sorted({sample.group for sample in of[part]}, key=natural_key) for part in PARTS},
+        "sha256": {part: {sample.image: sample.sha256 for sample in of[part]} for part in PARTS},
+        "warnings": list(warnings),
+    }

@@ -1,0 +1,210 @@
+"""Detectors: what they learn from, how one is trained per seed, how it is judged on the untouched test part.
+
+A detector is a module with three functions:
+`fit(examples_train, examples_val, params, seed, out)` writes its weights as safetensors, `config.json`,
+`threshold.json` ({"threshold": chosen on val}) and `history.json` ({"loss": one per step, "val_pixel_ap": [step, AP]
+per validation});
+`load(folder)` returns a model; `predict(model, image)` maps (H, W, 3) uint8 to (H, W) float32 in [0, 1].
+"""
+
+import importlib
+import json
+import math
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib import plots
+from lib.images import RGB, Mask, read_image, read_mask, write_png
+from lib.metrics.intervals import mean_std
+from lib.metrics.ranking import aupro, average_precision, iou_at, pixel_and_image_metrics
+from lib.params import Detect, Evaluate
+from lib.records import GOOD, Sample, Synthetic
+from lib.runtime import atomic_folder, progress, write_json, write_text
+from lib.tiles import Scores
+
+DETECTORS = {"unet": "lib.detectors.unet"}  # names in params.yaml; imported only when used
+
+PR_POINTS = 200  # of the precision-recall curve
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture to learn from. image: (H, W, 3) uint8; mask: (H, W) bool, all False for good pictures."""
+
+    image: RGB
+    mask: Mask
+    synthetic: bool
+    defect_type: str
+
+
+def detector(name: str) -> ModuleType:
+    """The module of a detector. Raises ValueError for a name that is not in DETECTORS."""
+    if name not in DETECTORS:
+        raise ValueError(f"detector {name!r} is unknown, expected one of {', '.join(DETECTORS)}")
+    return importlib.import_module(DETECTORS[name])
+
+
+def read_examples(records: Iterable[Sample | Synthetic]) -> list[Example]:
+    """Load pictures and masks into memory. Raises ValueError where a mask is missing or of another size."""
+    examples = []
+    for record in records:
+        image, synthetic = read_image(Path(record.image)), isinstance(record, Synthetic)
+        if record.mask is None and record.defect_type != GOOD:
+            raise ValueError(f"{record.image}: a picture of type {record.defect_type!r} needs a mask")
+        mask = read_mask(Path(record.mask)) if record.mask else np.zeros(image.shape[:2], bool)
+        if mask.shape != image.shape[:2]:
+            raise ValueError(f"{record.mask}: size {mask.shape[::-1]}, its picture has {image.shape[1::-1]}")
+        examples.append(Example(image, mask, synthetic, record.defect_type))
+    return examples
+
+
+def fit_seeds(
+    module: ModuleType, train: Sequence[Example], val: Sequence[Example], params: Detect, folder: Path
+) -> None:
+    """Train one detector per seed into `folder/seed-<n>`; what already lies there is whole and stays as it is.
+
+    Also draws the learning curves of all seeds: `learning.png`.
+    """
+    for unfinished in folder.glob("*.tmp-*"):  # of a run that was killed
+        shutil.rmtree(unfinished)
+    curves = {}
+    for seed in params.seeds:
+        target = folder / f"seed-{seed}"
+        if not target.exists():
+            with atomic_folder(target) as out:
+                module.fit(train, val, params, seed, out)
+        history = json.loads((target / "history.json").read_text(encoding="utf-8"))
+        curves[f"loss, seed {seed}"] = list(enumerate(history["loss"], start=1))
+        curves[f"pixel AP on val, seed {seed}"] = history["val_pixel_ap"]
+    plots.learning_curve(folder / "learning.png", curves)
+
+
+def image_score(score_map: Scores) -> float:
+    """The anomaly score of a picture: the mean of the highest 0.1 % of its pixels, of at least one.
+
+    A maximum that one odd pixel cannot raise, and that a defect of some dozen pixels still can.
+    """
+    count = max(1, score_map.size // 1000)
+    return float(np.partition(score_map, -count, axis=None)[-count:].mean())
+
+
+def precision_recall(maps: Sequence[Scores], masks: Sequence[Mask]) -> NDArray[np.float64]:
+    """(PR_POINTS, 2): recall, evenly spread, and the precision at the pixel threshold that reaches it."""
+    truth = np.concatenate([mask.ravel() for mask in masks])
+    scores = np.concatenate([score_map.ravel() for score_map in maps])
+    positives, negatives = np.sort(scores[truth]), np.sort(scores[~truth])
+    wanted = np.arange(1, PR_POINTS + 1) / PR_POINTS
+    thresholds = positives[positives.size - np.ceil(wanted * positives.size).astype(int)]
+    tp = positives.size - np.searchsorted(positives, thresholds)
+    fp = negatives.size - np.searchsorted(negatives, thresholds)
+    return np.column_stack([wanted, tp / (tp + fp)])
+
+
+def evaluate(module: ModuleType, folder: Path, samples: Sequence[Sample], params: Evaluate, out: Path) -> None:
+    """Judge every seed in `folder` on the samples of the test part.
+
+    Writes `out`.json (mean and sample standard deviation over seeds, each seed, each defect type beside the good
+    pictures), and in the folder `out`: pr.csv, the mean curve of the seeds, and best.png and worst.png of the first
+    seed. Nothing is scaled per picture. Raises ValueError without samples, defects among them, or trained seeds.
+    """
+    examples = read_examples(samples)
+    if not any(example.mask.any() for example in examples):
+        raise ValueError("the test part holds no defect, so there is nothing to measure: change split in params.yaml")
+    trained = sorted(folder.glob("seed-*"), key=lambda path: int(path.name.removeprefix("seed-")))
+    if not trained:
+        raise ValueError(f"{folder}: holds no trained seeds, run the stage detect first")
+    masks = [example.mask for example in examples]
+    types = sorted({example.defect_type for example in examples} - {GOOD})
+    seeds: dict[str, dict[str, float]] = {}
+    by_type: dict[str, list[dict[str, float]]] = {name: [] for name in types}
+    curves, first = [], None
+    for path in trained:
+        model = module.load(path)
+        threshold = json.loads((path / "threshold.json").read_text(encoding="utf-8"))["threshold"]
+        maps = [module.predict(model, example.image) for example in progress(examples, f"predict {path.name}")]
+        scores = pixel_and_image_metrics(maps, masks, [image_score(score_map) for score_map in maps], threshold)
+        scores["aupro"] = aupro(maps, masks, params.fpr_limit)
+        seeds[path.name.removeprefix("seed-")] = scores
+        for name in types:
+            part = [i for i, example in enumerate(examples) if example.defect_type in {name, GOOD}]
+            truth = np.concatenate([masks[i].ravel() for i in part])
+            values = np.concatenate([maps[i].ravel() for i in part])
+            by_type[name].append(
+                {
+                    "pixel_ap": average_precision(values, truth),
+                    "pixel_iou_at_val_threshold": iou_at(values, truth, threshold),
+                }
+            )
+        curves.append(precision_recall(maps, masks))
+        first = first or (maps, threshold)
+    assert first is not None
+    write_json(
+        out.with_name(f"{out.name}.json"),
+        _rounded(
+            {
+                **_mean_and_std(list(seeds.values())),
+                "seeds": seeds,
+                "per_type": {name: _mean_and_std(rows) for name, rows in by_type.items()},
+                "counts": {
+                    "seeds": len(trained),
+                    **{name: sum(e.defect_type == name for e in examples) for name in [GOOD, *types]},
+                },
+            }
+        ),
+    )
+    rows = "".join(f"{recall:.6f},{precision:.6f}\n" for recall, precision in np.mean(curves, axis=0))
+    write_text(out / "pr.csv", f"recall,precision\n{rows}")
+    _write_overlays(samples, examples, *first, params.overlays, out)
+
+
+def _write_overlays(
+    samples: Sequence[Sample],
+    examples: Sequence[Example],
+    maps: Sequence[Scores],
+    threshold: float,
+    count: int,
+    out: Path,
+) -> None:
+    """Best and worst defect pictures by their own pixel AP; the worst begin with the loudest false alarm."""
+    panels: list[tuple[float, plots.Overlay]] = []
+    alarms: list[tuple[float, plots.Overlay]] = []
+    for sample, example, score_map in zip(samples, examples, maps, strict=True):
+        if example.mask.any():
+            precision = average_precision(score_map.ravel(), example.mask.ravel())
+            iou = iou_at(score_map.ravel(), example.mask.ravel(), threshold)
+            caption = f"{sample.id}  AP {precision:.3f}  IoU {iou:.3f}"
+            panels.append((precision, plots.Overlay(caption, example.image, example.mask, score_map)))
+        else:
+            score = image_score(score_map)
+            caption = f"{sample.id}  good, score {score:.3f}"
+            alarms.append((score, plots.Overlay(caption, example.image, example.mask, score_map)))
+    panels.sort(key=lambda panel: -panel[0])
+    alarms.sort(key=lambda alarm: -alarm[0])
+    best = [overlay for _, overlay in panels[:count]]
+    worst = [overlay for _, overlay in alarms[:1] + panels[::-1][:count]]
+    write_png(out / "best.png", plots.overlay_sheet(best, threshold))
+    write_png(out / "worst.png", plots.overlay_sheet(worst, threshold))
+
+
+def _mean_and_std(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+    pairs = {key: mean_std([row[key] for row in rows]) for key in rows[0]}
+    return {
+        "mean": {key: pair[0] for key, pair in pairs.items()},
+        "std": {key: pair[1] for key, pair in pairs.items()},
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to 6 digits; NaN, which JSON lacks, to null."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 6)
+    return value

@@ -1,0 +1,285 @@
+"""A small U-Net on windows at native scale (Ronneberger et al. 2015), trained on real and synthetic defects.
+
+Made for two CPU cores: full resolution is seen by two thin convolutions only, the rest works at half of it and
+below. Skips are added instead of concatenated, which halves the decoder.
+"""
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lib.detectors import Example
+from lib.images import RGB, Mask, Window, crop, resize
+from lib.metrics.ranking import average_precision, f1_max
+from lib.params import Detect
+from lib.records import GOOD
+from lib.runtime import device, mixed_precision, progress, seed_for, write_json
+from lib.tiles import Scores, predict_tiled
+
+LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16
+DETAIL = 8  # channels at full resolution
+VALIDATED = 24  # pictures that a validation looks at: weights are chosen often, so on few; the threshold once, on all
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
+
+
+class UNet(nn.Module):
+    """(B, 3, H, W) float in [0, 1] -> logits (B, 1, H, W); H and W are multiples of 16."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        channels = [width * 2**level for level in range(LEVELS)]
+        # No norm at full resolution: there it would cost as much as the convolution.
+        self.detail = nn.Sequential(nn.Conv2d(3, DETAIL, 3, padding=1), nn.ReLU(inplace=True))
+        self.encoder = nn.ModuleList(
+            nn.Sequential(*_convolution(before, after), *_convolution(after, after))
+            for before, after in zip([DETAIL, *channels], channels, strict=False)
+        )
+        skips = [DETAIL, *channels[:-1]]
+        self.narrow = nn.ModuleList(nn.Conv2d(below, skip, 1) for below, skip in zip(channels, skips, strict=True))
+        self.decoder = nn.ModuleList(nn.Sequential(*_convolution(skip, skip)) for skip in skips)
+        self.head = nn.Conv2d(DETAIL, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.detail((x - 0.5) / 0.25)
+        skips = []
+        for encode in self.encoder:
+            skips.append(x)
+            x = encode(F.max_pool2d(x, 2))
+        for skip, narrow, decode in zip(reversed(skips), reversed(self.narrow), reversed(self.decoder), strict=True):
+            x = decode(skip + F.interpolate(narrow(x), scale_factor=2, mode="bilinear", align_corners=False))
+        return self.head(x)
+
+
+def _convolution(before: int, after: int) -> tuple[nn.Module, ...]:
+    """GroupNorm: a batch of eight windows, half of them without a defect, has no statistics to rely on."""
+    groups = next(n for n in (4, 2, 1) if after % n == 0)
+    convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+    return convolution, nn.GroupNorm(groups, after), nn.ReLU(inplace=True)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network with the window and the scale that it was trained at."""
+
+    network: UNet
+    window: int
+    scale: float
+
+
+def fit(
+    examples_train: Sequence[Example], examples_val: Sequence[Example], params: Detect, seed: int, out: Path
+) -> None:
+    """Train on windows and keep the weights of the best pixel AP on val; the threshold is F1-max there.
+
+    Step n of a seed always draws the same windows, so equal input gives equal weights, bit for bit on a CPU.
+    Without defects in val the last weights and the threshold 0.5 are written, with a warning.
+    Raises ValueError when there is no defect to learn from.
+    """
+    where = device()
+    precision = mixed_precision(where)
+    train = [_scaled(example, params.scale) for example in examples_train]
+    pools = Pools.of(train)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_for(seed, "weights"))
+        network = UNet(params.width).to(where)
+    model = Model(network, params.window, params.scale)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=params.learning_rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, params.learning_rate, total_steps=params.steps, pct_start=0.2
+    )
+    scaler = torch.amp.GradScaler(where.type, enabled=precision == "fp16")
+    selects = any(example.mask.any() for example in examples_val)
+    if not selects:
+        warnings.warn(
+            "the val part holds no defect: the last weights are kept and the threshold is 0.5; "
+            "raise split.val_fraction or add defects",
+            stacklevel=2,
+        )
+
+    losses: list[float] = []
+    validations: list[tuple[int, float]] = []
+    few = _evenly_by_type(examples_val, VALIDATED)
+    best, weights = -1.0, _copy(network)
+    for step in progress(range(1, params.steps + 1), f"train seed {seed}"):
+        network.train()
+        images, masks = batch_of(pools, params, np.random.default_rng(seed_for(seed, "windows", step)))
+        with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
+            logits = network(_tensor(images, where))
+        loss = segmentation_loss(logits[:, 0].float(), torch.from_numpy(masks).to(where).float())
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        schedule.step()
+        losses.append(round(loss.item(), 6))
+        if selects and (step % params.validate_every == 0 or step == params.steps):
+            score = average_precision(*_scores_and_truth(model, few))
+            validations.append((step, round(score, 6)))
+            if score > best:
+                best, weights = score, _copy(network)
+    threshold = 0.5
+    if selects:
+        network.load_state_dict(weights)
+        threshold = f1_max(*_scores_and_truth(model, examples_val))[1]
+    save_file(_copy(network), out / "model.safetensors")
+    write_json(out / "config.json", {"width": params.width, "window": params.window, "scale": params.scale})
+    write_json(out / "threshold.json", {"threshold": threshold, "chosen_on": "val" if selects else "nothing"})
+    write_json(out / "history.json", {"loss": losses, "val_pixel_ap": validations})
+
+
+def load(folder: Path) -> Model:
+    """Read what `fit` wrote, onto this machine's device."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    network = UNet(config["width"])
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return Model(network.to(device()), config["window"], config["scale"])
+
+
+@torch.inference_mode()
+def predict(model: Model, image: RGB) -> Scores:
+    """Defect probabilities of a whole picture: (H, W, 3) uint8 -> (H, W) float32 in [0, 1], at native size."""
+    network, where = model.network.eval(), next(model.network.parameters()).device
+    precision = mixed_precision(where)
+
+    def predict_batch(tiles: NDArray) -> NDArray:
+        with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
+            logits = network(_tensor(tiles, where))
+        return logits[:, 0].float().sigmoid().cpu().numpy()
+
+    height, width = image.shape[:2]
+    scores = predict_tiled(_resized(image, model.scale), predict_batch, model.window, model.window // 4)
+    return np.clip(resize(scores, width, height), 0, 1) if scores.shape != (height, width) else scores
+
+
+def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Binary cross entropy plus soft Dice (Milletari et al. 2016) over the whole batch; both (B, H, W).
+
+    Over the batch, because a window without a defect has no overlap of its own to speak of.
+    """
+    probabilities = logits.sigmoid()
+    overlap = (2 * (probabilities * masks).sum() + 1) / (probabilities.sum() + masks.sum() + 1)
+    return F.binary_cross_entropy_with_logits(logits, masks) + 1 - overlap
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Where windows come from: good pictures, and defect pictures by type, real and synthetic apart."""
+
+    good: list[Example]
+    real: list[list[Example]]
+    synthetic: list[list[Example]]
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> "Pools":
+        """Raises ValueError without any defect. A synthetic mask that is empty teaches nothing and is left out."""
+
+        def by_type(synthetic: bool) -> list[list[Example]]:
+            defects = [e for e in examples if e.synthetic == synthetic and e.mask.any()]
+            return [[e for e in defects if e.defect_type == name] for name in sorted({e.defect_type for e in defects})]
+
+        pools = cls([e for e in examples if e.defect_type == GOOD], by_type(False), by_type(True))
+        if not pools.real and not pools.synthetic:
+            raise ValueError("the train part holds no defect to learn from: see split in params.yaml")
+        return pools
+
+
+def batch_of(pools: Pools, params: Detect, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Windows of one step: (B, window, window, 3) uint8 and (B, window, window) bool.
+
+    Half of them lie around a defect, `synthetic_share` of these around a synthetic one where the arm has any; a
+    quarter lies anywhere on such pictures, a quarter on good ones. Every arm gets the same numbers, so that arms
+    differ in what they see and not in how much. Types take turns by chance, whatever their number of pictures.
+    """
+    around = params.batch_size // 2
+    anywhere = (params.batch_size - around) // 2 if pools.good else params.batch_size - around
+    synthetic = round(params.synthetic_share * around) if pools.real else around
+    synthetic_anywhere = round(params.synthetic_share * anywhere) if pools.real else anywhere
+    windows = []
+    for n in range(params.batch_size):
+        if n < around + anywhere:
+            is_synthetic = n < synthetic if n < around else n - around < synthetic_anywhere
+            types = pools.synthetic if pools.synthetic and is_synthetic else pools.real
+            examples = types[rng.integers(len(types))]
+        else:
+            examples = pools.good
+        example = examples[rng.integers(len(examples))]
+        window = _window(example.mask, params.window, n < around, rng)
+        windows.append(_augmented(crop(example.image, window), crop(example.mask, window), rng))
+    images, masks = zip(*windows, strict=True)
+    return np.stack(images), np.stack(masks)
+
+
+def _window(mask: Mask, side: int, on_defect: bool, rng: np.random.Generator) -> Window:
+    """A window that holds a random defect pixel in its central half, or any window; inside the picture if it fits."""
+    height, width = mask.shape
+    if on_defect:
+        pixels = np.flatnonzero(mask)
+        y, x = divmod(int(pixels[rng.integers(pixels.size)]), width)
+        y, x = (centre - side // 2 + int(rng.integers(-side // 4, side // 4 + 1)) for centre in (y, x))
+    else:
+        y, x = (int(rng.integers(max(extent - side, 0) + 1)) for extent in (height, width))
+
+    def fitted(start: int, extent: int) -> int:
+        return min(max(start, 0), extent - side) if side <= extent else (extent - side) // 2
+
+    return Window(fitted(x, width), fitted(y, height), side)
+
+
+def _augmented(image: RGB, mask: Mask, rng: np.random.Generator) -> tuple[RGB, Mask]:
+    """Turned and flipped, which keeps the label exact, with another exposure and a little sensor noise."""
+    turns, flips = int(rng.integers(4)), bool(rng.integers(2))
+    image, mask = np.rot90(image, turns), np.rot90(mask, turns)
+    if flips:
+        image, mask = image[:, ::-1], mask[:, ::-1]
+    levels = np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.15, 0.15))
+    levels = (levels - 0.5) * rng.uniform(0.85, 1.15) + 0.5 + rng.uniform(-0.06, 0.06)
+    exposed = (levels * 255).astype(np.float32)[image]
+    exposed += rng.standard_normal(exposed.shape, np.float32) * np.float32(rng.uniform(0, 4))
+    return np.clip(np.rint(exposed), 0, 255).astype(np.uint8), mask
+
+
+def _scores_and_truth(model: Model, examples: Sequence[Example]) -> tuple[Scores, Mask]:
+    """All pixels of the pictures in a row: (N,) probabilities and (N,) bool."""
+    scores = np.concatenate([predict(model, example.image).ravel() for example in examples])
+    return scores, np.concatenate([example.mask.ravel() for example in examples])
+
+
+def _evenly_by_type(examples: Sequence[Example], count: int) -> list[Example]:
+    """At most `count` examples; good pictures and defect types take turns, those with a defect come first."""
+    turns: dict[str, int] = {}
+    keyed = []
+    for example in examples:
+        turns[example.defect_type] = turns.get(example.defect_type, -1) + 1
+        keyed.append((turns[example.defect_type], not example.mask.any(), example))
+    return [example for _, _, example in sorted(keyed, key=lambda item: item[:2])[:count]]
+
+
+def _scaled(example: Example, scale: float) -> Example:
+    """A quarter of a pixel is enough to stay a defect, or lines thinner than a pixel would vanish from the mask."""
+    if scale == 1:
+        return example
+    mask = _resized(example.mask.astype(np.float32), scale) > 0.25
+    return Example(_resized(example.image, scale), mask, example.synthetic, example.defect_type)
+
+
+def _resized(image: NDArray, scale: float) -> NDArray:
+    height, width = (max(1, round(extent * scale)) for extent in image.shape[:2])
+    return image if scale == 1 else resize(image, width, height)
+
+
+def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1]; the channels stay last in memory."""
+    return torch.from_numpy(images).to(where).permute(0, 3, 1, 2).float() / 255
+
+
+def _copy(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}

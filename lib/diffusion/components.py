@@ -1,0 +1,135 @@
+"""The parts of a latent inpainting model, in the folder format of diffusers.
+
+A base model is a folder or hub id in the layout of `StableDiffusionInpaintPipeline`: `unet` with nine input channels
+in the order noisy latent (4), mask (1), latent of the masked picture (4); `vae`, `text_encoder`, `tokenizer` and
+`scheduler`. The embedded tiny base and full-size Stable Diffusion take the same path through this code.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionInpaintPipeline
+from torch import Tensor
+
+from lib.params import Base
+
+
+@dataclass(frozen=True)
+class Components:
+    """One loaded base model; every part is frozen and in evaluation mode."""
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
+
+    @property
+    def resolution(self) -> int:
+        """Side of the square pictures in pixels that the U-Net was made for."""
+        return int(self.unet.config.sample_size) * self.factor
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent cell along one side."""
+        return 2 ** (len(block_channels(self.vae)) - 1)
+
+
+def block_channels(vae: Any) -> Sequence[int]:
+    """Channels per level of either kind of autoencoder (the tiny one keeps two lists, of which one serves)."""
+    config = vae.config
+    return config.encoder_block_out_channels if "encoder_block_out_channels" in config else config.block_out_channels
+
+
+def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) -> Components:
+    """Load a base model onto a device; nothing is fetched unless `base.allow_download` is set.
+
+    Raises ValueError, in one sentence, when the model is not there or has not the nine-channel layout.
+    """
+    folder = Path(base.model)
+    if not folder.is_dir() and base.allow_download and base.revision is None:
+        raise ValueError(f"base.revision: {base.model} is a hub id, which needs the commit that is meant")
+    try:
+        pipeline = StableDiffusionInpaintPipeline.from_pretrained(
+            str(folder) if folder.is_dir() else base.model,
+            revision=base.revision,
+            local_files_only=not base.allow_download,
+            use_safetensors=True,
+            torch_dtype=dtype,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"base.model: {base.model} is neither a folder in diffusers format nor a hub id in the local cache; "
+            f"give a folder, or set base.allow_download=true and base.revision ({error})"
+        ) from error
+    parts = Components(
+        **{name: pipeline.components[name] for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}
+    )
+    if parts.unet.config.in_channels != 9:
+        raise ValueError(
+            f"base.model: the U-Net of {base.model} has {parts.unet.config.in_channels} input channels, an "
+            "inpainting model has 9 (noisy latent 4, mask 1, masked picture 4)"
+        )
+    for module in (parts.unet, parts.vae, parts.text_encoder):
+        module.requires_grad_(False).eval().to(where)
+    return parts
+
+
+def save(parts: Components, folder: Path) -> None:
+    """Save all parts in the folder format, with the `model_index.json` that any diffusers program reads."""
+    StableDiffusionInpaintPipeline(
+        vae=parts.vae,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        unet=parts.unet,
+        scheduler=parts.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+
+
+def encode(vae: Any, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Latents (B, 4, H/f, W/f), scaled, of pictures (B, 3, H, W) in [-1, 1].
+
+    A variational autoencoder is sampled with the generator, as in MvP-Diff, or gives its mode without one.
+    """
+    coded = vae.encode(pixels.to(vae.dtype))
+    if hasattr(coded, "latents"):  # the tiny autoencoder is deterministic
+        latents = coded.latents
+    else:
+        latents = coded.latent_dist.sample(generator) if generator else coded.latent_dist.mode()
+    return latents * vae.config.scaling_factor
+
+
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) float32 in [-1, 1] from scaled latents (B, 4, H/f, W/f)."""
+    return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample.float().clamp(-1, 1)
+
+
+def embed(parts: Components, captions: Sequence[str]) -> Tensor:
+    """Text embeddings (B, T, D) of captions, each padded or cut to the tokenizer's length T."""
+    tokens = parts.tokenizer(
+        list(captions),
+        padding="max_length",
+        max_length=parts.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
+    return parts.text_encoder(tokens.input_ids.to(parts.text_encoder.device))[0]
+
+
+def to_tensor(images: Any) -> Tensor:
+    """(B, H, W, 3) uint8 array to (B, 3, H, W) float32 tensor in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pixels(tensor: Tensor) -> Any:
+    """(B, 3, H, W) tensor in [-1, 1] to (B, H, W, 3) float32 array in [0, 255], not rounded."""
+    return ((tensor.float() + 1) * 127.5).permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,95 @@
+"""What a latent inpainting model is trained on: cached latents, and the denoising objective over them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lib.diffusion.components import encode, to_tensor
+from lib.diffusion.training import min_snr_weight
+
+
+@dataclass(frozen=True)
+class Cache:
+    """N training samples as the U-Net sees them; encoded once, read in every step.
+
+    latents, masked: (N, 4, h, w), the picture and the picture with its box blanked, scaled. masks: (N, 1, h, w) in
+    {0, 1}. captions: for each sample the rows of the embedding table that say what is in it.
+    """
+
+    latents: Tensor
+    masked: Tensor
+    masks: Tensor
+    captions: tuple[tuple[int, ...], ...]
+
+
+@torch.inference_mode()
+def encode_views(vae: Any, views: Iterable[tuple[Any, Any, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Encode batches of (pictures (B, S, S, 3) uint8, masks (B, S, S) bool, seeds (B,) int64) into `Cache` tensors.
+
+    The masked picture is grey (0 in [-1, 1]) inside of its mask, as in latent-diffusion inpainting; the mask is
+    brought to latent size by its nearest neighbour.
+    """
+    where = next(vae.parameters()).device
+    latents, masked, small = [], [], []
+    for pictures, masks, seeds in views:
+        generator = torch.Generator(where).manual_seed(int(seeds[0]))
+        pixels = to_tensor(pictures).to(where)
+        holes = torch.from_numpy(masks)[:, None].float().to(where)
+        latents.append(encode(vae, pixels, generator).float())
+        masked.append(encode(vae, blanked(pixels, holes), generator).float())
+        small.append(nn.functional.interpolate(holes, size=latents[-1].shape[-2:]))
+    return tuple(torch.cat(part).clone() for part in (latents, masked, small))  # type: ignore[return-value]
+
+
+def blanked(pixels: Tensor, masks: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] with zero, which is mid grey, wherever masks (B, 1, H, W) are 0.5 or more."""
+    return pixels * (masks < 0.5)
+
+
+class InpaintingObjective(nn.Module):
+    """Restore the picture from its boxed-out version and its caption (MvP-Diff; section 3.2 of its training script).
+
+    `text` gives embeddings (B, T, D) for rows of captions; row `empty` is the empty caption.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        text: Any,
+        empty: int,
+        cache: Cache,
+        alphas_cumprod: Tensor,
+        min_snr_gamma: float,
+        caption_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.unet, self.text, self.empty, self.cache = unet, text, empty, cache
+        self.gamma, self.dropout = min_snr_gamma, caption_dropout
+        self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
+
+    def forward(self, indices: Tensor, draws: list[torch.Generator]) -> Tensor:
+        """Losses (b,): min-SNR-weighted mean squared error of the predicted noise."""
+        where = self.alphas_cumprod.device
+        latents, masked, masks = (
+            part[indices].to(where) for part in (self.cache.latents, self.cache.masked, self.cache.masks)
+        )
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in draws]).to(where)
+        steps = len(self.alphas_cumprod)
+        timesteps = torch.cat([torch.randint(steps, (1,), generator=draw) for draw in draws]).to(where)
+        rows = [self._caption(index, draw) for index, draw in zip(indices.tolist(), draws, strict=True)]
+
+        level = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        noisy = level.sqrt() * latents + (1 - level).sqrt() * noise
+        predicted = self.unet(torch.cat([noisy, masks, masked], dim=1), timesteps, self.text(rows)).sample
+        errors = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
+        return min_snr_weight(self.alphas_cumprod, timesteps, self.gamma) * errors
+
+    def _caption(self, index: int, draw: torch.Generator) -> int:
+        """One of the sample's captions, or none: guidance needs a model that also knows the caption's absence."""
+        choices = self.cache.captions[index]
+        dropped = torch.rand((), generator=draw).item() < self.dropout
+        chosen = choices[int(torch.randint(len(choices), (1,), generator=draw))]
+        return self.empty if dropped else chosen

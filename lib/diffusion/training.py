@@ -1,0 +1,177 @@
+"""The one training loop of Blemish; what differs between methods is the objective that is handed in.
+
+An objective is a module whose call `objective(indices, draws)` gives the losses of the samples `indices`. All
+randomness of a sample comes from its own generator in `draws`, seeded by the run's seed and the sample's position in
+the endless shuffled stream. So nothing about chance needs to be saved: a run that was killed and one that was not,
+one process or four, see the same samples with the same noise.
+"""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from dvclive import Live
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lib.params import Training
+from lib.runtime import atomic_folder, device, mixed_precision, progress, seed_for, work_folder, write_json
+
+LOG_EVERY = 10  # steps; also how often the loss is fetched from the device
+
+
+def train(objective: nn.Module, count: int, settings: Training, seed: int, stage: str, key: str, curves: Path) -> None:
+    """Train the parameters of `objective` that require a gradient; they end as their exponential moving average.
+
+    objective: called as `objective(indices (b,) int64, draws: list of b CPU generators)`, returns losses (b,).
+    count: number of samples to draw from. stage, key: where checkpoints lie, and the fingerprint of all inputs: a
+    killed run with an equal key continues, bit for bit on a CPU, and any other key starts afresh.
+    curves: folder for the loss curve (DVCLive), rewritten by every run.
+    Raises FloatingPointError, naming the step, when a loss is not finite; no checkpoint is written after that step.
+    """
+    where = device()
+    accelerator = Accelerator(mixed_precision=mixed_precision(where), cpu=where.type == "cpu")
+    work = work_folder(stage, key)
+    named = {name: value for name, value in objective.named_parameters() if value.requires_grad}
+    optimizer = torch.optim.AdamW(named.values(), lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2)
+    prepared, optimizer = accelerator.prepare(objective, optimizer)
+    ema = EMAModel(named.values(), decay=settings.ema_decay)
+    step, history = _resume(work, named, optimizer, ema)
+    accelerator.wait_for_everyone()
+
+    main = accelerator.is_main_process
+    live = Live(str(curves), save_dvc_exp=False, dvcyaml=None, report=None) if main else None
+    for past in history:
+        _log(live, past)
+    objective.train()
+    unseen: list[Tensor] = []
+    steps = progress(range(step, settings.steps), stage, total=settings.steps, initial=step)
+    for step in steps if main else range(step, settings.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, settings)
+        positions = range(step * settings.batch_size, (step + 1) * settings.batch_size)
+        mine = positions[accelerator.process_index :: accelerator.num_processes]
+        indices = torch.tensor([sample_at(position, count, seed) for position in mine])
+        draws = [torch.Generator().manual_seed(seed_for(seed, "draw", position)) for position in mine]
+        with accelerator.autocast():
+            loss = prepared(indices, draws).mean()
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(list(named.values()), settings.gradient_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.step(named.values())
+        unseen.append(loss.detach())
+
+        done = step + 1
+        if done % LOG_EVERY == 0 or done == settings.steps or done % settings.checkpoint_every == 0:
+            losses = accelerator.reduce(torch.stack(unseen), "mean").tolist()
+            _refuse_nan(losses, done)
+            unseen = []
+            history.append({"step": done, "loss": round(float(np.mean(losses)), 6)})
+            _log(live, history[-1])
+        if main and (done % settings.checkpoint_every == 0 or done == settings.steps):
+            _save(work, done, named, optimizer, ema, history)
+    ema.copy_to(named.values())
+    objective.eval()
+    if live:
+        live.end()
+    accelerator.wait_for_everyone()
+
+
+def learning_rate(step: int, settings: Training) -> float:
+    """Linear warm-up, then constant or a half cosine down to zero, as a function of the step alone."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    if settings.learning_rate_schedule == "constant":
+        return settings.learning_rate
+    share = (step - settings.warmup_steps) / max(settings.steps - settings.warmup_steps, 1)
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def sample_at(position: int, count: int, seed: int) -> int:
+    """The sample at a position of the endless stream that shuffles all `count` samples anew for every pass."""
+    epoch, place = divmod(position, count)
+    return int(_permutation(epoch, count, seed)[place])
+
+
+_last_permutation: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+def _permutation(epoch: int, count: int, seed: int) -> np.ndarray:
+    key = (epoch, count, seed)
+    if key not in _last_permutation:
+        while len(_last_permutation) > 1:  # a batch spans two passes at most
+            _last_permutation.pop(next(iter(_last_permutation)))
+        _last_permutation[key] = np.random.default_rng(seed_for(seed, "epoch", epoch)).permutation(count)
+    return _last_permutation[key]
+
+
+def min_snr_weight(alphas_cumprod: Tensor, timesteps: Tensor, gamma: float) -> Tensor:
+    """Weights (B,) of the noise-prediction loss: min(SNR, gamma) / SNR (Hang et al. 2023, eq. 5)."""
+    level = alphas_cumprod[timesteps]
+    snr = level / (1 - level)
+    return snr.clamp(max=gamma) / snr
+
+
+def _refuse_nan(losses: list[float], done: int) -> None:
+    for back, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            step = done - len(losses) + back + 1
+            raise FloatingPointError(
+                f"the loss is {loss} at step {step}: lower the learning rate; nothing was saved after step "
+                f"{done - len(losses)}"
+            )
+
+
+def _log(live: Live | None, entry: dict[str, float]) -> None:
+    if live:
+        live.step = int(entry["step"])
+        live.log_metric("loss", entry["loss"])
+        live.make_summary()
+
+
+def _save(work: Path, step: int, named: dict, optimizer: torch.optim.Optimizer, ema: EMAModel, history: list) -> None:
+    """Write the checkpoint of a step, whole, and only then remove all but the two newest."""
+    slots: dict[str, Tensor] = {}
+    for (name, value), shadow in zip(named.items(), ema.shadow_params, strict=True):
+        slots[f"weight/{name}"], slots[f"ema/{name}"] = value.detach(), shadow
+        for slot, content in optimizer.state[value].items():
+            slots[f"adam/{slot}/{name}"] = content
+    with atomic_folder(work / f"step-{step:07d}") as folder:
+        save_file({name: content.contiguous().cpu() for name, content in slots.items()}, folder / "state.safetensors")
+        write_json(folder / "state.json", {"step": step, "ema_steps": ema.optimization_step, "history": history})
+    for old in _checkpoints(work)[2:]:
+        shutil.rmtree(old)
+
+
+def _checkpoints(work: Path) -> list[Path]:
+    """Complete checkpoints, newest first."""
+    return sorted((folder for folder in work.glob("step-*") if folder.suffix == ""), reverse=True)
+
+
+def _resume(work: Path, named: dict, optimizer: torch.optim.Optimizer, ema: EMAModel) -> tuple[int, list]:
+    """Load the newest readable checkpoint; a damaged one is named and skipped in favour of the one before."""
+    for folder in _checkpoints(work):
+        try:
+            slots = load_file(folder / "state.safetensors")
+            state = json.loads((folder / "state.json").read_text())
+            if set(named) != {name.removeprefix("ema/") for name in slots if name.startswith("ema/")}:
+                raise ValueError("its weights are not those of this objective")
+        except Exception as error:
+            print(f"{folder}: damaged checkpoint skipped: {error}")
+            continue
+        for (name, value), shadow in zip(named.items(), ema.shadow_params, strict=True):
+            value.data.copy_(slots[f"weight/{name}"])
+            shadow.copy_(slots[f"ema/{name}"])
+            optimizer.state[value] = {
+                slot: slots[f"adam/{slot}/{name}"].to(value.device if slot != "step" else "cpu")
+                for slot in ("step", "exp_avg", "exp_avg_sq")
+            }
+        ema.optimization_step = state["ema_steps"]
+        return state["step"], state["history"]
+    return 0, []

@@ -1,0 +1,200 @@
+"""MvP-Diff: inpaint a random box of a good picture from a sentence, and measure afterwards what changed.
+
+After the public parts of `JJessicaYao/MvP-Diff`: an inpainting model learns to restore real defect pictures from their
+boxed-out versions and captions that name the defect and its place (its section "training"); it then paints into boxes
+of good pictures (its section "inference"). Differences, all on purpose: captions are dropped now and then in training
+(guidance needs it); every sample has its own noise; work happens in a window around the box at native scale; the
+change that the model makes is added to the untouched picture, so the autoencoder's own error never reaches it.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_diffusers
+from numpy.typing import NDArray
+from peft import LoraConfig, get_peft_model_state_dict
+from torch import Tensor
+
+from lib import language
+from lib.diffusion.components import Components, embed, load, to_pixels, to_tensor
+from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
+from lib.diffusion.sampling import inpaint, starting_noise
+from lib.diffusion.training import train
+from lib.generators import Made, RealData
+from lib.images import (
+    RGB,
+    Mask,
+    Window,
+    box_mask,
+    crop,
+    paste_back,
+    read_image,
+    resize,
+    scaled,
+    window_around,
+)
+from lib.params import Params
+from lib.records import Box, Placement
+from lib.runtime import device, fingerprint, mixed_precision, seed_for, write_json
+
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # all attention layers of the U-Net, as published
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def finetune(params: Params, real: RealData, key: str, out: Path, curves: Path) -> None:
+    """Adapt the base to the category's real defects; `out` gets adapters or a U-Net in diffusers format."""
+    torch.manual_seed(params.seed)
+    parts = load(params.base, device())
+    cache, captions = cached_views(params, real, parts)
+    table = embed(parts, captions).clone()
+    settings = params.finetune
+    if settings.adapter == "lora":
+        config = LoraConfig(
+            r=settings.rank, lora_alpha=settings.rank, init_lora_weights="gaussian", target_modules=LORA_TARGETS
+        )
+        parts.unet.add_adapter(config)
+    else:
+        parts.unet.requires_grad_(True)
+    objective = InpaintingObjective(
+        unet=parts.unet,
+        text=lambda rows: table[rows],
+        empty=0,
+        cache=cache,
+        alphas_cumprod=parts.scheduler.alphas_cumprod.to(device()),
+        min_snr_gamma=settings.min_snr_gamma,
+        caption_dropout=settings.caption_dropout,
+    )
+    train(objective, len(cache.latents), settings, params.seed, f"finetune-mvp_diff-{real.category}", key, curves)
+    if settings.adapter == "lora":
+        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(parts.unet))
+        StableDiffusionInpaintPipeline.save_lora_weights(out, unet_lora_layers=layers)
+    else:
+        parts.unet.save_pretrained(out / "unet")
+    folder = Path(params.base.model)
+    facts = {
+        "generator": "mvp_diff",
+        "adapter": settings.adapter,
+        "base": params.base.model,
+        "revision": params.base.revision or fingerprint(folder / "unet", folder / "vae", folder / "text_encoder"),
+    }
+    write_json(out / "model.json", facts)
+
+
+def synthesize(
+    params: Params, real: RealData, model: Path, batches: Iterable[list[Placement]]
+) -> Iterator[list[Made]]:
+    """Paint a defect into the box of every placement; outside of it nothing changes, bit for bit."""
+    where = device()
+    precision = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision(where)]
+    parts = adapted(params, model, where, precision)
+    read = lru_cache(maxsize=64)(lambda path: read_image(Path(path)))
+    text = lru_cache(maxsize=None)(lambda prompt: embed(parts, [prompt])[0].clone())
+    side = parts.resolution
+    for batch in batches:
+        normals = [read(real.samples[placement.normal].image) for placement in batch]
+        windows = [
+            window_around(placement.box, *normal.shape[1::-1], params.window.context, params.window.min_side)
+            for placement, normal in zip(batch, normals, strict=True)
+        ]
+        views = [resize(crop(normal, window), side, side) for normal, window in zip(normals, windows, strict=True)]
+        holes = [hole(placement.box, window, side) for placement, window in zip(batch, windows, strict=True)]
+        generated, round_trip = inpaint(
+            parts,
+            pixels=to_tensor(np.stack(views)).to(where),
+            masks=torch.from_numpy(np.stack(holes))[:, None].float().to(where),
+            text=torch.stack([text(placement.prompt) for placement in batch]),
+            empty=text("")[None],
+            noise=starting_noise([placement.seed for placement in batch], parts).to(where),
+            settings=params.synth,
+        )
+        changes = to_pixels(generated) - to_pixels(round_trip)
+        yield [
+            Made(apply_change(normal, window, change, placement.box, params.synth.feather))
+            for normal, window, change, placement in zip(normals, windows, changes, batch, strict=True)
+        ]
+
+
+def apply_change(normal: RGB, window: Window, change: NDArray[np.float32], box: Box, feather: int) -> RGB:
+    """Add the change that was painted into a window to the picture, inside of the box alone.
+
+    normal: (H, W, 3) uint8; change: (S, S, 3) float32 in [-255, 255], generated minus round trip at the base's
+    resolution. Adding the difference, instead of pasting the decoded picture, keeps the grain that the autoencoder
+    loses and leaves no trace where the model painted what was there before.
+    """
+    change = resize(change, window.side, window.side)
+    painted = normal.astype(np.float32)
+    x0, y0 = max(window.x0, 0), max(window.y0, 0)
+    x1, y1 = min(window.x0 + window.side, normal.shape[1]), min(window.y0 + window.side, normal.shape[0])
+    painted[y0:y1, x0:x1] += change[y0 - window.y0 : y1 - window.y0, x0 - window.x0 : x1 - window.x0]
+    return paste_back(painted, normal, box_mask(box, *normal.shape[1::-1]), feather)
+
+
+def hole(box: Box, window: Window, side: int) -> Mask:
+    """(side, side) bool: the box as it lies in the window at the base's resolution."""
+    return box_mask(scaled(window.inside(box), side / window.side), side, side)
+
+
+def adapted(params: Params, model: Path, where: torch.device, dtype: torch.dtype) -> Components:
+    """The base with the fine-tuned weights in it, merged, ready to sample."""
+    facts = json.loads((model / "model.json").read_text())
+    parts = load(params.base, where, dtype)
+    if facts["adapter"] == "lora":
+        parts.unet.load_lora_adapter(model, prefix="unet", weight_name=LORA_FILE, use_safetensors=True)
+        parts.unet.fuse_lora()
+        parts.unet.unload_lora()
+        unet = parts.unet
+    else:
+        unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=dtype)
+    unet.requires_grad_(False).eval().to(where, memory_format=torch.channels_last)
+    return Components(unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.scheduler)
+
+
+def cached_views(params: Params, real: RealData, parts: Components) -> tuple[Cache, list[str]]:
+    """Encode several views of every real defect once, and list the captions that the cache points to.
+
+    Row 0 of the captions is the empty one.
+    """
+    views, rows, table = [], [], {"": 0}
+    for item in real.boxes:
+        sample = real.samples[item.sample]
+        image = read_image(Path(sample.image))
+        location = real.descriptions[item.sample, item.component].location
+        for variant in range(params.finetune.variants):
+            seed = seed_for(params.seed, item.sample, item.component, variant)
+            flips = (bool(variant & 1), bool(variant & 2))
+            views.append((*view_of(image, item.box, flips, params, parts.resolution, seed), seed % 2**31))
+            texts = language.captions(item.defect_type, real.category, language.mirrored(location, *flips))
+            rows.append(tuple(table.setdefault(text, len(table)) for text in texts))
+    size = params.finetune.batch_size
+    batches = (views[start : start + size] for start in range(0, len(views), size))
+    stacked = (
+        (np.stack([v[0] for v in batch]), np.stack([v[1] for v in batch]), torch.tensor([v[2] for v in batch]))
+        for batch in batches
+    )
+    latents, masked, masks = encode_views(parts.vae, stacked)
+    return Cache(latents, masked, masks, tuple(rows)), list(table)
+
+
+def view_of(image: RGB, box: Box, flips: tuple[bool, bool], params: Params, side: int, seed: int) -> tuple[RGB, Mask]:
+    """One training view of a defect: its window, a little larger or smaller and shifted, perhaps flipped.
+
+    Picture and mask are flipped together. Returns (side, side, 3) uint8 and (side, side) bool.
+    """
+    rng = np.random.default_rng(seed)
+    height, width = image.shape[:2]
+    context = params.window.context * rng.uniform(0.85, 1.25)
+    window = window_around(box, width, height, max(context, 1.0), params.window.min_side)
+    spare = (window.side - max(box[2] - box[0], box[3] - box[1])) // 4
+    shift = rng.integers(-spare, spare + 1, size=2) if spare > 0 else (0, 0)
+    x0 = int(np.clip(window.x0 + shift[0], min(0, window.x0), max(width - window.side, window.x0)))
+    y0 = int(np.clip(window.y0 + shift[1], min(0, window.y0), max(height - window.side, window.y0)))
+    window = Window(x0, y0, window.side)
+    picture, mask = resize(crop(image, window), side, side), hole(box, window, side)
+    across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
+    return np.ascontiguousarray(picture[down, across]), np.ascontiguousarray(mask[down, across])

@@ -1,0 +1,103 @@
+"""Procedural anomalies: a thresholded Perlin mask blends a foreign texture into the box (DRAEM, Zavrtanik et al. 2021).
+
+DRAEM takes its textures from a data set of its own; here they are strongly altered pieces of the category's good
+pictures, so that nothing has to be fetched. The mask is known, not measured.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.generators import Made, RealData, write_training_free
+from lib.images import RGB, crop, paste_back, read_image, window_around
+from lib.params import Params
+from lib.records import GOOD, Box, Placement
+from lib.runtime import seed_for
+
+THRESHOLD = 0.5  # of the noise, in units of its largest absolute value; DRAEM's own for noise in [-1, 1]
+OPACITY = (0.2, 1.0)  # beta of DRAEM's section 3.3, drawn uniformly
+
+
+def finetune(params: Params, real: RealData, key: str, out: Path, curves: Path) -> None:
+    """Nothing is learnt."""
+    write_training_free("perlin", out, curves)
+
+
+def synthesize(
+    params: Params, real: RealData, model: Path, batches: Iterable[list[Placement]]
+) -> Iterator[list[Made]]:
+    """Blend one Perlin-shaped piece of foreign texture into the box of every placement."""
+    read = lru_cache(maxsize=32)(lambda path: read_image(Path(path)))
+    normals = sorted(sample.image for sample in real.samples.values() if sample.defect_type == GOOD)
+    for batch in batches:
+        made = []
+        for placement in batch:
+            rng = np.random.default_rng(seed_for(placement.seed, "perlin"))
+            normal = read(real.samples[placement.normal].image)
+            source = read(normals[rng.integers(len(normals))])
+            made.append(blend(normal, source, placement.box, rng))
+        yield made
+
+
+def blend(normal: RGB, source: RGB, box: Box, rng: np.random.Generator) -> Made:
+    """Blend altered `source` texture into `normal` where Perlin noise inside of the box is high.
+
+    normal, source: (H, W, 3) uint8, sizes may differ. Returns the picture and its exact mask, a subset of the box.
+    """
+    height, width = box[3] - box[1], box[2] - box[0]
+    cells = 2 ** rng.integers(0, 4, size=2)
+    noise = perlin_noise(height, width, int(cells[0]), int(cells[1]), rng)
+    patch = noise > THRESHOLD * np.abs(noise).max()
+    if not patch.any():  # all of the noise was negative
+        patch = noise >= np.quantile(noise, 0.8)
+    texture = _altered(crop(source, window_around(_somewhere(source, box, rng), *source.shape[1::-1], 1.0, 1)), rng)
+    texture = cv2.resize(texture, (width, height), interpolation=cv2.INTER_LINEAR)
+
+    mask = np.zeros(normal.shape[:2], dtype=bool)
+    mask[box[1] : box[3], box[0] : box[2]] = patch
+    painted = normal.astype(np.float32)
+    region = painted[box[1] : box[3], box[0] : box[2]]
+    region += np.float32(rng.uniform(*OPACITY)) * (texture - region)
+    image = paste_back(painted, normal, mask)
+    return Made(image, mask & (image != normal).any(axis=2))
+
+
+def perlin_noise(height: int, width: int, cells_y: int, cells_x: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Gradient noise (height, width) float32 in about [-1, 1] on a lattice of cells (Perlin 1985, fade of 2002)."""
+    angles = rng.uniform(0, 2 * np.pi, (cells_y + 1, cells_x + 1))
+    slopes = np.stack([np.sin(angles), np.cos(angles)])
+    y, x = (
+        (np.arange(extent, dtype=np.float64) + 0.5) * cells / extent
+        for extent, cells in ((height, cells_y), (width, cells_x))
+    )
+    row, column = y.astype(int), x.astype(int)
+    y, x = (y - row)[:, None], (x - column)[None, :]
+
+    def corner(down: int, right: int) -> NDArray[np.float64]:
+        slope = slopes[:, (row + down)[:, None], (column + right)[None, :]]
+        return slope[0] * (y - down) + slope[1] * (x - right)
+
+    fade_y, fade_x = (part**3 * (part * (part * 6 - 15) + 10) for part in (y, x))
+    top = corner(0, 0) + fade_x * (corner(0, 1) - corner(0, 0))
+    bottom = corner(1, 0) + fade_x * (corner(1, 1) - corner(1, 0))
+    return (np.sqrt(2) * (top + fade_y * (bottom - top))).astype(np.float32)
+
+
+def _somewhere(source: RGB, box: Box, rng: np.random.Generator) -> Box:
+    """A box of at most the given one's size at a random place of the source."""
+    width, height = min(box[2] - box[0], source.shape[1]), min(box[3] - box[1], source.shape[0])
+    x0, y0 = (int(rng.integers(extent + 1)) for extent in (source.shape[1] - width, source.shape[0] - height))
+    return x0, y0, x0 + width, y0 + height
+
+
+def _altered(texture: RGB, rng: np.random.Generator) -> NDArray[np.float32]:
+    """The texture turned, inverted or with exchanged channels, with another brightness and contrast: (H, W, 3)."""
+    altered = np.rot90(texture, int(rng.integers(4))).astype(np.float32)
+    if rng.random() < 0.5:
+        altered = 255 - altered
+    altered = altered[..., rng.permutation(3)] * rng.uniform(0.5, 1.5) + rng.uniform(-80, 80)
+    return np.ascontiguousarray(np.clip(altered, 0, 255), dtype=np.float32)

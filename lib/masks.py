@@ -1,0 +1,141 @@
+"""Masks measured from the change itself: which pixels of a generated picture differ visibly from its reference.
+
+The label of a synthetic defect is where the picture changed, not where it was asked to change (MvP-Diff). The
+reference is the normal picture as the generator's own autoencoder renders it, so that only the defect is left of the
+difference. All functions take (H, W, 3) pictures in 0..255, uint8 or float, of equal size.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from skimage.filters import apply_hysteresis_threshold, threshold_otsu
+from skimage.morphology import remove_small_holes
+from skimage.restoration import denoise_tv_chambolle
+
+from lib.images import Mask, box_mask
+from lib.records import Box
+
+Picture = NDArray  # (H, W, 3), uint8 or float, in 0..255
+Heat = NDArray[np.float32]  # (H, W), CIELAB units
+
+VISIBLE = 2.2  # CIELAB units; 2.3 is one just noticeable difference (Mahy et al. 1994)
+BORDER = 0.15  # of the strongest change: outside of it is what blur spills over the border of the defect
+BLUR = 0.5  # px; averages sensor noise, yet spills less than BORDER over a sharp border
+PINHOLE = 6  # px
+SHIFTS = ((0, 3), (3, 0), (3, 3), (3, -3), (0, 5), (5, 0), (5, 5), (5, -5))  # px, down and right
+
+
+def measured_mask(generated: Picture, reference: Picture, box: Box, component_ratio: float = 0.1) -> Mask:
+    """Where the change of colour, lightness or structure inside the box is visible, (H, W) bool.
+
+    The change must exceed what is visible at all, what a repainted texture explains, and a share of the strongest
+    change in the box; one pixel of each component must also pass half of Otsu's threshold. Components smaller than
+    `component_ratio` times the largest one are dropped, pinholes are closed. Nothing outside of the box is looked at.
+    Raises ValueError when the sizes differ.
+    """
+    _check(generated, reference)
+    height, width = reference.shape[:2]
+    mask = box_mask(box, width, height)
+    if not mask.any():
+        return mask
+    rows, columns = (slice(axis.min(), axis.max() + 1) for axis in np.nonzero(mask))
+    generated, reference = generated[rows, columns], reference[rows, columns]
+    change = change_map(generated, reference)
+    share, texture = _repainted(generated, reference)
+    low = max(VISIBLE, BORDER * np.quantile(change, 0.98), share * texture)
+    high = max(low, 0.5 * threshold_otsu(change))
+    changed = _without_specks(apply_hysteresis_threshold(change, low, high), component_ratio)
+    mask[rows, columns] = remove_small_holes(changed, max_size=PINHOLE)
+    return mask
+
+
+def change_map(generated: Picture, reference: Picture) -> Heat:
+    """How far each pixel has moved, (H, W) float32 >= 0 in CIELAB units (CIE 1976 distance).
+
+    Compared pixel by pixel and hardly smoothed, so a change of structure at equal mean colour counts as well. Where
+    the generator painted another realisation of the same texture, every pixel has moved although nothing is wrong:
+    there the signed change is smoothed by total variation (Rudin, Osher and Fatemi 1992), which averages the texture
+    out and keeps borders. Raises ValueError when the sizes differ.
+    """
+    _check(generated, reference)
+    change = _lab(generated) - _lab(reference)
+    share, texture = _repainted(generated, reference)
+    if share * texture > 0:
+        change = denoise_tv_chambolle(change, weight=0.2 * share * texture, max_num_iter=60, channel_axis=2)
+    return np.linalg.norm(change, axis=2).astype(np.float32)
+
+
+def cosine_rgb_otsu(generated: Picture, normal: Picture, box: Box, component_ratio: float = 0.1) -> Mask:
+    """The formula that MvP-Diff published, (H, W) bool, for comparison; `normal` has seen no autoencoder.
+
+    1 - cosine of the RGB values, scaled to its range over the whole picture, doubled, cut to the box, Otsu's
+    threshold over the whole picture, contours below `component_ratio` times the largest one erased. Two things differ
+    from the public code: values are clipped at 255 where they wrapped around in 8 bits, and the dense CRF at the end,
+    which needs an unmaintained compiled package, is left out. Blind to changes of brightness by construction.
+    Raises ValueError when the sizes differ.
+    """
+    _check(generated, normal)
+    height, width = normal.shape[:2]
+    a, b = generated.astype(np.float32), normal.astype(np.float32)
+    lengths = np.maximum(np.linalg.norm(a, axis=2) * np.linalg.norm(b, axis=2), 1e-7)
+    distance = 1 - (a * b).sum(axis=2) / lengths
+    span = np.ptp(distance)
+    if span < 1e-6:  # the same direction everywhere, up to rounding
+        return np.zeros((height, width), dtype=bool)
+    heat = np.clip(255 * (distance - distance.min()) / span / 0.5, 0, 255) * box_mask(box, width, height)
+    _, binary = cv2.threshold(heat.astype(np.uint8), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    contours, _ = cv2.findContours(binary, cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
+    areas = [cv2.contourArea(contour) for contour in contours]
+    small = [contour for contour, area in zip(contours, areas, strict=True) if area < component_ratio * max(areas)]
+    return cv2.drawContours(binary, small, -1, 0, cv2.FILLED) > 0
+
+
+METHODS: dict[str, Callable[[Picture, Picture, Box, float], Mask]] = {
+    "measured": measured_mask,
+    "cosine_rgb_otsu": cosine_rgb_otsu,
+}
+
+
+def _check(generated: Picture, reference: Picture) -> None:
+    if generated.shape != reference.shape:
+        raise ValueError(f"sizes differ: generated {generated.shape}, reference {reference.shape}")
+
+
+def _lab(picture: Picture) -> NDArray[np.float32]:
+    """Lightly smoothed CIELAB, (H, W, 3) float32."""
+    lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    return cv2.GaussianBlur(lab, (0, 0), BLUR).astype(np.float32, copy=False)
+
+
+def _repainted(generated: Picture, reference: Picture) -> tuple[float, float]:
+    """How surely the texture is another realisation (0..1), and how far that alone moves a pixel (CIELAB units).
+
+    Two realisations of a texture differ by as much as the texture differs from itself a few pixels on. So the change
+    of the calmest quarter of the pixels, which no defect has touched, is compared with that.
+    """
+    lab = _lab(reference)
+    height, width = lab.shape[:2]
+    shifted = [
+        np.linalg.norm(lab[down:, max(right, 0) : width + min(right, 0)]
+                       - lab[: height - down, max(-right, 0) : width - max(right, 0)], axis=2).ravel()
+        for down, right in SHIFTS
+        if down < height and abs(right) < width
+    ]  # fmt: skip
+    if not shifted:
+        return 0.0, 0.0
+    itself = np.concatenate(shifted)
+    calm = np.quantile(np.linalg.norm(_lab(generated) - lab, axis=2), 0.25)
+    share = np.clip((calm / max(np.quantile(itself, 0.25), 1e-3) - 0.9) / 0.15, 0, 1)
+    return float(share), float(np.quantile(itself, 0.9))
+
+
+def _without_specks(mask: Mask, component_ratio: float) -> Mask:
+    """Without the components (8 neighbours) smaller than `component_ratio` times the largest one."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    if count == 1:
+        return mask
+    areas = stats[:, cv2.CC_STAT_AREA]
+    areas[0] = 0  # the background
+    return (areas >= max(component_ratio * areas.max(), 1))[labels]

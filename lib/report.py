@@ -1,0 +1,267 @@
+"""One table from all metrics: does synthesis help, whom, by how much, and is it more than noise?"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib import plots
+from lib.metrics.intervals import mean_std, paired_difference
+from lib.params import Params
+from lib.runtime import write_json, write_text
+
+# The columns of the tables: the key in the detection metrics, and its name in the field.
+COLUMNS = {
+    "image_auroc": "image AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "pixel_f1_max": "pixel F1-max",
+    "pixel_iou_max": "pixel IoU",
+    "aupro": "AUPRO",
+}
+BASELINE = "none"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The detection metrics of one detector trained on one generator's samples, on one category."""
+
+    detector: str
+    generator: str
+    category: str
+    seeds: dict[str, dict[str, float | None]]
+
+    def values(self, metric: str) -> list[float]:
+        """The metric of every seed, in the order of the seeds; nan where it is not defined."""
+        found = (self.seeds[seed].get(metric) for seed in sorted(self.seeds, key=int))
+        return [float("nan") if value is None else float(value) for value in found]
+
+
+def read_arms(params: Params, folder: Path) -> list[Arm]:
+    """Read `<folder>/<detector>/<generator>/<category>.json` of all arms that params.yaml names."""
+    return [
+        Arm(detector, generator, category, _json(folder / detector / generator / f"{category}.json")["seeds"])
+        for detector in params.detectors
+        for generator in params.generators
+        for category in params.dataset.categories
+    ]
+
+
+def summary(params: Params, arms: Sequence[Arm]) -> dict[str, Any]:
+    """Mean over categories and seeds, and spread over seeds, per detector and generator: what metrics diff shows."""
+    tree: dict[str, Any] = {}
+    for detector in params.detectors:
+        for generator in params.generators:
+            rows = [arm for arm in arms if (arm.detector, arm.generator) == (detector, generator)]
+            entry = {metric: _all_categories(rows, metric) for metric in COLUMNS}
+            tree.setdefault(detector, {})[generator] = {
+                **{metric: round(mean, 4) for metric, (mean, _) in entry.items()},
+                "pixel_ap_std": _number(entry["pixel_ap"][1]),
+            }
+    return tree
+
+
+def write_report(params: Params, metrics: Path) -> str:
+    """Write `summary.json` and the folder `report/` below `metrics`; returns the table for the terminal.
+
+    The folder gets report.md, arms.csv and training.csv for DVC's plots, and the same as pictures for people who have
+    no connection to the content network that DVC's own page needs.
+    """
+    arms = read_arms(params, metrics / "detection")
+    out = metrics / "report"
+    table = _arms_table(params, arms)
+    parts = [
+        "# Does synthesis help?",
+        "Mean ± standard deviation over seeds, on the untouched test part. Every arm has the same real defects and the "
+        "same training budget.",
+        table,
+        "## Difference from real defects alone",
+        _differences(params, arms),
+        "## Synthetic samples",
+        _samples_table(params, metrics),
+        "## Masks against the exact truth",
+        _truth_table(metrics / "mask_truth.json"),
+        "## Pictures",
+        _pictures(params),
+    ]
+    write_text(out / "report.md", "\n\n".join(parts) + "\n")
+    write_json(metrics / "summary.json", summary(params, arms))
+    _write_csv(
+        out / "arms.csv",
+        ("arm", "pixel_ap"),
+        [
+            (f"{arm.generator} {arm.category} {arm.detector}", value)
+            for arm in arms
+            for value in arm.values("pixel_ap")
+        ],
+    )
+    curves = {
+        f"{generator} {category}": points
+        for generator in params.generators
+        for category in params.dataset.categories
+        if (points := _loss_curve(metrics / "finetune" / generator / category))
+    }
+    _write_csv(
+        out / "training.csv",
+        ("arm", "step", "loss"),
+        [(arm, int(step), loss) for arm, points in curves.items() for step, loss in points],
+    )
+    plots.learning_curve(out / "training.png", curves)
+    for metric in ("pixel_ap", "aupro"):
+        heights = {
+            f"{generator}\n{detector}": _all_categories(
+                [arm for arm in arms if (arm.detector, arm.generator) == (detector, generator)], metric
+            )
+            for detector in params.detectors
+            for generator in params.generators
+        }
+        plots.bars(out / f"{metric}.png", heights, f"{COLUMNS[metric]}, mean over categories")
+    return table
+
+
+def _all_categories(arms: Sequence[Arm], metric: str) -> tuple[float, float]:
+    """Mean over categories for each seed, then mean and sample standard deviation over seeds."""
+    return mean_std(np.mean([arm.values(metric) for arm in arms], axis=0).tolist())
+
+
+def _arms_table(params: Params, arms: Sequence[Arm]) -> str:
+    rows = []
+    for detector in params.detectors:
+        for category in [*params.dataset.categories, "all"]:
+            for generator in params.generators:
+                chosen = [
+                    arm
+                    for arm in arms
+                    if (arm.detector, arm.generator) == (detector, generator) and category in (arm.category, "all")
+                ]
+                cells = ["{:.3f} ± {:.3f}".format(*_all_categories(chosen, metric)) for metric in COLUMNS]
+                rows.append([detector, category, generator, *cells])
+    return markdown(["detector", "category", "arm", *COLUMNS.values()], rows)
+
+
+def _differences(params: Params, arms: Sequence[Arm]) -> str:
+    """Paired by category and seed, with a bootstrap interval over those pairs."""
+    if BASELINE not in params.generators:
+        return f"No arm `{BASELINE}` in params.generators, so there is nothing to compare with."
+    values = {(arm.detector, arm.generator, arm.category): arm for arm in arms}
+    rows = []
+    for detector in params.detectors:
+        for generator in params.generators:
+            if generator == BASELINE:
+                continue
+            cells = []
+            for metric in COLUMNS:
+                with_it, without = (
+                    [
+                        value
+                        for category in params.dataset.categories
+                        for value in values[detector, name, category].values(metric)
+                    ]
+                    for name in (generator, BASELINE)
+                )
+                mean, low, high = paired_difference(with_it, without, params.seed)
+                cells.append(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]")
+            rows.append([detector, generator, *cells])
+    note = "95 % bootstrap intervals over pairs of equal category and seed. An interval that holds 0 shows no effect."
+    return markdown(["detector", "arm", *COLUMNS.values()], rows) + f"\n\n{note}"
+
+
+def _samples_table(params: Params, metrics: Path) -> str:
+    rows = []
+    for generator in params.generators:
+        for category in params.dataset.categories:
+            gate = _json(metrics / "masks" / generator / f"{category}.json")
+            likeness = _json(metrics / "fidelity" / generator / f"{category}.json")
+            if gate["samples"]:
+                reasons = ", ".join(f"{count} {reason}" for reason, count in gate["rejected"].items())
+                rows.append(
+                    [
+                        generator,
+                        category,
+                        str(gate["samples"]),
+                        f"{gate['acceptance_rate']:.0%}",
+                        reasons or "-",
+                        str(gate["pixels_changed_outside"]),
+                        *(
+                            _short(likeness[name])
+                            for name in ("kid", "diversity", "diversity_real", "memorised_share")
+                        ),
+                    ]
+                )
+    heads = ["generator", "category", "samples", "accepted", "rejected because", "pixels changed outside of the box"]
+    heads += ["kernel distance x 1000", "diversity", "of the real ones", "memorised"]
+    note = (
+        "Kernel distance and diversity are taken on a classic descriptor (gradients, binary patterns, colour); they "
+        "rank generators on one data set and are not Inception KID."
+    )
+    return markdown(heads, rows) + f"\n\n{note}" if rows else "No arm synthesizes anything."
+
+
+def _truth_table(path: Path) -> str:
+    truth = _json(path)
+    if not truth:
+        return "The data set has no twins (the same picture without its defect), so there is no exact truth to hold."
+    rows = [
+        [name, *(f"{scores[method]:.3f}" for method in ("measured", "cosine_rgb_otsu"))]
+        for name, scores in truth.items()
+    ]
+    note = "Mean IoU of masks taken from autoencoder round trips of a defect picture and its defect-free twin."
+    return f"{note}\n\n" + markdown(["category and type", "measured", "cosine_rgb_otsu (published)"], rows)
+
+
+def _pictures(params: Params) -> str:
+    lines = ["- `metrics/report/`: this page, bars and training curves"]
+    for generator in params.generators:
+        if generator != BASELINE:
+            lines.append(
+                f"- `metrics/synth/{generator}/`, `metrics/masks/{generator}/`, `metrics/fidelity/{generator}/`"
+            )
+    lines += [
+        f"- `metrics/detection/{detector}/<arm>/<category>/best.png`, `worst.png`" for detector in params.detectors
+    ]
+    return "\n".join(lines)
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are padded, so that it reads well as plain text too."""
+    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
+    lines = [heads, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
+
+
+def _loss_curve(folder: Path) -> list[tuple[float, float]]:
+    """(step, loss) points that DVCLive wrote; none for generators that learn nothing."""
+    path = folder / "plots" / "metrics" / "loss.tsv"
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(file, delimiter="\t")]
+
+
+def _write_csv(path: Path, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, 4)
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,48 @@
+"""Whole pictures through a network that sees windows: overlapping tiles, blended."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.images import RGB, Window, crop
+
+Scores = NDArray[np.float32]  # (H, W)
+
+
+def predict_tiled(
+    image: RGB, predict_batch: Callable[[NDArray], NDArray], window: int, overlap: int, batch_size: int = 16
+) -> Scores:
+    """Predict an (H, W, C) picture of any size by tiles of `window` px that share at least `overlap` px.
+
+    predict_batch: (B, window, window, C) -> (B, window, window) float. Tiles are averaged with raised-cosine weights,
+    so no seam shows where one tile hands over to the next. A picture that is smaller than a tile is mirrored up to it.
+    Returns (H, W) float32. Raises ValueError unless 0 <= overlap < window.
+    """
+    if not 0 <= overlap < window:
+        raise ValueError(f"overlap is {overlap}, expected at least 0 and less than the window of {window} px")
+    height, width = image.shape[:2]
+    windows = [Window(x, y, window) for y in _starts(height, window, overlap) for x in _starts(width, window, overlap)]
+    # The floor keeps the weights of the picture's own border pixels, which only one tile sees, well above rounding.
+    ramp = np.maximum(np.sin(np.pi * (np.arange(window) + 0.5) / window) ** 2, 1e-2)
+    weights = np.outer(ramp, ramp)
+    total, weight = np.zeros((height, width)), np.zeros((height, width))
+    for first in range(0, len(windows), batch_size):
+        batch = windows[first : first + batch_size]
+        scores = predict_batch(np.stack([crop(image, tile) for tile in batch]))
+        for tile, score in zip(batch, scores, strict=True):
+            top, left = max(tile.y0, 0), max(tile.x0, 0)
+            there = slice(top, min(tile.y0 + window, height)), slice(left, min(tile.x0 + window, width))
+            here = tuple(slice(s.start - o, s.stop - o) for s, o in zip(there, (tile.y0, tile.x0), strict=True))
+            total[there] += (weights * score)[here]
+            weight[there] += weights[here]
+    return (total / weight).astype(np.float32)
+
+
+def _starts(extent: int, window: int, overlap: int) -> list[int]:
+    """Evenly spread first pixels of the tiles along one axis; the first and the last touch the borders."""
+    if extent <= window:
+        return [(extent - window) // 2]
+    count = math.ceil((extent - window) / (window - overlap)) + 1
+    return [round(start) for start in np.linspace(0, extent - window, count)]

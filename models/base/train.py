@@ -1,0 +1,337 @@
+"""Make the embedded base model: `python -m models.base.train autoencoder`, then `... unet`. See dvc.yaml beside this.
+
+Both parts learn from endlessly varied rendered surfaces (lib/dataset/surfaces.py), never from the three workpiece
+categories. A killed run continues.
+"""
+
+import argparse
+import json
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import yaml
+from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from pydantic import Field
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from lib import language
+from lib.dataset.surfaces import DEFECT_TYPES, Pair, random_pair
+from lib.diffusion.components import Components, embed, save, to_tensor
+from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
+from lib.diffusion.training import train
+from lib.params import Positive, Section, Share, Training
+from lib.runtime import (
+    atomic_folder,
+    device,
+    fingerprint,
+    progress,
+    replace_folder,
+    seed_for,
+    work_folder,
+    write_bytes,
+)
+
+HERE = Path(__file__).parent
+SIDE = 128  # pixels
+CHUNK = 250  # pairs rendered at a time
+TOKENS = 48  # positions of the text encoder; the longest caption of a long name needs about 40
+CAPTIONS = 8  # phrasings kept for each sample
+
+
+class Pool(Section):
+    pairs: Positive
+    normal_share: Share
+    mask_share: Share
+
+
+class Autoencoder(Training):
+    width: Positive
+    crop: Positive  # pixels; the network is convolutional, so small pieces of many pictures teach more per second
+    noise: Annotated[float, Field(ge=0)]
+
+
+class UNet(Training):
+    channels: tuple[int, ...]
+    min_snr_gamma: float
+    caption_dropout: Share
+
+
+class BaseParams(Section):
+    seed: int
+    pool: Pool
+    autoencoder: Autoencoder
+    unet: UNet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("autoencoder", "unet"))
+    part = parser.parse_args().part
+    params = BaseParams.model_validate(yaml.safe_load((HERE / "params.yaml").read_text()))
+    pool = rendered_pool(params.pool.pairs, params.seed)
+    (make_autoencoder if part == "autoencoder" else make_unet)(params, pool)
+
+
+# --------------------------------------------------------------------------------------------- rendered pictures
+
+
+def rendered_pool(count: int, seed: int) -> list[Pair]:
+    """Render the pairs, in parallel, once: both parts read the same pool from the work folder."""
+    folder = work_folder("base-pool", fingerprint(Path("lib/dataset/surfaces.py"), seed, CHUNK))
+    chunks = range((count + CHUNK - 1) // CHUNK)
+    with ProcessPoolExecutor() as workers:
+        files = list(progress(workers.map(partial(_render_chunk, folder, seed), chunks), "render", total=len(chunks)))
+    pairs: list[Pair] = []
+    for file in files:
+        with np.load(file) as stored:
+            words = json.loads(str(stored["words"]))
+            arrays = (stored[name] for name in ("normal", "defect", "mask", "foreground"))
+            pairs += [Pair(*parts, *names) for *parts, names in zip(*arrays, words, strict=True)]
+    return pairs[:count]
+
+
+def _render_chunk(folder: Path, seed: int, chunk: int) -> Path:
+    file = folder / f"{chunk:05d}.npz"
+    if not file.exists():
+        pairs = [random_pair(np.random.default_rng([seed, chunk, index]), SIDE) for index in range(CHUNK)]
+        arrays = {
+            name: np.stack([getattr(pair, name) for pair in pairs])
+            for name in ("normal", "defect", "mask", "foreground")
+        }
+        words = json.dumps([(pair.surface, pair.defect_type) for pair in pairs])
+        with tempfile.TemporaryFile() as buffer:
+            np.savez(buffer, words=words, **arrays)
+            buffer.seek(0)
+            write_bytes(file, buffer.read())
+    return file
+
+
+# --------------------------------------------------------------------------------------------------- autoencoder
+
+
+class ReconstructionObjective(nn.Module):
+    """Absolute error of colours and of differences between neighbours, through a slightly noisy latent.
+
+    The second term keeps edges and grain, which the first one alone would blur.
+    """
+
+    def __init__(self, vae: AutoencoderTiny, pool: list[Pair], crop: int, noise: float) -> None:
+        super().__init__()
+        self.vae, self.pool, self.crop, self.noise = vae, pool, crop, noise
+
+    def forward(self, indices: Tensor, draws: list[torch.Generator]) -> Tensor:
+        pixels = torch.cat([self._view(index, draw) for index, draw in zip(indices.tolist(), draws, strict=True)])
+        pixels = pixels.to(next(self.vae.parameters()).device).contiguous(memory_format=torch.channels_last)
+        latents = self.vae.encode(pixels).latents
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in draws]).to(latents)
+        restored = self.vae.decode(latents + self.noise * noise).sample.float()
+        error = (restored - pixels).abs().mean(dim=(1, 2, 3))
+        for axis in (-1, -2):
+            for reach in (1, 2):
+                error = error + (slope(restored, axis, reach) - slope(pixels, axis, reach)).abs().mean(dim=(1, 2, 3))
+        # Unit variance keeps latents in the range that diffusion noise is scaled for, and off the decoder's clamp.
+        return error + 0.01 * (latents.float().square().mean(dim=(1, 2, 3)) - 1).square()
+
+    def _view(self, index: int, draw: torch.Generator) -> Tensor:
+        pair = self.pool[index]
+        defect, left_right, up_down, turned = (torch.randint(2, (4,), generator=draw) > 0).tolist()
+        image = pair.defect if defect else pair.normal
+        y, x = torch.randint(SIDE - self.crop + 1, (2,), generator=draw).tolist()
+        image = image[y : y + self.crop, x : x + self.crop]
+        image = image[:: -1 if up_down else 1, :: -1 if left_right else 1]
+        return to_tensor(np.ascontiguousarray((image.swapaxes(0, 1) if turned else image)[None]))
+
+
+def slope(pixels: Tensor, axis: int, reach: int) -> Tensor:
+    """Differences between pixels `reach` apart along an axis."""
+    length = pixels.shape[axis] - reach
+    return pixels.narrow(axis, reach, length) - pixels.narrow(axis, 0, length)
+
+
+def make_autoencoder(params: BaseParams, pool: list[Pair]) -> None:
+    torch.manual_seed(params.seed)
+    widths = (params.autoencoder.width,) * 3
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        num_encoder_blocks=(1, 2, 2),
+        num_decoder_blocks=(2, 2, 1),
+        latent_channels=4,
+        upsampling_scaling_factor=2,
+    ).to(device(), memory_format=torch.channels_last)
+    objective = ReconstructionObjective(vae, pool, params.autoencoder.crop, params.autoencoder.noise)
+    key = fingerprint(params.autoencoder.model_dump(), params.seed, len(pool), Path("lib/dataset/surfaces.py"))
+    train(
+        objective, len(pool), params.autoencoder, params.seed, "base-autoencoder", key, Path(".work/base-curves/vae")
+    )
+    with torch.inference_mode():
+        pixels = torch.cat([to_tensor(pair.defect[None]) for pair in pool[:64]]).to(device())
+        latents = vae.encode(pixels).latents
+        error = (vae.decode(latents).sample.clamp(-1, 1) - pixels).square().mean(dim=(1, 2, 3))
+        print(f"PSNR {float((10 * torch.log10(4 / error)).mean()):.2f} dB, latent std {float(latents.std()):.3f}")
+    vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
+    with atomic_folder(HERE / "vae") as folder:
+        vae.to(memory_format=torch.contiguous_format).half().save_pretrained(folder)
+
+
+# --------------------------------------------------------------------------------------------------------- U-Net
+
+
+def make_unet(params: BaseParams, pool: list[Pair]) -> None:
+    torch.manual_seed(params.seed)
+    vae = AutoencoderTiny.from_pretrained(HERE / "vae", torch_dtype=torch.float32)
+    vae.requires_grad_(False).eval().to(device(), memory_format=torch.channels_last)
+    captions = [_captions(pair, index, params.seed) for index, pair in enumerate(pool)]
+    tokenizer = make_tokenizer(sorted({text for kinds in captions for texts in kinds for text in texts}))
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    unet = UNet2DConditionModel(
+        sample_size=SIDE // 4,
+        in_channels=9,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=params.unet.channels,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=64,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+    # Stable Diffusion's own noise schedule, so that every scheduler and default of the full-size path fits.
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    parts = Components(unet.to(device()), vae, text_encoder.to(device()), tokenizer, scheduler)
+    cache, table = cached_samples(parts, pool, captions, params)
+    objective = InpaintingObjective(
+        unet=unet.to(memory_format=torch.channels_last),
+        text=TrainedText(parts, table),
+        empty=0,
+        cache=cache,
+        alphas_cumprod=scheduler.alphas_cumprod.to(device()),
+        min_snr_gamma=params.unet.min_snr_gamma,
+        caption_dropout=params.unet.caption_dropout,
+    )
+    key = fingerprint(
+        params.unet.model_dump(), params.pool.model_dump(), params.seed, Path("lib/dataset/surfaces.py"), HERE / "vae"
+    )
+    train(objective, len(cache.latents), params.unet, params.seed, "base-unet", key, Path(".work/base-curves/unet"))
+    unet.to(memory_format=torch.contiguous_format)
+    with tempfile.TemporaryDirectory(dir=HERE) as folder:
+        save(Components(unet.half(), vae.half(), text_encoder.half(), tokenizer, scheduler), Path(folder))
+        for name in ("unet", "text_encoder", "tokenizer", "scheduler"):
+            replace_folder(Path(folder, name), HERE / name)
+        write_bytes(HERE / "model_index.json", Path(folder, "model_index.json").read_bytes())
+
+
+class TrainedText(nn.Module):
+    """The text encoder inside of the loop: unlike in fine-tuning its weights still move, so nothing is cached."""
+
+    def __init__(self, parts: Components, texts: list[str]) -> None:
+        super().__init__()
+        self.encoder, self.parts, self.texts = parts.text_encoder, parts, texts
+
+    def forward(self, rows: list[int]) -> Tensor:
+        return embed(self.parts, [self.texts[row] for row in rows])
+
+
+def _captions(pair: Pair, index: int, seed: int) -> tuple[list[str], list[str]]:
+    """Captions of the pair's defect and of its normal picture.
+
+    The place that a caption names is that of the window in an imagined larger picture, which the window does not show:
+    the pipeline, too, describes the place in the whole picture and generates in a window.
+    """
+    rng = np.random.default_rng([seed, 7, index])
+    places = [language.location_of((x, y), 3, 3) for x, y in rng.uniform(0, 3, (2, 2))]
+    category = pair.surface.replace(" ", "_")
+    defect = [text for place in places for text in language.captions(pair.defect_type, category, place)]
+    return defect, [language.normal_caption(category)]
+
+
+def cached_samples(
+    parts: Components, pool: list[Pair], captions: list[tuple[list[str], list[str]]], params: BaseParams
+) -> tuple[Cache, list[str]]:
+    """Encode each pair's defect picture, and for some also the normal one under the same hole."""
+    table: dict[str, int] = {"": 0}
+    chosen: list[tuple[Any, Any, list[str]]] = []
+    for index, pair in enumerate(pool):
+        rng = np.random.default_rng([params.seed, 11, index])
+        hole = hole_of(pair, rng, params.pool.mask_share)
+        chosen.append((pair.defect, hole, captions[index][0]))
+        if rng.random() < params.pool.normal_share:
+            chosen.append((pair.normal, hole, captions[index][1]))
+    batches = range(0, len(chosen), 64)
+    views = (
+        (
+            np.stack([image for image, _, _ in chosen[start : start + 64]]),
+            np.stack([hole for _, hole, _ in chosen[start : start + 64]]),
+            torch.tensor([start]),
+        )
+        for start in progress(batches, "encode")
+    )
+    latents, masked, masks = encode_views(parts.vae, views)
+    rows = tuple(tuple(table.setdefault(text, len(table)) for text in texts[:CAPTIONS]) for _, _, texts in chosen)
+    return Cache(latents, masked, masks, rows), list(table)
+
+
+def hole_of(pair: Pair, rng: np.random.Generator, mask_share: float) -> Any:
+    """(SIDE, SIDE) bool: the defect's box with a random margin, or now and then its own shape, grown."""
+    from lib.images import box_mask
+
+    if rng.random() < mask_share:
+        import cv2
+
+        reach = int(rng.integers(1, 6))
+        return cv2.dilate(pair.mask.astype(np.uint8), np.ones((2 * reach + 1,) * 2, np.uint8)) > 0
+    rows, columns = np.nonzero(pair.mask)
+    longer = max(np.ptp(rows), np.ptp(columns)) + 1
+    margins = 1 + np.rint(rng.uniform(0, 0.35, 4) * longer).astype(int)
+    box = (columns.min() - margins[0], rows.min() - margins[1], columns.max() + margins[2], rows.max() + margins[3])
+    return box_mask(tuple(int(side) for side in box), SIDE, SIDE)
+
+
+def make_tokenizer(texts: list[str]) -> CLIPTokenizer:
+    """A byte-pair tokenizer in CLIP's format: all bytes, and the merges that spell the captions' words."""
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation()])
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=1400, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
+    )
+    learner.train_from_iterator((text.lower() for text in texts), trainer)
+    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    words = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
+        Path(folder, "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
+        lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+        Path(folder, "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=TOKENS)
+
+
+if __name__ == "__main__":
+    main()

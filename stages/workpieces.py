@@ -1,0 +1,20 @@
+"""Render the embedded dataset: workpieces of three categories, with and without defects, in MVTec AD layout."""
+
+import argparse
+from pathlib import Path
+
+from lib.dataset.workpieces import STATIONS, write_workpieces
+from lib.params import load
+from lib.runtime import atomic_folder
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    params = load()
+    counts = params.workpieces
+    with atomic_folder(Path("data/workpieces")) as folder:
+        write_workpieces(folder, params.seed, list(STATIONS), counts.train_good, counts.test_good, counts.per_defect)
+
+
+if __name__ == "__main__":
+    main()

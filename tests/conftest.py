@@ -1,0 +1,34 @@
+"""Shared fixtures. `lib` comes before torch: it sets what torch's threads read once."""
+
+import lib  # noqa: F401  isort: skip
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run the test in an empty folder, where relative outputs and unfinished work can do no harm."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def raw_params() -> dict:
+    """The committed params.yaml as plain data, to be changed by a test and validated again."""
+    return yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny random components in the layout of Stable Diffusion inpainting."""
+    from lib.diffusion.components import save
+    from tests.tiny import tiny_components
+
+    folder = tmp_path_factory.mktemp("base")
+    save(tiny_components(folder / "tokens"), folder / "model")
+    return folder / "model"

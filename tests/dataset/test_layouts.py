@@ -1,0 +1,157 @@
+"""Layouts: what the folders name is read whole, in the order of people, and what does not fit together is told."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.dataset.layouts import DatasetProblems, Findings, Picture, natural_key, read_category, read_groups
+from lib.params import Dataset
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def read(root: Path) -> tuple[list[Picture], Findings]:
+    findings = Findings()
+    return read_category(root, "nut", findings), findings
+
+
+def dataset(root: Path, **groups: str) -> Dataset:
+    nothing = {"group_table": None, "group_column": None, "group_pattern": None}
+    return Dataset.model_validate({"path": str(root), "categories": ["nut"], **nothing, **groups})
+
+
+def grouped(root: Path, **groups: str) -> tuple[dict[str, str], Findings]:
+    findings = Findings()
+    return read_groups(dataset(root, **groups), read_category(root, "nut", findings), findings), findings
+
+
+def test_an_mvtec_category_is_read_with_its_masks_and_nothing_beside_train_test_and_ground_truth(tmp_path):
+    touch(tmp_path / "nut", "train/good/000.png", "test/good/000.jpg", "test/crack/000.jpg", "test/crack/001.png")
+    touch(tmp_path / "nut", "ground_truth/crack/000_mask.png", "ground_truth/crack/001.png")
+    touch(tmp_path / "nut", "twins/crack/000.png", "license.txt", "test/crack/.DS_Store", ".cache/good/000.png")
+    pictures, findings = read(tmp_path)
+    assert [picture.id for picture in pictures] == [
+        "good-train-000",
+        "crack-test-000",
+        "crack-test-001",
+        "good-test-000",
+    ]
+    assert [picture.mask.name for picture in pictures if picture.mask] == ["000_mask.png", "001.png"]
+    assert findings == Findings()
+
+
+@pytest.mark.parametrize("mask", ["masks/crack/1.png", "ground_truth/crack/1_mask.png", "crack/1_mask.png"])
+def test_plain_folders_are_read_with_masks_in_any_of_their_places(tmp_path, mask):
+    touch(tmp_path / "nut", "good/1.png", "crack/1.bmp", mask)
+    pictures, findings = read(tmp_path)
+    assert [(picture.id, picture.mask) for picture in pictures] == [
+        ("crack-1", tmp_path / "nut" / mask),
+        ("good-1", None),
+    ]
+    assert findings == Findings()
+
+
+def test_pictures_come_in_natural_order(tmp_path):
+    touch(tmp_path / "nut", *(f"good/shot{number}.png" for number in (10, 9, 100, 1)))
+    assert [picture.path.stem for picture in read(tmp_path)[0]] == ["shot1", "shot9", "shot10", "shot100"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text(alphabet="0129²٣ab-. ", max_size=6), max_size=8))
+def test_any_names_can_be_sorted_in_one_way_only(names):
+    backwards = names[::-1]
+    assert sorted(backwards, key=natural_key) == sorted(names, key=natural_key)
+
+
+def test_pictures_and_masks_without_each_other_are_all_told_with_what_to_do(tmp_path):
+    touch(tmp_path / "nut", "train/good/0.png", "test/crack/1.png", "test/crack/4.png")
+    touch(tmp_path / "nut", "ground_truth/crack/2_mask.png", "ground_truth/dent/3.png")
+    touch(tmp_path / "nut", "ground_truth/crack/4.png", "ground_truth/crack/4_mask.png")
+    problems = "\n".join(read(tmp_path)[1].problems)
+    assert "test/crack/1.png: a defect picture without a mask; add a mask named 1_mask.png" in problems
+    assert "ground_truth/crack/2_mask.png: a mask without a picture; add 2.png" in problems
+    assert "ground_truth/dent/3.png: a mask without a picture" in problems
+    assert "ground_truth/crack/4_mask.png: a second mask of" in problems
+
+
+def test_names_unfit_for_a_path_are_told_with_a_better_one(tmp_path):
+    touch(tmp_path / "nut", "good/my shot (1).png", "good/-rf.png", "good/ok.1_b-2.png", "big crack/1.png")
+    problems = "\n".join(read(tmp_path)[1].problems)
+    assert "'my shot (1).png'" in problems and "say, my_shot_1" in problems
+    assert "'-rf.png'" in problems and "say, rf" in problems
+    assert "big crack: unfit as the name of a defect type" in problems and "say, big_crack" in problems
+    assert "ok.1_b-2" not in problems
+
+
+def test_defects_in_the_training_folder_are_a_problem(tmp_path):
+    touch(tmp_path / "nut", "train/crack/1.png")
+    assert "train/crack: defects in train/; move them to" in read(tmp_path)[1].problems[0]
+
+
+def test_files_that_nothing_reads_are_named_in_a_warning(tmp_path):
+    touch(tmp_path / "nut", "good/1.png", "good/2.webp", "good/deeper/3.png", "masks/good/1.png")
+    (tmp_path / "nut/empty").mkdir()
+    warnings = "\n".join(read(tmp_path)[1].warnings)
+    assert "2.webp, deeper" in warnings and "masks of good pictures are ignored" in warnings
+    assert "empty: no picture in it" in warnings
+
+
+@pytest.mark.parametrize("category", ["bolt", "../nut", "a b", ""])
+def test_a_category_that_is_not_there_is_told_with_what_is(tmp_path, category):
+    touch(tmp_path / "nut", "good/1.png")
+    with pytest.raises(DatasetProblems, match=r"bolt: this folder is missing.*holds: nut|no name of at most"):
+        read_category(tmp_path, category, Findings())
+
+
+def test_without_a_source_of_groups_every_picture_is_its_own(tmp_path):
+    touch(tmp_path / "nut", "good/1.png", "good/2.png")
+    assert grouped(tmp_path)[0] == {"good-1": "good-1", "good-2": "good-2"}
+
+
+def test_groups_come_from_a_table_and_missing_ones_are_warned_of(tmp_path):
+    touch(tmp_path / "nut", "good/1.png", "good/2.png", "good/3.png", "good/4.png")
+    rows = "path,tile\nnut/good/1.png,7\n./nut/good/2.png,7\nnut\\good\\3.png, \n"
+    (tmp_path / "sources.csv").write_text(rows, encoding="utf-8-sig")
+    groups, findings = grouped(tmp_path, group_table="sources.csv", group_column="tile")
+    assert groups == {"good-1": "7", "good-2": "7", "good-3": "good-3", "good-4": "good-4"}
+    assert "no group for 2 of 4 pictures" in findings.warnings[0] and not findings.problems
+
+
+def test_groups_come_from_a_pattern_found_in_the_path(tmp_path):
+    touch(tmp_path / "nut", "good/t1_a.png", "good/t1_b.png", "good/other.png")
+    groups, findings = grouped(tmp_path, group_pattern=r"/(t\d+)_")
+    assert groups == {"good-t1_a": "t1", "good-t1_b": "t1", "good-other": "good-other"}
+    assert "nut/good/other.png" in findings.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (None, "cannot be read as a CSV table"),
+        (b"path;tile\n", "no column 'path', 'tile'; the columns are path;tile"),
+        (b"", "no column 'path', 'tile'"),
+        (b"path,tile\nelse.png,1\n", "no row for any picture"),
+        (b"path,tile\nnut/good/1.png,1\nnut/good/1.png,2\n", "line 3: nut/good/1.png is in two groups, '1' and '2'"),
+        (b"path,tile\n\xff\xfe,1\n", "cannot be read as a CSV table in UTF-8"),
+    ],
+)
+def test_an_unfit_group_table_is_a_problem_that_names_it(tmp_path, table, said):
+    touch(tmp_path / "nut", "good/1.png")
+    if table is not None:
+        (tmp_path / "sources.csv").write_bytes(table)
+    problems = "\n".join(grouped(tmp_path, group_table="sources.csv", group_column="tile")[1].problems)
+    assert "sources.csv" in problems and said in problems
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"), [("(", "no regular expression"), (r"\d", "has no group"), ("(x)", "matches no picture")]
+)
+def test_an_unfit_group_pattern_is_a_problem_that_shows_it(tmp_path, pattern, said):
+    touch(tmp_path / "nut", "good/1.png")
+    assert said in grouped(tmp_path, group_pattern=pattern)[1].problems[0]

@@ -1,0 +1,214 @@
+"""Splitting: a capture group lies in one part, every part can do its work, and leaks are found."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lib.dataset.layouts import DatasetProblems, Picture
+from lib.dataset.splitting import assign_splits, check_leaks, near_duplicates, split_category
+from lib.params import Dataset, Split
+from lib.records import Sample, read_records
+
+ROOT = Path(__file__).parents[2]
+FIRST_THIRD = Split(rule="first_third", shots=6, val_fraction=0.34)
+SHOTS = Split(rule="shots", shots=6, val_fraction=0.34)
+
+
+def pictures_of(defect_type: str, number: int, folder: str = "") -> list[Picture]:
+    return [Picture(defect_type, folder, Path(f"{index}.png")) for index in range(number)]
+
+
+def parts(pictures: list[Picture], split: Split, groups: dict[str, str] | None = None) -> list[str]:
+    """The part of every picture, in order; without groups every picture is its own."""
+    own = {picture.id: picture.id for picture in pictures} | (groups or {})
+    part_of = assign_splits(pictures, own, split)
+    return [part_of[own[picture.id]] for picture in pictures]
+
+
+def test_the_first_third_of_a_type_by_natural_name_is_for_fitting():
+    assert parts(pictures_of("crack", 18), FIRST_THIRD) == ["train"] * 4 + ["val"] * 2 + ["test"] * 12
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (2, ["train", "test"]),
+        (3, ["train", "val", "test"]),
+        (5, ["train", "val", "test", "test", "test"]),
+    ],
+)
+def test_few_pictures_still_leave_one_for_test(number, expected):
+    assert parts(pictures_of("crack", number), FIRST_THIRD) == expected
+
+
+def test_shots_are_counted_in_pictures_and_taken_in_whole_groups():
+    groups = {f"crack-{index}": f"tile{index // 3}" for index in range(12)}
+    assert parts(pictures_of("crack", 12), SHOTS, groups) == ["train"] * 3 + ["val"] * 3 + ["test"] * 6
+    assert parts(pictures_of("crack", 20), SHOTS) == ["train"] * 4 + ["val"] * 2 + ["test"] * 14
+
+
+def test_the_smaller_group_is_for_validation():
+    groups = {f"crack-{index}": "small" if index < 2 else f"tile{(index - 2) // 6}" for index in range(32)}
+    assert Counter(parts(pictures_of("crack", 32), FIRST_THIRD, groups)) == {"train": 6, "val": 2, "test": 24}
+
+
+def test_a_group_of_two_types_lies_in_one_part_and_leaves_both_types_their_test_pictures():
+    pictures = pictures_of("crack", 3) + pictures_of("dent", 6)
+    groups = {"crack-0": "shared", "dent-5": "shared"}
+    assert parts(pictures, FIRST_THIRD, groups) == ["train", "val", "test", "val", *["test"] * 4, "train"]
+
+
+def test_good_pictures_keep_to_their_folders_and_validation_is_spread_over_the_series():
+    pictures = pictures_of("good", 9, "train") + pictures_of("good", 3, "test")
+    spread = ["train", "val", "train", "train", "val", "train", "train", "val", "train"]
+    assert parts(pictures, FIRST_THIRD) == spread + ["test"] * 3
+
+
+def test_without_folders_the_last_third_of_the_good_pictures_is_test():
+    assert parts(pictures_of("good", 9), FIRST_THIRD)[6:] == ["test"] * 3
+    assert "test" not in parts(pictures_of("good", 9), FIRST_THIRD)[:6]
+
+
+def test_good_pictures_follow_the_defects_of_their_group_against_their_folder():
+    pictures = pictures_of("crack", 3, "test") + pictures_of("good", 2, "train") + pictures_of("good", 1, "test")
+    groups = {"crack-test-2": "a", "good-train-0": "a", "crack-test-0": "b", "good-test-0": "b"}
+    assert parts(pictures, FIRST_THIRD, groups) == ["train", "val", "test", "test", "train", "train"]
+
+
+def test_a_good_group_in_both_folders_is_held_out():
+    pictures = pictures_of("good", 2, "train") + pictures_of("good", 1, "test")
+    assert parts(pictures, FIRST_THIRD, {"good-train-1": "a", "good-test-0": "a"}) == ["train", "test", "test"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.sampled_from(["crack", "dent", "good"]), st.integers(0, 12)), min_size=1, max_size=60),
+    rule=st.sampled_from(["first_third", "shots"]),
+    shots=st.integers(2, 20),
+    fraction=st.floats(0.01, 0.99),
+    folders=st.booleans(),
+)
+def test_whatever_the_groups_are_each_gets_one_part_whatever_the_order_of_the_pictures(
+    rows, rule, shots, fraction, folders
+):
+    split = Split(rule=rule, shots=shots, val_fraction=fraction)
+    pictures = [
+        Picture(kind, "" if not folders else "train" if kind == "good" and index % 2 else "test", Path(f"{index}.png"))
+        for index, (kind, _) in enumerate(rows)
+    ]
+    groups = {picture.id: f"tile{group}" for picture, (_, group) in zip(pictures, rows, strict=True)}
+    part_of = assign_splits(pictures, groups, split)
+    assert part_of.keys() == set(groups.values()) and set(part_of.values()) <= {"train", "val", "test"}
+    assert assign_splits(pictures[::-1], groups, split) == part_of
+    for alone in ("crack", "dent"):  # a type that shares no group with the other one
+        own, other = (
+            {groups[one.id] for one in pictures if (one.defect_type == alone) is this} for this in (True, False)
+        )
+        if len(own) > 1 and not own & other:
+            assert {"train", "test"} <= {part_of[group] for group in own}
+
+
+def sample(name: str, split: str, group: str, sha256: str) -> Sample:
+    return Sample(name, "nut", "good", f"nut/{name}.png", None, group, split, (8, 8), sha256)
+
+
+def test_a_planted_duplicate_file_is_a_leak_and_so_is_a_shared_group():
+    clean = [sample("a", "train", "1", "aa"), sample("b", "val", "2", "bb"), sample("c", "test", "3", "cc")]
+    check_leaks(clean)
+    with pytest.raises(DatasetProblems, match=r"content aa is in more than one part: nut/d.png in test, nut/a.png"):
+        check_leaks([*clean, sample("d", "test", "4", "aa")])
+    with pytest.raises(DatasetProblems, match=r"capture group 2 is in more than one part"):
+        check_leaks([*clean, sample("d", "test", "2", "dd")])
+
+
+def test_near_duplicates_are_looked_for_across_parts_only_and_the_closest_comes_first():
+    samples = [sample("a", "train", "1", "a"), sample("b", "val", "2", "b"), sample("c", "test", "3", "c")]
+    hashes = {"a": 2**64 - 1, "b": 2**64 - 1, "c": 2**64 - 8}
+    assert [(one.id, two.id) for one, two in near_duplicates(samples, hashes)] == [("a", "c"), ("b", "c")]
+    assert near_duplicates([replace(one, split="test") for one in samples], hashes) == []
+    assert [one.id for one, _ in near_duplicates(samples, hashes | {"b": 2**64 - 8})] == ["b", "a"]
+    assert near_duplicates(samples, hashes | {"c": 0}) == []
+
+
+def write_category(base: Path) -> None:
+    """Nine good and nine cracked pictures in plain folders."""
+    for folder in ("good", "crack", "masks/crack"):
+        (base / folder).mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for number in range(9):
+        for kind in ("good", "crack"):
+            Image.fromarray(random.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(base / kind / f"{number}.png")
+        Image.fromarray(np.pad(np.full((4, 4), 255, np.uint8), ((8, 12), (8, 20)))).save(
+            base / f"masks/crack/{number}.png"
+        )
+
+
+def dataset(root: Path) -> Dataset:
+    return Dataset(path=str(root), categories=("nut",), group_table=None, group_column=None, group_pattern=None)
+
+
+def test_a_category_that_cannot_fill_its_parts_is_refused_with_every_reason(tmp_path):
+    write_category(tmp_path / "nut")
+    one_group = dataset(tmp_path).model_copy(update={"group_pattern": "(nut)"})
+    with pytest.raises(DatasetProblems) as raised:
+        split_category(one_group, FIRST_THIRD, "nut")
+    said = str(raised.value)
+    assert "train part has no good pictures" in said and "the defect type crack has no pictures in the train" in said
+
+
+def test_a_near_copy_in_another_part_is_warned_of_with_both_names(tmp_path):
+    write_category(tmp_path / "nut")
+    pixels = np.array(Image.open(tmp_path / "nut/good/0.png"))
+    pixels[5, 5] ^= 1
+    Image.fromarray(pixels).save(tmp_path / "nut/good/8.png")
+    warnings = split_category(dataset(tmp_path), FIRST_THIRD, "nut")[1]["warnings"]
+    assert len(warnings) == 1 and "good/0.png ~ " in warnings[0] and "good/8.png" in warnings[0]
+
+
+def prepare(folder: Path) -> subprocess.CompletedProcess[str]:
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    settings["dataset"] |= {"path": "../pictures", "group_table": None, "group_column": None, "group_pattern": None}
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    command = [sys.executable, str(ROOT / "stages/prepare.py"), "--category", "nut"]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_stage_writes_both_files_twice_alike_and_keeps_them_when_the_data_set_breaks(tmp_path):
+    write_category(tmp_path / "pictures/nut")
+    (tmp_path / "project").mkdir()
+    out = tmp_path / "project/data/prepared/nut"
+
+    assert prepare(tmp_path / "project").returncode == 0
+    first = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert prepare(tmp_path / "project").returncode == 0
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == first and len(first) == 2
+
+    samples = read_records(out / "samples.jsonl", Sample)
+    summary = json.loads(first["split.json"])
+    assert [one.id for one in samples] == sorted(one.id for one in samples) and len(samples) == 18
+    assert samples[0].image == "../pictures/nut/crack/0.png" and samples[0].mask == "../pictures/nut/masks/crack/0.png"
+    assert samples[0].size == (32, 24)
+    assert summary["counts"] == {
+        "train": {"crack": 2, "good": 4},
+        "val": {"crack": 1, "good": 2},
+        "test": {"crack": 6, "good": 3},
+    }
+    assert summary["sha256"]["train"][samples[0].image] == samples[0].sha256
+
+    (tmp_path / "pictures/nut/masks/crack/3.png").unlink()
+    (tmp_path / "pictures/nut/good/3.png").write_bytes(b"")
+    failed = prepare(tmp_path / "project")
+    assert failed.returncode == 2 and "2 problem(s)" in failed.stderr
+    assert "crack/3.png" in failed.stderr and "good/3.png" in failed.stderr
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == first

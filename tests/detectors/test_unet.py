@@ -1,0 +1,204 @@
+import json
+import types
+
+import numpy as np
+import pytest
+
+from lib import detectors
+from lib.detectors import Example, evaluate, fit_seeds, image_score, precision_recall, unet
+from lib.images import write_png
+from lib.metrics.ranking import average_precision, f1_max
+from lib.params import Detect, Evaluate
+from lib.records import GOOD, Sample
+
+BRIEF = Detect(
+    seeds=(0, 1),
+    scale=1.0,
+    window=32,
+    width=8,
+    steps=4,
+    batch_size=4,
+    learning_rate=0.01,
+    synthetic_share=0.5,
+    validate_every=2,
+)
+
+
+def blobs(count, seed, side=64, synthetic=False, good=2):
+    """Bright discs on noise; the first `good` pictures have none."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:side, :side]
+    examples = []
+    for n in range(count):
+        y, x = rng.integers(6, side - 6, 2)
+        mask = (rows - y) ** 2 + (columns - x) ** 2 < rng.integers(3, 6) ** 2
+        mask &= n >= good
+        image = np.clip(rng.normal(100, 25, (side, side, 3)) + 70 * mask[..., None], 0, 255).astype(np.uint8)
+        examples.append(Example(image, mask, synthetic, "blob" if n >= good else GOOD))
+    return examples
+
+
+def fitted(tmp_path, train, val, seed=0, **changes):
+    folder = tmp_path / f"fit-{len(list(tmp_path.glob('*')))}"
+    folder.mkdir()
+    unet.fit(train, val, BRIEF.model_copy(update=changes), seed, folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_it_learns_bright_blobs_on_noise_in_a_few_steps(tmp_path):
+    folder = fitted(tmp_path, blobs(8, 0), blobs(4, 1), steps=60, validate_every=30, batch_size=8)
+    model, test = unet.load(folder), blobs(6, 2)
+    scores = np.concatenate([unet.predict(model, example.image).ravel() for example in test])
+    assert average_precision(scores, np.concatenate([example.mask.ravel() for example in test])) > 0.9
+
+
+def test_equal_seeds_give_weights_equal_bit_for_bit_and_other_seeds_give_others(tmp_path):
+    train, val = blobs(4, 0), blobs(3, 1)
+    unet.torch.manual_seed(1)
+    first = fitted(tmp_path, train, val)
+    unet.torch.manual_seed(2)
+    second, other = fitted(tmp_path, train, val), fitted(tmp_path, train, val, seed=1)
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (first, second, other)]
+    assert weights[0] == weights[1] != weights[2]
+    assert (first / "history.json").read_bytes() == (second / "history.json").read_bytes()
+
+
+def test_threshold_and_weights_are_those_of_the_best_validation(tmp_path):
+    val = blobs(4, 1)
+    folder = fitted(tmp_path, blobs(6, 0), val, steps=12, validate_every=3)
+    model = unet.load(folder)
+    scores = np.concatenate([unet.predict(model, example.image).ravel() for example in val])
+    truth = np.concatenate([example.mask.ravel() for example in val])
+    history = json.loads((folder / "history.json").read_text())
+    assert len(history["loss"]) == 12
+    assert [step for step, _ in history["val_pixel_ap"]] == [3, 6, 9, 12]
+    assert average_precision(scores, truth) == pytest.approx(max(ap for _, ap in history["val_pixel_ap"]), abs=1e-5)
+    stored = json.loads((folder / "threshold.json").read_text())
+    assert stored["chosen_on"] == "val"
+    assert stored["threshold"] == pytest.approx(f1_max(scores, truth)[1], rel=1e-4)
+
+
+def test_a_validation_of_many_pictures_looks_at_a_few_of_each_type():
+    good, blob, ring = blobs(30, 0, side=16, good=30), blobs(5, 1, side=16, good=0), blobs(2, 2, side=16, good=0)
+    ring = [Example(e.image, e.mask, False, "ring") for e in ring]
+    few = unet._evenly_by_type([*good, *blob, *ring], 10)
+    assert [sum(e.defect_type == name for e in few) for name in (GOOD, "blob", "ring")] == [4, 4, 2]
+
+
+def test_without_defects_in_val_it_warns_and_keeps_the_last_weights_and_one_half(tmp_path):
+    with pytest.warns(UserWarning, match="val part holds no defect"):
+        folder = fitted(tmp_path, blobs(4, 0), blobs(2, 1, good=2))
+    assert json.loads((folder / "threshold.json").read_text()) == {"threshold": 0.5, "chosen_on": "nothing"}
+    assert json.loads((folder / "history.json").read_text())["val_pixel_ap"] == []
+
+
+def test_without_a_defect_to_learn_from_it_says_so(tmp_path):
+    with pytest.raises(ValueError, match="no defect to learn from"):
+        fitted(tmp_path, blobs(2, 0, good=2), [])
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_pictures_of_any_size_come_back_at_their_own_size(tmp_path, scale):
+    model = unet.load(fitted(tmp_path, blobs(4, 0, side=21), blobs(3, 1, side=21), scale=scale))
+    for height, width in ((1, 1), (21, 105), (70, 33)):
+        scores = unet.predict(model, np.full((height, width, 3), 90, np.uint8))
+        assert scores.shape == (height, width) and scores.dtype == np.float32
+        assert 0 <= scores.min() <= scores.max() <= 1
+
+
+def test_every_arm_sees_as_many_defect_windows_and_the_asked_share_of_synthetic_ones():
+    def told_apart(example):
+        return Example(example.image // 4 + 191 * example.synthetic, example.mask, example.synthetic, "blob")
+
+    params = BRIEF.model_copy(update={"batch_size": 16})
+    real, good = [told_apart(e) for e in blobs(4, 0, good=0)], blobs(2, 2)
+    synthetic = [told_apart(e) for e in blobs(9, 1, good=0, synthetic=True)]
+    for examples, expected in ((real + good, 0), (real + synthetic + good, 4), (synthetic + good, 8)):
+        images, masks = unet.batch_of(unet.Pools.of(examples), params, np.random.default_rng(0))
+        assert images.shape == (16, 32, 32, 3) and masks.shape == (16, 32, 32)
+        assert masks[:8].any(axis=(1, 2)).all() and not masks[12:].any()
+        assert (images[:8].mean(axis=(1, 2, 3)) > 140).sum() == expected
+
+
+def test_a_mask_keeps_lines_that_are_thinner_than_a_pixel_after_scaling():
+    mask = np.zeros((64, 64), bool)
+    mask[:, 20] = True
+    scaled = unet._scaled(Example(np.zeros((64, 64, 3), np.uint8), mask, False, "scratch"), 0.5)
+    assert scaled.mask.shape == (32, 32) and scaled.mask.any(axis=1).all()
+
+
+def test_a_finished_seed_is_not_trained_again_and_a_killed_one_leaves_nothing_behind(tmp_path):
+    trained = []
+
+    def fit(train, val, params, seed, out):
+        trained.append(seed)
+        (out / "history.json").write_text('{"loss": [1.0, 0.5], "val_pixel_ap": [[2, 0.5]]}')
+        if trained == [0, 1]:
+            raise KeyboardInterrupt
+
+    module, work = types.SimpleNamespace(fit=fit), tmp_path / "work"
+    work.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        fit_seeds(module, [], [], BRIEF, work)
+    (work / "seed-1.tmp-99").mkdir()  # what SIGKILL would have left
+    fit_seeds(module, [], [], BRIEF, work)
+    assert trained == [0, 1, 1]
+    assert sorted(path.name for path in work.iterdir()) == ["learning.png", "seed-0", "seed-1"]
+
+
+def test_the_score_of_a_picture_ignores_one_odd_pixel_but_not_a_small_defect():
+    scores = np.zeros((200, 200), np.float32)
+    scores[0, 0] = 1
+    assert image_score(scores) == pytest.approx(1 / 40)
+    scores[:7, :7] = 1
+    assert image_score(scores) == 1
+    assert image_score(np.full((1, 1), 0.5, np.float32)) == 0.5
+
+
+def test_precision_recall_runs_from_the_surest_pixel_to_all_of_them():
+    truth = np.array([[1, 0, 1, 0]], bool)
+    curve = precision_recall([np.array([[0.9, 0.8, 0.7, 0.1]], np.float32)], [truth])
+    np.testing.assert_allclose(curve[[0, 99, 100, -1]], [[0.005, 1], [0.5, 1], [0.505, 2 / 3], [1, 2 / 3]])
+
+
+@pytest.fixture
+def test_part(tmp_path):
+    samples = []
+    for n, example in enumerate(blobs(5, 3, side=40)):
+        image, mask = tmp_path / f"{n}.png", tmp_path / f"{n}_mask.png"
+        write_png(image, example.image)
+        write_png(mask, example.mask)
+        kind = example.defect_type
+        samples.append(
+            Sample(f"{n}", "nut", kind, str(image), str(mask) if kind != GOOD else None, f"{n}", "test", (40, 40), "")
+        )
+    return samples
+
+
+def test_evaluation_writes_the_same_metrics_curves_and_overlays_twice(tmp_path, test_part):
+    models = tmp_path / "models"
+    for seed in (0, 1):
+        (models / f"seed-{seed}").mkdir(parents=True)
+        unet.fit(blobs(4, 0), blobs(3, 1), BRIEF, seed, models / f"seed-{seed}")
+    written = []
+    for out in (tmp_path / "a" / "nut", tmp_path / "b" / "nut"):
+        evaluate(unet, models, test_part, Evaluate(fpr_limit=0.3, overlays=2), out)
+        files = [out.with_name("nut.json"), *(out / name for name in ("pr.csv", "best.png", "worst.png"))]
+        written.append([file.read_bytes() for file in files])
+    assert written[0] == written[1]
+    metrics = json.loads(written[0][0])
+    assert metrics["counts"] == {"seeds": 2, "good": 2, "blob": 3}
+    assert set(metrics["seeds"]) == {"0", "1"} and set(metrics["per_type"]) == {"blob"}
+    mean = (metrics["seeds"]["0"]["pixel_ap"] + metrics["seeds"]["1"]["pixel_ap"]) / 2
+    assert metrics["mean"]["pixel_ap"] == pytest.approx(mean, abs=2e-6)
+    assert written[0][1].decode().splitlines()[0] == "recall,precision"
+
+
+def test_a_detector_nobody_knows_and_a_test_part_without_defects_are_refused(tmp_path, test_part):
+    with pytest.raises(ValueError, match=r"'u-net' is unknown, expected one of unet"):
+        detectors.detector("u-net")
+    with pytest.raises(ValueError, match="holds no trained seeds"):
+        evaluate(unet, tmp_path, test_part, Evaluate(fpr_limit=0.3, overlays=2), tmp_path / "out")
+    with pytest.raises(ValueError, match="no defect"):
+        evaluate(unet, tmp_path, test_part[:2], Evaluate(fpr_limit=0.3, overlays=2), tmp_path / "out")

@@ -1,0 +1,109 @@
+"""The batched sampler against diffusers' own pipeline, and what a batch must not change."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionInpaintPipeline
+from PIL import Image
+
+from lib.diffusion.components import decode, embed, encode, load, to_pixels, to_tensor
+from lib.diffusion.sampling import SCHEDULERS, inpaint, starting_noise
+from lib.params import Base, Synth
+from tests.tiny import random_pictures, tiny_components
+
+
+def settings(**changes) -> Synth:
+    values = {"scheduler": "ddim", "steps": 4, "guidance_scale": 3.5, "strength": 1.0, "batch_size": 4, "feather": 0}
+    return Synth(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_base: Path):
+    return load(Base(model=str(tiny_base), revision=None, allow_download=False), torch.device("cpu"))
+
+
+def boxes(count: int) -> torch.Tensor:
+    masks = torch.zeros(count, 1, 32, 32)
+    masks[:, :, 8:24, 10:22] = 1
+    return masks
+
+
+def run(parts, seeds: list[int], chosen: Synth, pictures: np.ndarray | None = None):
+    pictures = random_pictures(len(seeds)) if pictures is None else pictures
+    text = embed(parts, ["a scratch"] * len(seeds))
+    noise = starting_noise(seeds, parts)
+    return inpaint(parts, to_tensor(pictures), boxes(len(seeds)), text, embed(parts, [""]), noise, chosen)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "euler", "unipc"])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_the_sampler_agrees_with_diffusers_pipeline(tmp_path: Path, name: str, strength: float):
+    parts = tiny_components(tmp_path, "tiny")  # this autoencoder draws no noise of its own
+    pipeline = StableDiffusionInpaintPipeline(
+        vae=parts.vae,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        unet=parts.unet,
+        scheduler=SCHEDULERS[name].from_config(parts.scheduler.config),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    picture = random_pictures(1)
+    theirs = pipeline(
+        prompt="a scratch",
+        image=Image.fromarray(picture[0]),
+        mask_image=Image.fromarray((boxes(1)[0, 0].numpy() * 255).astype(np.uint8)),
+        height=32,
+        width=32,
+        num_inference_steps=4,
+        guidance_scale=3.5,
+        strength=strength,
+        generator=torch.Generator().manual_seed(7),
+        output_type="np",
+    ).images
+    ours, _ = run(parts, [7], settings(scheduler=name, strength=strength), picture)
+    assert np.abs(to_pixels(ours) / 255 - theirs).max() < 5e-3
+
+
+def test_a_sample_is_the_same_in_a_batch_and_alone(parts):
+    pictures = random_pictures(3)
+    together, _ = run(parts, [1, 2, 3], settings(), pictures)
+    alone, _ = run(parts, [2], settings(), pictures[1:2])
+    assert torch.allclose(together[1:2], alone, atol=3e-3)
+
+
+def test_noise_belongs_to_the_sample_not_to_its_place_in_the_batch(parts):
+    assert torch.equal(starting_noise([1, 2, 3], parts)[2], starting_noise([3, 1], parts)[0])
+
+
+def test_other_seeds_differ_inside_and_equal_seeds_do_not(parts):
+    pictures = np.repeat(random_pictures(1), 3, axis=0)
+    made, _ = run(parts, [1, 2, 1], settings(), pictures)
+    assert not torch.allclose(made[0], made[1], atol=1e-2)
+    assert torch.allclose(made[0], made[2], atol=1e-5)
+
+
+def test_guidance_of_one_equals_the_prediction_with_text_alone(parts):
+    plain, _ = run(parts, [5], settings(guidance_scale=1.0))
+    nearly, _ = run(parts, [5], settings(guidance_scale=1.0 + 1e-6))
+    assert torch.allclose(plain, nearly, atol=1e-3)
+
+
+def test_the_round_trip_is_the_autoencoder_alone(parts):
+    pictures = random_pictures(2)
+    _, round_trip = run(parts, [1, 2], settings(), pictures)
+    assert torch.allclose(round_trip, decode(parts.vae, encode(parts.vae, to_tensor(pictures))), atol=1e-5)
+
+
+def test_low_strength_runs_fewer_steps_and_stays_nearer_to_the_picture(parts, monkeypatch):
+    calls = []
+    forward = type(parts.unet).forward
+    monkeypatch.setattr(type(parts.unet), "forward", lambda self, *a, **k: calls.append(1) or forward(self, *a, **k))
+    run(parts, [1], settings(strength=0.5))
+    half = len(calls)
+    run(parts, [1], settings())
+    assert (half, len(calls) - half) == (2, 4)

@@ -1,0 +1,88 @@
+"""The object in a picture, on drawn pictures whose object is known."""
+
+import cv2
+import numpy as np
+import pytest
+
+from lib.foreground import foreground_mask
+
+
+def drawn_nut(background=(40, 42, 45), metal=(190, 185, 175), size=(300, 260), noise=4.0, shading=0.0, seed=0):
+    """A ring with a bore on a plain background, and where it is."""
+    width, height = size
+    where = np.zeros((height, width), np.uint8)
+    cv2.circle(where, (width // 2 + 10, height // 2), min(size) // 3, 1, -1)
+    cv2.circle(where, (width // 2 + 10, height // 2), min(size) // 7, 0, -1)
+    image = np.where(where[..., None] > 0, metal, background).astype(np.float32)
+    image *= 1 + shading * np.linspace(-1, 1, width)[None, :, None]
+    image += np.random.default_rng(seed).normal(0, noise, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8), where > 0
+
+
+def overlap(a, b):
+    return (a & b).sum() / (a | b).sum()
+
+
+@pytest.mark.parametrize(
+    "style",
+    [
+        {},
+        {"background": (235, 235, 235), "metal": (70, 60, 50)},
+        {"background": (60, 110, 60), "metal": (150, 90, 60)},
+        {"shading": 0.25},
+        {"noise": 12.0},
+        {"size": (1200, 900)},
+    ],
+    ids=["dark", "bright", "coloured", "uneven light", "noisy", "large"],
+)
+def test_an_object_on_a_plain_background_is_found_without_its_bore(style):
+    image, where = drawn_nut(**style)
+    assert overlap(foreground_mask(image), where) > 0.9
+
+
+def test_a_glint_on_the_object_and_a_speck_beside_it_change_nothing():
+    image, where = drawn_nut()
+    cv2.circle(image, (100, 130), 5, (40, 42, 45), -1)
+    cv2.circle(image, (20, 20), 4, (190, 185, 175), -1)
+    mask = foreground_mask(image)
+    assert mask[130, 100] and not mask[20, 20]
+    assert overlap(mask, where) > 0.9
+
+
+def test_an_object_cut_off_by_the_border_is_still_one():
+    image, where = drawn_nut()
+    assert overlap(foreground_mask(image[:, 90:]), where[:, 90:]) > 0.9
+
+
+def texture(name):
+    rng = np.random.default_rng(0)
+    y, x = np.indices((256, 256), dtype=np.float32)
+    values = {
+        "noise": rng.normal(120, 30, (256, 256)),
+        "blotches": 120 + 600 * cv2.GaussianBlur(rng.normal(0, 1, (256, 256)), (0, 0), 12),
+        "stripes": 120 + 60 * np.sin(x / 6),
+        "weave": 120 + 40 * np.sin(x / 4) * np.sin(y / 4),
+        "plain": np.full((256, 256), 120.0),
+        "gradient": x / 2 + 60,
+        "vignette": 200 - 0.006 * ((x - 128) ** 2 + (y - 128) ** 2),
+    }[name]
+    return np.repeat(np.clip(values, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("name", ["noise", "blotches", "stripes", "weave", "plain", "gradient", "vignette"])
+def test_a_texture_is_foreground_everywhere(name):
+    assert foreground_mask(texture(name)).all()
+
+
+@pytest.mark.parametrize("name", ["noise", "weave", "plain", "gradient"])
+@pytest.mark.parametrize("radius", [8, 20, 30])
+def test_a_stain_on_a_texture_is_not_taken_for_an_object(name, radius):
+    image = texture(name)
+    cv2.circle(image, (150, 100), radius, (20, 20, 60), -1)
+    assert foreground_mask(image).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (7, 9), (40, 2000), (17, 300)])
+def test_any_size_gives_a_mask_of_that_size(shape):
+    mask = foreground_mask(np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8))
+    assert mask.shape == shape and mask.dtype == bool and mask.any()

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.tiles import predict_tiled
+
+sizes = st.integers(1, 70)
+
+
+def red(tiles):
+    return tiles[..., 0].astype(np.float32) / 255
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=sizes, width=sizes, overlap=st.integers(0, 15), seed=st.integers(0, 9))
+def test_the_identity_predicted_by_tiles_is_the_picture_itself(height, width, overlap, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    scores = predict_tiled(image, red, window=16, overlap=overlap)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, image[..., 0] / 255, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=sizes, width=sizes)
+def test_a_constant_stays_constant_on_every_size(height, width):
+    image = np.zeros((height, width, 3), np.uint8)
+    scores = predict_tiled(image, lambda tiles: np.full(tiles.shape[:3], 0.25), window=16, overlap=4)
+    np.testing.assert_allclose(scores, 0.25, rtol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=sizes, width=sizes, batch_size=st.integers(1, 9))
+def test_the_batch_size_changes_nothing(height, width, batch_size):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+    def brightest_row_of_each_tile(tiles):
+        return np.broadcast_to(red(tiles).max(axis=1, keepdims=True), tiles.shape[:3])
+
+    one_by_one = predict_tiled(image, brightest_row_of_each_tile, 16, 4, batch_size=1)
+    np.testing.assert_array_equal(
+        predict_tiled(image, brightest_row_of_each_tile, 16, 4, batch_size=batch_size), one_by_one
+    )
+
+
+def test_no_batch_is_larger_than_asked_and_all_tiles_have_the_size_of_the_window():
+    shapes = []
+
+    def recorded(tiles):
+        shapes.append(tiles.shape)
+        return red(tiles)
+
+    predict_tiled(np.zeros((64, 40, 3), np.uint8), recorded, window=16, overlap=0, batch_size=5)
+    assert [shape[0] for shape in shapes] == [5, 5, 2]
+    assert {shape[1:] for shape in shapes} == {(16, 16, 3)}
+
+
+def test_a_small_picture_reaches_the_network_mirrored_and_not_padded():
+    image = np.full((5, 7, 3), 200, np.uint8)
+    seen = []
+    predict_tiled(image, lambda tiles: seen.append(tiles) or red(tiles), window=16, overlap=4)
+    assert (seen[0] == 200).all()
+
+
+def test_an_overlap_as_wide_as_the_window_is_refused():
+    with pytest.raises(ValueError, match="overlap is 16"):
+        predict_tiled(np.zeros((20, 20, 3), np.uint8), red, window=16, overlap=16)
