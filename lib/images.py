@@ -1,7 +1,6 @@
 """Pictures in and out: safe decoding, windows at native scale, pasting back, PNG, contact sheets."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,11 @@ from PIL import Image, ImageOps
 from lib.records import Box
 from lib.runtime import write_bytes
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "MPO")  # MPO: what some cameras call a JPEG
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-MAX_PIXELS = 100_000_000  # a line-scan picture of 5,000 x 20,000 px passes, a decompression bomb does not
+# A line-scan picture of 5,000 x 20,000 px passes, a decompression bomb does not: pillow warns above its limit, refuses
+# above twice that, and `decode` refuses from the limit on.
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 100_000_000
 
 RGB = NDArray[np.uint8]  # (H, W, 3)
 Mask = NDArray[np.bool_]  # (H, W)
@@ -29,14 +30,12 @@ def decode(path: Path) -> Image.Image:
     MAX_PIXELS pixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as opened:
-                if opened.width * opened.height > MAX_PIXELS:
-                    raise ValueError(f"{opened.width} x {opened.height} pixels, at most {MAX_PIXELS:,} are read")
-                opened.load()
-                return ImageOps.exif_transpose(opened)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        with Image.open(path, formats=FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise ValueError(f"{opened.width} x {opened.height} pixels, at most {MAX_PIXELS:,} are read")
+            opened.load()
+            return ImageOps.exif_transpose(opened)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as a picture: {error}") from error
 
 

@@ -113,7 +113,7 @@ def _repainted(generated: Picture, reference: Picture) -> tuple[float, float]:
     """How surely the texture is another realisation (0..1), and how far that alone moves a pixel (CIELAB units).
 
     Two realisations of a texture differ by as much as the texture differs from itself a few pixels on. So the change
-    of the calmest quarter of the pixels, which no defect has touched, is compared with that.
+    of the calmer half of the pixels, which a defect seldom reaches, is compared with that.
     """
     lab = _lab(reference)
     height, width = lab.shape[:2]
@@ -126,9 +126,9 @@ def _repainted(generated: Picture, reference: Picture) -> tuple[float, float]:
     if not shifted:
         return 0.0, 0.0
     itself = np.concatenate(shifted)
-    calm = np.quantile(np.linalg.norm(_lab(generated) - lab, axis=2), 0.25)
-    share = np.clip((calm / max(np.quantile(itself, 0.25), 1e-3) - 0.9) / 0.15, 0, 1)
-    return float(share), float(np.quantile(itself, 0.9))
+    moved = np.linalg.norm(_lab(generated) - lab, axis=2)
+    ratios = np.quantile(moved, (0.25, 0.5)) / np.maximum(np.quantile(itself, (0.25, 0.5)), 1e-3)
+    return float(np.clip((ratios.min() - 0.9) / 0.15, 0, 1)), float(np.quantile(itself, 0.9))
 
 
 def _without_specks(mask: Mask, component_ratio: float) -> Mask:

@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Description:
-    """The captions of one defect: of one connected component of one real defect picture."""
+    """The captions of one defect of one real picture; `component` numbers the defects of the picture."""
 
     sample: str
     component: int
@@ -46,7 +46,7 @@ class Description:
 
 @dataclass(frozen=True)
 class DefectBox:
-    """The box around one connected component of a real mask, grown by the margin; `area` is the component's, in px."""
+    """The box around one defect of a real mask, grown by the margin; `area` is the defect's own, in px."""
 
     sample: str
     component: int

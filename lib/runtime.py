@@ -37,21 +37,33 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON that is equal for equal values: sorted keys, indented, a newline at the end."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    """Write JSON that is equal for equal values: sorted keys, indented, a newline at the end.
+
+    Raises ValueError for NaN, which is no JSON: a missing number is None.
+    """
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` that takes its place, whole, when the block ends without an error."""
+    """Yield an empty folder beside `path` that takes its place, whole, when the block ends without an error.
+
+    Of several processes that do the same work side by side only the first publishes its folder.
+    """
     beside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
         yield beside
-        replace_folder(beside, path)
+        if first_process():
+            replace_folder(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def first_process() -> bool:
+    """Whether this is the first, or only, process of those that a launcher started side by side."""
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def replace_folder(source: Path, target: Path) -> None:
@@ -76,6 +88,12 @@ def fingerprint(*parts: Any) -> str:
             digest.update(file.relative_to(part.parent).as_posix().encode())
             digest.update(hashlib.blake2b(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def source(*modules: str) -> list[Path]:
+    """The files or folders of our own modules, to be part of a fingerprint: changed code meets no old state."""
+    places = [Path(__file__).parents[1].joinpath(*module.split(".")) for module in modules]
+    return [place if place.is_dir() else place.with_suffix(".py") for place in places]
 
 
 def work_folder(stage: str, key: str) -> Path:

@@ -5,7 +5,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from lib.generators import Made, RealData, generator
+from lib.generators import Made, RealData, find
 from lib.images import contact_sheet, crop, read_image, window_around, write_png
 from lib.params import Params
 from lib.records import Placement, Synthetic, read_records, write_records
@@ -29,7 +29,7 @@ def synthesize_all(
     mine = [number for number in range(len(batches)) if number % world == rank]
     todo = [number for number in mine if not (work / f"batch-{number:06d}.jsonl").exists()]
     if todo:
-        made = generator(name).synthesize(params, real, model, [batches[number] for number in todo])
+        made = find(name).synthesize(params, real, model, [batches[number] for number in todo])
         done = len(mine) - len(todo)
         for number, pictures in progress(
             zip(todo, made, strict=True), f"{name} {real.category}", total=len(mine), initial=done

@@ -1,3 +1,31 @@
 """The stages of dvc.yaml, one thin script each, run as `python -m stages.NAME` from the root of the repository."""
 
+import argparse
+import sys
+from collections.abc import Callable
+
 import lib  # noqa: F401  (before torch: sets what its threads read once)
+
+HELP = {
+    "category": "a name from dataset.categories in params.yaml",
+    "generator": "a name from generators in params.yaml; none: real defects only",
+    "detector": "a name from detectors in params.yaml",
+}
+
+
+def run(stage: Callable[..., None], description: str | None, *names: str) -> None:
+    """Call a stage with its command-line arguments; a mistake of the user's is one message and exit code 2."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in names:
+        parser.add_argument(f"--{name}", required=True, help=HELP[name])
+    try:
+        stage(**vars(parser.parse_args()))
+    except FileNotFoundError as error:
+        sys.exit(_said(f"{error.filename}: not found; `dvc repro` makes what a stage reads"))
+    except (ValueError, FloatingPointError) as error:
+        sys.exit(_said(str(error)))
+
+
+def _said(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 2

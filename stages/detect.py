@@ -1,43 +1,28 @@
-"""Stage detect: train one detector per seed on the real defects of train and the accepted synthetic ones."""
+"""Train one detector per seed on the real defects of the train part and the accepted synthetic ones."""
 
-import argparse
-import sys
 from pathlib import Path
 
-from lib import params as parameters
-from lib.detectors import detector, fit_seeds, read_examples
+from lib.detectors import find, fit_seeds, read_examples
+from lib.params import load
 from lib.records import Sample, Synthetic, of_split, read_records
-from lib.runtime import fingerprint, replace_folder, work_folder
+from lib.runtime import fingerprint, replace_folder, source, work_folder
+from stages import run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--detector", required=True, help="name in params.detectors")
-    parser.add_argument("--generator", required=True, help="name in params.generators; none: real defects only")
-    parser.add_argument("--category", required=True, help="name in params.dataset.categories")
-    args = parser.parse_args()
-    params = parameters.load()
-    module = detector(args.detector)
-
-    arm = Path(args.detector, args.generator, args.category)
-    samples_file = Path("data/prepared", args.category, "samples.jsonl")
-    manifest = Path("data/masks", args.generator, args.category, "manifest.jsonl")
-    samples = read_records(samples_file, Sample)
+def main(detector: str, generator: str, category: str) -> None:
+    params, module = load(), find(detector)
+    prepared, manifest = Path(f"data/prepared/{category}/samples.jsonl"), Path(f"data/masks/{generator}/{category}")
+    samples = read_records(prepared, Sample)
     train, val = of_split(samples, "train"), of_split(samples, "val")
-    accepted = [record for record in read_records(manifest, Synthetic) if record.accepted]
+    accepted = [record for record in read_records(manifest / "manifest.jsonl", Synthetic) if record.accepted]
 
-    used: list[Sample | Synthetic] = [*train, *val, *accepted]
-    pictures = [Path(path) for record in used for path in (record.image, record.mask) if path]
-    code = Path(str(module.__file__))
-    key = fingerprint(params.detect.model_dump(mode="json"), samples_file, manifest, code, *pictures)
-    work = work_folder("detect-" + "-".join(arm.parts), key)
+    # The manifest's folder holds the masks; the pictures of samples are known by their hashes in the records.
+    synthetic = Path(f"data/synth/{generator}/{category}")
+    key = fingerprint(params.detect.model_dump(), prepared, manifest, synthetic, *source("lib.detectors", "lib.tiles"))
+    work = work_folder(f"detect-{detector}-{generator}-{category}", key)
     fit_seeds(module, read_examples([*train, *accepted]), read_examples(val), params.detect, work)
-    replace_folder(work, "models/detectors" / arm)
+    replace_folder(work, Path(f"models/detectors/{detector}/{generator}/{category}"))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run(main, __doc__, "detector", "generator", "category")

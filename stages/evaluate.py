@@ -1,30 +1,18 @@
-"""Stage evaluate: judge a trained detector on the test part, which nothing before this stage has seen."""
+"""Judge trained detectors on the test part, which nothing before this stage has seen."""
 
-import argparse
-import sys
 from pathlib import Path
 
-from lib import params as parameters
-from lib.detectors import detector, evaluate
+from lib.detectors import evaluate, find
+from lib.params import load
 from lib.records import Sample, of_split, read_records
+from stages import run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--detector", required=True, help="name in params.detectors")
-    parser.add_argument("--generator", required=True, help="name in params.generators: what the detector learned from")
-    parser.add_argument("--category", required=True, help="name in params.dataset.categories")
-    args = parser.parse_args()
-    params = parameters.load()
-
-    arm = Path(args.detector, args.generator, args.category)
-    samples = of_split(read_records(Path("data/prepared", args.category, "samples.jsonl"), Sample), "test")
-    evaluate(detector(args.detector), "models/detectors" / arm, samples, params.evaluate, "metrics/detection" / arm)
+def main(detector: str, generator: str, category: str) -> None:
+    params, arm = load(), f"{detector}/{generator}/{category}"
+    samples = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "test")
+    evaluate(find(detector), Path(f"models/detectors/{arm}"), samples, params.evaluate, Path(f"metrics/detection/{arm}"))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run(main, __doc__, "detector", "generator", "category")

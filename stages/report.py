@@ -1,17 +1,16 @@
 """Put all metrics side by side: one table, one summary for `dvc metrics diff`, curves and bars."""
 
-import argparse
 from pathlib import Path
 
 from lib.params import load
 from lib.report import write_report
+from stages import run
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
     print(write_report(load(), Path("metrics")))
     print("\nThe whole report: metrics/report/report.md; its pictures are named there.")
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__)

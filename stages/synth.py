@@ -1,29 +1,30 @@
 """Synthesize one picture for every placement of a category, with a contact sheet to look at."""
 
-import argparse
 from pathlib import Path
 
-from lib.generators import read_real
+from lib.generators import GENERATORS, read_real
 from lib.params import load
 from lib.records import Placement, read_records
-from lib.runtime import fingerprint
+from lib.runtime import fingerprint, first_process, source
 from lib.synthesis import synthesize_all, write_sheet
+from stages import run
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--generator", required=True, help="a name from params.generators")
-    parser.add_argument("--category", required=True, help="a name from params.dataset.categories")
-    args = parser.parse_args()
-    params, name, category = load(), args.generator, args.category
-    model, placements = Path(f"models/generators/{name}/{category}"), Path(f"data/placements/{category}.jsonl")
-    key = fingerprint(name, params.synth.model_dump(), params.window.model_dump(), model, placements)
-    real = read_real(category)
-    records = synthesize_all(
-        params, real, name, model, read_records(placements, Placement), key, Path(f"data/synth/{name}/{category}")
+def main(generator: str, category: str) -> None:
+    params, real = load(), read_real(category)
+    model, placements = Path(f"models/generators/{generator}/{category}"), Path(f"data/placements/{category}.jsonl")
+    key = fingerprint(
+        params.synth.model_dump(),
+        params.window.model_dump(),
+        model,
+        placements,
+        *source("lib.diffusion", "lib.synthesis", GENERATORS[generator]),
     )
-    write_sheet(records, real, params, Path(f"metrics/synth/{name}/{category}.png"))
+    out = Path(f"data/synth/{generator}/{category}")
+    records = synthesize_all(params, real, generator, model, read_records(placements, Placement), key, out)
+    if first_process():
+        write_sheet(records, real, params, Path(f"metrics/synth/{generator}/{category}.png"))
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__, "generator", "category")

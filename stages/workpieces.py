@@ -1,15 +1,14 @@
 """Render the embedded dataset: workpieces of three categories, with and without defects, in MVTec AD layout."""
 
-import argparse
 from pathlib import Path
 
 from lib.dataset.workpieces import STATIONS, write_workpieces
 from lib.params import load
 from lib.runtime import atomic_folder
+from stages import run
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
     params = load()
     counts = params.workpieces
     with atomic_folder(Path("data/workpieces")) as folder:
@@ -17,4 +16,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__)

@@ -44,7 +44,7 @@ class Example:
     defect_type: str
 
 
-def detector(name: str) -> ModuleType:
+def find(name: str) -> ModuleType:
     """The module of a detector. Raises ValueError for a name that is not in DETECTORS."""
     if name not in DETECTORS:
         raise ValueError(f"detector {name!r} is unknown, expected one of {', '.join(DETECTORS)}")

@@ -38,7 +38,7 @@ class Made:
     mask: Mask | None = None
 
 
-def generator(name: str) -> Any:
+def find(name: str) -> Any:
     """The module of a generator. Raises ValueError, with the known names, for any other."""
     if name not in GENERATORS:
         raise ValueError(f"generators: {name} is unknown, known are {', '.join(GENERATORS)}")

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict
-from torch import Tensor
 
 from lib import language
 from lib.diffusion.components import Components, embed, load, to_pixels, to_tensor

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import cv2
 import numpy as np
 import torch
 import yaml
@@ -22,10 +23,11 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lib import language
-from lib.dataset.surfaces import DEFECT_TYPES, Pair, random_pair
+from lib.dataset.surfaces import Pair, random_pair
 from lib.diffusion.components import Components, embed, save, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.training import train
+from lib.images import box_mask
 from lib.params import Positive, Section, Share, Training
 from lib.runtime import (
     atomic_folder,
@@ -33,13 +35,15 @@ from lib.runtime import (
     fingerprint,
     progress,
     replace_folder,
-    seed_for,
     work_folder,
     write_bytes,
 )
 
 HERE = Path(__file__).parent
+RENDERER = Path("lib/dataset/surfaces.py")
+CURVES = Path(".work/base-curves")
 SIDE = 128  # pixels
+ARRAYS = ("normal", "defect", "mask", "foreground")  # of a Pair, in its order
 CHUNK = 250  # pairs rendered at a time
 TOKENS = 48  # positions of the text encoder; the longest caption of a long name needs about 40
 CAPTIONS = 8  # phrasings kept for each sample
@@ -84,7 +88,7 @@ def main() -> None:
 
 def rendered_pool(count: int, seed: int) -> list[Pair]:
     """Render the pairs, in parallel, once: both parts read the same pool from the work folder."""
-    folder = work_folder("base-pool", fingerprint(Path("lib/dataset/surfaces.py"), seed, CHUNK))
+    folder = work_folder("base-pool", fingerprint(RENDERER, seed, CHUNK))
     chunks = range((count + CHUNK - 1) // CHUNK)
     with ProcessPoolExecutor() as workers:
         files = list(progress(workers.map(partial(_render_chunk, folder, seed), chunks), "render", total=len(chunks)))
@@ -92,7 +96,7 @@ def rendered_pool(count: int, seed: int) -> list[Pair]:
     for file in files:
         with np.load(file) as stored:
             words = json.loads(str(stored["words"]))
-            arrays = (stored[name] for name in ("normal", "defect", "mask", "foreground"))
+            arrays = (stored[name] for name in ARRAYS)
             pairs += [Pair(*parts, *names) for *parts, names in zip(*arrays, words, strict=True)]
     return pairs[:count]
 
@@ -235,10 +239,8 @@ def make_unet(params: BaseParams, pool: list[Pair]) -> None:
         min_snr_gamma=params.unet.min_snr_gamma,
         caption_dropout=params.unet.caption_dropout,
     )
-    key = fingerprint(
-        params.unet.model_dump(), params.pool.model_dump(), params.seed, Path("lib/dataset/surfaces.py"), HERE / "vae"
-    )
-    train(objective, len(cache.latents), params.unet, params.seed, "base-unet", key, Path(".work/base-curves/unet"))
+    key = fingerprint(params.unet.model_dump(), params.pool.model_dump(), params.seed, RENDERER, HERE / "vae")
+    train(objective, len(cache.latents), params.unet, params.seed, "base-unet", key, CURVES / "unet")
     unet.to(memory_format=torch.contiguous_format)
     with tempfile.TemporaryDirectory(dir=HERE) as folder:
         save(Components(unet.half(), vae.half(), text_encoder.half(), tokenizer, scheduler), Path(folder))
@@ -299,11 +301,7 @@ def cached_samples(
 
 def hole_of(pair: Pair, rng: np.random.Generator, mask_share: float) -> Any:
     """(SIDE, SIDE) bool: the defect's box with a random margin, or now and then its own shape, grown."""
-    from lib.images import box_mask
-
     if rng.random() < mask_share:
-        import cv2
-
         reach = int(rng.integers(1, 6))
         return cv2.dilate(pair.mask.astype(np.uint8), np.ones((2 * reach + 1,) * 2, np.uint8)) > 0
     rows, columns = np.nonzero(pair.mask)

@@ -197,7 +197,7 @@ def test_evaluation_writes_the_same_metrics_curves_and_overlays_twice(tmp_path, 
 
 def test_a_detector_nobody_knows_and_a_test_part_without_defects_are_refused(tmp_path, test_part):
     with pytest.raises(ValueError, match=r"'u-net' is unknown, expected one of unet"):
-        detectors.detector("u-net")
+        detectors.find("u-net")
     with pytest.raises(ValueError, match="holds no trained seeds"):
         evaluate(unet, tmp_path, test_part, Evaluate(fpr_limit=0.3, overlays=2), tmp_path / "out")
     with pytest.raises(ValueError, match="no defect"):

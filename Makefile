@@ -1,0 +1,56 @@
+# Two commands on a fresh machine: `make repro` and `make test`. Both create .venv and install into it first.
+SHELL := /bin/sh
+PYTHON := $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help setup setup-dev repro test lint bench clean-work
+
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
+
+repro: setup  ## run what changed of the whole pipeline, print the table, say where the pictures are
+	dvc repro
+	@cat metrics/report/report.md
+	@echo
+	@echo "Pictures: metrics/synth, metrics/masks, metrics/fidelity, metrics/detection, metrics/report"
+
+test: setup-dev  ## all tests, offline
+	python -m pytest
+
+lint: setup-dev  ## style and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+bench: setup-dev  ## speed and memory beside what one would do without Blemish
+	python bench/synth.py
+	python bench/finetune.py
+	python bench/metrics.py
+
+clean-work:  ## forget unfinished work of killed stages
+	rm -rf .work
+
+setup: .venv/ready  ## install what running needs
+
+setup-dev: .venv/ready-dev  ## install what testing needs, too
+
+$(BIN)/python:
+	@case "$(PYTHON)" in \
+	  *python3.11) ;; \
+	  "") echo "Python 3.11, 3.12 or 3.13 is needed and none was found on the PATH" >&2; exit 1 ;; \
+	  *) echo "python3.11 was not found, falling back to $$($(PYTHON) --version); on a machine without a GPU pip may then fetch the CUDA build of torch (several GB)" >&2 ;; \
+	esac
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "Python 3.11, 3.12 or 3.13 is needed, found $$($(PYTHON) --version)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	python -m pip install --quiet --upgrade pip
+
+.venv/ready: requirements.txt | $(BIN)/python
+	python -m pip install --quiet --requirement requirements.txt
+	@touch $@
+
+.venv/ready-dev: requirements-dev.txt .venv/ready | $(BIN)/python
+	python -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@

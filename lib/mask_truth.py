@@ -1,0 +1,99 @@
+"""How well masks are recovered: measured on pictures that went through the autoencoder, against the exact truth.
+
+Only where a data set holds `twins`, the same picture without its defect, as the rendered workpieces do.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skimage.filters import threshold_otsu
+
+from lib.boxes import mask_boxes
+from lib.diffusion.components import Components, decode, encode, to_pixels, to_tensor
+from lib.images import RGB, Mask, box_mask, contact_sheet, crop, outlined, read_image, read_mask, resize, window_around
+from lib.masks import METHODS, Picture
+from lib.params import Params
+from lib.records import GOOD, Box, Sample
+from lib.runtime import progress
+
+WORST = 10  # recoveries shown
+
+
+def twin_of(sample: Sample) -> Path:
+    """Where the defect-free twin of a defect picture lies in MVTec AD layout: `<category>/twins/<type>/<name>`."""
+    image = Path(sample.image)
+    return image.parents[2] / "twins" / image.parent.name / image.name
+
+
+def score_masks(
+    params: Params, samples: Sequence[Sample], parts: Components
+) -> tuple[dict[str, dict[str, float]], RGB | None]:
+    """Mean IoU per category and type, and over all defects, of every method; and a sheet of the worst recoveries.
+
+    The window around each defect, with and without it, goes to the base's resolution, through the autoencoder and
+    back. The published formula is given the twin as it is, as in its own code; ours the twin's round trip, as in
+    `synth`; `grey_difference` is what one would write first: the difference of grey values, Otsu's threshold.
+    Empty, None without twins.
+    """
+    chosen = [sample for sample in samples if sample.defect_type != GOOD and twin_of(sample).exists()]
+    found: dict[str, list[dict[str, float]]] = {}
+    tiles: list[tuple[float, list[RGB]]] = []
+    for sample in progress(chosen, "masks against the truth"):
+        for defect, normal, generated, reference, truth, box in _round_trips(params, sample, parts):
+            ratio = params.masks.component_ratio
+            masks = {
+                "measured": METHODS["measured"](generated, reference, box, ratio),
+                "cosine_rgb_otsu": METHODS["cosine_rgb_otsu"](generated, normal, box, ratio),
+                "grey_difference": grey_difference(generated, reference, box),
+            }
+            scores = {name: iou(mask, truth) for name, mask in masks.items()}
+            found.setdefault(f"{sample.category} {sample.defect_type}", []).append(scores)
+            shown = (truth, masks["measured"], masks["cosine_rgb_otsu"])
+            tiles.append((scores["measured"], [defect, *(outlined(defect, mask) for mask in shown)]))
+    if not found:
+        return {}, None
+    found["all"] = [scores for rows in found.values() for scores in rows]
+    table = {
+        name: {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]} | {"defects": len(rows)}
+        for name, rows in found.items()
+    }
+    tiles.sort(key=lambda tile: tile[0])
+    return table, contact_sheet([row for _, row in tiles[:WORST]])
+
+
+def grey_difference(generated: Picture, reference: Picture, box: Box) -> Mask:
+    """Otsu's threshold, inside the box, on the absolute difference of grey values: (H, W) bool."""
+    inside = box_mask(box, *reference.shape[1::-1])
+    change = np.abs(generated.mean(axis=2) - reference.mean(axis=2))
+    return (change > threshold_otsu(change[inside])) & inside
+
+
+def iou(found: Mask, truth: Mask) -> float:
+    """Intersection over union; 1 for two empty masks."""
+    union = int((found | truth).sum())
+    return int((found & truth).sum()) / union if union else 1.0
+
+
+@torch.inference_mode()
+def _round_trips(
+    params: Params, sample: Sample, parts: Components
+) -> Iterator[tuple[RGB, RGB, Picture, Picture, Mask, Box]]:
+    """For each defect: its window with and without it, both after the autoencoder, the truth, the box in the window."""
+    assert sample.mask is not None
+    image, mask, twin = read_image(Path(sample.image)), read_mask(Path(sample.mask)), read_image(twin_of(sample))
+    height, width = mask.shape
+    for component in mask_boxes(mask, params.boxes.margin, params.boxes.min_area):
+        window = window_around(component.box, width, height, params.window.context, params.window.min_side)
+        defect, normal, truth = (crop(array, window) for array in (image, twin, mask))
+        side, box = parts.resolution, window.inside(component.box)
+        seen = to_tensor(np.stack([resize(picture, side, side) for picture in (defect, normal)]))
+        coded = to_pixels(decode(parts.vae, encode(parts.vae, seen.to(parts.vae.device))))
+        generated, reference = (_fitted(picture, window.side) for picture in coded)
+        yield defect, normal, generated, reference, truth & box_mask(box, window.side, window.side), box
+
+
+def _fitted(picture: NDArray, side: int) -> NDArray:
+    return np.clip(resize(picture, side, side), 0, 255)

@@ -1,0 +1,25 @@
+"""Measure the mask of every synthetic picture from what changed, and let the quality gate accept or reject it."""
+
+from pathlib import Path
+
+from lib.generators import read_real
+from lib.images import write_png
+from lib.labelling import label_all
+from lib.params import load
+from lib.records import Synthetic, read_records, write_records
+from lib.runtime import atomic_folder, write_json
+from stages import run
+
+
+def main(generator: str, category: str) -> None:
+    params, arm = load(), f"{generator}/{category}"
+    records, final = read_records(Path(f"data/synth/{arm}/manifest.jsonl"), Synthetic), Path(f"data/masks/{arm}")
+    with atomic_folder(final) as folder:
+        labelled, numbers, sheet = label_all(params, read_real(category), records, folder, final)
+        write_records(folder / "manifest.jsonl", labelled)
+    write_json(Path(f"metrics/masks/{arm}.json"), numbers)
+    write_png(Path(f"metrics/masks/{arm}.png"), sheet)
+
+
+if __name__ == "__main__":
+    run(main, __doc__, "generator", "category")
