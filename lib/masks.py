@@ -21,8 +21,8 @@ Picture = NDArray  # (H, W, 3), uint8 or float, in 0..255
 Heat = NDArray[np.float32]  # (H, W), CIELAB units
 
 VISIBLE = 2.2  # CIELAB units; 2.3 is one just noticeable difference (Mahy et al. 1994)
-BORDER = 0.15  # of the strongest change: outside of it is what blur spills over the border of the defect
-BLUR = 0.5  # px; averages sensor noise, yet spills less than BORDER over a sharp border
+BORDER = 0.12  # of the strongest change: outside of it is what blur spills over the border of the defect
+BLUR = 0.5  # px; averages sensor noise, yet spills less than BORDER over a straight sharp border
 PINHOLE = 6  # px
 SHIFTS = ((0, 3), (3, 0), (3, 3), (3, -3), (0, 5), (5, 0), (5, 5), (5, -5))  # px, down and right
 
@@ -30,9 +30,10 @@ SHIFTS = ((0, 3), (3, 0), (3, 3), (3, -3), (0, 5), (5, 0), (5, 5), (5, -5))  # p
 def measured_mask(generated: Picture, reference: Picture, box: Box, component_ratio: float = 0.1) -> Mask:
     """Where the change of colour, lightness or structure inside the box is visible, (H, W) bool.
 
-    The change must exceed what is visible at all, what a repainted texture explains, and a share of the strongest
-    change in the box; one pixel of each component must also pass half of Otsu's threshold. Components smaller than
-    `component_ratio` times the largest one are dropped, pinholes are closed. Nothing outside of the box is looked at.
+    The change must exceed what is visible at all, what a repainted texture explains, the change of the calmer pixels
+    (the autoencoder's noise), and a share of the strongest change; at least one pixel of each component must also
+    pass half of Otsu's threshold. Components smaller than `component_ratio` times the largest one are dropped,
+    pinholes are closed. Nothing outside of the box is looked at.
     Raises ValueError when the sizes differ.
     """
     _check(generated, reference)
@@ -44,7 +45,9 @@ def measured_mask(generated: Picture, reference: Picture, box: Box, component_ra
     generated, reference = generated[rows, columns], reference[rows, columns]
     change = change_map(generated, reference)
     share, texture = _repainted(generated, reference)
-    low = max(VISIBLE, BORDER * np.quantile(change, 0.98), share * texture)
+    calm, strongest = np.quantile(change, (0.3, 0.98))
+    # A change that fills the box leaves nothing calm; then half of the strongest change bounds it.
+    low = max(VISIBLE, BORDER * strongest, share * texture, min(1.5 * calm, 0.5 * strongest))
     high = max(low, 0.5 * threshold_otsu(change))
     changed = _without_specks(apply_hysteresis_threshold(change, low, high), component_ratio)
     mask[rows, columns] = remove_small_holes(changed, max_size=PINHOLE)

@@ -64,7 +64,8 @@ def learning_curve(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) 
         if points:
             axes.plot(*zip(*points, strict=True), label=name, linewidth=1, marker="" if len(points) > 50 else "o")
     axes.set_ylim(bottom=0)  # after drawing: before it, the upper end would stay at 1
-    axes.legend(fontsize=7)
+    if any(curves.values()):
+        axes.legend(fontsize=7)
     axes.grid(alpha=0.3)
     _save(figure, path)
 

@@ -4,6 +4,7 @@ Paths in records are relative to the repository, written with forward slashes. I
 sample can be followed from a synthetic picture back to the photograph that it came from.
 """
 
+import io
 import json
 import types
 import typing
@@ -106,9 +107,12 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     names = {item.name for item in fields(kind)}
     hints = typing.get_type_hints(kind)
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not `splitlines`, which also breaks at characters that JSON lets stand within a text, such as U+2028.
+    for number, line in enumerate(io.StringIO(path.read_text(encoding="utf-8")), start=1):
         try:
             row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"expected an object, found {line:.40}")
             if unknown := set(row) - names:
                 raise ValueError(f"unknown fields {sorted(unknown)}")
             records.append(kind(**{name: _frozen(value, hints[name]) for name, value in row.items()}))

@@ -62,7 +62,7 @@ def summary(params: Params, arms: Sequence[Arm]) -> dict[str, Any]:
             rows = [arm for arm in arms if (arm.detector, arm.generator) == (detector, generator)]
             entry = {metric: _all_categories(rows, metric) for metric in COLUMNS}
             tree.setdefault(detector, {})[generator] = {
-                **{metric: round(mean, 4) for metric, (mean, _) in entry.items()},
+                **{metric: _number(mean) for metric, (mean, _) in entry.items()},
                 "pixel_ap_std": _number(entry["pixel_ap"][1]),
             }
     return tree

@@ -81,7 +81,7 @@ def fingerprint(*parts: Any) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         if not isinstance(part, Path):
-            digest.update(json.dumps(part, sort_keys=True).encode())
+            digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")  # no JSON text runs into the next
             continue
         files = [part] if part.is_file() else sorted(f for f in part.rglob("*") if f.is_file() and f.suffix != ".pyc")
         for file in files:

@@ -36,7 +36,7 @@ def synthesize_all(
         ):
             records = [
                 _keep(params, name, model, placement, picture, work, out)
-                for placement, picture in zip(batches[number], pictures, strict=False)
+                for placement, picture in zip(batches[number] if pictures else [], pictures, strict=True)
             ]
             write_records(work / f"batch-{number:06d}.jsonl", records)
     if world > 1:
@@ -51,8 +51,8 @@ def synthesize_all(
         for record in read_records(work / f"batch-{number:06d}.jsonl", Synthetic)
     ]
     write_records(work / "manifest.jsonl", records)
-    for list_of_batch in work.glob("batch-*.jsonl"):
-        list_of_batch.unlink()
+    for left in [*work.glob("batch-*.jsonl"), *work.rglob("*.tmp-*")]:  # the latter: what a kill left half written
+        left.unlink()
     replace_folder(work, out)
     return records
 
@@ -71,7 +71,7 @@ def _keep(
         normal=placement.normal,
         box=placement.box,
         generator=name,
-        model="" if facts.get("training_free") else f"{facts['base']}@{facts['revision']}",
+        model=name if facts.get("training_free") else f"{facts['base']}@{facts['revision']}",
         prompt=placement.prompt,
         seed=placement.seed,
         knobs={} if facts.get("training_free") else params.synth.model_dump() | params.window.model_dump(),

@@ -10,7 +10,6 @@ from zlib import crc32
 import cv2
 import numpy as np
 from numpy.random import Generator
-from tqdm import tqdm
 
 from lib.dataset.surfaces import (
     Camera,
@@ -28,6 +27,7 @@ from lib.dataset.surfaces import (
     sensor_grain,
     woven,
 )
+from lib.runtime import progress
 
 # What one picture of a category needs: the scene, where its defect may be, and the lamp.
 Station = tuple[Scene, tuple[float, float], Light]
@@ -155,7 +155,7 @@ def write_workpieces(
         )
         for index in range(count)
     ]
-    for category, defect_type, index in tqdm(jobs, desc="workpieces", unit="picture", leave=False):
+    for category, defect_type, index in progress(jobs, "workpieces"):
         pair = workpiece(category, defect_type, seed, index)
         folder, name = Path(root) / category, f"{index:03d}"
         if pair.defect_type == "good":

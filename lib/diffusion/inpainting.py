@@ -52,7 +52,9 @@ def blanked(pixels: Tensor, masks: Tensor) -> Tensor:
 class InpaintingObjective(nn.Module):
     """Restore the picture from its boxed-out version and its caption (MvP-Diff; section 3.2 of its training script).
 
-    `text` gives embeddings (B, T, D) for rows of captions; row `empty` is the empty caption.
+    `text` gives embeddings (B, T, D) for rows of captions; row `empty` is the empty caption. `scheduler` is the base's:
+    it says how noise is mixed in, and whether the U-Net predicts the noise (epsilon: Stable Diffusion 1.5) or the
+    velocity (v_prediction, Salimans & Ho 2022: Stable Diffusion 2 and the embedded base).
     """
 
     def __init__(
@@ -61,21 +63,24 @@ class InpaintingObjective(nn.Module):
         text: Any,
         empty: int,
         cache: Cache,
-        alphas_cumprod: Tensor,
+        scheduler: Any,
         min_snr_gamma: float,
         caption_dropout: float,
     ) -> None:
         super().__init__()
         self.unet, self.text, self.empty, self.cache = unet, text, empty, cache
         self.gamma, self.dropout = min_snr_gamma, caption_dropout
-        self.register_buffer("alphas_cumprod", alphas_cumprod, persistent=False)
+        self.prediction = str(scheduler.config.prediction_type)
+        if self.prediction not in ("epsilon", "v_prediction"):
+            raise ValueError(f"the base's scheduler predicts {self.prediction!r}, expected epsilon or v_prediction")
+        where = cache.latents.device
+        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.to(where), persistent=False)
 
     def forward(self, indices: Tensor, draws: list[torch.Generator]) -> Tensor:
-        """Losses (b,): min-SNR-weighted mean squared error of the predicted noise."""
+        """Losses (b,): min-SNR-weighted mean squared error of the prediction."""
         where = self.alphas_cumprod.device
-        latents, masked, masks = (
-            part[indices].to(where) for part in (self.cache.latents, self.cache.masked, self.cache.masks)
-        )
+        chosen = indices.to(where)
+        latents, masked, masks = self.cache.latents[chosen], self.cache.masked[chosen], self.cache.masks[chosen]
         noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in draws]).to(where)
         steps = len(self.alphas_cumprod)
         timesteps = torch.cat([torch.randint(steps, (1,), generator=draw) for draw in draws]).to(where)
@@ -84,8 +89,9 @@ class InpaintingObjective(nn.Module):
         level = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         noisy = level.sqrt() * latents + (1 - level).sqrt() * noise
         predicted = self.unet(torch.cat([noisy, masks, masked], dim=1), timesteps, self.text(rows)).sample
-        errors = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
-        return min_snr_weight(self.alphas_cumprod, timesteps, self.gamma) * errors
+        target = noise if self.prediction == "epsilon" else level.sqrt() * noise - (1 - level).sqrt() * latents
+        errors = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+        return min_snr_weight(self.alphas_cumprod, timesteps, self.gamma, self.prediction) * errors
 
     def _caption(self, index: int, draw: torch.Generator) -> int:
         """One of the sample's captions, or none: guidance needs a model that also knows the caption's absence."""

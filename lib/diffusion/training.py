@@ -111,11 +111,12 @@ def _permutation(epoch: int, count: int, seed: int) -> np.ndarray:
     return _last_permutation[key]
 
 
-def min_snr_weight(alphas_cumprod: Tensor, timesteps: Tensor, gamma: float) -> Tensor:
-    """Weights (B,) of the noise-prediction loss: min(SNR, gamma) / SNR (Hang et al. 2023, eq. 5)."""
+def min_snr_weight(alphas_cumprod: Tensor, timesteps: Tensor, gamma: float, prediction: str = "epsilon") -> Tensor:
+    """Weights (B,) of the squared error: min(SNR, gamma) over SNR where noise is predicted, over SNR + 1 where
+    velocity is (Hang et al. 2023, eq. 5 and section 3.4)."""
     level = alphas_cumprod[timesteps]
     snr = level / (1 - level)
-    return snr.clamp(max=gamma) / snr
+    return snr.clamp(max=gamma) / (snr + (prediction == "v_prediction"))
 
 
 def _refuse_nan(losses: list[float], done: int) -> None:

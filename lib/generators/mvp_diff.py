@@ -64,7 +64,7 @@ def finetune(params: Params, real: RealData, key: str, out: Path, curves: Path) 
         text=lambda rows: table[rows],
         empty=0,
         cache=cache,
-        alphas_cumprod=parts.scheduler.alphas_cumprod.to(device()),
+        scheduler=parts.scheduler,
         min_snr_gamma=settings.min_snr_gamma,
         caption_dropout=settings.caption_dropout,
     )
@@ -190,9 +190,17 @@ def view_of(image: RGB, box: Box, flips: tuple[bool, bool], params: Params, side
     window = window_around(box, width, height, max(context, 1.0), params.window.min_side)
     spare = (window.side - max(box[2] - box[0], box[3] - box[1])) // 4
     shift = rng.integers(-spare, spare + 1, size=2) if spare > 0 else (0, 0)
-    x0 = int(np.clip(window.x0 + shift[0], min(0, window.x0), max(width - window.side, window.x0)))
-    y0 = int(np.clip(window.y0 + shift[1], min(0, window.y0), max(height - window.side, window.y0)))
-    window = Window(x0, y0, window.side)
+
+    def shifted(start: int, by: int, low: int, high: int, extent: int) -> int:
+        """The start moved within the picture, as far as the whole box stays in view."""
+        least, most = max(min(0, start), high - window.side), min(max(extent - window.side, start), low)
+        return int(np.clip(start + by, least, most))
+
+    window = Window(
+        shifted(window.x0, shift[0], box[0], box[2], width),
+        shifted(window.y0, shift[1], box[1], box[3], height),
+        window.side,
+    )
     picture, mask = resize(crop(image, window), side, side), hole(box, window, side)
     across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
     return np.ascontiguousarray(picture[down, across]), np.ascontiguousarray(mask[down, across])

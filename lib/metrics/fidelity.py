@@ -69,7 +69,7 @@ def nearest(features: Features, references: Features) -> tuple[NDArray[np.int64]
 
 
 def memorised_share(synthetic: Features, train: Features) -> float:
-    """Share of synthetic samples that lie nearer to a training defect than any two training defects to each other.
+    """Share of synthetic samples at most as far from a training defect as its two nearest ones are from each other.
 
     nan where there is nothing to compare.
     """
@@ -77,7 +77,7 @@ def memorised_share(synthetic: Features, train: Features) -> float:
         return float("nan")
     between = cdist(train, train)
     np.fill_diagonal(between, np.inf)
-    return float((nearest(synthetic, train)[1] < between.min()).mean())
+    return float((nearest(synthetic, train)[1] <= between.min()).mean())
 
 
 def compare(

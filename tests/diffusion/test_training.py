@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -241,7 +242,7 @@ def test_the_unet_sees_noisy_mask_masked_and_is_asked_for_the_noise_of_the_anoma
     spy, alphas = Spy(), parts.scheduler.alphas_cumprod
     text = torch.arange(4.0)[:, None, None].expand(4, 2, 1)
     cache = Cache(latents, masked, small, ((1,), (2, 3), (1,)))
-    objective = InpaintingObjective(spy, lambda rows: text[rows], 0, cache, alphas, 10.0, caption_dropout=0.0)
+    objective = InpaintingObjective(spy, lambda rows: text[rows], 0, cache, parts.scheduler, 10.0, caption_dropout=0.0)
     draws = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
     losses = objective(torch.tensor([1, 2]), draws)
 
@@ -256,11 +257,23 @@ def test_the_unet_sees_noisy_mask_masked_and_is_asked_for_the_noise_of_the_anoma
     assert spy.text[0, 0, 0] in (2, 3) and spy.text[1, 0, 0] == 1
 
 
+def test_a_velocity_model_is_asked_for_the_velocity_with_its_own_weights():
+    latents, scheduler = torch.randn(2, 4, 8, 8), DDIMScheduler(prediction_type="v_prediction")
+    spy, cache = Spy(), Cache(latents, latents, torch.zeros(2, 1, 8, 8), ((0,), (0,)))
+    objective = InpaintingObjective(spy, lambda rows: torch.zeros(2, 1, 1), 0, cache, scheduler, 5.0, 0.0)
+    losses = objective(torch.tensor([0, 1]), [torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    again = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    noise = torch.stack([torch.randn(4, 8, 8, generator=draw) for draw in again])
+    velocity = scheduler.get_velocity(latents, noise, spy.timesteps)
+    snr = scheduler.alphas_cumprod[spy.timesteps] / (1 - scheduler.alphas_cumprod[spy.timesteps])
+    assert torch.allclose(losses, snr.clamp(max=5) / (snr + 1) * velocity.square().mean(dim=(1, 2, 3)), rtol=1e-4)
+
+
 def test_captions_are_dropped_at_the_asked_rate(tmp_path: Path):
     spy = Spy()
     cache = Cache(torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4, 4), torch.zeros(1, 1, 4, 4), ((1,),))
     text = torch.arange(2.0)[:, None, None]
-    objective = InpaintingObjective(spy, lambda rows: text[rows], 0, cache, torch.tensor([0.5]), 10.0, 0.25)
+    objective = InpaintingObjective(spy, lambda rows: text[rows], 0, cache, DDIMScheduler(), 10.0, 0.25)
     objective(torch.zeros(2000, dtype=torch.int64), [torch.Generator().manual_seed(seed) for seed in range(2000)])
     assert abs(float((spy.text == 0).float().mean()) - 0.25) < 0.04
 

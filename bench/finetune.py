@@ -1,0 +1,113 @@
+"""Training samples per second: the pipeline's loop beside one that encodes pictures and text in every step.
+
+    python bench/finetune.py [--base models/base] [--steps 20] [--rounds 3]
+
+Both train the same adapters on the same views with the same batch size and optimizer. The plain loop is that of the
+public training scripts: in each step it opens the pictures, resizes them, encodes picture and masked picture, tokenizes
+and embeds the captions. The two take turns; quoted is the median of the rounds' ratios.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import lib  # noqa: F401, I001  (before torch)
+import numpy as np
+import torch
+from peft import LoraConfig
+
+from lib.dataset.workpieces import workpiece
+from lib.diffusion.components import Components, embed, encode, load as load_base, to_tensor
+from lib.diffusion.inpainting import Cache, InpaintingObjective, blanked, encode_views
+from lib.generators.mvp_diff import LORA_TARGETS, view_of
+from lib.images import read_image, write_png
+from lib.language import captions
+from lib.params import Params, load
+from lib.runtime import device
+
+COUNT = 16  # pictures
+BOX = (96, 96, 160, 150)
+
+
+def step(objective: InpaintingObjective, optimizer: torch.optim.Optimizer, indices: torch.Tensor, number: int) -> None:
+    draws = [torch.Generator().manual_seed(number * 1000 + place) for place in range(len(indices))]
+    objective(indices, draws).mean().backward()
+    torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def encoded(parts: Components, params: Params, files: list[Path], indices: list[int]) -> Cache:
+    """Open, crop and encode these pictures: what the plain loop does in every step."""
+    views = [view_of(read_image(files[i]), BOX, (False, False), params, parts.resolution, i) for i in indices]
+    with torch.no_grad():
+        pixels = to_tensor(np.stack([view for view, _ in views])).to(device())
+        holes = torch.from_numpy(np.stack([mask for _, mask in views]))[:, None].float().to(device())
+        small = torch.nn.functional.interpolate(holes, size=parts.unet.config.sample_size)
+        latents, masked = encode(parts.vae, pixels), encode(parts.vae, blanked(pixels, holes))
+    return Cache(latents, masked, small, tuple((place,) for place in range(len(indices))))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="models/base")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    params = load()
+    parts = load_base(params.base.model_copy(update={"model": args.base}), device())
+    parts.unet.add_adapter(
+        LoraConfig(r=params.finetune.rank, lora_alpha=params.finetune.rank, target_modules=LORA_TARGETS)
+    )
+    trained = [value for value in parts.unet.parameters() if value.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5)
+    texts = list(captions("scratch", "brushed_metal", "in the center"))
+    size = params.finetune.batch_size
+    gamma, dropout = params.finetune.min_snr_gamma, params.finetune.caption_dropout
+    with tempfile.TemporaryDirectory() as name:
+        files = [Path(name, f"{index}.png") for index in range(COUNT)]
+        for index, file in enumerate(files):
+            write_png(file, workpiece("brushed_metal", "scratch", 0, index).defect)
+        table = embed(parts, texts).clone()
+        views = [view_of(read_image(file), BOX, (False, False), params, parts.resolution, 0) for file in files]
+        batch = (np.stack([v for v, _ in views]), np.stack([m for _, m in views]), torch.tensor([0]))
+        rows = tuple((index % len(texts),) for index in range(COUNT))
+        cached = InpaintingObjective(
+            parts.unet,
+            lambda chosen: table[chosen],
+            0,
+            Cache(*encode_views(parts.vae, [batch]), rows),
+            parts.scheduler,
+            gamma,
+            dropout,
+        )
+        rng, ratios = np.random.default_rng(0), []
+        for turn in range(args.rounds + 1):
+            start = time.perf_counter()
+            for number in range(args.steps):
+                step(cached, optimizer, torch.from_numpy(rng.integers(COUNT, size=size)), number)
+            middle = time.perf_counter()
+            for number in range(args.steps):
+                chosen = rng.integers(COUNT, size=size).tolist()
+                said = [texts[index % len(texts)] for index in chosen]
+                cache = encoded(parts, params, files, chosen)
+                plain = InpaintingObjective(
+                    parts.unet, lambda rows, said=said: embed(parts, [said[row] for row in rows]), 0, cache,
+                    parts.scheduler, gamma, dropout,
+                )  # fmt: skip
+                step(plain, optimizer, torch.arange(size), number)
+            end = time.perf_counter()
+            if turn:  # the first one warms up
+                rates = args.steps * size / (middle - start), args.steps * size / (end - middle)
+                ratios.append(rates[0] / rates[1])
+                print(f"round {turn}: cached {rates[0]:.1f}, plain {rates[1]:.1f} samples/s, ratio {ratios[-1]:.2f}")
+    print(f"median ratio {statistics.median(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Pictures per second: `synth` as the pipeline runs it, beside a plain loop over diffusers' inpainting pipeline.
+
+    python bench/synth.py [--base models/base] [--pictures 24] [--rounds 3]
+
+Both paint into the same boxes of the same pictures with the same base, scheduler, steps and guidance, and write PNG.
+The plain loop is what one would write without Blemish: one window and one call of `StableDiffusionInpaintPipeline` for
+each picture. The two take turns, so that a busy machine slows both; quoted is the median of the rounds' ratios.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import lib  # noqa: F401, I001  (before torch)
+import torch
+from diffusers import StableDiffusionInpaintPipeline
+from PIL import Image
+
+from lib.dataset.workpieces import workpiece
+from lib.diffusion.sampling import SCHEDULERS
+from lib.generators import RealData
+from lib.generators.mvp_diff import hole, synthesize
+from lib.images import crop, resize, window_around, write_png
+from lib.language import prompt
+from lib.params import Params, load
+from lib.records import GOOD, Placement, Sample
+from lib.runtime import device, write_json
+
+
+def scene(folder: Path, count: int) -> tuple[RealData, list[Placement]]:
+    """Good pictures on disk and a box of middling size on each."""
+    samples, placements = {}, []
+    for index in range(count):
+        pair = workpiece("brushed_metal", "train/good", 0, index % 8)
+        path = folder / f"{index % 8}.png"
+        write_png(path, pair.normal)
+        samples[path.stem] = Sample(
+            path.stem, "brushed_metal", GOOD, str(path), None, path.stem, "train", (256, 256), ""
+        )
+        box = (60 + index % 40, 80, 110 + index % 40, 120)
+        text = prompt("scratch", "brushed_metal", "in the center")
+        placements.append(
+            Placement(f"p{index:04d}", "brushed_metal", "scratch", path.stem, box, "in the center", text, index)
+        )
+    return RealData("brushed_metal", samples, (), {}), placements
+
+
+def ours(params: Params, real: RealData, model: Path, placements: list[Placement], out: Path) -> float:
+    size = params.synth.batch_size
+    batches = [placements[start : start + size] for start in range(0, len(placements), size)]
+    made = synthesize(params, real, model, [placements[:1], *batches])
+    next(made)  # loads the model: in both arms that happens before the clock starts
+    start = time.perf_counter()
+    for batch, pictures in zip(batches, made, strict=True):
+        for placement, picture in zip(batch, pictures, strict=True):
+            write_png(out / f"{placement.id}.png", picture.image)
+    return time.perf_counter() - start
+
+
+def plain(params: Params, real: RealData, pipeline, placements: list[Placement], out: Path) -> float:
+    side = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+    start = time.perf_counter()
+    for placement in placements:
+        picture = Image.open(real.samples[placement.normal].image).convert("RGB")
+        window = window_around(placement.box, *picture.size, params.window.context, params.window.min_side)
+        place = (window.x0, window.y0, window.x0 + window.side, window.y0 + window.side)
+        image = pipeline(
+            prompt=placement.prompt,
+            image=picture.crop(place).resize((side, side)),
+            mask_image=Image.fromarray(hole(placement.box, window, side)),
+            height=side,
+            width=side,
+            num_inference_steps=params.synth.steps,
+            guidance_scale=params.synth.guidance_scale,
+            strength=params.synth.strength,
+            generator=torch.Generator().manual_seed(placement.seed),
+        ).images[0]
+        picture.paste(image.resize((window.side, window.side)), place)
+        picture.save(out / f"{placement.id}.png")
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default="models/base")
+    parser.add_argument("--pictures", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    params = load()
+    params = params.model_copy(update={"base": params.base.model_copy(update={"model": args.base})})
+    pipeline = StableDiffusionInpaintPipeline.from_pretrained(
+        args.base, local_files_only=True, safety_checker=None, torch_dtype=torch.float32
+    ).to(device())
+    pipeline.scheduler = SCHEDULERS[params.synth.scheduler].from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        real, placements = scene(folder, args.pictures)
+        write_json(folder / "model" / "model.json", {"adapter": "base"})
+        (folder / "model" / "unet").symlink_to(Path(args.base, "unet").resolve())
+        rows = []
+        for turn in range(args.rounds + 1):
+            times = (
+                ours(params, real, folder / "model", placements, folder),
+                plain(params, real, pipeline, placements[: max(args.pictures // 3, 1)], folder),
+            )
+            rate = args.pictures / times[0], max(args.pictures // 3, 1) / times[1]
+            if turn:  # the first one warms up
+                rows.append((*rate, rate[0] / rate[1]))
+                print(
+                    f"round {turn}: ours {rate[0]:.2f}, plain loop {rate[1]:.2f} pictures/s, ratio {rows[-1][2]:.2f}"
+                )
+    print(f"median ratio {statistics.median(row[2] for row in rows):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""MvP-Diff on tiny random weights: what learns, what is painted where, and what a seed and a batch may change."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionInpaintPipeline
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.diffusion.components import Components, load
+from lib.generators import mvp_diff, read_real
+from lib.generators.mvp_diff import adapted, apply_change, finetune, hole, synthesize, view_of
+from lib.images import Window, box_mask, png_bytes, read_image, window_around
+from lib.params import Params
+from tests.category import CATEGORY, placement, tiny_params, write_category
+
+CPU = torch.device("cpu")
+Finetuned = tuple[Path, dict[str, dict[str, str]], dict[str, dict[str, str]]]
+
+
+def hashes(parts: Components) -> dict[str, dict[str, str]]:
+    """A hash of every weight of the base; adapters, and the name that wrapping a layer adds, are left out."""
+    return {
+        part: {
+            name.replace(".base_layer", ""): hashlib.sha256(value.detach().cpu().numpy().tobytes()).hexdigest()
+            for name, value in getattr(parts, part).state_dict().items()
+            if "lora" not in name
+        }
+        for part in ("unet", "vae", "text_encoder")
+    }
+
+
+@pytest.fixture(scope="module")
+def monkeymodule() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workplace(tmp_path_factory: pytest.TempPathFactory, monkeymodule: pytest.MonkeyPatch) -> Path:
+    """One folder for the tests of this file, with the tiny category in it."""
+    folder = tmp_path_factory.mktemp("mvp_diff")
+    monkeymodule.chdir(folder)
+    monkeymodule.setenv("ACCELERATE_USE_CPU", "1")
+    write_category()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def params(raw_params: dict, tiny_base: Path) -> Params:
+    return tiny_params(raw_params, tiny_base)
+
+
+def finetuned(params: Params, out: Path, patch: pytest.MonkeyPatch) -> Finetuned:
+    """Fine-tune into a folder; also the hashes of the base's weights before and after."""
+    seen: list[Components] = []
+    before: list[dict[str, dict[str, str]]] = []
+
+    def spying(*args) -> Components:
+        seen.append(load(*args))
+        before.append(hashes(seen[-1]))
+        return seen[-1]
+
+    with patch.context() as patched:
+        patched.setattr(mvp_diff, "load", spying)
+        finetune(params, read_real(CATEGORY), out.name, out, out / "curves")
+    return out, before[0], hashes(seen[0])
+
+
+@pytest.fixture(scope="module")
+def lora(params: Params, workplace: Path, monkeymodule: pytest.MonkeyPatch) -> Finetuned:
+    return finetuned(params, workplace / "lora", monkeymodule)
+
+
+@pytest.fixture(scope="module")
+def full(raw_params: dict, tiny_base: Path, workplace: Path, monkeymodule: pytest.MonkeyPatch) -> Finetuned:
+    chosen = tiny_params(raw_params, tiny_base, finetune={"adapter": "full"})
+    return finetuned(chosen, workplace / "full", monkeymodule)
+
+
+# Fine-tuning
+
+
+def test_only_adapters_learn_and_base_autoencoder_and_text_encoder_stay_as_they_were(lora: Finetuned):
+    _, before, after = lora
+    assert len(before["unet"]) > 50 and before == after
+
+
+def test_without_adapters_the_unet_learns_and_nothing_else(full: Finetuned):
+    _, before, after = full
+    assert (before["vae"], before["text_encoder"]) == (after["vae"], after["text_encoder"])
+    changed = [name for name, value in before["unet"].items() if after["unet"][name] != value]
+    assert len(changed) == len(before["unet"])
+
+
+def predictions(unet: torch.nn.Module) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(0)
+    noisy, text = torch.randn(2, 9, 16, 16, generator=draw), torch.randn(2, 77, 16, generator=draw)
+    with torch.inference_mode():
+        return unet(noisy, torch.tensor([10, 700]), text).sample
+
+
+def test_the_adapters_load_in_diffusers_own_pipeline_and_predict_what_ours_merged_predict(
+    params: Params, tiny_base: Path, lora: Finetuned
+):
+    pipeline = StableDiffusionInpaintPipeline.from_pretrained(tiny_base, local_files_only=True, safety_checker=None)
+    base = predictions(pipeline.unet)
+    pipeline.load_lora_weights(lora[0])
+    theirs, ours = predictions(pipeline.unet), predictions(adapted(params, lora[0], CPU, torch.float32).unet)
+    assert torch.allclose(theirs, ours, atol=1e-5)
+    assert not torch.allclose(base, ours, atol=1e-3), "it has learnt something"
+
+
+def test_a_whole_unet_is_read_back_as_it_was_saved(params: Params, tiny_base: Path, full: Finetuned):
+    parts = adapted(params, full[0], CPU, torch.float32)
+    assert hashes(parts)["unet"] == full[2]["unet"]
+    assert hashes(parts)["vae"] == full[1]["vae"]
+    assert not any(value.requires_grad for value in parts.unet.parameters())
+
+
+def test_the_model_says_what_it_is_and_which_base_it_stands_on(tiny_base: Path, lora: Finetuned, full: Finetuned):
+    facts = [json.loads((folder / "model.json").read_text()) for folder, _, _ in (lora, full)]
+    assert [fact["adapter"] for fact in facts] == ["lora", "full"]
+    assert facts[0]["base"] == str(tiny_base) and len(facts[0]["revision"]) == 16
+    assert facts[0]["revision"] == facts[1]["revision"]
+    assert (lora[0] / "curves/plots/metrics/loss.tsv").exists()
+
+
+def test_the_unet_gets_the_train_part_alone(params: Params, monkeypatch: pytest.MonkeyPatch, tiny_base: Path):
+    read: list[str] = []
+    monkeypatch.setattr(mvp_diff, "read_image", lambda path: read.append(path.stem) or read_image(path))
+    cache, captions = mvp_diff.cached_views(params, read_real(CATEGORY), load(params.base, CPU))
+    assert set(read) == {"scratch-0", "scratch-1", "dent-0"}
+    assert len(cache.latents) == len(cache.masked) == len(cache.masks) == len(cache.captions) == 3 * 2
+    assert captions[0] == "" and all(captions[row] for rows in cache.captions for row in rows)
+    assert set(cache.masks.unique().tolist()) == {0, 1} and (cache.masks.flatten(1).sum(dim=1) > 0).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    x0=st.integers(0, 38),
+    y0=st.integers(0, 38),
+    width=st.integers(1, 10),
+    height=st.integers(1, 10),
+    flips=st.tuples(st.booleans(), st.booleans()),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_picture_and_mask_are_shifted_and_flipped_together(
+    raw_params: dict, x0: int, y0: int, width: int, height: int, flips: tuple[bool, bool], seed: int
+):
+    chosen = tiny_params(raw_params, window={"min_side": 32})  # no resizing: the mask is exact
+    box = (x0, y0, x0 + width, y0 + height)
+    normal = np.random.default_rng(0).integers(0, 200, (48, 48, 3), dtype=np.uint8)
+    defect = normal + 50 * box_mask(box, 48, 48)[..., None].astype(np.uint8)
+    (toy, mask), (plain, same) = (view_of(image, box, flips, chosen, 32, seed) for image in (defect, normal))
+    assert toy.shape == (32, 32, 3) and np.array_equal(mask, same)
+    assert np.array_equal(mask, (toy != plain).any(axis=2)) and mask.sum() == width * height
+    unflipped, where = view_of(defect, box, (False, False), chosen, 32, seed)
+    axes = [axis for axis, flipped in ((1, flips[0]), (0, flips[1])) if flipped]
+    assert np.array_equal(toy, np.flip(unflipped, axes)) and np.array_equal(mask, np.flip(where, axes))
+
+
+# Composition
+
+
+@st.composite
+def compositions(draw: st.DrawFn) -> tuple[np.ndarray, Window, tuple[int, int, int, int]]:
+    width, height = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    x0, y0 = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
+    box = (x0, y0, draw(st.integers(x0 + 1, width)), draw(st.integers(y0 + 1, height)))
+    normal = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return normal, window_around(box, width, height, draw(st.floats(1, 4)), draw(st.integers(1, 64))), box
+
+
+@settings(max_examples=60, deadline=None)
+@given(compositions(), st.integers(0, 4), st.floats(1, 255))
+def test_outside_of_the_box_any_change_leaves_every_bit(made: tuple, feather: int, strength: float):
+    normal, window, box = made
+    change = np.random.default_rng(0).normal(0, strength, (16, 16, 3)).astype(np.float32)
+    result = apply_change(normal, window, change, box, feather)
+    outside = ~box_mask(box, *normal.shape[1::-1])
+    assert result.dtype == np.uint8 and np.array_equal(result[outside], normal[outside])
+
+
+@settings(max_examples=30, deadline=None)
+@given(compositions(), st.integers(0, 4))
+def test_no_change_is_the_normal_picture(made: tuple, feather: int):
+    normal, window, box = made
+    assert np.array_equal(apply_change(normal, window, np.zeros((16, 16, 3), np.float32), box, feather), normal)
+
+
+@settings(max_examples=30, deadline=None)
+@given(compositions(), st.integers(-255, 255))
+def test_an_even_change_is_added_inside_of_the_box(made: tuple, amount: int):
+    normal, window, box = made
+    result = apply_change(normal, window, np.full((16, 16, 3), amount, np.float32), box, 0)
+    inside = box_mask(box, *normal.shape[1::-1])
+    assert np.array_equal(result[inside], np.clip(normal[inside].astype(int) + amount, 0, 255))
+
+
+def test_a_change_lands_where_it_was_painted_in_a_window_that_reaches_over_the_border():
+    normal = np.full((20, 60, 3), 100, np.uint8)
+    window = window_around((0, 0, 30, 20), 60, 20, 2, 16)
+    assert window == Window(0, -20, 60)
+    change = np.zeros((60, 60, 3), np.float32)
+    change[25, 7] = 50  # row 25 of the window is row 5 of the picture
+    result = apply_change(normal, window, change, (0, 0, 30, 20), 0)
+    assert np.argwhere((result != 100).any(axis=2)).tolist() == [[5, 7]]
+
+
+@settings(max_examples=40)
+@given(compositions())
+def test_the_hole_covers_the_box_at_every_scale(made: tuple):
+    _, window, box = made
+    mask = hole(box, window, 32)
+    scale = 32 / window.side
+    x0, y0, x1, y1 = (edge * scale for edge in window.inside(box))
+    assert mask.shape == (32, 32)
+    assert mask[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))].all()
+    assert mask.sum() <= (x1 - x0 + 2) * (y1 - y0 + 2)
+
+
+# Synthesis
+
+
+def painted(params: Params, model: Path, *batches: list) -> list[np.ndarray]:
+    made = list(synthesize(params, read_real(CATEGORY), model, batches))
+    assert [len(batch) for batch in made] == [len(batch) for batch in batches]
+    return [one.image for batch in made for one in batch]
+
+
+def test_a_sample_changes_inside_of_its_box_alone_and_by_its_seed_alone(params: Params, lora: Finetuned):
+    asked = [placement(0), placement(1), placement(2, "good-1"), placement(3, "good-2", (30, 44, 40, 56))]
+    made = painted(params, lora[0], asked)
+    for image, item in zip(made, asked, strict=True):
+        normal = read_image(Path(f"data/prepared/{CATEGORY}/images/{item.normal}.png"))
+        inside = box_mask(item.box, *normal.shape[1::-1])
+        assert image.shape == normal.shape and image.dtype == np.uint8
+        assert np.array_equal(image[~inside], normal[~inside])
+        assert (image != normal)[inside].mean() > 0.2
+    inside = box_mask(asked[0].box, 48, 48)
+    assert (made[0] != made[1])[inside].any(axis=1).mean() > 0.2, "another seed, another defect"
+
+
+def test_equal_runs_give_equal_bytes(params: Params, lora: Finetuned):
+    batch = [placement(0), placement(1)]
+    first, second = painted(params, lora[0], batch), painted(params, lora[0], batch)
+    assert [png_bytes(image) for image in first] == [png_bytes(image) for image in second]
+
+
+def test_a_batch_of_four_is_four_batches_of_one_within_two_grey_levels(params: Params, lora: Finetuned):
+    asked = [placement(number, f"good-{number % 3}") for number in range(4)]
+    together = painted(params, lora[0], asked)
+    alone = painted(params, lora[0], *([item] for item in asked))
+    for one, other in zip(together, alone, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 2
+
+
+def test_an_empty_box_leaves_the_picture_as_it_is(params: Params, lora: Finetuned):
+    [image] = painted(params, lora[0], [placement(0, box=(20, 20, 20, 20))])
+    assert np.array_equal(image, read_image(Path(f"data/prepared/{CATEGORY}/images/good-0.png")))
+
+
+def test_a_whole_unet_paints_too(params: Params, full: Finetuned):
+    [image] = painted(params, full[0], [placement(0)])
+    normal = read_image(Path(f"data/prepared/{CATEGORY}/images/good-0.png"))
+    assert ((image != normal).any(axis=2) <= box_mask(placement(0).box, 48, 48)).all() and (image != normal).any()

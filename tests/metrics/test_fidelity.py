@@ -1,0 +1,153 @@
+"""Likeness of synthetic and real defects: near where they are alike, far where not, and copies are found out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.generators import read_real
+from lib.images import png_bytes, read_image
+from lib.metrics.fidelity import compare, describe, diversity, kid, memorised_share, nearest
+from lib.records import Synthetic
+from tests.category import CATEGORY, tiny_params, write_category
+
+RNG_SHAPE = (60, 24)
+
+
+def cloud(seed: int, centre: float = 0.0, spread: float = 0.1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(centre, spread, RNG_SHAPE)
+
+
+def test_two_halves_of_one_distribution_are_near_and_a_shifted_one_is_far():
+    same = [kid(cloud(2 * seed), cloud(2 * seed + 1)) for seed in range(10)]
+    shifted = [kid(cloud(2 * seed), cloud(2 * seed + 1, 0.2)) for seed in range(10)]
+    assert abs(np.mean(same)) < 0.5 and min(shifted) > 10 * max(np.abs(same))
+
+
+def test_the_kernel_distance_grows_with_the_shift():
+    values = [kid(cloud(0), cloud(1, shift)) for shift in (0, 0.05, 0.1, 0.2)]
+    assert values == sorted(values)
+
+
+def test_the_kernel_distance_is_the_formula_written_out():
+    real, made = cloud(0)[:3], cloud(1)[:4]
+
+    def k(a: np.ndarray, b: np.ndarray) -> float:
+        return (float(a @ b) / 24 + 1) ** 3
+
+    expected = (
+        sum(k(a, b) for i, a in enumerate(real) for j, b in enumerate(real) if i != j) / 6
+        + sum(k(a, b) for i, a in enumerate(made) for j, b in enumerate(made) if i != j) / 12
+        - 2 * sum(k(a, b) for a in real for b in made) / 12
+    )
+    assert kid(real, made) == pytest.approx(1000 * expected)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_samples_have_no_score(count: int):
+    few = cloud(0)[:count]
+    assert np.isnan([kid(cloud(1), few), kid(few, cloud(1)), diversity(few)]).all()
+    assert np.isnan(memorised_share(cloud(1), few))
+    assert np.isnan(memorised_share(few[:0], cloud(1)))
+
+
+def test_diversity_is_the_mean_distance_of_two_different_samples():
+    assert diversity(np.array([[0.0, 0], [3, 4], [0, 0]])) == pytest.approx((5 + 5 + 0) / 3)
+    assert diversity(np.ones((4, 3))) == 0
+
+
+def test_the_nearest_reference_is_found_with_its_distance():
+    index, distance = nearest(np.array([[0.0], [9.0]]), np.array([[10.0], [1.0], [4.0]]))
+    assert index.tolist() == [1, 0] and distance.tolist() == [1, 1]
+
+
+def test_copies_are_memorised_and_far_samples_are_not():
+    train = cloud(0)
+    assert memorised_share(train + 1e-6, train) == 1
+    assert memorised_share(train + 5, train) == 0
+    assert memorised_share(np.concatenate([train[:30], train[:30] + 5]), train) == 0.5
+
+
+def test_copies_are_found_even_where_two_training_defects_look_the_same():
+    train = np.concatenate([cloud(0), cloud(0)[:1]])
+    assert memorised_share(train[5:10], train) == 1
+    assert memorised_share(train + 5, train) == 0
+
+
+def test_a_description_knows_colour_texture_and_shape_apart():
+    rng = np.random.default_rng(0)
+    plain = np.full((40, 40, 3), 120, np.uint8)
+    red, edge = plain.copy(), plain.copy()
+    red[..., 0], edge[:, 20:] = 200, 160
+    grain = rng.integers(100, 140, (40, 40, 3)).astype(np.uint8)
+    vectors = [describe(window) for window in (plain, red, edge, grain)]
+    assert all(vector.shape == vectors[0].shape and np.isfinite(vector).all() for vector in vectors)
+    assert diversity(np.stack(vectors)) > 0.1
+    assert nearest(np.stack(vectors), np.stack(vectors))[0].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("side", [1, 5, 64, 130])
+def test_windows_of_any_size_are_described(side: int):
+    window = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    assert np.isfinite(describe(window)).all()
+
+
+@pytest.fixture
+def category(inside: Path, raw_params: dict):
+    write_category()
+    real = read_real(CATEGORY)
+    copies = [
+        Synthetic(
+            placement=f"p{number}",
+            category=CATEGORY,
+            defect_type=box.defect_type,
+            normal="good-0",
+            box=box.box,
+            generator="perlin",
+            model="perlin",
+            prompt="",
+            seed=number,
+            knobs={},
+            image=real.samples[box.sample].image,
+            scores={"fill": 0.5},
+            accepted=True,
+        )
+        for number, box in enumerate(real.boxes)
+    ]
+    return real, copies, tiny_params(raw_params).window
+
+
+def test_a_category_is_compared_with_finite_scores_and_a_sheet(category):
+    real, copies, window = category
+    others = [replace(item, image=real.samples["good-0"].image) for item in copies]
+    scores, sheet = compare(real, others, window, 8)
+    assert all(isinstance(value, float) and np.isfinite(value) for value in scores.values())
+    assert scores["accepted"] == 3 and scores["mask_share_of_box"] == 0.5 and scores["mask_share_of_box_real"] == 1
+    assert scores["memorised_share"] == 0
+    again = compare(real, others, window, 8)
+    assert again[0] == scores and png_bytes(again[1]) == png_bytes(sheet)
+
+
+def test_copies_in_a_category_are_found_out_and_shown_beside_their_originals(category):
+    real, copies, window = category
+    scores, sheet = compare(real, copies, window, 3)
+    assert scores["memorised_share"] == 1 and scores["diversity"] == scores["diversity_real"]
+    left = [sheet[4:164, 4 + 328 * pair : 164 + 328 * pair] for pair in range(3)]
+    right = [sheet[4:164, 168 + 328 * pair : 328 + 328 * pair] for pair in range(3)]
+    assert all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_little_to_compare_is_none_not_nan(category, count: int):
+    real, copies, window = category
+    scores, sheet = compare(real, copies[:count], window, 8)
+    assert scores["kid"] is None and scores["diversity"] is None and scores["accepted"] == count
+    assert sheet.ndim == 3 and sheet.size
+
+
+def test_only_pictures_of_the_train_part_are_read(category):
+    real, copies, window = category
+    assert not Path(f"data/prepared/{CATEGORY}/images/scratch-9.png").exists()
+    assert read_image(Path(copies[0].image)).shape == (48, 48, 3)
+    assert len(real.boxes) == 3 and compare(real, copies, window, 1)[0]["accepted"] == 3

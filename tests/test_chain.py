@@ -1,0 +1,161 @@
+"""The whole chain, in small, under real DVC in temporary clones: what people do with it, and what they rely on."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+BIN = Path(sys.executable).parent
+MICRO = {
+    "workpieces": {"train_good": 4, "test_good": 2, "per_defect": 6},
+    "dataset": {"categories": ["hex_nut"]},
+    "placements": {"per_type": 2},
+    "base": {"model": "tiny"},
+    "finetune": {"steps": 4, "variants": 1, "checkpoint_every": 2, "batch_size": 2},
+    "synth": {"steps": 2, "batch_size": 4},
+    "detect": {"seeds": [0, 1], "steps": 4, "batch_size": 2, "validate_every": 2, "window": 64},
+}
+
+
+def environment() -> dict[str, str]:
+    """Ours before everything else on the path, one thread for each process, no network, a name for commits."""
+    names = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, **names, "PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DVC_NO_ANALYTICS": "1"}
+
+
+def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def clone(folder: Path, tiny_base: Path) -> Path:
+    """The working tree as Git would commit it, with the micro configuration and a tiny random base."""
+    listed = run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines()
+    for name in listed:
+        if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("metrics/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    shutil.copytree(tiny_base, folder / "tiny")
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    for section, values in MICRO.items():
+        params[section].update(values)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    run(folder, "git", "init", "--quiet")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message", "micro")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chains(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple[Path, Path]:
+    """Two clones in which `dvc repro` ran to its end, side by side."""
+    folders = [clone(tmp_path_factory.mktemp(name), tiny_base) for name in ("first", "second")]
+    runs = [
+        subprocess.Popen(
+            ["dvc", "repro"], cwd=f, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for f in folders
+    ]
+    for process in runs:
+        output, _ = process.communicate()
+        assert process.returncode == 0, output[-4000:]
+    run(folders[0], "git", "add", "--all")
+    run(folders[0], "git", "commit", "--quiet", "--message", "results")
+    return folders[0], folders[1]
+
+
+def test_two_runs_in_two_folders_give_the_same_lock(chains: tuple[Path, Path]):
+    first, second = ((folder / "dvc.lock").read_text() for folder in chains)
+    assert first == second
+
+
+def test_a_second_repro_does_nothing_and_is_quick(chains: tuple[Path, Path]):
+    start = time.monotonic()
+    output = run(chains[0], "dvc", "repro").stdout
+    assert "Running stage" not in output and "up to date" in output
+    assert time.monotonic() - start < 2 * float(os.environ.get("BLEMISH_SLOW_MACHINE", 3))
+
+
+def test_nothing_that_the_pipeline_leaves_behind_is_unknown_to_git(chains: tuple[Path, Path]):
+    assert run(chains[0], "git", "status", "--porcelain").stdout == ""
+
+
+def test_the_report_has_every_arm_and_the_summary_is_what_metrics_show(chains: tuple[Path, Path]):
+    report = (chains[0] / "metrics/report/report.md").read_text()
+    assert all(f"| {arm} " in report for arm in ("none", "perlin", "mvp_diff"))
+    assert "measured" in report and "cosine_rgb_otsu" in report
+    summary = json.loads((chains[0] / "metrics/summary.json").read_text())
+    assert set(summary["unet"]) == {"none", "perlin", "mvp_diff"}
+    assert "pixel_ap" in run(chains[0], "dvc", "metrics", "show").stdout
+
+
+def test_no_pixel_outside_of_the_boxes_has_changed(chains: tuple[Path, Path]):
+    for generator in ("perlin", "mvp_diff"):
+        numbers = json.loads((chains[0] / f"metrics/masks/{generator}/hex_nut.json").read_text())
+        assert numbers["samples"] == 6 and numbers["pixels_changed_outside"] == 0
+
+
+def test_every_synthetic_sample_can_be_traced_to_its_source(chains: tuple[Path, Path]):
+    samples = {
+        row["id"]: row
+        for row in map(json.loads, (chains[0] / "data/prepared/hex_nut/samples.jsonl").read_text().splitlines())
+    }
+    rows = [json.loads(r) for r in (chains[0] / "data/masks/mvp_diff/hex_nut/manifest.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert samples[row["normal"]]["split"] == "train" and samples[row["normal"]]["defect_type"] == "good"
+        assert row["model"].startswith("tiny@") and row["knobs"]["guidance_scale"] == 3.5
+        assert (chains[0] / row["image"]).is_file() and (chains[0] / row["mask"]).is_file()
+
+
+def test_one_knob_of_synth_reruns_synth_and_what_follows_and_nothing_before(chains: tuple[Path, Path]):
+    output = run(chains[0], "dvc", "exp", "run", "-S", "synth.guidance_scale=5").stdout
+    reran = set(re.findall(r"Running stage '(\w+)", output))
+    assert {"synth", "masks"} <= reran
+    assert reran <= {"synth", "masks", "fidelity", "detect", "evaluate", "report"}
+    difference = run(chains[0], "dvc", "params", "diff", "HEAD").stdout
+    assert "synth.guidance_scale" in difference
+    assert run(chains[0], "dvc", "metrics", "diff", "HEAD").returncode == 0
+    page = run(chains[0], "dvc", "plots", "show").stdout.strip().splitlines()[-1]
+    assert page.endswith("index.html")
+
+
+def test_a_knob_that_does_not_exist_is_refused(chains: tuple[Path, Path]):
+    assert run(chains[1], "dvc", "exp", "run", "-S", "synth.guidance=5", check=False).returncode != 0
+
+
+def test_a_value_that_cannot_be_is_refused_with_its_key(chains: tuple[Path, Path]):
+    done = run(chains[1], "dvc", "repro", "--dry", check=False)
+    assert done.returncode == 0
+    params = (chains[1] / "params.yaml").read_text()
+    (chains[1] / "params.yaml").write_text(params.replace("strength: 1.0", "strength: 7"))
+    done = run(chains[1], "dvc", "repro", check=False)
+    (chains[1] / "params.yaml").write_text(params)
+    assert done.returncode != 0 and "synth.strength" in done.stdout + done.stderr
+
+
+def test_bad_data_is_refused_in_one_list_and_nothing_is_written(chains: tuple[Path, Path]):
+    folder = chains[1] / "bad" / "hex_nut"
+    shutil.copytree(chains[1] / "data/workpieces/hex_nut", folder)
+    (folder / "train/good/000.png").write_bytes(b"")
+    (folder / "ground_truth/crack/000_mask.png").unlink()
+    params = (chains[1] / "params.yaml").read_text()
+    (chains[1] / "params.yaml").write_text(params.replace("path: data/workpieces", "path: bad"))
+    before = (chains[1] / "data/prepared/hex_nut/samples.jsonl").read_bytes()
+    done = run(chains[1], sys.executable, "-m", "stages.prepare", "--category", "hex_nut", check=False)
+    (chains[1] / "params.yaml").write_text(params)
+    assert done.returncode == 2
+    assert "train/good/000.png" in done.stderr and "crack/000" in done.stderr
+    assert (chains[1] / "data/prepared/hex_nut/samples.jsonl").read_bytes() == before

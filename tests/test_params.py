@@ -1,0 +1,122 @@
+"""params.yaml: what is committed loads, what is wrong is refused with the name of its key, nothing stands idle."""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lib.params import load
+from tests.conftest import ROOT
+
+
+def refusal(tmp_path: Path, raw: dict, key: str, value: Any) -> str:
+    """What `load` says about the committed values with one of them changed; `key` is a dotted path."""
+    values = copy.deepcopy(raw)
+    section = values
+    *sections, last = key.split(".")
+    for name in sections:
+        section = section[name]
+    section[last] = value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError) as error:
+        load(path)
+    return str(error.value)
+
+
+def test_the_committed_params_load_and_hold_what_the_file_says(raw_params: dict):
+    params = load(ROOT / "params.yaml")
+    assert params.model_dump(mode="json") == raw_params
+
+
+@pytest.mark.parametrize("key", ["synth.guidence_scale", "colour"])
+def test_an_unknown_key_is_refused_and_named(tmp_path: Path, raw_params: dict, key: str):
+    said = refusal(tmp_path, raw_params, key, 3)
+    assert f"1 problem(s):\n  {key}: Extra inputs are not permitted" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("split.val_fraction", 1.5, "less than 1"),
+        ("split.shots", 1, "greater than or equal to 2"),
+        ("synth.strength", 0, "greater than 0"),
+        ("synth.scheduler", "magic", "'ddim', 'dpm++', 'euler' or 'unipc'"),
+        ("finetune.steps", "many", "valid integer"),
+        ("finetune.ema_decay", 1, "less than 1"),
+        ("detect.window", 100, "multiple of 16"),
+        ("generators", [], "at least 1 item"),
+        ("base", None, "valid dictionary"),
+        ("seed", -1, "greater than or equal to 0"),
+    ],
+)
+def test_an_impossible_value_is_refused_with_key_expectation_and_what_was_found(
+    tmp_path: Path, raw_params: dict, key: str, value: Any, expected: str
+):
+    said = refusal(tmp_path, raw_params, key, value)
+    assert str(tmp_path / "params.yaml") in said
+    assert f"  {key}: " in said and expected in said and f"(found {value!r})" in said
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path, raw_params: dict):
+    said = refusal(tmp_path, {**raw_params, "seed": -1, "masks": {}}, "gate.min_area", 0)
+    assert "4 problem(s)" in said
+    assert all(f"  {key}: " in said for key in ("seed", "masks.method", "masks.component_ratio", "gate.min_area"))
+
+
+def test_a_missing_key_is_named(tmp_path: Path, raw_params: dict):
+    keys = {key: value for key, value in raw_params["gate"].items() if key != "outlier"}
+    assert "  gate.outlier: Field required" in refusal(tmp_path, raw_params, "gate", keys)
+
+
+@pytest.mark.parametrize("text", ["a: [", "", "- a\n- b\n"])
+def test_a_file_that_holds_no_mapping_is_refused_by_its_name(tmp_path: Path, text: str):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"params\.yaml: "):
+        load(path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("group_table", "sources.csv"), ("group_column", "sheet")])
+def test_a_table_of_groups_needs_its_column_and_a_column_its_table(
+    tmp_path: Path, raw_params: dict, key: str, value: str
+):
+    said = refusal(tmp_path, raw_params, f"dataset.{key}", value)
+    assert "  dataset: " in said and "group_table and group_column belong together" in said
+
+
+def test_groups_have_one_source(tmp_path: Path, raw_params: dict):
+    values = {**raw_params["dataset"], "group_table": "sources.csv", "group_column": "sheet"}
+    assert "not both" in refusal(tmp_path, {**raw_params, "dataset": values}, "dataset.group_pattern", "(.*)_")
+
+
+@pytest.mark.parametrize("name", ["a b", "a;rm", "../up", "-rf", "a/b", "$HOME", "a\n", "", "ä", "x" * 65])
+@pytest.mark.parametrize("key", ["dataset.categories", "generators", "detectors"])
+def test_names_unfit_for_a_path_or_a_shell_are_refused(tmp_path: Path, raw_params: dict, key: str, name: str):
+    assert f"  {key}.0: " in refusal(tmp_path, raw_params, key, [name])
+
+
+def leaves(value: Any, path: str = "") -> list[str]:
+    if not isinstance(value, dict):
+        return [path]
+    return [leaf for key, inner in value.items() for leaf in leaves(inner, f"{path}.{key}" if path else key)]
+
+
+def test_every_key_is_read_by_some_stage(raw_params: dict):
+    """As an attribute in the code, or as a template in the pipeline; the declaration alone does not count."""
+    code = "\n".join(
+        path.read_text(encoding="utf-8")
+        for folder in ("lib", "stages")
+        for path in (ROOT / folder).rglob("*.py")
+        if path != ROOT / "lib" / "params.py"
+    )
+    templates = "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / "dvc.yaml"] if path.exists())
+    idle = [
+        key
+        for key in leaves(raw_params)
+        if not re.search(rf"\.{key.rpartition('.')[2]}\b(?!\()", code) and f"${{{key}}}" not in templates
+    ]
+    assert not idle, f"nothing reads {idle}"

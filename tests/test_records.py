@@ -1,0 +1,129 @@
+"""Records: what is written is what is read, and a broken line is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.records import (
+    DefectBox,
+    Description,
+    Placement,
+    Sample,
+    Synthetic,
+    by_id,
+    of_split,
+    read_records,
+    write_records,
+)
+
+EXAMPLES: list[Any] = [
+    Sample("a/1", "slab", "good", "images/1.png", None, "g", "train", (48, 32), "ab"),
+    Sample("a/2", "slab", "scratch", "images/ä 2.png", "masks/2.png", "g", "test", (48, 32), "cd"),
+    Description("a/2", 0, "in the center", ("There is a scratch", "“Kratzer”")),
+    DefectBox("a/2", 1, "scratch", (0, 1, 10, 12), 33),
+    Placement("p1", "slab", "scratch", "a/1", (-1, 0, 5, 6), "in the center", "There is", 2**63 - 1),
+    Synthetic("p1", "slab", "scratch", "a/1", (0, 0, 5, 6), "perlin", "perlin", "There is", 7, {"steps": 2}, "x.png"),
+    Synthetic(
+        "p2",
+        "slab",
+        "scratch",
+        "a/1",
+        (0, 0, 5, 6),
+        "mvp_diff",
+        "base@1",
+        "There is",
+        8,
+        {"strength": 0.5, "scheduler": "ddim"},
+        "y.png",
+        "m.png",
+        {"fill": 0.25},
+        False,
+        "no visible change",
+    ),
+]
+
+
+@pytest.mark.parametrize("record", EXAMPLES, ids=lambda record: type(record).__name__)
+def test_every_kind_survives_the_way_to_the_disk_and_back(tmp_path: Path, record: Any):
+    write_records(tmp_path / "r.jsonl", [record, record])
+    assert read_records(tmp_path / "r.jsonl", type(record)) == [record, record]
+
+
+def test_tuples_come_back_as_tuples_and_can_be_hashed(tmp_path: Path):
+    write_records(tmp_path / "r.jsonl", [EXAMPLES[2]])
+    [description] = read_records(tmp_path / "r.jsonl", Description)
+    write_records(tmp_path / "r.jsonl", [EXAMPLES[0]])
+    [sample] = read_records(tmp_path / "r.jsonl", Sample)
+    assert type(description.captions) is tuple and type(sample.size) is tuple
+    assert hash(sample) == hash(EXAMPLES[0]) and hash(description) == hash(EXAMPLES[2])
+
+
+# Everything that ends a line somewhere, and what JSON escapes.
+BREAKS = 'a\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029\0"\\ä'
+
+
+@settings(max_examples=50)
+@given(st.lists(st.text(BREAKS, max_size=4), max_size=3))
+def test_any_text_stays_on_its_line(tmp_path_factory: pytest.TempPathFactory, texts: list[str]):
+    path = tmp_path_factory.getbasetemp() / "any-text.jsonl"
+    records = [Description(text, number, text, (text, "", text)) for number, text in enumerate(texts)]
+    write_records(path, records)
+    assert read_records(path, Description) == records
+
+
+def test_no_records_make_an_empty_file(tmp_path: Path):
+    write_records(tmp_path / "r.jsonl", [])
+    assert (tmp_path / "r.jsonl").read_bytes() == b"" and read_records(tmp_path / "r.jsonl", Sample) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"sample": "a"', "Expecting"),
+        ("[]", "not a DefectBox record"),
+        ("7", "not a DefectBox record"),
+        ('""', "not a DefectBox record"),
+        ("", "Expecting value"),
+        ('{"sample": "a", "component": 0, "defect_type": "b", "box": [0, 0, 1, 1]}', "'area'"),
+        (
+            '{"sample": "a", "component": 0, "defect_type": "b", "box": [0, 0, 1, 1], "area": 1, "hue": 2}',
+            "'hue'",
+        ),
+    ],
+)
+def test_a_broken_line_is_named_with_its_file_and_field(tmp_path: Path, line: str, said: str):
+    path = tmp_path / "boxes.jsonl"
+    write_records(path, [EXAMPLES[3]])
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(ValueError) as error:
+        read_records(path, DefectBox)
+    assert f"{path}, line 2: not a DefectBox record" in str(error.value) and said in str(error.value)
+
+
+def test_keys_stand_in_the_order_of_the_dataclass(tmp_path: Path):
+    write_records(tmp_path / "r.jsonl", [EXAMPLES[3]])
+    row = json.loads((tmp_path / "r.jsonl").read_text())
+    assert list(row) == ["sample", "component", "defect_type", "box", "area"]
+
+
+def test_a_list_that_breaks_off_leaves_the_old_file_whole(tmp_path: Path):
+    def breaks():
+        yield EXAMPLES[0]
+        raise RuntimeError
+
+    path = tmp_path / "r.jsonl"
+    write_records(path, [EXAMPLES[1]])
+    with pytest.raises(RuntimeError):
+        write_records(path, breaks())
+    assert read_records(path, Sample) == [EXAMPLES[1]] and list(tmp_path.iterdir()) == [path]
+
+
+def test_samples_are_found_by_part_and_by_id():
+    good, scratch = EXAMPLES[:2]
+    assert of_split([good, scratch], "test", "val") == [scratch]
+    assert of_split([good, scratch], "train", "test") == [good, scratch]
+    assert by_id([good, scratch]) == {"a/1": good, "a/2": scratch}

@@ -1,0 +1,184 @@
+"""The report: one row for every arm, the right numbers and signs, and no missing number breaks it."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from lib import plots
+from lib.images import read_image
+from lib.params import Params
+from lib.report import COLUMNS, markdown, write_report
+from lib.runtime import write_json, write_text
+from tests.category import tiny_params
+
+METRICS = Path("metrics")
+# pixel_ap of three seeds; over both categories the seeds' means are 0.5, 0.6, 0.7 without synthesis
+VALUES = {
+    ("none", "a"): [0.4, 0.5, 0.6],
+    ("none", "b"): [0.6, 0.7, 0.8],
+    ("mvp_diff", "a"): [0.5, 0.6, 0.7],
+    ("mvp_diff", "b"): [0.7, 0.8, 0.9],
+}
+
+
+def write_metrics(undefined: tuple[str, ...] = (), synthesizes: bool = True, truth: bool = True) -> None:
+    """The metrics of two arms on two categories, as the stages before the report leave them."""
+    for (generator, category), values in VALUES.items():
+        seeds = {
+            str(seed): {name: None if name in undefined else value for name in COLUMNS}
+            for seed, value in enumerate(values)
+        }
+        write_json(METRICS / "detection/unet" / generator / f"{category}.json", {"seeds": seeds})
+        made = synthesizes and generator != "none"
+        gate = {
+            "samples": 12 if made else 0,
+            "acceptance_rate": 0.75 if made else None,
+            "rejected": {"no visible change": 3} if made else {},
+            "pixels_changed_outside": 0,
+        }
+        scores = ("kid", "diversity", "diversity_real", "memorised_share")
+        likeness = {name: 0.125 if made and name not in undefined else None for name in scores}
+        write_json(METRICS / "masks" / generator / f"{category}.json", gate)
+        write_json(METRICS / "fidelity" / generator / f"{category}.json", likeness)
+        if made:
+            curve = METRICS / "finetune" / generator / category / "plots/metrics/loss.tsv"
+            write_text(curve, "step\tloss\n10\t0.9\n20\t0.5\n")
+    scores = {"a scratch": {"measured": 0.9, "cosine_rgb_otsu": 0.4}} if truth else {}
+    write_json(METRICS / "mask_truth.json", scores)
+
+
+@pytest.fixture
+def params(inside: Path, raw_params: dict) -> Params:
+    raw = {**raw_params, "generators": ["none", "mvp_diff"], "detectors": ["unet"]}
+    return tiny_params(raw, dataset={"categories": ["a", "b"]})
+
+
+@pytest.fixture
+def numbers_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing: drawing takes longer than all the rest."""
+    for drawing in ("bars", "learning_curve"):
+        monkeypatch.setattr(plots, drawing, lambda *args: None)
+
+
+def cells(table: str) -> dict[tuple[str, ...], dict[str, str]]:
+    """Rows of a Markdown table by their first three cells, then by column."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {tuple(line[:3]): dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_every_arm_has_its_row_and_mean_and_deviation_are_right(params: Params):
+    write_metrics()
+    rows = cells(write_report(params, METRICS))
+    assert list(rows) == [("unet", category, arm) for category in ("a", "b", "all") for arm in ("none", "mvp_diff")]
+    assert rows["unet", "a", "none"]["pixel AP"] == "0.500 ± 0.100"
+    assert rows["unet", "all", "none"]["pixel AP"] == "0.600 ± 0.100"
+    assert rows["unet", "all", "mvp_diff"]["AUPRO"] == "0.700 ± 0.100"
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_a_difference_is_positive_where_synthesis_helps_and_negative_where_it_harms(params: Params):
+    write_metrics()
+    write_report(params, METRICS)
+    assert "+0.100 [+0.100, +0.100]" in (METRICS / "report/report.md").read_text()
+    for category in ("a", "b"):
+        arms = [METRICS / f"detection/unet/{name}/{category}.json" for name in ("none", "mvp_diff")]
+        contents = [path.read_text() for path in arms]
+        for path, content in zip(arms, reversed(contents), strict=True):
+            path.write_text(content)
+    write_report(params, METRICS)
+    assert "-0.100 [-0.100, -0.100]" in (METRICS / "report/report.md").read_text()
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_the_summary_has_every_metric_of_every_arm(params: Params):
+    write_metrics()
+    write_report(params, METRICS)
+    tree = json.loads((METRICS / "summary.json").read_text())
+    assert list(tree) == ["unet"] and sorted(tree["unet"]) == ["mvp_diff", "none"]
+    for arm in tree["unet"].values():
+        assert set(arm) == {*COLUMNS, "pixel_ap_std"}
+    assert tree["unet"]["none"]["pixel_ap"] == 0.6 and tree["unet"]["none"]["pixel_ap_std"] == 0.1
+
+
+def test_a_metric_that_is_not_defined_breaks_nothing_and_is_null_in_the_summary(params: Params):
+    write_metrics(undefined=("aupro", "pixel_ap", "kid"))
+    rows = cells(write_report(params, METRICS))
+    assert "nan" not in rows["unet", "a", "none"]["pixel AUROC"]
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    summary = json.loads((METRICS / "summary.json").read_text(), parse_constant=refuse)
+    assert summary["unet"]["none"]["aupro"] is None and summary["unet"]["none"]["pixel_auroc"] == 0.6
+    assert read_image(METRICS / "report/aupro.png").size
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_one_seed_has_a_mean_and_no_deviation(params: Params):
+    write_metrics()
+    for path in (METRICS / "detection").rglob("*.json"):
+        seeds = json.loads(path.read_text())["seeds"]
+        write_json(path, {"seeds": {"0": seeds["0"]}})
+    assert cells(write_report(params, METRICS))["unet", "a", "none"]["pixel AP"].startswith("0.400")
+    assert json.loads((METRICS / "summary.json").read_text())["unet"]["none"]["pixel_ap_std"] is None
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_the_page_tells_of_samples_and_masks(params: Params):
+    write_metrics()
+    write_report(params, METRICS)
+    page = (METRICS / "report/report.md").read_text()
+    assert "| 75% " in page and "3 no visible change" in page and "0.125" in page
+    assert "a scratch" in page and "0.900" in page and "0.400" in page
+    assert "metrics/fidelity/mvp_diff/" in page and "metrics/fidelity/none/" not in page
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_pipeline_without_synthesis_and_twins_says_so(params: Params):
+    write_metrics(synthesizes=False, truth=False)
+    write_report(params, METRICS)
+    page = (METRICS / "report/report.md").read_text()
+    assert "No arm synthesizes anything." in page and "no twins" in page
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_without_the_arm_of_real_defects_there_is_no_difference(params: Params):
+    write_metrics()
+    write_report(params.model_copy(update={"generators": ("mvp_diff",)}), METRICS)
+    assert "nothing to compare with" in (METRICS / "report/report.md").read_text()
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_the_tables_for_plots_hold_every_seed_and_every_logged_step(params: Params):
+    write_metrics()
+    write_report(params, METRICS)
+    arms = list(csv.DictReader((METRICS / "report/arms.csv").open()))
+    assert len(arms) == 12 and arms[0] == {"arm": "none a unet", "pixel_ap": "0.4"}
+    steps = list(csv.DictReader((METRICS / "report/training.csv").open()))
+    assert [(row["arm"], row["step"], float(row["loss"])) for row in steps[:2]] == [
+        ("mvp_diff a", "10", 0.9),
+        ("mvp_diff a", "20", 0.5),
+    ]
+    assert all(math.isfinite(float(row["loss"])) for row in steps) and len(steps) == 4
+
+
+def test_the_pictures_can_be_opened_and_two_reports_are_equal_byte_for_byte(params: Params):
+    write_metrics()
+    write_report(params, METRICS)
+    pictures = sorted((METRICS / "report").glob("*.png"))
+    assert [path.stem for path in pictures] == ["aupro", "pixel_ap", "training"]
+    assert all(read_image(path).std() > 1 for path in pictures)
+    files = [*sorted((METRICS / "report").iterdir()), METRICS / "summary.json"]
+    first = [path.read_bytes() for path in files]
+    write_report(params, METRICS)
+    assert [path.read_bytes() for path in files] == first
+
+
+def test_columns_of_a_table_are_as_wide_as_their_widest_cell():
+    assert markdown(["a", "long head"], [["wide cell", "1"]]) == (
+        "| a         | long head |\n| --------- | --------- |\n| wide cell | 1         |"
+    )
