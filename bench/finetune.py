@@ -23,7 +23,7 @@ from peft import LoraConfig
 
 from lib.dataset.workpieces import workpiece
 from lib.diffusion.components import Components, embed, encode, load as load_base, to_tensor
-from lib.diffusion.inpainting import Cache, InpaintingObjective, blanked, encode_views
+from lib.diffusion.inpainting import Cache, InpaintingObjective, blanked, encode_views, latent_masks
 from lib.generators.mvp_diff import LORA_TARGETS, view_of
 from lib.images import read_image, write_png
 from lib.language import captions
@@ -48,9 +48,8 @@ def encoded(parts: Components, params: Params, files: list[Path], indices: list[
     with torch.no_grad():
         pixels = to_tensor(np.stack([view for view, _ in views])).to(device())
         holes = torch.from_numpy(np.stack([mask for _, mask in views]))[:, None].float().to(device())
-        small = torch.nn.functional.interpolate(holes, size=parts.unet.config.sample_size)
         latents, masked = encode(parts.vae, pixels), encode(parts.vae, blanked(pixels, holes))
-    return Cache(latents, masked, small, tuple((place,) for place in range(len(indices))))
+    return Cache(latents, masked, latent_masks(holes, latents), tuple((place,) for place in range(len(indices))))
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from lib.dataset.workpieces import workpiece
 from lib.diffusion.sampling import SCHEDULERS
 from lib.generators import RealData
 from lib.generators.mvp_diff import hole, synthesize
-from lib.images import crop, resize, window_around, write_png
+from lib.images import window_around, write_png
 from lib.language import prompt
 from lib.params import Params, load
 from lib.records import GOOD, Placement, Sample
@@ -67,7 +67,7 @@ def plain(params: Params, real: RealData, pipeline, placements: list[Placement],
     start = time.perf_counter()
     for placement in placements:
         picture = Image.open(real.samples[placement.normal].image).convert("RGB")
-        window = window_around(placement.box, *picture.size, params.window.context, params.window.min_side)
+        window = window_around(placement.box, picture.size[::-1], params.window.context, params.window.min_side)
         place = (window.x0, window.y0, window.x0 + window.side, window.y0 + window.side)
         image = pipeline(
             prompt=placement.prompt,
@@ -112,9 +112,7 @@ def main() -> None:
             rate = args.pictures / times[0], max(args.pictures // 3, 1) / times[1]
             if turn:  # the first one warms up
                 rows.append((*rate, rate[0] / rate[1]))
-                print(
-                    f"round {turn}: ours {rate[0]:.2f}, plain loop {rate[1]:.2f} pictures/s, ratio {rows[-1][2]:.2f}"
-                )
+                print(f"round {turn}: ours {rate[0]:.2f}, plain loop {rate[1]:.2f} pictures/s, ratio {rows[-1][2]:.2f}")
     print(f"median ratio {statistics.median(row[2] for row in rows):.2f}")
 
 

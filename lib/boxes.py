@@ -63,9 +63,7 @@ def mask_boxes(mask: Mask, margin: float, min_area: int) -> list[Component]:
     return [item for item in found if item.area >= min_area] or found[:1]
 
 
-def real_components(
-    samples: Sequence[Sample], margin: float, min_area: int
-) -> Iterator[tuple[Sample, int, Component]]:
+def real_components(samples: Sequence[Sample], margin: float, min_area: int) -> Iterator[tuple[Sample, int, Component]]:
     """The numbered defects of each real defect picture of the train and val parts; the test part is never opened."""
     for sample in of_split(samples, "train", "val"):
         if sample.mask is not None:

@@ -71,7 +71,7 @@ def read_mask(path: Path) -> Mask:
 
 def png_bytes(image: RGB | Mask) -> bytes:
     """Encode (H, W, 3) uint8 RGB, or (H, W) bool as 0/255, as PNG: equal pixels give equal bytes."""
-    pixels = image.astype(np.uint8) * 255 if image.dtype == bool else image[..., ::-1]
+    pixels: NDArray[np.uint8] = image.astype(np.uint8) * 255 if image.dtype == bool else image[..., ::-1]  # type: ignore[assignment]
     done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not done:
         raise ValueError(f"a picture of shape {image.shape} and type {image.dtype} cannot be written as PNG")
@@ -96,12 +96,14 @@ class Window:
         return box[0] - self.x0, box[1] - self.y0, box[2] - self.x0, box[3] - self.y0
 
 
-def window_around(box: Box, width: int, height: int, context: float, min_side: int) -> Window:
-    """The square window around a box: `context` times the box's longer side, at least `min_side` px.
+def window_around(box: Box, shape: Sequence[int], context: float, min_side: int) -> Window:
+    """The square window around a box in a picture of shape (H, W, ...): `context` times the box's longer side, at least
+    `min_side` px.
 
     It is moved into the picture where it fits. It is never larger than the picture's longer side, and where it is
     larger than the shorter one it lies centred over it.
     """
+    height, width = shape[:2]
     longer = max(box[2] - box[0], box[3] - box[1])
     side = min(max(math.ceil(context * longer), min_side, longer), max(width, height))
 
@@ -175,7 +177,7 @@ def paste_back(generated: NDArray, normal: RGB, mask: Mask, feather: int = 0) ->
 def outlined(image: RGB, mask: Mask, colour: tuple[int, int, int] = (255, 40, 40)) -> RGB:
     """A copy of the picture with the mask's outline drawn just outside of it, so that the defect stays visible."""
     ring = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) - mask.astype(np.uint8)
-    return np.where(ring[..., None] > 0, np.uint8(colour), image)
+    return np.where(ring[..., None] > 0, np.array(colour, np.uint8), image)
 
 
 def contact_sheet(rows: Sequence[Sequence[RGB]], tile: int = 160, gap: int = 4) -> RGB:

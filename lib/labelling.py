@@ -46,8 +46,7 @@ def label_all(
         labelled.append(replace(record, mask=path, scores=scores, accepted=accepted, reason=reason))
         if shown[record.defect_type] < SHEET:
             shown[record.defect_type] += 1
-            size = normal.shape[1::-1]
-            window = window_around(record.box, *size, params.window.context, params.window.min_side)
+            window = window_around(record.box, normal.shape, params.window.context, params.window.min_side)
             drawn = outlined(image, mask, ACCEPTED if accepted else REJECTED)
             tiles += [crop(picture, window) for picture in (normal, image, drawn)]
     sheet = contact_sheet([tiles[start : start + 12] for start in range(0, len(tiles), 12)], tile=128)

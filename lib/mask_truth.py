@@ -84,9 +84,8 @@ def _round_trips(
     """For each defect: its window with and without it, both after the autoencoder, the truth, the box in the window."""
     assert sample.mask is not None
     image, mask, twin = read_image(Path(sample.image)), read_mask(Path(sample.mask)), read_image(twin_of(sample))
-    height, width = mask.shape
     for component in mask_boxes(mask, params.boxes.margin, params.boxes.min_area):
-        window = window_around(component.box, width, height, params.window.context, params.window.min_side)
+        window = window_around(component.box, mask.shape, params.window.context, params.window.min_side)
         defect, normal, truth = (crop(array, window) for array in (image, twin, mask))
         side, box = parts.resolution, window.inside(component.box)
         seen = to_tensor(np.stack([resize(picture, side, side) for picture in (defect, normal)]))

@@ -80,7 +80,7 @@ class Synthetic:
     normal: str
     box: Box
     generator: str
-    model: str  # base model and revision, or the name of the procedure
+    model: str  # base model @ revision + hash of the fine-tuned weights, or the name of the procedure
     prompt: str
     seed: int
     knobs: dict[str, Any]

@@ -96,11 +96,7 @@ def write_report(params: Params, metrics: Path) -> str:
     _write_csv(
         out / "arms.csv",
         ("arm", "pixel_ap"),
-        [
-            (f"{arm.generator} {arm.category} {arm.detector}", value)
-            for arm in arms
-            for value in arm.values("pixel_ap")
-        ],
+        [(f"{arm.generator} {arm.category} {arm.detector}", value) for arm in arms for value in arm.values("pixel_ap")],
     )
     curves = {
         f"{generator} {category}": points
@@ -189,10 +185,7 @@ def _samples_table(params: Params, metrics: Path) -> str:
                         f"{gate['acceptance_rate']:.0%}",
                         reasons or "-",
                         str(gate["pixels_changed_outside"]),
-                        *(
-                            _short(likeness[name])
-                            for name in ("kid", "diversity", "diversity_real", "memorised_share")
-                        ),
+                        *(_short(likeness[name]) for name in ("kid", "diversity", "diversity_real", "memorised_share")),
                     ]
                 )
     heads = ["generator", "category", "samples", "accepted", "rejected because", "pixels changed outside of the box"]

@@ -57,9 +57,7 @@ def synthesize_all(
     return records
 
 
-def _keep(
-    params: Params, name: str, model: Path, placement: Placement, made: Made, work: Path, out: Path
-) -> Synthetic:
+def _keep(params: Params, name: str, model: Path, placement: Placement, made: Made, work: Path, out: Path) -> Synthetic:
     """Write one sample's picture, and its mask where the generator knows it, and say how it was made."""
     facts = json.loads((model / "model.json").read_text())
     file = f"{placement.id}.png"
@@ -71,7 +69,7 @@ def _keep(
         normal=placement.normal,
         box=placement.box,
         generator=name,
-        model=name if facts.get("training_free") else f"{facts['base']}@{facts['revision']}",
+        model=name if facts.get("training_free") else f"{facts['base']}@{facts['revision']}+{facts['weights']}",
         prompt=placement.prompt,
         seed=placement.seed,
         knobs={} if facts.get("training_free") else params.synth.model_dump() | params.window.model_dump(),
@@ -91,6 +89,6 @@ def write_sheet(records: list[Synthetic], real: RealData, params: Params, path: 
     for defect_type in types:
         for record in [record for record in records if record.defect_type == defect_type][: rows * columns // 2]:
             normal, image = read_image(Path(real.samples[record.normal].image)), read_image(Path(record.image))
-            window = window_around(record.box, *normal.shape[1::-1], params.window.context, params.window.min_side)
+            window = window_around(record.box, normal.shape, params.window.context, params.window.min_side)
             tiles += [crop(normal, window), crop(image, window)]
     write_png(path, contact_sheet([tiles[start : start + columns] for start in range(0, len(tiles), columns)]))

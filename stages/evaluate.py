@@ -11,7 +11,8 @@ from stages import run
 def main(detector: str, generator: str, category: str) -> None:
     params, arm = load(), f"{detector}/{generator}/{category}"
     samples = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "test")
-    evaluate(find(detector), Path(f"models/detectors/{arm}"), samples, params.evaluate, Path(f"metrics/detection/{arm}"))
+    trained, out = Path(f"models/detectors/{arm}"), Path(f"metrics/detection/{arm}")
+    evaluate(find(detector), trained, samples, params.evaluate, out)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,7 @@ def write_category() -> None:
             inside = box_mask(box, width, height)
             pixels[inside] = rng.integers(200, 250, (int(inside.sum()), 3))
             boxes.append(DefectBox(name, 0, defect_type, box, int(inside.sum())))
-            descriptions.append(
-                Description(name, 0, "in the center", captions(defect_type, CATEGORY, "in the center"))
-            )
+            descriptions.append(Description(name, 0, "in the center", captions(defect_type, CATEGORY, "in the center")))
         if split == "train":
             write_png(image, pixels)
             if box is not None:

@@ -32,7 +32,14 @@ def environment() -> dict[str, str]:
     """Ours before everything else on the path, one thread for each process, no network, a name for commits."""
     names = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, **names, "PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DVC_NO_ANALYTICS": "1"}
+    return {
+        **os.environ,
+        **names,
+        "PATH": path,
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "DVC_NO_ANALYTICS": "1",
+    }
 
 
 def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess:
@@ -130,6 +137,23 @@ def test_one_knob_of_synth_reruns_synth_and_what_follows_and_nothing_before(chai
     assert run(chains[0], "dvc", "metrics", "diff", "HEAD").returncode == 0
     page = run(chains[0], "dvc", "plots", "show").stdout.strip().splitlines()[-1]
     assert page.endswith("index.html")
+
+
+def test_going_back_after_an_experiment_restores_params_and_results(chains: tuple[Path, Path]):
+    run(chains[0], "sh", "-c", "git checkout . && dvc checkout")
+    assert "guidance_scale: 3.5" in (chains[0] / "params.yaml").read_text()
+    assert run(chains[0], "dvc", "status").stdout.strip().endswith("up to date.")
+    assert run(chains[0], "git", "status", "--porcelain").stdout == ""
+
+
+def test_own_pictures_are_read_by_the_command_of_the_readme(chains: tuple[Path, Path]):
+    folder = chains[1]
+    shutil.copytree(folder / "data/workpieces/hex_nut", folder / "mydata/bracket")
+    run(folder, "git", "add", "dvc.lock", "metrics")
+    run(folder, "git", "commit", "--quiet", "--message", "results")
+    run(folder, "sh", "-c", "dvc exp run -S dataset.path=mydata -S 'dataset.categories=[bracket]' prepare@bracket")
+    assert (folder / "data/prepared/bracket/samples.jsonl").is_file()
+    run(folder, "git", "checkout", "--quiet", ".")
 
 
 def test_a_knob_that_does_not_exist_is_refused(chains: tuple[Path, Path]):

@@ -254,7 +254,7 @@ def test_a_window_contains_its_box_and_lies_in_the_picture_where_it_fits(
     picture: tuple[int, int, Box], context: float, min_side: int
 ):
     width, height, box = picture
-    window = window_around(box, width, height, context, min_side)
+    window = window_around(box, (height, width), context, min_side)
     x0, y0, x1, y1 = window.inside(box)
     assert 0 <= x0 < x1 <= window.side and 0 <= y0 < y1 <= window.side
     longer = max(box[2] - box[0], box[3] - box[1])
@@ -267,11 +267,11 @@ def test_a_window_contains_its_box_and_lies_in_the_picture_where_it_fits(
 
 
 def test_a_box_in_the_middle_is_in_the_middle_of_its_window():
-    assert window_around((40, 40, 60, 50), 100, 100, 2, 8) == Window(30, 25, 40)
+    assert window_around((40, 40, 60, 50), (100, 100), 2, 8) == Window(30, 25, 40)
 
 
 def test_a_window_at_the_border_is_moved_into_the_picture():
-    assert window_around((0, 90, 10, 100), 100, 100, 2, 8) == Window(0, 80, 20)
+    assert window_around((0, 90, 10, 100), (100, 100), 2, 8) == Window(0, 80, 20)
 
 
 windows = st.builds(Window, st.integers(-60, 60), st.integers(-60, 60), st.integers(1, 70))

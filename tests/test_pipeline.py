@@ -113,7 +113,5 @@ def test_diffusers_is_loaded_by_the_method_that_needs_it_alone(name: str):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_explains_itself(name: str):
-    done = subprocess.run(
-        [sys.executable, "-m", f"stages.{name}", "--help"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", f"stages.{name}", "--help"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and len(done.stdout) > 100

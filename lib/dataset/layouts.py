@@ -31,7 +31,8 @@ class DatasetProblems(ValueError):  # noqa: N818 (it carries many)
     """Everything that forbids the use of a data set, one sentence per problem in `problems`."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(f"{number}. {problem}" for number, problem in enumerate(problems, start=1)))
+        lines = (f"{number}. {problem}" for number, problem in enumerate(problems, start=1))
+        super().__init__(f"the data set has {len(problems)} problem(s), nothing is written:\n" + "\n".join(lines))
         self.problems = tuple(problems)
 
 

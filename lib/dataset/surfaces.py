@@ -82,9 +82,7 @@ class Pair:
 # Building blocks
 
 
-def noise(
-    rng: Generator, shape: tuple[int, int], scale: float, stretch: float = 1.0, angle: float = 0.0
-) -> np.ndarray:
+def noise(rng: Generator, shape: tuple[int, int], scale: float, stretch: float = 1.0, angle: float = 0.0) -> np.ndarray:
     """Smooth noise, (H, W) float32, mean 0, deviation about 1.
 
     Features measure about `scale` px, and `stretch` times that along `angle`.

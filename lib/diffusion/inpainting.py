@@ -29,8 +29,7 @@ class Cache:
 def encode_views(vae: Any, views: Iterable[tuple[Any, Any, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     """Encode batches of (pictures (B, S, S, 3) uint8, masks (B, S, S) bool, seeds (B,) int64) into `Cache` tensors.
 
-    The masked picture is grey (0 in [-1, 1]) inside of its mask, as in latent-diffusion inpainting; the mask is
-    brought to latent size by its nearest neighbour.
+    The masked picture is grey (0 in [-1, 1]) inside of its mask, as in latent-diffusion inpainting.
     """
     where = next(vae.parameters()).device
     latents, masked, small = [], [], []
@@ -40,13 +39,22 @@ def encode_views(vae: Any, views: Iterable[tuple[Any, Any, Tensor]]) -> tuple[Te
         holes = torch.from_numpy(masks)[:, None].float().to(where)
         latents.append(encode(vae, pixels, generator).float())
         masked.append(encode(vae, blanked(pixels, holes), generator).float())
-        small.append(nn.functional.interpolate(holes, size=latents[-1].shape[-2:]))
+        small.append(latent_masks(holes, latents[-1]))
     return tuple(torch.cat(part).clone() for part in (latents, masked, small))  # type: ignore[return-value]
 
 
 def blanked(pixels: Tensor, masks: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] with zero, which is mid grey, wherever masks (B, 1, H, W) are 0.5 or more."""
     return pixels * (masks < 0.5)
+
+
+def latent_masks(masks: Tensor, latents: Tensor) -> Tensor:
+    """Masks (B, 1, H, W) at the size of latents (B, C, h, w): a cell is masked where any of its pixels is.
+
+    Diffusers takes the nearest pixel, by which a hole smaller than a cell may vanish; where holes fill whole cells the
+    two agree.
+    """
+    return nn.functional.adaptive_max_pool2d(masks, latents.shape[-2:])
 
 
 class InpaintingObjective(nn.Module):
@@ -74,7 +82,7 @@ class InpaintingObjective(nn.Module):
         if self.prediction not in ("epsilon", "v_prediction"):
             raise ValueError(f"the base's scheduler predicts {self.prediction!r}, expected epsilon or v_prediction")
         where = cache.latents.device
-        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.to(where), persistent=False)
+        self.alphas_cumprod: Tensor = scheduler.alphas_cumprod.to(where)
 
     def forward(self, indices: Tensor, draws: list[torch.Generator]) -> Tensor:
         """Losses (b,): min-SNR-weighted mean squared error of the prediction."""

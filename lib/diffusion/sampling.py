@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from torch import Tensor
 
 from lib.diffusion.components import Components, decode, encode
-from lib.diffusion.inpainting import blanked
+from lib.diffusion.inpainting import blanked, latent_masks
 from lib.params import Synth
 
 # All of them are deterministic once the first noise is drawn, so that a sample's seed is its own.
@@ -48,7 +48,7 @@ def inpaint(
 
     normal = encode(parts.vae, pixels)
     blank = encode(parts.vae, blanked(pixels, masks))
-    small = torch.nn.functional.interpolate(masks, size=normal.shape[-2:])
+    small = latent_masks(masks, normal)
     if settings.strength == 1:
         latents = noise * scheduler.init_noise_sigma
     else:

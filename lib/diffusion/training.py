@@ -41,7 +41,7 @@ def train(objective: nn.Module, count: int, settings: Training, seed: int, stage
     optimizer = torch.optim.AdamW(named.values(), lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2)
     prepared, optimizer = accelerator.prepare(objective, optimizer)
     ema = EMAModel(named.values(), decay=settings.ema_decay)
-    step, history = _resume(work, named, optimizer, ema)
+    first, history = _resume(work, named, optimizer, ema)
     accelerator.wait_for_everyone()
 
     main = accelerator.is_main_process
@@ -50,8 +50,8 @@ def train(objective: nn.Module, count: int, settings: Training, seed: int, stage
         _log(live, past)
     objective.train()
     unseen: list[Tensor] = []
-    steps = progress(range(step, settings.steps), stage, total=settings.steps, initial=step)
-    for step in steps if main else range(step, settings.steps):
+    left = range(first, settings.steps)
+    for step in progress(left, stage, total=settings.steps, initial=first) if main else left:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, settings)
         positions = range(step * settings.batch_size, (step + 1) * settings.batch_size)

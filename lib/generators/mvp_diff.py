@@ -79,14 +79,13 @@ def finetune(params: Params, real: RealData, key: str, out: Path, curves: Path) 
         "generator": "mvp_diff",
         "adapter": settings.adapter,
         "base": params.base.model,
+        "weights": fingerprint(*sorted(file for file in out.rglob("*") if file.is_file())),
         "revision": params.base.revision or fingerprint(folder / "unet", folder / "vae", folder / "text_encoder"),
     }
     write_json(out / "model.json", facts)
 
 
-def synthesize(
-    params: Params, real: RealData, model: Path, batches: Iterable[list[Placement]]
-) -> Iterator[list[Made]]:
+def synthesize(params: Params, real: RealData, model: Path, batches: Iterable[list[Placement]]) -> Iterator[list[Made]]:
     """Paint a defect into the box of every placement; outside of it nothing changes, bit for bit."""
     where = device()
     precision = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision(where)]
@@ -97,7 +96,7 @@ def synthesize(
     for batch in batches:
         normals = [read(real.samples[placement.normal].image) for placement in batch]
         windows = [
-            window_around(placement.box, *normal.shape[1::-1], params.window.context, params.window.min_side)
+            window_around(placement.box, normal.shape, params.window.context, params.window.min_side)
             for placement, normal in zip(batch, normals, strict=True)
         ]
         views = [resize(crop(normal, window), side, side) for normal, window in zip(normals, windows, strict=True)]
@@ -187,7 +186,7 @@ def view_of(image: RGB, box: Box, flips: tuple[bool, bool], params: Params, side
     rng = np.random.default_rng(seed)
     height, width = image.shape[:2]
     context = params.window.context * rng.uniform(0.85, 1.25)
-    window = window_around(box, width, height, max(context, 1.0), params.window.min_side)
+    window = window_around(box, image.shape, max(context, 1.0), params.window.min_side)
     spare = (window.side - max(box[2] - box[0], box[3] - box[1])) // 4
     shift = rng.integers(-spare, spare + 1, size=2) if spare > 0 else (0, 0)
 

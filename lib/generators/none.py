@@ -13,8 +13,6 @@ def finetune(params: Params, real: RealData, key: str, out: Path, curves: Path) 
     write_training_free("none", out, curves)
 
 
-def synthesize(
-    params: Params, real: RealData, model: Path, batches: Iterable[list[Placement]]
-) -> Iterator[list[Made]]:
+def synthesize(params: Params, real: RealData, model: Path, batches: Iterable[list[Placement]]) -> Iterator[list[Made]]:
     """No pictures, for any batch."""
     return ([] for _ in batches)

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lib.generators import Made, RealData, write_training_free
-from lib.images import RGB, crop, paste_back, read_image, window_around
+from lib.images import RGB, crop, paste_back, read_image, resize, window_around
 from lib.params import Params
 from lib.records import GOOD, Box, Placement
 from lib.runtime import seed_for
@@ -27,9 +26,7 @@ def finetune(params: Params, real: RealData, key: str, out: Path, curves: Path) 
     write_training_free("perlin", out, curves)
 
 
-def synthesize(
-    params: Params, real: RealData, model: Path, batches: Iterable[list[Placement]]
-) -> Iterator[list[Made]]:
+def synthesize(params: Params, real: RealData, model: Path, batches: Iterable[list[Placement]]) -> Iterator[list[Made]]:
     """Blend one Perlin-shaped piece of foreign texture into the box of every placement."""
     read = lru_cache(maxsize=32)(lambda path: read_image(Path(path)))
     normals = sorted(sample.image for sample in real.samples.values() if sample.defect_type == GOOD)
@@ -54,8 +51,8 @@ def blend(normal: RGB, source: RGB, box: Box, rng: np.random.Generator) -> Made:
     patch = noise > THRESHOLD * np.abs(noise).max()
     if not patch.any():  # all of the noise was negative
         patch = noise >= np.quantile(noise, 0.8)
-    texture = _altered(crop(source, window_around(_somewhere(source, box, rng), *source.shape[1::-1], 1.0, 1)), rng)
-    texture = cv2.resize(texture, (width, height), interpolation=cv2.INTER_LINEAR)
+    place = window_around(_somewhere(source, box, rng), source.shape, context=1.0, min_side=1)
+    texture = resize(_altered(crop(source, place), rng), width, height)
 
     mask = np.zeros(normal.shape[:2], dtype=bool)
     mask[box[1] : box[3], box[0] : box[2]] = patch

@@ -103,18 +103,18 @@ def compare(
             [box.area / ((box.box[2] - box.box[0]) * (box.box[3] - box.box[1])) for box in real.boxes]
         ),
     }
-    rows = []
+    tiles: list[RGB] = []
     for index in np.unique(np.linspace(0, len(fakes) - 1, neighbours).round().astype(int)) if fakes else []:
         same = [row for row, (defect_type, _) in enumerate(reals) if defect_type == fakes[index][0]]
         closest, _ = nearest(made[index : index + 1], train[same])
-        rows.append([fakes[index][1], reals[same[closest[0]]][1]])
-    pairs = [sum(rows[start : start + 4], []) for start in range(0, len(rows), 4)]
-    return {name: None if np.isnan(value) else round(value, 6) for name, value in scores.items()}, contact_sheet(pairs)
+        tiles += [fakes[index][1], reals[same[closest[0]]][1]]
+    rows = [tiles[start : start + 8] for start in range(0, len(tiles), 8)]
+    return {name: None if np.isnan(value) else round(value, 6) for name, value in scores.items()}, contact_sheet(rows)
 
 
 def _window(image: str, box: Box, window: WindowParams) -> RGB:
     picture = read_image(Path(image))
-    return crop(picture, window_around(box, *picture.shape[1::-1], window.context, window.min_side))
+    return crop(picture, window_around(box, picture.shape, window.context, window.min_side))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -20,9 +20,7 @@ def mean_std(values: ArrayLike) -> tuple[float, float]:
     return mean, float(values.std(ddof=1)) if values.size > 1 else nan
 
 
-def bootstrap_interval(
-    values: ArrayLike, seed: int, level: float = 0.95, resamples: int = 2000
-) -> tuple[float, float]:
+def bootstrap_interval(values: ArrayLike, seed: int, level: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
     """(low, high) of the mean of (n,) units: percentile bootstrap, the same for the same seed.
 
     (NaN, NaN) for n < 2, where resampling would feign certainty. With fewer than about ten units the interval

@@ -247,9 +247,7 @@ def _checked(
     """Float scores without NaN and contiguous bool labels, both of one `ndim`-dimensional shape."""
     scores, labels = np.asarray(scores), np.ascontiguousarray(labels)
     if scores.ndim != ndim:
-        raise ValueError(
-            f"{scores_name} has shape {scores.shape}, expected {ndim} dimension{'s' * (ndim > 1)}"
-        )
+        raise ValueError(f"{scores_name} has shape {scores.shape}, expected {ndim} dimension{'s' * (ndim > 1)}")
     if scores.shape != labels.shape:
         raise ValueError(f"{scores_name} has shape {scores.shape}, {labels_name} {labels.shape}: not equal")
     if scores.dtype.kind != "f":

@@ -112,7 +112,7 @@ def _render_chunk(folder: Path, seed: int, chunk: int) -> Path:
         }
         words = json.dumps([(pair.surface, pair.defect_type) for pair in pairs])
         with tempfile.TemporaryFile() as buffer:
-            np.savez(buffer, words=words, **arrays)
+            np.savez(buffer, allow_pickle=False, words=np.array(words), **arrays)
             buffer.seek(0)
             write_bytes(file, buffer.read())
     return file
@@ -124,9 +124,9 @@ def _render_chunk(folder: Path, seed: int, chunk: int) -> Path:
 class ReconstructionObjective(nn.Module):
     """Absolute error of pixels, of their colour and of differences between neighbours, through a slightly noisy latent.
 
-    The second term and the tinting of every other view make up for the many grey pictures: without them all four latent
-    channels learn brightness alone and every colour comes back grey (measured: still so after 2,400 steps). The third
-    term keeps edges and grain, which the first alone would blur.
+    The second term and the tinting of every other view make up for the many grey pictures: without them all four
+    latent channels learn brightness alone and every colour comes back grey (measured: still so after 2,400 steps).
+    The third term keeps edges and grain, which the first alone would blur.
     """
 
     def __init__(self, vae: AutoencoderTiny, pool: list[Pair], crop: int, noise: float) -> None:
@@ -186,9 +186,7 @@ def make_autoencoder(params: BaseParams, pool: list[Pair]) -> None:
     ).to(device(), memory_format=torch.channels_last)
     objective = ReconstructionObjective(vae, pool, params.autoencoder.crop, params.autoencoder.noise)
     key = fingerprint(params.autoencoder.model_dump(), params.seed, len(pool), Path("lib/dataset/surfaces.py"))
-    train(
-        objective, len(pool), params.autoencoder, params.seed, "base-autoencoder", key, Path(".work/base-curves/vae")
-    )
+    train(objective, len(pool), params.autoencoder, params.seed, "base-autoencoder", key, Path(".work/base-curves/vae"))
     with torch.inference_mode():
         pixels = torch.cat([to_tensor(pair.defect[None]) for pair in pool[:64]]).to(device())
         latents = vae.encode(pixels).latents
@@ -325,8 +323,9 @@ def hole_of(pair: Pair, rng: np.random.Generator, mask_share: float) -> Any:
     rows, columns = np.nonzero(pair.mask)
     longer = max(np.ptp(rows), np.ptp(columns)) + 1
     margins = 1 + np.rint(rng.uniform(0, 0.35, 4) * longer).astype(int)
-    box = (columns.min() - margins[0], rows.min() - margins[1], columns.max() + margins[2], rows.max() + margins[3])
-    return box_mask(tuple(int(side) for side in box), SIDE, SIDE)
+    x0, y0 = int(columns.min() - margins[0]), int(rows.min() - margins[1])
+    x1, y1 = int(columns.max() + margins[2]), int(rows.max() + margins[3])
+    return box_mask((x0, y0, x1, y1), SIDE, SIDE)
 
 
 def make_tokenizer(texts: list[str]) -> CLIPTokenizer:

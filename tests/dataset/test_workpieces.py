@@ -11,9 +11,7 @@ from lib.dataset.workpieces import STATIONS, workpiece, write_workpieces
 
 
 def files_in(root: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()
-    }
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +54,7 @@ def test_masks_are_0_and_255_and_twins_differ_only_around_them(written: Path):
         category, name = path.parts[-4], path.parts[-2]
         mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         assert mask.ndim == 2 and set(np.unique(mask)) == {0, 255}
-        defect, twin = (
-            cv2.imread(str(written / category / part / name / "000.png")) for part in ("test", "twins")
-        )
+        defect, twin = (cv2.imread(str(written / category / part / name / "000.png")) for part in ("test", "twins"))
         assert defect.shape == twin.shape == (256, 288 if category == "hex_nut" else 256, 3)
         near = cv2.dilate(mask, np.ones((2 * HALO + 1, 2 * HALO + 1))) > 0
         assert np.array_equal(defect[~near], twin[~near])

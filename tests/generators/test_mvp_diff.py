@@ -174,7 +174,7 @@ def compositions(draw: st.DrawFn) -> tuple[np.ndarray, Window, tuple[int, int, i
     x0, y0 = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
     box = (x0, y0, draw(st.integers(x0 + 1, width)), draw(st.integers(y0 + 1, height)))
     normal = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return normal, window_around(box, width, height, draw(st.floats(1, 4)), draw(st.integers(1, 64))), box
+    return normal, window_around(box, (height, width), draw(st.floats(1, 4)), draw(st.integers(1, 64))), box
 
 
 @settings(max_examples=60, deadline=None)
@@ -205,7 +205,7 @@ def test_an_even_change_is_added_inside_of_the_box(made: tuple, amount: int):
 
 def test_a_change_lands_where_it_was_painted_in_a_window_that_reaches_over_the_border():
     normal = np.full((20, 60, 3), 100, np.uint8)
-    window = window_around((0, 0, 30, 20), 60, 20, 2, 16)
+    window = window_around((0, 0, 30, 20), (20, 60), 2, 16)
     assert window == Window(0, -20, 60)
     change = np.zeros((60, 60, 3), np.float32)
     change[25, 7] = 50  # row 25 of the window is row 5 of the picture

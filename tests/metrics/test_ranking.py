@@ -135,9 +135,7 @@ def test_pixels_touching_at_a_corner_are_one_region():
 def test_equal_to_sklearn_with_and_without_ties(case):
     scores, labels = case
     assert auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
-    assert average_precision(scores, labels) == pytest.approx(
-        average_precision_score(labels, scores), abs=1e-12
-    )
+    assert average_precision(scores, labels) == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
     best, threshold = f1_max(scores, labels)
     assert best == pytest.approx(sklearn_f1_max(scores, labels), abs=1e-12)
     assert f1_at(scores, labels, threshold) == best
@@ -152,9 +150,7 @@ def test_equal_to_sklearn_on_many_scores(levels):
     if levels:
         scores = np.round(scores * levels)
     assert auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
-    assert average_precision(scores, labels) == pytest.approx(
-        average_precision_score(labels, scores), abs=1e-12
-    )
+    assert average_precision(scores, labels) == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
     assert f1_max(scores, labels)[0] == pytest.approx(sklearn_f1_max(scores, labels), abs=1e-12)
 
 
@@ -289,10 +285,7 @@ def test_inputs_stay_as_they_were():
 def test_masks_may_be_zero_and_one_in_any_memory_order():
     maps, masks = random_pictures(np.random.default_rng(4), [(30, 20), (10, 10)], levels=0)
     expected = aupro(maps, masks)
-    assert (
-        aupro([np.asfortranarray(m) for m in maps], [m.astype(np.uint8).T.copy().T for m in masks])
-        == expected
-    )
+    assert aupro([np.asfortranarray(m) for m in maps], [m.astype(np.uint8).T.copy().T for m in masks]) == expected
 
 
 @pytest.mark.parametrize(

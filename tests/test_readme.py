@@ -1,0 +1,59 @@
+"""The README's commands exist and do what it says; the heavy ones run in test_chain.py."""
+
+import re
+import subprocess
+
+import yaml
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+# Commands that test_chain.py runs, word for word.
+RUN_IN_CHAIN = {
+    "dvc repro",
+    "dvc exp run -S synth.guidance_scale=5",
+    "dvc metrics diff",
+    "dvc plots show",
+    "git checkout . && dvc checkout",
+    "dvc exp run -S dataset.path=mydata -S 'dataset.categories=[bracket]' prepare@bracket",
+    "cat metrics/report/report.md",
+}
+
+
+def commands() -> set[str]:
+    """Every command in an indented block or in backticks that starts with a program we name."""
+    lines = re.findall(r"^ {4,}((?:make|dvc|cat|source|git|python|accelerate) .*?)(?:\s{2,}#.*)?$", README, re.M)
+    quoted = re.findall(r"`((?:make|dvc|git|python|accelerate) [^`]+)`", README)
+    return {command.strip() for command in [*lines, *quoted]}
+
+
+def test_every_command_is_run_by_a_test_or_checked_here():
+    left = commands() - RUN_IN_CHAIN
+    made = {command for command in left if command.startswith("make ")}
+    for command in made:
+        assert subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True).returncode == 0, command
+    left -= made | {"source .venv/bin/activate", "dvc exp run -S", "accelerate config"}
+    keys = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for command in left:  # full-size models and real data, which are not here: their knobs must exist
+        knobs = re.findall(r"-S '?([\w.]+)=", command)
+        assert knobs, f"{command} is run by no test"
+        for knob in knobs:
+            section, name = knob.split(".")
+            assert name in keys[section], f"{knob} of the README is no key of params.yaml"
+
+
+def test_the_first_screen_shows_the_two_commands_and_a_picture():
+    screen = README.splitlines()[:20]
+    assert any("make repro" in line for line in screen) and any("make test" in line for line in screen)
+    assert any(line.startswith("![") for line in screen)
+
+
+def test_every_file_that_the_readme_names_is_there():
+    for target in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (ROOT / target).is_file(), target
+
+
+def test_every_stage_is_explained():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert all(f"`{name}`" in README for name in stages)
