@@ -178,7 +178,7 @@ def test_two_processes_share_the_batches_and_the_first_one_publishes(
 
 def test_a_record_says_everything_that_its_sample_was_made_from(params: Params, monkeypatch: pytest.MonkeyPatch):
     def trained(params: Params, real: RealData, key: str, out: Path, curves: Path) -> None:
-        write_json(out / "model.json", {"generator": "perlin", "base": "models/base", "revision": "abc"})
+        write_json(out / "model.json", {"generator": "perlin", "base": "models/base", "revision": "abc", "weights": "def"})
 
     monkeypatch.setattr(perlin, "finetune", trained)
     asked = PLACEMENTS[1]
@@ -190,7 +190,7 @@ def test_a_record_says_everything_that_its_sample_was_made_from(params: Params, 
         asked.prompt,
         asked.seed,
     )
-    assert (record.generator, record.model) == ("perlin", "models/base@abc")
+    assert (record.generator, record.model) == ("perlin", "models/base@abc+def")
     assert record.knobs == {**params.synth.model_dump(), **params.window.model_dump()}
     assert read_image(Path(record.image)).shape == read_image(Path(record.mask or "")).shape == (40, 48, 3)
     assert record.accepted is None and record.scores == {}, "nobody has judged it yet"
