@@ -22,6 +22,7 @@ Heat = NDArray[np.float32]  # (H, W), CIELAB units
 
 VISIBLE = 2.2  # CIELAB units; 2.3 is one just noticeable difference (Mahy et al. 1994)
 BORDER = 0.12  # of the strongest change: outside of it is what blur spills over the border of the defect
+CHROMA = 0.6  # weight of colour beside lightness: autoencoders carry it coarser, so it spills further over borders
 BLUR = 0.5  # px; averages sensor noise, yet spills less than BORDER over a straight sharp border
 PINHOLE = 6  # px
 SHIFTS = ((0, 3), (3, 0), (3, 3), (3, -3), (0, 5), (5, 0), (5, 5), (5, -5))  # px, down and right
@@ -107,8 +108,9 @@ def _check(generated: Picture, reference: Picture) -> None:
 
 
 def _lab(picture: Picture) -> NDArray[np.float32]:
-    """Lightly smoothed CIELAB, (H, W, 3) float32."""
+    """Lightly smoothed CIELAB with its colour weighted by CHROMA, (H, W, 3) float32."""
     lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    lab = lab * np.array([1, CHROMA, CHROMA], np.float32)
     return cv2.GaussianBlur(lab, (0, 0), BLUR).astype(np.float32, copy=False)
 
 

@@ -71,7 +71,7 @@ def summary(params: Params, arms: Sequence[Arm]) -> dict[str, Any]:
 def write_report(params: Params, metrics: Path) -> str:
     """Write `summary.json` and the folder `report/` below `metrics`; returns the table for the terminal.
 
-    The folder gets report.md, arms.csv and training.csv for DVC's plots, and the same as pictures for people who have
+    The folder gets report.md, arms.csv and training/ for DVC's plots, and the same as pictures for people who have
     no connection to the content network that DVC's own page needs.
     """
     arms = read_arms(params, metrics / "detection")
@@ -92,23 +92,17 @@ def write_report(params: Params, metrics: Path) -> str:
         _pictures(params),
     ]
     write_text(out / "report.md", "\n\n".join(parts) + "\n")
-    write_json(metrics / "summary.json", summary(params, arms))
-    _write_csv(
-        out / "arms.csv",
-        ("arm", "pixel_ap"),
-        [(f"{arm.generator} {arm.category} {arm.detector}", value) for arm in arms for value in arm.values("pixel_ap")],
-    )
+    write_json(metrics / "summary.json", summary(params, arms) | _labels(params, metrics))
+    means = [(f"{arm.generator} {arm.category} {arm.detector}", mean_std(arm.values("pixel_ap"))[0]) for arm in arms]
+    _write_csv(out / "arms.csv", ("arm", "pixel_ap"), means)
     curves = {
         f"{generator} {category}": points
         for generator in params.generators
         for category in params.dataset.categories
         if (points := _loss_curve(metrics / "finetune" / generator / category))
     }
-    _write_csv(
-        out / "training.csv",
-        ("arm", "step", "loss"),
-        [(arm, int(step), loss) for arm, points in curves.items() for step, loss in points],
-    )
+    for arm, points in curves.items():
+        _write_csv(out / "training" / f"{arm.replace(' ', '-')}.csv", ("step", "loss"), points)
     plots.learning_curve(out / "training.png", curves)
     for metric in ("pixel_ap", "aupro"):
         heights = {
@@ -120,6 +114,17 @@ def write_report(params: Params, metrics: Path) -> str:
         }
         plots.bars(out / f"{metric}.png", heights, f"{COLUMNS[metric]}, mean over categories")
     return table
+
+
+def _labels(params: Params, metrics: Path) -> dict[str, Any]:
+    """Share of synthetic samples that the gate accepted, mean over categories, and the masks' IoU with the truth."""
+    rates: dict[str, float] = {}
+    for generator in params.generators:
+        files = [metrics / "masks" / generator / f"{category}.json" for category in params.dataset.categories]
+        known = [rate for file in files if (rate := _json(file)["acceptance_rate"]) is not None]
+        if known:
+            rates[generator] = round(float(np.mean(known)), 4)
+    return {"acceptance_rate": rates, "mask_iou": _json(metrics / "mask_truth.json").get("all", {})}
 
 
 def _all_categories(arms: Sequence[Arm], metric: str) -> tuple[float, float]:
@@ -202,11 +207,13 @@ def _truth_table(path: Path) -> str:
     if not truth:
         return "The data set has no twins (the same picture without its defect), so there is no exact truth to hold."
     rows = [
-        [name, *(f"{scores[method]:.3f}" for method in ("measured", "cosine_rgb_otsu"))]
+        [name, *(f"{scores[method]:.3f}" for method in ("measured", "cosine_rgb_otsu", "grey_difference"))]
         for name, scores in truth.items()
     ]
     note = "Mean IoU of masks taken from autoencoder round trips of a defect picture and its defect-free twin."
-    return f"{note}\n\n" + markdown(["category and type", "measured", "cosine_rgb_otsu (published)"], rows)
+    return f"{note}\n\n" + markdown(
+        ["category and type", "measured", "cosine_rgb_otsu (published)", "grey difference, Otsu"], rows
+    )
 
 
 def _pictures(params: Params) -> str:

@@ -21,7 +21,7 @@ def run(stage: Callable[..., None], description: str | None, *names: str) -> Non
     try:
         stage(**vars(parser.parse_args()))
     except FileNotFoundError as error:
-        sys.exit(_said(f"{error.filename}: not found; `dvc repro` makes what a stage reads"))
+        sys.exit(_said(f"{error.filename or error}: not found; `dvc repro` makes what a stage reads"))
     except (ValueError, FloatingPointError) as error:
         sys.exit(_said(str(error)))
 

@@ -18,7 +18,8 @@ def main(generator: str, category: str) -> None:
         params.window.model_dump(),
         model,
         placements,
-        *source("lib.diffusion", "lib.synthesis", GENERATORS[generator]),
+        Path(f"data/prepared/{category}/samples.jsonl"),
+        *source("lib.diffusion", "lib.images", "lib.runtime", "lib.synthesis", GENERATORS[generator]),
     )
     out = Path(f"data/synth/{generator}/{category}")
     records = synthesize_all(params, real, generator, model, read_records(placements, Placement), key, out)

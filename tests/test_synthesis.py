@@ -178,7 +178,9 @@ def test_two_processes_share_the_batches_and_the_first_one_publishes(
 
 def test_a_record_says_everything_that_its_sample_was_made_from(params: Params, monkeypatch: pytest.MonkeyPatch):
     def trained(params: Params, real: RealData, key: str, out: Path, curves: Path) -> None:
-        write_json(out / "model.json", {"generator": "perlin", "base": "models/base", "revision": "abc", "weights": "def"})
+        write_json(
+            out / "model.json", {"generator": "perlin", "base": "models/base", "revision": "abc", "weights": "def"}
+        )
 
     monkeypatch.setattr(perlin, "finetune", trained)
     asked = PLACEMENTS[1]

@@ -50,8 +50,8 @@ def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) ->
     Raises ValueError, in one sentence, when the model is not there or has not the nine-channel layout.
     """
     folder = Path(base.model)
-    if not folder.is_dir() and base.allow_download and base.revision is None:
-        raise ValueError(f"base.revision: {base.model} is a hub id, which needs the commit that is meant")
+    if not folder.is_dir() and base.revision is None:
+        raise ValueError(f"base.revision: {base.model} is no local folder; a hub id needs the commit that is meant")
     try:
         pipeline = StableDiffusionInpaintPipeline.from_pretrained(
             str(folder) if folder.is_dir() else base.model,

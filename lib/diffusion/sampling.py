@@ -41,7 +41,7 @@ def inpaint(
     """
     scheduler = SCHEDULERS[settings.scheduler].from_config(parts.scheduler.config)
     scheduler.set_timesteps(settings.steps, device=noise.device)
-    skipped = settings.steps - min(int(settings.steps * settings.strength), settings.steps)
+    skipped = settings.steps - max(1, min(int(settings.steps * settings.strength), settings.steps))
     timesteps = scheduler.timesteps[skipped * scheduler.order :]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped * scheduler.order)

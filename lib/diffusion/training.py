@@ -36,6 +36,11 @@ def train(objective: nn.Module, count: int, settings: Training, seed: int, stage
     """
     where = device()
     accelerator = Accelerator(mixed_precision=mixed_precision(where), cpu=where.type == "cpu")
+    if settings.batch_size % accelerator.num_processes:
+        raise ValueError(
+            f"finetune.batch_size: {settings.batch_size} samples cannot be shared evenly by "
+            f"{accelerator.num_processes} processes; take a multiple"
+        )
     work = work_folder(stage, key)
     named = {name: value for name, value in objective.named_parameters() if value.requires_grad}
     optimizer = torch.optim.AdamW(named.values(), lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2)

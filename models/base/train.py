@@ -35,12 +35,14 @@ from lib.runtime import (
     fingerprint,
     progress,
     replace_folder,
+    source,
     work_folder,
     write_bytes,
 )
 
 HERE = Path(__file__).parent
 RENDERER = Path("lib/dataset/surfaces.py")
+CODE = ("models.base.train", "lib.diffusion", "lib.images", "lib.language", "lib.runtime")  # makes other weights
 CURVES = Path(".work/base-curves")
 CHROMA = 4.0  # weight of the error in colour
 SIDE = 128  # pixels
@@ -89,7 +91,7 @@ def main() -> None:
 
 def rendered_pool(count: int, seed: int) -> list[Pair]:
     """Render the pairs, in parallel, once: both parts read the same pool from the work folder."""
-    folder = work_folder("base-pool", fingerprint(RENDERER, seed, CHUNK))
+    folder = work_folder("base-pool", fingerprint(RENDERER, seed, CHUNK, SIDE))
     chunks = range((count + CHUNK - 1) // CHUNK)
     with ProcessPoolExecutor() as workers:
         files = list(progress(workers.map(partial(_render_chunk, folder, seed), chunks), "render", total=len(chunks)))
@@ -255,7 +257,9 @@ def make_unet(params: BaseParams, pool: list[Pair]) -> None:
         min_snr_gamma=params.unet.min_snr_gamma,
         caption_dropout=params.unet.caption_dropout,
     )
-    key = fingerprint(params.unet.model_dump(), params.pool.model_dump(), params.seed, RENDERER, HERE / "vae")
+    key = fingerprint(
+        params.unet.model_dump(), params.pool.model_dump(), params.seed, RENDERER, HERE / "vae", *source(*CODE)
+    )
     train(objective, len(cache.latents), params.unet, params.seed, "base-unet", key, CURVES / "unet")
     unet.to(memory_format=torch.contiguous_format)
     with tempfile.TemporaryDirectory(dir=HERE) as folder:

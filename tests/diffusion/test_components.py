@@ -51,11 +51,11 @@ def test_a_caption_is_padded_to_the_tokenizers_length(tmp_path: Path):
 
 def test_a_missing_model_says_so_in_one_sentence_and_nothing_is_fetched():
     with pytest.raises(ValueError, match=r"base\.model: stable/none is neither a folder .*allow_download=true"):
-        load(base("stable/none"), CPU)
+        load(base("stable/none", revision="abc"), CPU)
 
 
 def test_a_hub_id_without_its_commit_is_refused_before_anything_is_fetched():
-    with pytest.raises(ValueError, match=r"base\.revision: stable/none is a hub id"):
+    with pytest.raises(ValueError, match=r"base\.revision: stable/none is no local folder"):
         load(base("stable/none", allow_download=True), CPU)
 
 

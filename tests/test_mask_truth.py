@@ -1,0 +1,58 @@
+"""Masks of rendered pairs after the embedded autoencoder's round trip, against the exact truth."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lib.dataset.workpieces import write_workpieces
+from lib.diffusion.components import load
+from lib.mask_truth import grey_difference, iou, score_masks, twin_of
+from lib.params import Base, Params
+from lib.records import Sample
+from tests.conftest import ROOT
+
+
+def defects(root: Path) -> list[Sample]:
+    samples = []
+    for file in sorted(root.glob("*/test/*/*.png")):
+        category, _, defect_type = file.parts[-4:-1]
+        mask = root / category / "ground_truth" / defect_type / f"{file.stem}_mask.png"
+        if mask.exists():
+            name = f"{category}-{defect_type}-{file.stem}"
+            samples.append(Sample(name, category, defect_type, str(file), str(mask), name, "test", (0, 0), ""))
+    return samples
+
+
+@pytest.mark.slow
+def test_measured_masks_reach_the_bar_and_beat_the_published_formula(tmp_path: Path, raw_params: dict):
+    write_workpieces(tmp_path, 7, ["brushed_metal", "woven_fabric", "hex_nut"], 1, 1, 4)
+    params = Params.model_validate(raw_params)
+    parts = load(Base(model=str(ROOT / "models/base"), revision=None, allow_download=False), torch.device("cpu"))
+    table, sheet = score_masks(params, defects(tmp_path), parts)
+    assert len(table) == 10 and table["all"]["defects"] >= 36 and sheet is not None
+    assert table["all"]["measured"] >= 0.75
+    assert table["all"]["measured"] >= table["all"]["cosine_rgb_otsu"] + 0.2
+
+
+def test_without_twins_there_is_nothing_to_score(tmp_path: Path, raw_params: dict):
+    sample = Sample("a", "c", "crack", str(tmp_path / "c/test/crack/0.png"), "m", "a", "test", (8, 8), "")
+    assert twin_of(sample) == tmp_path / "c/twins/crack/0.png"
+    assert score_masks(Params.model_validate(raw_params), [sample], None) == ({}, None)  # type: ignore[arg-type]
+
+
+def test_iou_of_masks_and_of_two_empty_ones():
+    a, b = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
+    assert iou(a, b) == 1
+    a[:2], b[1:3] = True, True
+    assert iou(a, b) == pytest.approx(1 / 3)
+
+
+def test_grey_difference_finds_a_plain_change_inside_of_its_box():
+    reference = np.full((20, 20, 3), 100.0)
+    generated = reference.copy()
+    generated[5:9, 5:9] += 50
+    generated[15:, 15:] += 50
+    found = grey_difference(generated, reference, (2, 2, 14, 14))
+    assert found[5:9, 5:9].all() and found.sum() == 16
