@@ -25,10 +25,10 @@ from lib.dataset.workpieces import workpiece
 from lib.diffusion.components import Components, embed, encode, load as load_base, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, blanked, encode_views, latent_masks
 from lib.generators.mvp_diff import LORA_TARGETS, view_of
-from lib.images import read_image, write_png
+from lib.core.images import read_image, write_png
 from lib.language import captions
-from lib.params import Params, load
-from lib.runtime import device
+from lib.core.params import Params, load
+from lib.core.runtime import device
 
 COUNT = 16  # pictures
 BOX = (96, 96, 160, 150)

@@ -25,11 +25,11 @@ from lib.dataset.workpieces import workpiece
 from lib.diffusion.sampling import SCHEDULERS
 from lib.generators import RealData
 from lib.generators.mvp_diff import hole, synthesize
-from lib.images import window_around, write_png
+from lib.core.images import window_around, write_png
 from lib.language import prompt
-from lib.params import Params, load
-from lib.records import GOOD, Placement, Sample
-from lib.runtime import device, write_json
+from lib.core.params import Params, load
+from lib.core.records import GOOD, Placement, Sample
+from lib.core.runtime import device, write_json
 
 
 def scene(folder: Path, count: int) -> tuple[RealData, list[Placement]]:

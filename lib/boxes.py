@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib import language
+from lib.core.images import Mask, read_image, read_mask
+from lib.core.records import GOOD, Box, DefectBox, Placement, Sample, of_split
+from lib.core.runtime import seed_for
 from lib.foreground import foreground_mask
-from lib.images import Mask, read_image, read_mask
-from lib.records import GOOD, Box, DefectBox, Placement, Sample, of_split
-from lib.runtime import seed_for
 
 # Spread of a placement's centre about the real one's, in picture widths and heights. A handful of real defects says
 # roughly where a type occurs (at the rim, in the middle), no more.

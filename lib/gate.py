@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from lib.images import RGB, Mask, box_mask
-from lib.params import Gate
-from lib.records import Box
+from lib.core.images import RGB, Mask, box_mask
+from lib.core.params import Gate
+from lib.core.records import Box
 
 RING = 5  # px of surroundings that a defect is seen against
 

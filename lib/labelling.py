@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from lib.core.images import RGB, contact_sheet, crop, outlined, read_image, read_mask, window_around, write_png
+from lib.core.params import Params
+from lib.core.records import Synthetic
+from lib.core.runtime import progress
 from lib.gate import RealRange, judge, real_range
 from lib.generators import RealData
-from lib.images import RGB, contact_sheet, crop, outlined, read_image, read_mask, window_around, write_png
 from lib.masks import METHODS
-from lib.params import Params
-from lib.records import Synthetic
-from lib.runtime import progress
 
 ACCEPTED, REJECTED = (40, 220, 80), (255, 40, 40)  # outlines on the contact sheet
 SHEET = 12  # samples of each type on the contact sheet

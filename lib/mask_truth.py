@@ -12,12 +12,23 @@ from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
 from lib.boxes import mask_boxes
+from lib.core.images import (
+    RGB,
+    Mask,
+    box_mask,
+    contact_sheet,
+    crop,
+    outlined,
+    read_image,
+    read_mask,
+    resize,
+    window_around,
+)
+from lib.core.params import Params
+from lib.core.records import GOOD, Box, Sample
+from lib.core.runtime import progress
 from lib.diffusion.components import Components, decode, encode, to_pixels, to_tensor
-from lib.images import RGB, Mask, box_mask, contact_sheet, crop, outlined, read_image, read_mask, resize, window_around
 from lib.masks import METHODS, Picture
-from lib.params import Params
-from lib.records import GOOD, Box, Sample
-from lib.runtime import progress
 
 WORST = 10  # recoveries shown
 

@@ -14,8 +14,8 @@ from skimage.filters import apply_hysteresis_threshold, threshold_otsu
 from skimage.morphology import remove_small_holes
 from skimage.restoration import denoise_tv_chambolle
 
-from lib.images import Mask, box_mask
-from lib.records import Box
+from lib.core.images import Mask, box_mask
+from lib.core.records import Box
 
 Picture = NDArray  # (H, W, 3), uint8 or float, in 0..255
 Heat = NDArray[np.float32]  # (H, W), CIELAB units

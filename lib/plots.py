@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from lib.images import RGB, Mask, contact_sheet, outlined
-from lib.runtime import write_bytes
+from lib.core.images import RGB, Mask, contact_sheet, outlined
+from lib.core.runtime import write_bytes
 from lib.tiles import Scores
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from lib import plots
+from lib.core.params import Params
+from lib.core.runtime import write_json, write_text
 from lib.metrics.intervals import mean_std, paired_difference
-from lib.params import Params
-from lib.runtime import write_json, write_text
 
 # The columns of the tables: the key in the detection metrics, and its name in the field.
 COLUMNS = {

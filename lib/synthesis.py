@@ -5,11 +5,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from lib.core.images import contact_sheet, crop, read_image, window_around, write_png
+from lib.core.params import Params
+from lib.core.records import Placement, Synthetic, read_records, write_records
+from lib.core.runtime import progress, replace_folder, work_folder
 from lib.generators import Made, RealData, find
-from lib.images import contact_sheet, crop, read_image, window_around, write_png
-from lib.params import Params
-from lib.records import Placement, Synthetic, read_records, write_records
-from lib.runtime import progress, replace_folder, work_folder
 
 SHEET = (6, 8)  # rows and columns of the contact sheet
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.images import RGB, Window, crop
+from lib.core.images import RGB, Window, crop
 
 Scores = NDArray[np.float32]  # (H, W)
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from lib.boxes import real_components
-from lib.params import load
-from lib.records import DefectBox, Sample, read_records, write_records
-from stages import run
+from lib.core.command import run
+from lib.core.params import load
+from lib.core.records import DefectBox, Sample, read_records, write_records
 
 
 def main(category: str) -> None:

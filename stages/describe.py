@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from lib.boxes import real_components
+from lib.core.command import run
+from lib.core.params import load
+from lib.core.records import Description, Sample, read_records, write_records
 from lib.language import captions, location_of
-from lib.params import load
-from lib.records import Description, Sample, read_records, write_records
-from stages import run
 
 
 def main(category: str) -> None:

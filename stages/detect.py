@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from lib.core.command import run
+from lib.core.params import load
+from lib.core.records import Sample, Synthetic, of_split, read_records
+from lib.core.runtime import fingerprint, replace_folder, source, work_folder
 from lib.detectors import find, fit_seeds, read_examples
-from lib.params import load
-from lib.records import Sample, Synthetic, of_split, read_records
-from lib.runtime import fingerprint, replace_folder, source, work_folder
-from stages import run
 
 
 def main(detector: str, generator: str, category: str) -> None:
@@ -18,7 +18,7 @@ def main(detector: str, generator: str, category: str) -> None:
 
     # The manifest's folder holds the masks; the real pictures are known by their hashes in the records.
     synthetic, masks = Path(f"data/synth/{generator}/{category}"), [Path(s.mask) for s in train + val if s.mask]
-    code = source("lib.detectors", "lib.images", "lib.metrics", "lib.runtime", "lib.tiles")
+    code = source("lib.detectors", "lib.core.images", "lib.metrics", "lib.core.runtime", "lib.tiles")
     key = fingerprint(params.detect.model_dump(), prepared, manifest, synthetic, *masks, *code)
     work = work_folder(f"detect-{detector}-{generator}-{category}", key)
     fit_seeds(module, read_examples([*train, *accepted]), read_examples(val), params.detect, work)

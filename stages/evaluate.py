@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from lib.core.command import run
+from lib.core.params import load
+from lib.core.records import Sample, of_split, read_records
 from lib.detectors import evaluate, find
-from lib.params import load
-from lib.records import Sample, of_split, read_records
-from stages import run
 
 
 def main(detector: str, generator: str, category: str) -> None:

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from lib.core.command import run
+from lib.core.images import write_png
+from lib.core.params import load
+from lib.core.records import Synthetic, read_records
+from lib.core.runtime import write_json
 from lib.generators import read_real
-from lib.images import write_png
 from lib.metrics.fidelity import compare
-from lib.params import load
-from lib.records import Synthetic, read_records
-from lib.runtime import write_json
-from stages import run
 
 
 def main(generator: str, category: str) -> None:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from lib.core.command import run
+from lib.core.params import load
+from lib.core.runtime import atomic_folder, fingerprint, source
 from lib.generators import GENERATORS, find, read_real
-from lib.params import load
-from lib.runtime import atomic_folder, fingerprint, source
-from stages import run
 
 
 def main(generator: str, category: str) -> None:
@@ -20,7 +20,7 @@ def main(generator: str, category: str) -> None:
         Path(f"data/prepared/{category}/samples.jsonl"),
         Path(f"data/boxes/{category}.jsonl"),
         Path(f"data/descriptions/{category}.jsonl"),
-        *source("lib.diffusion", "lib.images", "lib.language", "lib.runtime", GENERATORS[generator]),
+        *source("lib.diffusion", "lib.core.images", "lib.language", "lib.core.runtime", GENERATORS[generator]),
     )
     with atomic_folder(Path(f"models/generators/{generator}/{category}")) as out:
         module.finetune(params, read_real(category), key, out, Path(f"metrics/finetune/{generator}/{category}"))

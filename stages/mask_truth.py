@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lib.core.command import run
+from lib.core.images import write_png
+from lib.core.params import load
+from lib.core.records import Sample, read_records
+from lib.core.runtime import device, write_json
 from lib.diffusion.components import load as load_base
-from lib.images import write_png
 from lib.mask_truth import score_masks
-from lib.params import load
-from lib.records import Sample, read_records
-from lib.runtime import device, write_json
-from stages import run
 
 
 def main() -> None:

@@ -7,11 +7,11 @@ Any problem in the data set is printed with all others, and then nothing is writ
 import sys
 from pathlib import Path
 
+from lib.core.command import run
+from lib.core.params import load
+from lib.core.records import write_records
+from lib.core.runtime import atomic_folder, write_json
 from lib.dataset.splitting import split_category
-from lib.params import load
-from lib.records import write_records
-from lib.runtime import atomic_folder, write_json
-from stages import run
 
 
 def main(category: str) -> None:

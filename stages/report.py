@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from lib.params import load
+from lib.core.command import run
+from lib.core.params import load
 from lib.report import write_report
-from stages import run
 
 
 def main() -> None:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from lib.core.command import run
+from lib.core.params import load
+from lib.core.records import Placement, read_records
+from lib.core.runtime import fingerprint, first_process, source
 from lib.generators import GENERATORS, read_real
-from lib.params import load
-from lib.records import Placement, read_records
-from lib.runtime import fingerprint, first_process, source
 from lib.synthesis import synthesize_all, write_sheet
-from stages import run
 
 
 def main(generator: str, category: str) -> None:
@@ -19,7 +19,7 @@ def main(generator: str, category: str) -> None:
         model,
         placements,
         Path(f"data/prepared/{category}/samples.jsonl"),
-        *source("lib.diffusion", "lib.images", "lib.runtime", "lib.synthesis", GENERATORS[generator]),
+        *source("lib.diffusion", "lib.core.images", "lib.core.runtime", "lib.synthesis", GENERATORS[generator]),
     )
     out = Path(f"data/synth/{generator}/{category}")
     records = synthesize_all(params, real, generator, model, read_records(placements, Placement), key, out)

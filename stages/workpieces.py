@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from lib.core.command import run
+from lib.core.params import load
+from lib.core.runtime import atomic_folder
 from lib.dataset.workpieces import STATIONS, write_workpieces
-from lib.params import load
-from lib.runtime import atomic_folder
-from stages import run
 
 
 def main() -> None:

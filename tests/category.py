@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from lib.images import box_mask, write_png
+from lib.core.images import box_mask, write_png
+from lib.core.params import Params
+from lib.core.records import GOOD, Box, DefectBox, Description, Placement, Sample, write_records
 from lib.language import captions
-from lib.params import Params
-from lib.records import GOOD, Box, DefectBox, Description, Placement, Sample, write_records
 
 CATEGORY = "slab"
 # id, defect type, part, (width, height), box of the defect

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.boxes import mask_boxes, place_boxes, real_components
+from lib.core.images import box_mask, read_image, read_mask, write_png
+from lib.core.records import DefectBox, Description, Placement, Sample, by_id, read_records, write_records
 from lib.dataset.published_rows import published_rows
 from lib.foreground import foreground_mask
-from lib.images import box_mask, read_image, read_mask, write_png
 from lib.language import location_of
-from lib.records import DefectBox, Description, Placement, Sample, by_id, read_records, write_records
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from lib.core.images import box_mask
+from lib.core.params import Gate
 from lib.gate import RealRange, judge, real_range, ring_contrast
-from lib.images import box_mask
-from lib.params import Gate
 
 SIDE, BOX = 64, (16, 16, 48, 48)
 GATE = Gate(min_contrast=4.0, min_area=8, max_fill=0.85, outlier=3.0)

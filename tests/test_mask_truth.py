@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from lib.core.params import Base, Params
+from lib.core.records import Sample
 from lib.dataset.workpieces import write_workpieces
 from lib.diffusion.components import load
 from lib.mask_truth import grey_difference, iou, score_masks, twin_of
-from lib.params import Base, Params
-from lib.records import Sample
 from tests.conftest import ROOT
 
 

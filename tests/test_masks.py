@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.images import box_mask
+from lib.core.images import box_mask
 from lib.masks import METHODS, change_map, cosine_rgb_otsu, measured_mask
 
 SIZE = (96, 112)  # height, width

@@ -1,6 +1,6 @@
 import numpy as np
 
-from lib.images import read_image, write_png
+from lib.core.images import read_image, write_png
 from lib.plots import CAPTION, Overlay, bars, heat_map, learning_curve, overlay_sheet
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from lib import plots
-from lib.images import read_image
-from lib.params import Params
+from lib.core.images import read_image
+from lib.core.params import Params
+from lib.core.runtime import write_json, write_text
 from lib.report import COLUMNS, markdown, write_report
-from lib.runtime import write_json, write_text
 from tests.category import tiny_params
 
 METRICS = Path("metrics")

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from lib.core.images import read_image
+from lib.core.params import Params
+from lib.core.records import Placement, Synthetic, read_records
+from lib.core.runtime import write_json
 from lib.generators import RealData, find, perlin, read_real
-from lib.images import read_image
-from lib.params import Params
-from lib.records import Placement, Synthetic, read_records
-from lib.runtime import write_json
 from lib.synthesis import synthesize_all, write_sheet
 from tests.category import CATEGORY, placement, tiny_params, write_category
 from tests.conftest import ROOT

@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import TypeAdapter, ValidationError
 
-from lib.images import SUFFIXES
-from lib.params import Dataset, Name
-from lib.records import GOOD
+from lib.core.images import SUFFIXES
+from lib.core.params import Dataset, Name
+from lib.core.records import GOOD
 
 SHOWN = 10  # names listed in one message; beyond them only the number is told
 MASK_FOLDERS = ("ground_truth", "masks")

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lib.images import box_mask, write_png
-from lib.records import Placement, Sample, by_id, read_records
-from lib.runtime import write_text
+from lib.core.images import box_mask, write_png
+from lib.core.records import Placement, Sample, by_id, read_records
+from lib.core.runtime import write_text
 
 
 def published_rows(placements: Sequence[Placement], samples: Sequence[Sample], folder: Path) -> list[dict[str, str]]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from lib.core.params import Dataset, Split
+from lib.core.records import GOOD, Sample
 from lib.dataset.layouts import (
     DatasetProblems,
     Findings,
@@ -17,8 +19,6 @@ from lib.dataset.layouts import (
     read_groups,
 )
 from lib.dataset.validation import validate
-from lib.params import Dataset, Split
-from lib.records import GOOD, Sample
 
 PARTS = ("train", "val", "test")
 NEAR = 4  # of 64 bits; re-encoding or rescaling a picture changes about as many
@@ -48,6 +48,7 @@ def split_category(dataset: Dataset, split: Split, category: str) -> tuple[list[
                 split=part_of[groups[one.picture.id]],
                 size=one.size,
                 sha256=one.sha256,
+                mask_sha256=one.mask_sha256,
             )
             for one in examined
         ),

@@ -11,10 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from lib.core.images import RGB, Mask, decode, read_image, read_mask
+from lib.core.records import GOOD
+from lib.core.runtime import progress
 from lib.dataset.layouts import Findings, Picture, listed
-from lib.images import RGB, Mask, decode, read_image, read_mask
-from lib.records import GOOD
-from lib.runtime import progress
 
 THREADS = 8  # more would gain little, and each may hold a picture of a hundred million pixels
 
@@ -27,6 +27,7 @@ class Examined:
     problems: tuple[str, ...] = ()
     size: tuple[int, int] = (0, 0)  # width, height in px, upright
     sha256: str = ""  # of the file's bytes
+    mask_sha256: str | None = None
     pixels: str = ""  # digest of the decoded picture: equal for equal pictures in different files
     perceptual_hash: int = 0
     graded_mask: bool = False
@@ -75,15 +76,18 @@ def examine(picture: Picture) -> Examined:
     except (OSError, ValueError) as error:
         return Examined(picture, (f"{error}; replace or remove the file",))
     height, width = image.shape[:2]
-    problems, graded = [], False
+    problems, graded, mask_sha256 = [], False, None
     if picture.mask is not None:
         try:
             problems = _mask_problems(picture.mask, read_mask(picture.mask), image)
             graded = _graded(picture.mask)
+            mask_sha256 = hashlib.sha256(picture.mask.read_bytes()).hexdigest()
         except ValueError as error:
             problems = [f"{error}; replace the file"]
     pixels = hashlib.sha256(f"{width}x{height}".encode() + image.tobytes()).hexdigest()
-    return Examined(picture, tuple(problems), (width, height), sha256, pixels, perceptual_hash(image), graded)
+    return Examined(
+        picture, tuple(problems), (width, height), sha256, mask_sha256, pixels, perceptual_hash(image), graded
+    )
 
 
 def perceptual_hash(image: RGB) -> int:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
+from lib.core.runtime import progress
 from lib.dataset.surfaces import (
     Camera,
     Light,
@@ -27,7 +28,6 @@ from lib.dataset.surfaces import (
     sensor_grain,
     woven,
 )
-from lib.runtime import progress
 
 # What one picture of a category needs: the scene, where its defect may be, and the lamp.
 Station = tuple[Scene, tuple[float, float], Light]

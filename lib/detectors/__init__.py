@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib import plots
-from lib.images import RGB, Mask, read_image, read_mask, write_png
+from lib.core.images import RGB, Mask, read_image, read_mask, write_png
+from lib.core.params import Detect, Evaluate
+from lib.core.records import GOOD, Sample, Synthetic
+from lib.core.runtime import atomic_folder, progress, write_json, write_text
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import aupro, average_precision, iou_at, pixel_and_image_metrics
-from lib.params import Detect, Evaluate
-from lib.records import GOOD, Sample, Synthetic
-from lib.runtime import atomic_folder, progress, write_json, write_text
 from lib.tiles import Scores
 
 DETECTORS = {"unet": "lib.detectors.unet"}  # names in params.yaml; imported only when used

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lib.core.images import RGB, Mask, Window, crop, resize
+from lib.core.params import Detect
+from lib.core.records import GOOD
+from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
 from lib.detectors import Example
-from lib.images import RGB, Mask, Window, crop, resize
 from lib.metrics.ranking import average_precision, f1_max
-from lib.params import Detect
-from lib.records import GOOD
-from lib.runtime import device, mixed_precision, progress, seed_for, write_json
 from lib.tiles import Scores, predict_tiled
 
 LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16

@@ -14,7 +14,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from torch import Tensor
 
-from lib.params import Base
+from lib.core.params import Base
 
 
 @dataclass(frozen=True)

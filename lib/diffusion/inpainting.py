@@ -72,7 +72,7 @@ class InpaintingObjective(nn.Module):
         empty: int,
         cache: Cache,
         scheduler: Any,
-        min_snr_gamma: float,
+        min_snr_gamma: float | None,
         caption_dropout: float,
     ) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class InpaintingObjective(nn.Module):
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod.to(where)
 
     def forward(self, indices: Tensor, draws: list[torch.Generator]) -> Tensor:
-        """Losses (b,): min-SNR-weighted mean squared error of the prediction."""
+        """Losses (b,): mean squared error of the prediction, weighted by min-SNR where `min_snr_gamma` is given."""
         where = self.alphas_cumprod.device
         chosen = indices.to(where)
         latents, masked, masks = self.cache.latents[chosen], self.cache.masked[chosen], self.cache.masks[chosen]
@@ -99,6 +99,8 @@ class InpaintingObjective(nn.Module):
         predicted = self.unet(torch.cat([noisy, masks, masked], dim=1), timesteps, self.text(rows)).sample
         target = noise if self.prediction == "epsilon" else level.sqrt() * noise - (1 - level).sqrt() * latents
         errors = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+        if self.gamma is None:
+            return errors
         return min_snr_weight(self.alphas_cumprod, timesteps, self.gamma, self.prediction) * errors
 
     def _caption(self, index: int, draw: torch.Generator) -> int:

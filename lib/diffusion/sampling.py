@@ -6,9 +6,9 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
+from lib.core.params import Synth
 from lib.diffusion.components import Components, decode, encode
 from lib.diffusion.inpainting import blanked, latent_masks
-from lib.params import Synth
 
 # All of them are deterministic once the first noise is drawn, so that a sample's seed is its own.
 SCHEDULERS: dict[str, Any] = {

@@ -19,8 +19,8 @@ from dvclive import Live
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lib.params import Training
-from lib.runtime import atomic_folder, device, mixed_precision, progress, seed_for, work_folder, write_json
+from lib.core.params import Training
+from lib.core.runtime import atomic_folder, device, mixed_precision, progress, seed_for, work_folder, write_json
 
 LOG_EVERY = 10  # steps; also how often the loss is fetched from the device
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.images import RGB, Mask
-from lib.records import DefectBox, Description, Sample, by_id, of_split, read_records
-from lib.runtime import write_json
+from lib.core.images import RGB, Mask
+from lib.core.records import DefectBox, Description, Sample, by_id, of_split, read_records
+from lib.core.runtime import write_json
 
 GENERATORS = {
     "none": "lib.generators.none",

@@ -20,12 +20,7 @@ from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict
 
 from lib import language
-from lib.diffusion.components import Components, embed, load, to_pixels, to_tensor
-from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
-from lib.diffusion.sampling import inpaint, starting_noise
-from lib.diffusion.training import train
-from lib.generators import Made, RealData
-from lib.images import (
+from lib.core.images import (
     RGB,
     Mask,
     Window,
@@ -37,9 +32,14 @@ from lib.images import (
     scaled,
     window_around,
 )
-from lib.params import Params
-from lib.records import Box, Placement
-from lib.runtime import device, fingerprint, mixed_precision, seed_for, write_json
+from lib.core.params import Params
+from lib.core.records import Box, Placement
+from lib.core.runtime import device, fingerprint, mixed_precision, seed_for, write_json
+from lib.diffusion.components import Components, embed, load, to_pixels, to_tensor
+from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
+from lib.diffusion.sampling import inpaint, starting_noise
+from lib.diffusion.training import train
+from lib.generators import Made, RealData
 
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # all attention layers of the U-Net, as published
 LORA_FILE = "pytorch_lora_weights.safetensors"

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from lib.core.params import Params
+from lib.core.records import Placement
 from lib.generators import Made, RealData, write_training_free
-from lib.params import Params
-from lib.records import Placement
 
 
 def finetune(params: Params, real: RealData, key: str, out: Path, curves: Path) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.core.images import RGB, crop, paste_back, read_image, resize, window_around
+from lib.core.params import Params
+from lib.core.records import GOOD, Box, Placement
+from lib.core.runtime import seed_for
 from lib.generators import Made, RealData, write_training_free
-from lib.images import RGB, crop, paste_back, read_image, resize, window_around
-from lib.params import Params
-from lib.records import GOOD, Box, Placement
-from lib.runtime import seed_for
 
 THRESHOLD = 0.5  # of the noise, in units of its largest absolute value; DRAEM's own for noise in [-1, 1]
 OPACITY = (0.2, 1.0)  # beta of DRAEM's section 3.3, drawn uniformly

@@ -15,10 +15,10 @@ from scipy.spatial.distance import cdist
 from skimage.color import rgb2lab
 from skimage.feature import hog, local_binary_pattern
 
+from lib.core.images import RGB, contact_sheet, crop, read_image, resize, window_around
+from lib.core.params import WindowParams
+from lib.core.records import Box, Synthetic
 from lib.generators import RealData
-from lib.images import RGB, contact_sheet, crop, read_image, resize, window_around
-from lib.params import WindowParams
-from lib.records import Box, Synthetic
 
 SIDE = 64  # pixels to which every window is resized before it is described
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.core.params import Dataset
 from lib.dataset.layouts import DatasetProblems, Findings, Picture, natural_key, read_category, read_groups
-from lib.params import Dataset
 
 
 def touch(root: Path, *names: str) -> None:

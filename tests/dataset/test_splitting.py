@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lib.core.params import Dataset, Split
+from lib.core.records import Sample, read_records
 from lib.dataset.layouts import DatasetProblems, Picture
 from lib.dataset.splitting import assign_splits, check_leaks, near_duplicates, split_category
-from lib.params import Dataset, Split
-from lib.records import Sample, read_records
 
 ROOT = Path(__file__).parents[2]
 FIRST_THIRD = Split(rule="first_third", shots=6, val_fraction=0.34)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from lib import detectors
+from lib.core.images import write_png
+from lib.core.params import Detect, Evaluate
+from lib.core.records import GOOD, Sample
 from lib.detectors import Example, evaluate, fit_seeds, image_score, precision_recall, unet
-from lib.images import write_png
 from lib.metrics.ranking import average_precision, f1_max
-from lib.params import Detect, Evaluate
-from lib.records import GOOD, Sample
 
 BRIEF = Detect(
     seeds=(0, 1),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionInpaintPipeline
 
+from lib.core.params import Base
 from lib.diffusion.components import decode, embed, encode, load, save, to_pixels, to_tensor
-from lib.params import Base
 from tests.tiny import random_pictures, tiny_components
 
 CPU = torch.device("cpu")

@@ -8,9 +8,9 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 
+from lib.core.params import Base, Synth
 from lib.diffusion.components import decode, embed, encode, load, to_pixels, to_tensor
 from lib.diffusion.sampling import SCHEDULERS, inpaint, starting_noise
-from lib.params import Base, Synth
 from tests.tiny import random_pictures, tiny_components
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
+from lib.core.params import Training
 from lib.diffusion.inpainting import Cache, InpaintingObjective, blanked, encode_views
 from lib.diffusion.training import learning_rate, min_snr_weight, sample_at, train
-from lib.params import Training
 from tests.conftest import ROOT
 from tests.tiny import random_pictures, tiny_components
 

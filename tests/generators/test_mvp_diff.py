@@ -12,11 +12,11 @@ from diffusers import StableDiffusionInpaintPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.core.images import Window, box_mask, png_bytes, read_image, window_around
+from lib.core.params import Params
 from lib.diffusion.components import Components, load
 from lib.generators import mvp_diff, read_real
 from lib.generators.mvp_diff import adapted, apply_change, finetune, hole, synthesize, view_of
-from lib.images import Window, box_mask, png_bytes, read_image, window_around
-from lib.params import Params
 from tests.category import CATEGORY, placement, tiny_params, write_category
 
 CPU = torch.device("cpu")

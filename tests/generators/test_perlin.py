@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.core.images import box_mask, png_bytes, read_image
 from lib.generators import read_real
 from lib.generators.perlin import blend, finetune, perlin_noise, synthesize
-from lib.images import box_mask, png_bytes, read_image
 from tests.category import CATEGORY, placement, tiny_params, write_category
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lib.core.images import png_bytes, read_image
+from lib.core.records import Synthetic
 from lib.generators import read_real
-from lib.images import png_bytes, read_image
 from lib.metrics.fidelity import compare, describe, diversity, kid, memorised_share, nearest
-from lib.records import Synthetic
 from tests.category import CATEGORY, tiny_params, write_category
 
 RNG_SHAPE = (60, 24)

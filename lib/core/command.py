@@ -1,10 +1,8 @@
-"""The stages of dvc.yaml, one thin script each, run as `python -m stages.NAME` from the root of the repository."""
+"""How a stage is run: `python -m stages.NAME --category ...` from the root of the repository."""
 
 import argparse
 import sys
 from collections.abc import Callable
-
-import lib  # noqa: F401  (before torch: sets what its threads read once)
 
 HELP = {
     "category": "a name from dataset.categories in params.yaml",

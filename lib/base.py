@@ -1,4 +1,4 @@
-"""Make the embedded base model: `python -m models.base.train autoencoder`, then `... unet`. See dvc.yaml beside this.
+"""Make the embedded base model: `python -m lib.base autoencoder`, then `... unet`, as models/base/dvc.yaml does.
 
 Both parts learn from endlessly varied rendered surfaces (lib/dataset/surfaces.py), never from the three workpiece
 categories. A killed run continues.
@@ -23,13 +23,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lib import language
-from lib.dataset.surfaces import Pair, random_pair
-from lib.diffusion.components import Components, embed, save, to_tensor
-from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
-from lib.diffusion.training import train
-from lib.images import box_mask
-from lib.params import Positive, Section, Share, Training
-from lib.runtime import (
+from lib.core.images import box_mask
+from lib.core.params import Positive, Section, Share, Training
+from lib.core.runtime import (
     atomic_folder,
     device,
     fingerprint,
@@ -39,10 +35,14 @@ from lib.runtime import (
     work_folder,
     write_bytes,
 )
+from lib.dataset.surfaces import Pair, random_pair
+from lib.diffusion.components import Components, embed, save, to_tensor
+from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
+from lib.diffusion.training import train
 
-HERE = Path(__file__).parent
+BASE = Path("models/base")
 RENDERER = Path("lib/dataset/surfaces.py")
-CODE = ("models.base.train", "lib.diffusion", "lib.images", "lib.language", "lib.runtime")  # makes other weights
+CODE = ("lib.base", "lib.diffusion", "lib.core.images", "lib.language", "lib.core.runtime")  # makes other weights
 CURVES = Path(".work/base-curves")
 CHROMA = 4.0  # weight of the error in colour
 SIDE = 128  # pixels
@@ -66,7 +66,7 @@ class Autoencoder(Training):
 
 class UNet(Training):
     channels: tuple[int, ...]
-    min_snr_gamma: float
+    min_snr_gamma: float | None
     caption_dropout: Share
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("autoencoder", "unet"))
     part = parser.parse_args().part
-    params = BaseParams.model_validate(yaml.safe_load((HERE / "params.yaml").read_text()))
+    params = BaseParams.model_validate(yaml.safe_load((BASE / "params.yaml").read_text()))
     pool = rendered_pool(params.pool.pairs, params.seed)
     (make_autoencoder if part == "autoencoder" else make_unet)(params, pool)
 
@@ -158,9 +158,9 @@ class ReconstructionObjective(nn.Module):
         image = image[:: -1 if up_down else 1, :: -1 if left_right else 1]
         pixels = to_tensor(np.ascontiguousarray((image.swapaxes(0, 1) if turned else image)[None]))
         tinted, *tint = torch.rand(7, generator=draw).tolist()
-        if tinted < 0.5:
+        if tinted < 0.6:
             gain, offset = torch.tensor(tint).view(2, 1, 3, 1, 1)
-            pixels = (pixels * (0.4 + 0.8 * gain) + 0.8 * (offset - 0.5)).clamp(-1, 1)
+            pixels = (pixels * (0.3 + 0.9 * gain) + 1.6 * (offset - 0.5)).clamp(-1, 1)
         return pixels
 
 
@@ -195,7 +195,7 @@ def make_autoencoder(params: BaseParams, pool: list[Pair]) -> None:
         error = (vae.decode(latents).sample.clamp(-1, 1) - pixels).square().mean(dim=(1, 2, 3))
         print(f"PSNR {float((10 * torch.log10(4 / error)).mean()):.2f} dB, latent std {float(latents.std()):.3f}")
     vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
-    with atomic_folder(HERE / "vae") as folder:
+    with atomic_folder(BASE / "vae") as folder:
         vae.to(memory_format=torch.contiguous_format).half().save_pretrained(folder)
 
 
@@ -204,7 +204,7 @@ def make_autoencoder(params: BaseParams, pool: list[Pair]) -> None:
 
 def make_unet(params: BaseParams, pool: list[Pair]) -> None:
     torch.manual_seed(params.seed)
-    vae = AutoencoderTiny.from_pretrained(HERE / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderTiny.from_pretrained(BASE / "vae", torch_dtype=torch.float32)
     vae.requires_grad_(False).eval().to(device(), memory_format=torch.channels_last)
     captions = [_captions(pair, index, params.seed) for index, pair in enumerate(pool)]
     tokenizer = make_tokenizer(sorted({text for kinds in captions for texts in kinds for text in texts}))
@@ -258,15 +258,15 @@ def make_unet(params: BaseParams, pool: list[Pair]) -> None:
         caption_dropout=params.unet.caption_dropout,
     )
     key = fingerprint(
-        params.unet.model_dump(), params.pool.model_dump(), params.seed, RENDERER, HERE / "vae", *source(*CODE)
+        params.unet.model_dump(), params.pool.model_dump(), params.seed, RENDERER, BASE / "vae", *source(*CODE)
     )
     train(objective, len(cache.latents), params.unet, params.seed, "base-unet", key, CURVES / "unet")
     unet.to(memory_format=torch.contiguous_format)
-    with tempfile.TemporaryDirectory(dir=HERE) as folder:
+    with tempfile.TemporaryDirectory(dir=BASE) as folder:
         save(Components(unet.half(), vae.half(), text_encoder.half(), tokenizer, scheduler), Path(folder))
         for name in ("unet", "text_encoder", "tokenizer", "scheduler"):
-            replace_folder(Path(folder, name), HERE / name)
-        write_bytes(HERE / "model_index.json", Path(folder, "model_index.json").read_bytes())
+            replace_folder(Path(folder, name), BASE / name)
+        write_bytes(BASE / "model_index.json", Path(folder, "model_index.json").read_bytes())
 
 
 class TrainedText(nn.Module):

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lib.runtime import write_text
+from lib.core.runtime import write_text
 
 GOOD = "good"  # the defect type of a picture without a defect
 
@@ -32,7 +32,8 @@ class Sample:
     group: str
     split: str  # train | val | test
     size: tuple[int, int]
-    sha256: str
+    sha256: str  # of the picture's file
+    mask_sha256: str | None = None
 
 
 @dataclass(frozen=True)

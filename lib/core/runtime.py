@@ -92,7 +92,7 @@ def fingerprint(*parts: Any) -> str:
 
 def source(*modules: str) -> list[Path]:
     """The files or folders of our own modules, to be part of a fingerprint: changed code meets no old state."""
-    places = [Path(__file__).parents[1].joinpath(*module.split(".")) for module in modules]
+    places = [Path(__file__).parents[2].joinpath(*module.split(".")) for module in modules]
     return [place if place.is_dir() else place.with_suffix(".py") for place in places]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lib.params import load
+from lib.core.params import load
 from tests.conftest import ROOT
 
 

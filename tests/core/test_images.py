@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib import images
-from lib.images import (
+from lib.core.images import (
     Window,
     box_mask,
     contact_sheet,
@@ -27,7 +27,7 @@ from lib.images import (
     window_around,
     write_png,
 )
-from lib.records import Box
+from lib.core.records import Box
 
 RAMP = np.arange(0, 240, dtype=np.uint8).reshape(10, 8, 3)  # every value once, so that nothing can be mistaken
 GREY = RAMP[..., 0]

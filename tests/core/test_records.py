@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.records import (
+from lib.core.records import (
     DefectBox,
     Description,
     Placement,

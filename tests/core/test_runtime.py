@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.runtime import (
+from lib.core.runtime import (
     atomic_folder,
     fingerprint,
     progress,
