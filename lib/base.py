@@ -42,7 +42,7 @@ from lib.diffusion.training import train
 
 BASE = Path("models/base")
 RENDERER = Path("lib/dataset/surfaces.py")
-CODE = ("lib.base", "lib.diffusion", "lib.core.images", "lib.language", "lib.core.runtime")  # makes other weights
+CODE = ("lib.base", "lib.core", "lib.diffusion", "lib.language")  # makes other weights
 CURVES = Path(".work/base-curves")
 CHROMA = 4.0  # weight of the error in colour
 SIDE = 128  # pixels

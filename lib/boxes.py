@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lib import language
 from lib.core.images import Mask, read_image, read_mask
 from lib.core.records import GOOD, Box, DefectBox, Placement, Sample, of_split
-from lib.core.runtime import seed_for
+from lib.core.runtime import progress, seed_for
 from lib.foreground import foreground_mask
 
 # Spread of a placement's centre about the real one's, in picture widths and heights. A handful of real defects says
@@ -65,10 +65,10 @@ def mask_boxes(mask: Mask, margin: float, min_area: int) -> list[Component]:
 
 def real_components(samples: Sequence[Sample], margin: float, min_area: int) -> Iterator[tuple[Sample, int, Component]]:
     """The numbered defects of each real defect picture of the train and val parts; the test part is never opened."""
-    for sample in of_split(samples, "train", "val"):
-        if sample.mask is not None:
-            components = mask_boxes(read_mask(Path(sample.mask)), margin, min_area)
-            yield from ((sample, number, component) for number, component in enumerate(components))
+    defects = [sample for sample in of_split(samples, "train", "val") if sample.mask is not None]
+    for sample in progress(defects, "read masks"):
+        components = mask_boxes(read_mask(Path(str(sample.mask))), margin, min_area)
+        yield from ((sample, number, component) for number, component in enumerate(components))
 
 
 def place_boxes(
@@ -109,24 +109,27 @@ def place_boxes(
     texture = 2 * sum(is_texture(inside(good.id)) for good in asked) > len(asked)
 
     placements = []
-    for defect_type, reals in sorted(law.items()):
-        order = np.random.default_rng(seed_for(seed, goods[0].category, defect_type)).permutation(len(goods))
-        for index in range(per_type):
-            good = goods[order[index % len(goods)]]
-            rng = np.random.default_rng(seed_for(seed, good.category, defect_type, index))
-            real = reals[rng.integers(len(reals))]
-            real_size = known[real.sample].size
-            if texture:
-                box = _drawn(rng, real.box, real_size, good.size, jitter, spread=None)
-            else:
-                share = max(_share(inside(real.sample), real.box), MIN_SHARE)
-                box = _on_object(rng, real.box, real_size, good.size, jitter, share, inside(good.id))
-            name = f"{good.category}-{defect_type}-{index:05d}"
-            location = language.location_of(box, *good.size)
-            text = language.prompt(defect_type, good.category, location)
-            placements.append(
-                Placement(name, good.category, defect_type, good.id, box, location, text, seed_for(seed, name))
-            )
+    orders = {
+        defect_type: np.random.default_rng(seed_for(seed, goods[0].category, defect_type)).permutation(len(goods))
+        for defect_type in sorted(law)
+    }
+    wanted = [(defect_type, index) for defect_type in orders for index in range(per_type)]
+    for defect_type, index in progress(wanted, "place boxes"):
+        good = goods[orders[defect_type][index % len(goods)]]
+        rng = np.random.default_rng(seed_for(seed, good.category, defect_type, index))
+        real = law[defect_type][rng.integers(len(law[defect_type]))]
+        real_size = known[real.sample].size
+        if texture:
+            box = _drawn(rng, real.box, real_size, good.size, jitter, spread=None)
+        else:
+            share = max(_share(inside(real.sample), real.box), MIN_SHARE)
+            box = _on_object(rng, real.box, real_size, good.size, jitter, share, inside(good.id))
+        name = f"{good.category}-{defect_type}-{index:05d}"
+        location = language.location_of(box, *good.size)
+        text = language.prompt(defect_type, good.category, location)
+        placements.append(
+            Placement(name, good.category, defect_type, good.id, box, location, text, seed_for(seed, name))
+        )
     return placements
 
 

@@ -75,5 +75,5 @@ def _real_ranges(real: RealData) -> dict[str, RealRange]:
             by_type.setdefault(sample.defect_type, []).append((sample.image, sample.mask))
     return {
         name: real_range((read_image(Path(i)) for i, _ in pairs), (read_mask(Path(m)) for _, m in pairs))
-        for name, pairs in by_type.items()
+        for name, pairs in progress(by_type.items(), "range of real defects", total=len(by_type))
     }

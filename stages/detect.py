@@ -16,10 +16,9 @@ def main(detector: str, generator: str, category: str) -> None:
     train, val = of_split(samples, "train"), of_split(samples, "val")
     accepted = [record for record in read_records(manifest / "manifest.jsonl", Synthetic) if record.accepted]
 
-    # The manifest's folder holds the masks; the real pictures are known by their hashes in the records.
-    synthetic, masks = Path(f"data/synth/{generator}/{category}"), [Path(s.mask) for s in train + val if s.mask]
-    code = source("lib.detectors", "lib.core.images", "lib.metrics", "lib.core.runtime", "lib.tiles")
-    key = fingerprint(params.detect.model_dump(), prepared, manifest, synthetic, *masks, *code)
+    # Real pictures and masks are known by their digests in the records.
+    code = source("lib.core", "lib.detectors", "lib.metrics", "lib.tiles")
+    key = fingerprint(params.detect.model_dump(), prepared, manifest, Path(f"data/synth/{generator}/{category}"), *code)
     work = work_folder(f"detect-{detector}-{generator}-{category}", key)
     fit_seeds(module, read_examples([*train, *accepted]), read_examples(val), params.detect, work)
     replace_folder(work, Path(f"models/detectors/{detector}/{generator}/{category}"))

@@ -20,7 +20,7 @@ def main(generator: str, category: str) -> None:
         Path(f"data/prepared/{category}/samples.jsonl"),
         Path(f"data/boxes/{category}.jsonl"),
         Path(f"data/descriptions/{category}.jsonl"),
-        *source("lib.diffusion", "lib.core.images", "lib.language", "lib.core.runtime", GENERATORS[generator]),
+        *source("lib.core", "lib.diffusion", "lib.language", GENERATORS[generator]),
     )
     with atomic_folder(Path(f"models/generators/{generator}/{category}")) as out:
         module.finetune(params, read_real(category), key, out, Path(f"metrics/finetune/{generator}/{category}"))

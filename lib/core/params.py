@@ -90,6 +90,7 @@ class Synth(Section):
     scheduler: Literal["ddim", "dpm++", "euler", "unipc"]
     steps: Positive
     guidance_scale: Annotated[float, Field(ge=0)]
+    guidance_share: Share
     strength: Annotated[float, Field(gt=0, le=1)]
     batch_size: Positive
     feather: Annotated[int, Field(ge=0)]

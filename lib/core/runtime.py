@@ -19,6 +19,8 @@ Item = TypeVar("Item")
 
 WORK = Path(".work")  # unfinished work lies here, outside of every DVC output; `make clean-work` empties it
 
+SHOWN_AFTER = 2.0  # seconds
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that nobody ever sees half of it: beside, flushed to the disk, then renamed."""
@@ -114,9 +116,12 @@ def seed_for(*parts: int | str) -> int:
 
 
 def progress(items: Iterable[Item], what: str, total: int | None = None, initial: int = 0) -> Iterable[Item]:
-    """A progress bar with the time left, on the error stream; in a log file, a line every half minute."""
+    """A progress bar with the time left, on the error stream; in a log file, a line every half minute.
+
+    What is done sooner than SHOWN_AFTER shows nothing.
+    """
     slow = 0.1 if sys.stderr.isatty() else 30.0
-    return tqdm(items, desc=what, total=total, initial=initial, mininterval=slow, dynamic_ncols=True)
+    return tqdm(items, desc=what, total=total, initial=initial, mininterval=slow, delay=SHOWN_AFTER, dynamic_ncols=True)
 
 
 def device() -> "torch.device":

@@ -54,7 +54,7 @@ def find(name: str) -> ModuleType:
 def read_examples(records: Iterable[Sample | Synthetic]) -> list[Example]:
     """Load pictures and masks into memory. Raises ValueError where a mask is missing or of another size."""
     examples = []
-    for record in records:
+    for record in progress(records, "read pictures"):
         image, synthetic = read_image(Path(record.image)), isinstance(record, Synthetic)
         if record.mask is None and record.defect_type != GOOD:
             raise ValueError(f"{record.image}: a picture of type {record.defect_type!r} needs a mask")

@@ -34,7 +34,7 @@ from lib.core.images import (
 )
 from lib.core.params import Params
 from lib.core.records import Box, Placement
-from lib.core.runtime import device, fingerprint, mixed_precision, seed_for, write_json
+from lib.core.runtime import device, fingerprint, mixed_precision, progress, seed_for, write_json
 from lib.diffusion.components import Components, embed, load, to_pixels, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.sampling import inpaint, starting_noise
@@ -158,21 +158,22 @@ def cached_views(params: Params, real: RealData, parts: Components) -> tuple[Cac
     Row 0 of the captions is the empty one.
     """
     views, rows, table = [], [], {"": 0}
-    for item in real.boxes:
+    for item in progress(real.boxes, "cut views"):
         sample = real.samples[item.sample]
         image = read_image(Path(sample.image))
-        location = real.descriptions[item.sample, item.component].location
+        described = real.descriptions[item.sample, item.component]
         for variant in range(params.finetune.variants):
             seed = seed_for(params.seed, item.sample, item.component, variant)
             flips = (bool(variant & 1), bool(variant & 2))
             views.append((*view_of(image, item.box, flips, params, parts.resolution, seed), seed % 2**31))
-            texts = language.captions(item.defect_type, real.category, language.mirrored(location, *flips))
+            mirrored = language.mirrored(described.location, *flips)
+            texts = language.captions(item.defect_type, real.category, mirrored) if any(flips) else described.captions
             rows.append(tuple(table.setdefault(text, len(table)) for text in texts))
     size = params.finetune.batch_size
-    batches = (views[start : start + size] for start in range(0, len(views), size))
+    batches = [views[start : start + size] for start in range(0, len(views), size)]
     stacked = (
         (np.stack([v[0] for v in batch]), np.stack([v[1] for v in batch]), torch.tensor([v[2] for v in batch]))
-        for batch in batches
+        for batch in progress(batches, "encode views")
     )
     latents, masked, masks = encode_views(parts.vae, stacked)
     return Cache(latents, masked, masks, tuple(rows)), list(table)

@@ -18,6 +18,7 @@ from skimage.feature import hog, local_binary_pattern
 from lib.core.images import RGB, contact_sheet, crop, read_image, resize, window_around
 from lib.core.params import WindowParams
 from lib.core.records import Box, Synthetic
+from lib.core.runtime import progress
 from lib.generators import RealData
 
 SIDE = 64  # pixels to which every window is resized before it is described
@@ -90,8 +91,9 @@ def compare(
     """
     reals = [(box.defect_type, _window(real.samples[box.sample].image, box.box, window)) for box in real.boxes]
     fakes = [(item.defect_type, _window(item.image, item.box, window)) for item in synthetic]
-    train = np.stack([describe(image) for _, image in reals])
-    made = np.stack([describe(image) for _, image in fakes]) if fakes else np.empty((0, train.shape[1]))
+    described = [describe(image) for _, image in progress([*reals, *fakes], "describe windows")]
+    train, made = np.stack(described[: len(reals)]), np.array(described[len(reals) :])
+    made = made.reshape(len(fakes), train.shape[1])
     scores = {
         "accepted": float(len(fakes)),
         "kid": kid(train, made),

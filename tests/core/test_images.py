@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib import images
+from lib.core import images
 from lib.core.images import (
     Window,
     box_mask,

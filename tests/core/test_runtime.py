@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.core import runtime
 from lib.core.runtime import (
     atomic_folder,
     fingerprint,
@@ -161,6 +162,9 @@ def test_a_seed_fits_into_63_bits(parts: list):
     assert 0 <= seed_for(*parts) < 2**63 and seed_for(*parts) == seed_for(*parts)
 
 
-def test_a_progress_bar_gives_back_what_it_was_given(capsys: pytest.CaptureFixture):
+def test_a_progress_bar_gives_back_what_it_was_given(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
     assert list(progress(range(3), "count", total=5, initial=2)) == [0, 1, 2]
+    assert capsys.readouterr().err == "", "a bar that is gone at once only clutters the log"
+    monkeypatch.setattr(runtime, "SHOWN_AFTER", 0.0)
+    assert list(runtime.progress([1, 2, 3], "count")) == [1, 2, 3]
     assert "count" in capsys.readouterr().err

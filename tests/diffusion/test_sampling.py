@@ -15,7 +15,8 @@ from tests.tiny import random_pictures, tiny_components
 
 
 def settings(**changes) -> Synth:
-    values = {"scheduler": "ddim", "steps": 4, "guidance_scale": 3.5, "strength": 1.0, "batch_size": 4, "feather": 0}
+    values = {"scheduler": "ddim", "steps": 4, "guidance_scale": 3.5, "guidance_share": 1.0, "strength": 1.0}
+    values |= {"batch_size": 4, "feather": 0}
     return Synth(**{**values, **changes})
 
 
@@ -91,6 +92,35 @@ def test_guidance_of_one_equals_the_prediction_with_text_alone(parts):
     plain, _ = run(parts, [5], settings(guidance_scale=1.0))
     nearly, _ = run(parts, [5], settings(guidance_scale=1.0 + 1e-6))
     assert torch.allclose(plain, nearly, atol=1e-3)
+
+
+def test_guidance_in_no_step_equals_a_scale_of_one(parts):
+    without, _ = run(parts, [5], settings(guidance_share=0.0))
+    assert torch.equal(without, run(parts, [5], settings(guidance_scale=1.0))[0])
+    assert not torch.equal(without, run(parts, [5], settings(guidance_share=0.5))[0])
+
+
+def test_only_the_guided_steps_cost_two_passes(parts, monkeypatch):
+    rows = []
+    forward = type(parts.unet).forward
+    monkeypatch.setattr(
+        type(parts.unet), "forward", lambda self, x, *a, **k: rows.append(len(x)) or forward(self, x, *a, **k)
+    )
+    run(parts, [1], settings(guidance_share=0.5))
+    assert rows == [2, 2, 1, 1]
+
+
+def test_several_cores_paint_what_one_paints_and_leave_the_threads_as_they_were(parts):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one, _ = run(parts, [1, 2, 3, 4, 5], settings())
+        torch.set_num_threads(2)
+        two, _ = run(parts, [1, 2, 3, 4, 5], settings())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert torch.allclose(one, two, atol=3e-3)
 
 
 def test_the_round_trip_is_the_autoencoder_alone(parts):
