@@ -3,7 +3,7 @@
 Only where a data set holds `twins`, the same picture without its defect, as the rendered workpieces do.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,20 +39,24 @@ def twin_of(sample: Sample) -> Path:
     return image.parents[2] / "twins" / image.parent.name / image.name
 
 
+def with_twins(samples: Iterable[Sample]) -> list[Sample]:
+    """The defect pictures whose truth is known."""
+    return [sample for sample in samples if sample.defect_type != GOOD and twin_of(sample).exists()]
+
+
 def score_masks(
     params: Params, samples: Sequence[Sample], parts: Components
-) -> tuple[dict[str, dict[str, float]], RGB | None]:
+) -> tuple[dict[str, dict[str, float]], RGB]:
     """Mean IoU per category and type, and over all defects, of every method; and a sheet of the worst recoveries.
 
     The window around each defect, with and without it, goes to the base's resolution, through the autoencoder and
     back. The published formula is given the twin as it is, as in its own code; ours the twin's round trip, as in
     `synth`; `grey_difference` is what one would write first: the difference of grey values, Otsu's threshold.
-    Empty, None without twins.
+    All samples are defect pictures with twins, at least one.
     """
-    chosen = [sample for sample in samples if sample.defect_type != GOOD and twin_of(sample).exists()]
     found: dict[str, list[dict[str, float]]] = {}
     tiles: list[tuple[float, list[RGB]]] = []
-    for sample in progress(chosen, "masks against the truth"):
+    for sample in progress(samples, "masks against the truth"):
         for defect, normal, generated, reference, truth, box in _round_trips(params, sample, parts):
             ratio = params.masks.component_ratio
             masks = {
@@ -64,8 +68,6 @@ def score_masks(
             found.setdefault(f"{sample.category} {sample.defect_type}", []).append(scores)
             shown = (truth, masks["measured"], masks["cosine_rgb_otsu"])
             tiles.append((scores["measured"], [defect, *(outlined(defect, mask) for mask in shown)]))
-    if not found:
-        return {}, None
     found["all"] = [scores for rows in found.values() for scores in rows]
     table = {
         name: {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]} | {"defects": len(rows)}

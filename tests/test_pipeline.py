@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lib.core.runtime import source
 from lib.detectors import DETECTORS
 from lib.generators import GENERATORS
 from tests.conftest import ROOT
@@ -78,6 +79,26 @@ def test_a_stage_depends_on_exactly_the_code_that_it_runs(name: str):
         anywhere |= needed | filled & {path.relative_to(ROOT).as_posix() for path in methods}
     filled_all = {dep for dep in listed if "${" not in dep}
     assert filled_all - anywhere == set(), "code that no variant runs would rerun the stage"
+
+
+# What a resumable stage may leave out of the key of its unfinished work: it says who is asked, not what is computed.
+UNKEYED = {"lib/__init__.py", "lib/launch.py", "lib/plots.py", "lib/generators/__init__.py"}
+
+
+@pytest.mark.parametrize("name", ["finetune", "synth", "detect"])
+def test_changed_code_never_continues_old_work(name: str):
+    script = ROOT / f"stages/{name}.py"
+    call = next(
+        node
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "source"
+    )
+    modules = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+    methods = DETECTORS if name == "detect" else GENERATORS
+    for method in methods.values():
+        keyed = [path.relative_to(ROOT).as_posix() for path in source(*modules, method)]
+        needed = closure(script, *source(method)) - {f"stages/{name}.py"} - UNKEYED
+        assert {file for file in needed if not any(file == k or file.startswith(f"{k}/") for k in keyed)} == set()
 
 
 def leaves(values: dict, prefix: str = "") -> set[str]:

@@ -34,7 +34,9 @@ def decode(path: Path) -> Image.Image:
             if opened.width * opened.height > MAX_PIXELS:
                 raise ValueError(f"{opened.width} x {opened.height} pixels, at most {MAX_PIXELS:,} are read")
             opened.load()
-            return ImageOps.exif_transpose(opened)
+            upright = ImageOps.exif_transpose(opened)
+            upright.format = opened.format
+            return upright
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as a picture: {error}") from error
 
@@ -66,7 +68,7 @@ def read_mask(path: Path) -> Mask:
     values = np.asarray(picture)
     if values.ndim == 3:
         values = values.max(axis=2)
-    return np.asarray(values > (127 if path.suffix.lower() in {".jpg", ".jpeg"} else 0))
+    return np.asarray(values > (127 if picture.format == "JPEG" else 0))
 
 
 def png_bytes(image: RGB | Mask) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import filelock
 from tqdm import tqdm
 
 if TYPE_CHECKING:
@@ -69,8 +70,16 @@ def first_process() -> bool:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Rename the folder `source` to `target`; an old `target` is moved aside first and deleted last."""
+    """Rename the folder `source` to `target`; an old `target` is moved aside first and deleted last.
+
+    From another file system (`.work` may be a link to a faster disk) it is copied beside the target first.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    if source.stat().st_dev != target.parent.stat().st_dev:
+        beside = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+        shutil.copytree(source, beside)
+        shutil.rmtree(source)
+        source = beside
     old = target.with_name(f"{target.name}.old-{os.getpid()}")
     if target.exists():
         os.replace(target, old)
@@ -100,13 +109,40 @@ def source(*modules: str) -> list[Path]:
 
 def work_folder(stage: str, key: str) -> Path:
     """The folder where a stage keeps unfinished work under the fingerprint of its inputs, so that a killed run goes
-    on where it was and a changed run never meets stale state. Work of the same stage under other keys is removed."""
+    on where it was and a changed run never meets stale state. Work of the same stage under other keys is removed.
+
+    It is this process's until it ends. Raises ValueError when another one holds it: killing `dvc` alone leaves its
+    stage running, and the two would write over each other.
+    """
     folder = WORK / stage / key
+    if first_process():
+        _claim(WORK.absolute() / f"{stage}.lock")
     for other in folder.parent.glob("*"):
         if other.name != key:
             shutil.rmtree(other, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+_claimed: dict[Path, filelock.BaseFileLock] = {}
+
+
+def _claim(path: Path) -> None:
+    """Hold the lock file until the process ends; what dies, however it dies, holds nothing."""
+    if path in _claimed:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, note = filelock.FileLock(path), path.with_suffix(".pid")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        holder = note.read_text(encoding="utf-8") if note.exists() else "unknown"
+        raise ValueError(
+            f"{path.stem} is already at work in process {holder}, perhaps left over from a killed `dvc repro`: "
+            f"wait for it, or stop it with `kill {holder}`, then run again"
+        ) from None
+    _claimed[path] = lock
+    write_text(note, str(os.getpid()))
 
 
 def seed_for(*parts: int | str) -> int:

@@ -26,7 +26,7 @@ from lib.core.params import Detect, Evaluate
 from lib.core.records import GOOD, Sample, Synthetic
 from lib.core.runtime import atomic_folder, progress, write_json, write_text
 from lib.metrics.intervals import mean_std
-from lib.metrics.ranking import aupro, average_precision, iou_at, pixel_and_image_metrics
+from lib.metrics.ranking import average_precision, iou_at, pixel_and_image_metrics
 from lib.tiles import Scores
 
 DETECTORS = {"unet": "lib.detectors.unet"}  # names in params.yaml; imported only when used
@@ -129,8 +129,8 @@ def evaluate(module: ModuleType, folder: Path, samples: Sequence[Sample], params
         model = module.load(path)
         threshold = json.loads((path / "threshold.json").read_text(encoding="utf-8"))["threshold"]
         maps = [module.predict(model, example.image) for example in progress(examples, f"predict {path.name}")]
-        scores = pixel_and_image_metrics(maps, masks, [image_score(score_map) for score_map in maps], threshold)
-        scores["aupro"] = aupro(maps, masks, params.fpr_limit)
+        of_images = [image_score(score_map) for score_map in maps]
+        scores = pixel_and_image_metrics(maps, masks, of_images, threshold, params.fpr_limit)
         seeds[path.name.removeprefix("seed-")] = scores
         for name in types:
             part = [i for i, example in enumerate(examples) if example.defect_type in {name, GOOD}]

@@ -64,9 +64,14 @@ def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) ->
             requires_safety_checker=False,
         )
     except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        if folder.is_dir():
+            raise ValueError(f"base.model: the folder {folder} is no model in diffusers format: {reason}") from error
+        if base.allow_download:
+            raise ValueError(f"base.model: {base.model} cannot be fetched at {base.revision}: {reason}") from error
         raise ValueError(
-            f"base.model: {base.model} is neither a folder in diffusers format nor a hub id in the local cache; "
-            f"give a folder, or set base.allow_download=true and base.revision ({error})"
+            f"base.model: {base.model} is neither a folder nor, at revision {base.revision}, in the local cache, and "
+            "nothing is fetched unasked: give a folder, or set base.allow_download=true"
         ) from error
     parts = Components(
         **{name: pipeline.components[name] for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}

@@ -88,10 +88,11 @@ def pixel_and_image_metrics(
     masks: Sequence[ArrayLike],
     image_scores: ArrayLike | None = None,
     threshold: float | None = None,
+    fpr_limit: float = 0.3,
 ) -> dict[str, float]:
     """All metrics of one test set: floats in [0, 1], NaN where they are undefined.
 
-    score_maps, masks: as in `aupro` (limit 0.3). A picture is a positive if its mask has a defect pixel; its
+    score_maps, masks, fpr_limit: as in `aupro`. A picture is a positive if its mask has a defect pixel; its
     score is the maximum of its map unless `image_scores`, one number per picture, says otherwise.
     Keys: image_auroc, image_ap, image_f1_max, pixel_auroc, pixel_ap, pixel_f1_max, pixel_iou_max, aupro.
     F1-max and IoU-max share one threshold, chosen on these very pictures: an upper bound, not a forecast.
@@ -115,7 +116,7 @@ def pixel_and_image_metrics(
         "pixel_ap": _average_precision(of_pixels),
         "pixel_f1_max": f1,
         "pixel_iou_max": f1 / (2 - f1),
-        "aupro": _aupro(of_pixels, weights[order], 0.3 * negatives.size),
+        "aupro": _aupro(of_pixels, weights[order], fpr_limit * negatives.size),
     }
     if threshold is not None:
         f1, iou = _f1_and_iou(positives, negatives, threshold)

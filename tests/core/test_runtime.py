@@ -3,6 +3,9 @@
 import json
 import math
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from lib.core.runtime import (
     write_bytes,
     write_json,
 )
+from tests.conftest import ROOT
 
 
 def fill(folder: Path, text: str) -> None:
@@ -149,6 +153,31 @@ def test_unfinished_work_is_kept_for_its_key_and_removed_for_any_other(inside: P
     assert names(work_folder("stage", "b")) == []
     assert names(inside / ".work" / "stage") == ["b"]
     assert names(inside / ".work" / "other" / "z") == ["file"]
+
+
+def test_work_that_another_process_holds_is_refused_and_free_once_it_died(inside: Path):
+    hold = "import time; from lib.core.runtime import work_folder; work_folder('held', 'k'); print('held', flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{hold}; time.sleep(60)"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as orphan:
+        assert orphan.stdout is not None and orphan.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=f"held is already at work in process {orphan.pid}.*kill {orphan.pid}"):
+            work_folder("held", "k")
+        orphan.kill()
+    assert work_folder("held", "k").is_dir()
+
+
+def test_a_folder_from_another_file_system_takes_its_place_whole(tmp_path: Path):
+    shared_memory = Path("/dev/shm")
+    if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system at /dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared_memory) as other:
+        replace_folder(tree(Path(other, "work"), ["a.txt", "b/c.txt"]), tree(tmp_path / "out", ["old.txt"]))
+        assert names(Path(other)) == []
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["a.txt", "b"]
 
 
 def test_a_seed_is_the_same_on_every_machine():

@@ -1,0 +1,47 @@
+"""What a stage says when it fails: one line for the user's mistake, the whole trace for a bug."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib.core.command import run
+
+
+@pytest.fixture(autouse=True)
+def no_arguments(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["stage"])
+
+
+def test_what_our_code_refuses_is_one_message_and_exit_code_two(capsys: pytest.CaptureFixture):
+    def stage() -> None:
+        raise ValueError("synth.strength: 7 is above 1")
+
+    with pytest.raises(SystemExit) as caught:
+        run(stage, "a stage")
+    assert caught.value.code == 2 and capsys.readouterr().err == "synth.strength: 7 is above 1\n"
+
+
+def test_a_missing_file_names_the_file_and_the_remedy(capsys: pytest.CaptureFixture):
+    def stage() -> None:
+        Path("no/such/file").read_text()
+
+    with pytest.raises(SystemExit) as caught:
+        run(stage, "a stage")
+    assert caught.value.code == 2 and "no/such/file: not found; `dvc repro`" in capsys.readouterr().err
+
+
+def test_an_error_out_of_a_library_keeps_its_trace():
+    def stage() -> None:
+        json.loads("{")
+
+    with pytest.raises(json.JSONDecodeError):
+        run(stage, "a stage")
+
+
+def test_arguments_reach_the_stage(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setattr(sys, "argv", ["stage", "--category", "nut"])
+    run(lambda category: seen.append(category), "a stage", "category")
+    assert seen == ["nut"]
