@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 WORK = Path(".work")  # unfinished work lies here, outside of every DVC output; `make clean-work` empties it
 
@@ -178,3 +180,21 @@ def mixed_precision(where: "torch.device") -> str:
     if where.type != "cuda":
         return "no"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def on_cores(where: "torch.device", function: Callable[..., Result], *columns: Sequence[Any]) -> list[Result]:
+    """`map` with several calls of torch at a time on a CPU, each with its share of the cores; one by one elsewhere.
+
+    Small layers are over too soon to be shared among cores: two calls of one core each outrun two calls of both.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    calls = min(threads, len(columns[0])) if where.type == "cpu" else 1
+    if calls < 2:
+        return list(map(function, *columns))
+    try:
+        with ThreadPoolExecutor(calls, initializer=torch.set_num_threads, initargs=(threads // calls,)) as pool:
+            return list(pool.map(function, *columns))
+    finally:
+        torch.set_num_threads(threads)

@@ -24,7 +24,7 @@ from lib import plots
 from lib.core.images import RGB, Mask, read_image, read_mask, write_png
 from lib.core.params import Detect, Evaluate
 from lib.core.records import GOOD, Sample, Synthetic
-from lib.core.runtime import atomic_folder, progress, write_json, write_text
+from lib.core.runtime import atomic_folder, device, on_cores, progress, write_json, write_text
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import average_precision, iou_at, pixel_and_image_metrics
 from lib.tiles import Scores
@@ -74,13 +74,15 @@ def fit_seeds(
     """
     for unfinished in folder.glob("*.tmp-*"):  # of a run that was killed
         shutil.rmtree(unfinished)
+
+    def fit_seed(seed: int) -> None:
+        with atomic_folder(folder / f"seed-{seed}") as out:
+            module.fit(train, val, params, seed, out)
+
+    on_cores(device(), fit_seed, [seed for seed in params.seeds if not (folder / f"seed-{seed}").exists()])
     curves = {}
     for seed in params.seeds:
-        target = folder / f"seed-{seed}"
-        if not target.exists():
-            with atomic_folder(target) as out:
-                module.fit(train, val, params, seed, out)
-        history = json.loads((target / "history.json").read_text(encoding="utf-8"))
+        history = json.loads((folder / f"seed-{seed}" / "history.json").read_text(encoding="utf-8"))
         curves[f"loss, seed {seed}"] = list(enumerate(history["loss"], start=1))
         curves[f"pixel AP on val, seed {seed}"] = history["val_pixel_ap"]
     plots.learning_curve(folder / "learning.png", curves)

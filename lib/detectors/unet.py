@@ -5,6 +5,7 @@ below. Skips are added instead of concatenated, which halves the decoder.
 """
 
 import json
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from lib.tiles import Scores, predict_tiled
 LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16
 DETAIL = 8  # channels at full resolution
 VALIDATED = 24  # pictures that a validation looks at: weights are chosen often, so on few; the threshold once, on all
+DRAWING = threading.Lock()  # seeds may train side by side, but torch has one random state for first weights
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
@@ -88,7 +90,7 @@ def fit(
     precision = mixed_precision(where)
     train = [_scaled(example, params.scale) for example in examples_train]
     pools = Pools.of(train)
-    with torch.random.fork_rng():
+    with DRAWING, torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, "weights"))
         network = UNet(params.width).to(where)
     model = Model(network, params.window, params.scale)

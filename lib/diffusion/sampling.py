@@ -1,6 +1,6 @@
 """Batched latent inpainting with a guidance scale, and the autoencoder's round trip beside it."""
 
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from torch import Tensor
 
 from lib.core.params import Synth
+from lib.core.runtime import on_cores
 from lib.diffusion.components import Components, decode, encode
 from lib.diffusion.inpainting import blanked, latent_masks
 
@@ -39,25 +40,21 @@ def inpaint(
     alone, against which the change is measured without the autoencoder's own error.
     Guidance: Ho & Salimans 2022, eq. 6, in the first `guidance_share` of the steps alone, where the content is decided
     (Kynkäänniemi et al. 2024 limit it to an interval, too); left out where the scale is 1. Strength: Meng et al. 2022.
-    On a CPU every core takes its part of the batch: layers this small are too short to be shared among cores.
+    On a CPU every core takes its part of the batch.
     """
-    cores = min(torch.get_num_threads(), len(noise)) if noise.device.type == "cpu" else 1
-    if cores == 1:
-        return _inpaint(parts, pixels, masks, text, noise, empty, settings)
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            shares = (whole.tensor_split(cores) for whole in (pixels, masks, text, noise))
-            done = list(pool.map(lambda p, m, t, n: _inpaint(parts, p, m, t, n, empty, settings), *shares))
-    finally:
-        torch.set_num_threads(before)
+    shares = min(torch.get_num_threads(), len(noise)) if noise.device.type == "cpu" else 1
+    done = on_cores(
+        noise.device,
+        partial(_inpaint, parts, settings, empty),
+        *(whole.tensor_split(shares) for whole in (pixels, masks, text, noise)),
+    )
     generated, round_trip = zip(*done, strict=True)
     return torch.cat(generated), torch.cat(round_trip)
 
 
 @torch.inference_mode()
 def _inpaint(
-    parts: Components, pixels: Tensor, masks: Tensor, text: Tensor, noise: Tensor, empty: Tensor, settings: Synth
+    parts: Components, settings: Synth, empty: Tensor, pixels: Tensor, masks: Tensor, text: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     scheduler = SCHEDULERS[settings.scheduler].from_config(parts.scheduler.config)
     scheduler.set_timesteps(settings.steps, device=noise.device)

@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +18,7 @@ from lib.core import runtime
 from lib.core.runtime import (
     atomic_folder,
     fingerprint,
+    on_cores,
     progress,
     replace_folder,
     seed_for,
@@ -178,6 +181,24 @@ def test_a_folder_from_another_file_system_takes_its_place_whole(tmp_path: Path)
         replace_folder(tree(Path(other, "work"), ["a.txt", "b/c.txt"]), tree(tmp_path / "out", ["old.txt"]))
         assert names(Path(other)) == []
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["a.txt", "b"]
+
+
+def test_calls_share_the_cores_keep_their_order_and_leave_the_threads_as_they_were():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        both = threading.Barrier(2, timeout=60)  # breaks unless two calls run at a time
+
+        def call(a: int, b: int) -> tuple[int, int]:
+            both.wait()
+            return a + b, torch.get_num_threads()
+
+        assert on_cores(torch.device("cpu"), call, [1, 2], [10, 20]) == [(11, 2), (22, 2)]
+        assert torch.get_num_threads() == 4
+        assert on_cores(torch.device("cuda"), lambda a: a, [1, 2]) == [1, 2]
+        assert on_cores(torch.device("cpu"), lambda a: a, []) == []
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_seed_is_the_same_on_every_machine():

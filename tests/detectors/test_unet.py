@@ -147,6 +147,20 @@ def test_a_finished_seed_is_not_trained_again_and_a_killed_one_leaves_nothing_be
     assert sorted(path.name for path in work.iterdir()) == ["learning.png", "seed-0", "seed-1"]
 
 
+def test_seeds_that_train_side_by_side_end_as_they_do_one_after_the_other(tmp_path):
+    train, val, before = blobs(4, 0), blobs(3, 1), unet.torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            unet.torch.set_num_threads(threads)
+            (tmp_path / str(threads)).mkdir()
+            fit_seeds(unet, train, val, BRIEF, tmp_path / str(threads))
+    finally:
+        unet.torch.set_num_threads(before)
+    for seed in BRIEF.seeds:
+        one, other = (tmp_path / threads / f"seed-{seed}" / "model.safetensors" for threads in ("1", "2"))
+        assert one.read_bytes() == other.read_bytes()
+
+
 def test_the_score_of_a_picture_ignores_one_odd_pixel_but_not_a_small_defect():
     scores = np.zeros((200, 200), np.float32)
     scores[0, 0] = 1
