@@ -58,10 +58,14 @@ class Pool(Section):
     mask_share: Share
 
 
-class Autoencoder(Training):
-    width: Positive
+class Reconstruction(Training):
     crop: Positive  # pixels; the network is convolutional, so small pieces of many pictures teach more per second
     noise: Annotated[float, Field(ge=0)]
+    tinted: Share
+
+
+class Autoencoder(Reconstruction):
+    width: Positive
 
 
 class UNet(Training):
@@ -74,6 +78,7 @@ class BaseParams(Section):
     seed: int
     pool: Pool
     autoencoder: Autoencoder
+    sharpening: Reconstruction
     unet: UNet
 
 
@@ -126,14 +131,15 @@ def _render_chunk(folder: Path, seed: int, chunk: int) -> Path:
 class ReconstructionObjective(nn.Module):
     """Absolute error of pixels, of their colour and of differences between neighbours, through a slightly noisy latent.
 
-    The second term and the tinting of every other view make up for the many grey pictures: without them all four
+    The second term and the tinting of many views make up for the many grey pictures: without them all four
     latent channels learn brightness alone and every colour comes back grey (measured: still so after 2,400 steps).
     The third term keeps edges and grain, which the first alone would blur.
     """
 
-    def __init__(self, vae: AutoencoderTiny, pool: list[Pair], crop: int, noise: float) -> None:
+    def __init__(self, vae: AutoencoderTiny, pool: list[Pair], settings: Reconstruction) -> None:
         super().__init__()
-        self.vae, self.pool, self.crop, self.noise = vae, pool, crop, noise
+        self.vae, self.pool = vae, pool
+        self.crop, self.noise, self.tinted = settings.crop, settings.noise, settings.tinted
 
     def forward(self, indices: Tensor, draws: list[torch.Generator]) -> Tensor:
         pixels = torch.cat([self._view(index, draw) for index, draw in zip(indices.tolist(), draws, strict=True)])
@@ -158,7 +164,7 @@ class ReconstructionObjective(nn.Module):
         image = image[:: -1 if up_down else 1, :: -1 if left_right else 1]
         pixels = to_tensor(np.ascontiguousarray((image.swapaxes(0, 1) if turned else image)[None]))
         tinted, *tint = torch.rand(7, generator=draw).tolist()
-        if tinted < 0.6:
+        if tinted < self.tinted:
             gain, offset = torch.tensor(tint).view(2, 1, 3, 1, 1)
             pixels = (pixels * (0.3 + 0.9 * gain) + 1.6 * (offset - 0.5)).clamp(-1, 1)
         return pixels
@@ -186,9 +192,11 @@ def make_autoencoder(params: BaseParams, pool: list[Pair]) -> None:
         latent_channels=4,
         upsampling_scaling_factor=2,
     ).to(device(), memory_format=torch.channels_last)
-    objective = ReconstructionObjective(vae, pool, params.autoencoder.crop, params.autoencoder.noise)
-    key = fingerprint(params.autoencoder.model_dump(), params.seed, len(pool), Path("lib/dataset/surfaces.py"))
-    train(objective, len(pool), params.autoencoder, params.seed, "base-autoencoder", key, Path(".work/base-curves/vae"))
+    key = fingerprint(params.seed, params.pool.model_dump(), RENDERER, *source(*CODE))
+    for name, settings in (("autoencoder", params.autoencoder), ("sharpening", params.sharpening)):
+        key = fingerprint(key, settings.model_dump())
+        objective = ReconstructionObjective(vae, pool, settings)
+        train(objective, len(pool), settings, params.seed, f"base-{name}", key, CURVES / name)
     with torch.inference_mode():
         pixels = torch.cat([to_tensor(pair.defect[None]) for pair in pool[:64]]).to(device())
         latents = vae.encode(pixels).latents
