@@ -1,0 +1,84 @@
+"""The recipe of the embedded base, in small: what it is taught, and that its two commands make a model."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib import base, language
+from lib.core.params import Base
+from lib.dataset.surfaces import random_pair
+from lib.diffusion.components import load
+from tests.conftest import ROOT
+
+BRIEF = {"steps": 2, "batch_size": 2, "warmup_steps": 0, "checkpoint_every": 2}
+
+
+@pytest.fixture(scope="module")
+def params() -> base.BaseParams:
+    values = yaml.safe_load((ROOT / "models/base/params.yaml").read_text(encoding="utf-8"))
+    values["pool"]["pairs"] = 4
+    for part in ("autoencoder", "sharpening", "unet"):
+        values[part] |= BRIEF
+    values["autoencoder"]["width"] = 8
+    values["unet"]["channels"] = [16, 16, 16]
+    return base.BaseParams.model_validate(values)
+
+
+@pytest.mark.slow
+def test_the_two_commands_make_a_model_that_the_pipeline_loads(params, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(base, "BASE", tmp_path / "base")
+    monkeypatch.setattr(base, "CHUNK", 2)
+    renderer = tmp_path / base.RENDERER
+    renderer.parent.mkdir(parents=True)
+    renderer.write_bytes((ROOT / base.RENDERER).read_bytes())
+    pool = base.rendered_pool(params.pool.pairs, params.seed)
+    assert len(pool) == 4 and all(np.array_equal(a.defect, b.defect) for a, b in zip(pool, again(params), strict=True))
+    (tmp_path / "base").mkdir()
+    base.make_autoencoder(params, pool)
+    base.make_unet(params, pool)
+    parts = load(Base(model=str(tmp_path / "base"), revision=None, allow_download=False), torch.device("cpu"))
+    assert parts.resolution == base.SIDE and parts.scheduler.config.prediction_type == "v_prediction"
+    assert all(torch.isfinite(value).all() for value in parts.unet.parameters())
+
+
+def again(params) -> list:
+    """The same pool once more, now read from the files of the first time."""
+    return base.rendered_pool(params.pool.pairs, params.seed)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31))
+def test_a_hole_covers_the_defect_and_never_the_whole_picture(seed: int):
+    rng = np.random.default_rng(seed)
+    pair = random_pair(rng, base.SIDE)
+    hole = base.hole_of(pair, rng, 0.5)
+    assert hole.shape == pair.mask.shape and hole.dtype == bool
+    assert not (pair.mask & ~hole).any()
+
+
+def test_the_tokenizer_spells_every_caption_within_its_length():
+    texts = [
+        text for name in ("scratch", "chipped_edge") for text in language.captions(name, "hex_nut", "in the center")
+    ]
+    tokenizer = base.make_tokenizer(texts)
+    for text in texts:
+        tokens = tokenizer(text).input_ids
+        assert len(tokens) <= base.TOKENS and tokenizer.unk_token_id not in tokens[1:-1]
+        spelt = tokenizer.decode(tokens, skip_special_tokens=True)
+        assert "".join(spelt.split()) == "".join(text.lower().split())
+
+
+def test_a_reconstruction_sees_the_same_view_for_the_same_draw(params):
+    pool = [random_pair(np.random.default_rng(index), base.SIDE) for index in range(2)]
+    vae = torch.nn.Module()
+    objective = base.ReconstructionObjective(vae, pool, params.sharpening)
+    views = [objective._view(1, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
+    assert views[0].shape == (1, 3, params.sharpening.crop, params.sharpening.crop)
+    assert torch.equal(views[0], views[1]) and not torch.equal(views[0], views[2])
+    assert views[0].abs().max() <= 1
