@@ -26,8 +26,9 @@ from lib.dataset.workpieces import workpiece
 from lib.diffusion.sampling import SCHEDULERS
 from lib.generators import RealData
 from lib.generators.mvp_diff import hole, synthesize
-from lib.core.images import window_around, write_png
+from lib.core.images import read_image, window_around, write_png
 from lib.language import prompt
+from lib.masks import only_what_changed
 from lib.core.params import Params, load
 from lib.core.records import GOOD, Placement, Sample
 from lib.core.runtime import device, write_json
@@ -59,7 +60,9 @@ def ours(params: Params, real: RealData, model: Path, placements: list[Placement
     start = time.perf_counter()
     for batch, pictures in zip(batches, made, strict=True):
         for placement, picture in zip(batch, pictures, strict=True):
-            write_png(out / f"{placement.id}.png", picture.image)
+            normal = read_image(Path(real.samples[placement.normal].image))
+            image = only_what_changed(picture.image, normal, placement.box, params.synth.feather)
+            write_png(out / f"{placement.id}.png", image)
     return time.perf_counter() - start
 
 

@@ -14,7 +14,7 @@ from skimage.filters import apply_hysteresis_threshold, threshold_otsu
 from skimage.morphology import remove_small_holes
 from skimage.restoration import denoise_tv_chambolle
 
-from lib.core.images import Mask, box_mask
+from lib.core.images import RGB, Mask, box_mask, paste_back
 from lib.core.records import Box
 
 Picture = NDArray  # (H, W, 3), uint8 or float, in 0..255
@@ -25,6 +25,7 @@ BORDER = 0.12  # of the strongest change: outside of it is what blur spills over
 CHROMA = 0.6  # weight of colour beside lightness: autoencoders carry it coarser, so it spills further over borders
 BLUR = 0.5  # px; averages sensor noise, yet spills less than BORDER over a straight sharp border
 PINHOLE = 6  # px
+MARGIN = 2  # px around a measured mask that are kept whole: a defect's faint rim
 SHIFTS = ((0, 3), (3, 0), (3, 3), (3, -3), (0, 5), (5, 0), (5, 5), (5, -5))  # px, down and right
 
 
@@ -53,6 +54,18 @@ def measured_mask(generated: Picture, reference: Picture, box: Box, component_ra
     changed = _without_specks(apply_hysteresis_threshold(change, low, high), component_ratio)
     mask[rows, columns] = remove_small_holes(changed, max_size=PINHOLE)
     return mask
+
+
+def only_what_changed(generated: RGB, normal: RGB, box: Box, feather: int) -> RGB:
+    """The generated picture with the normal one put back wherever in the box no change is to be seen: (H, W, 3) uint8.
+
+    A generator repaints the ground around its defect, too, never quite as it was; left in, the box itself is what
+    detectors learn. Kept is the measured mask and a margin, over which the change fades out within `feather` px.
+    """
+    seen = measured_mask(generated, normal, box)
+    reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * (feather + MARGIN) + 1,) * 2)
+    kept = (cv2.dilate(seen.astype(np.uint8), reach) > 0) & box_mask(box, *normal.shape[1::-1])
+    return paste_back(generated, normal, kept, feather)
 
 
 def change_map(generated: Picture, reference: Picture) -> Heat:

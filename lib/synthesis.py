@@ -10,6 +10,7 @@ from lib.core.params import Params
 from lib.core.records import Placement, Synthetic, read_records, write_records
 from lib.core.runtime import progress, replace_folder, work_folder
 from lib.generators import Made, RealData, find
+from lib.masks import only_what_changed
 
 SHEET = (6, 8)  # rows and columns of the contact sheet
 
@@ -35,7 +36,7 @@ def synthesize_all(
             zip(todo, made, strict=True), f"{name} {real.category}", total=len(mine), initial=done
         ):
             records = [
-                _keep(params, name, model, placement, picture, work, out)
+                _keep(params, real, name, model, placement, picture, work, out)
                 for placement, picture in zip(batches[number] if pictures else [], pictures, strict=True)
             ]
             write_records(work / f"batch-{number:06d}.jsonl", records)
@@ -57,11 +58,17 @@ def synthesize_all(
     return records
 
 
-def _keep(params: Params, name: str, model: Path, placement: Placement, made: Made, work: Path, out: Path) -> Synthetic:
+def _keep(
+    params: Params, real: RealData, name: str, model: Path, placement: Placement, made: Made, work: Path, out: Path
+) -> Synthetic:
     """Write one sample's picture, and its mask where the generator knows it, and say how it was made."""
     facts = json.loads((model / "model.json").read_text())
     file = f"{placement.id}.png"
-    write_png(work / "images" / file, made.image)
+    image = made.image
+    if made.mask is None and params.synth.keep == "changed":
+        normal = read_image(Path(real.samples[placement.normal].image))
+        image = only_what_changed(image, normal, placement.box, params.synth.feather)
+    write_png(work / "images" / file, image)
     record = Synthetic(
         placement=placement.id,
         category=placement.category,

@@ -19,7 +19,7 @@ def main(generator: str, category: str) -> None:
         model,
         placements,
         Path(f"data/prepared/{category}/samples.jsonl"),
-        *source("lib.core", "lib.diffusion", "lib.language", "lib.synthesis", GENERATORS[generator]),
+        *source("lib.core", "lib.diffusion", "lib.language", "lib.masks", "lib.synthesis", GENERATORS[generator]),
     )
     out = Path(f"data/synth/{generator}/{category}")
     records = synthesize_all(params, real, generator, model, read_records(placements, Placement), key, out)

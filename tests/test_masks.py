@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.core.images import box_mask
-from lib.masks import METHODS, change_map, cosine_rgb_otsu, measured_mask
+from lib.masks import METHODS, change_map, cosine_rgb_otsu, measured_mask, only_what_changed
 
 SIZE = (96, 112)  # height, width
 BOX = (30, 20, 86, 76)
@@ -161,3 +161,18 @@ def test_the_change_is_measured_in_units_of_cielab():
 def test_pictures_of_different_size_are_refused(method):
     with pytest.raises(ValueError, match="sizes differ"):
         METHODS[method](flat()[:-1], flat(), BOX, 0.1)
+
+
+@given(st.integers(0, 2**31), st.integers(0, 4))
+def test_only_what_changed_keeps_a_defect_and_puts_back_the_rest_bit_for_bit(seed: int, feather: int):
+    rng = np.random.default_rng(seed)
+    normal = rng.integers(100, 140, (64, 64, 3)).astype(np.uint8)
+    generated = normal.copy()
+    generated[16:48, 16:48] += rng.integers(0, 2, (32, 32, 3)).astype(np.uint8)  # a ground that is hardly another
+    generated[28:36, 26:38] = 20
+    kept = only_what_changed(generated, normal, (16, 16, 48, 48), feather)
+    assert (kept[28:36, 26:38] == 20).all()
+    far = np.ones((64, 64), bool)
+    far[28 - feather - 3 : 36 + feather + 3, 26 - feather - 3 : 38 + feather + 3] = False
+    assert (kept[far] == normal[far]).all()
+    assert (only_what_changed(normal, normal, (16, 16, 48, 48), feather) == normal).all()

@@ -94,6 +94,7 @@ class Synth(Section):
     strength: Annotated[float, Field(gt=0, le=1)]
     batch_size: Positive
     feather: Annotated[int, Field(ge=0)]
+    keep: Literal["changed", "box"]
 
 
 class Masks(Section):
