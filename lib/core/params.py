@@ -81,7 +81,7 @@ class Training(Section):
 class Finetune(Training):
     adapter: Literal["lora", "full"]
     rank: Positive
-    min_snr_gamma: Annotated[float, Field(gt=0)]
+    min_snr_gamma: Annotated[float, Field(gt=0)] | None
     caption_dropout: Share
     variants: Positive
 
