@@ -22,8 +22,8 @@ Heat = NDArray[np.float32]  # (H, W), CIELAB units
 
 VISIBLE = 2.2  # CIELAB units; 2.3 is one just noticeable difference (Mahy et al. 1994)
 BORDER = 0.12  # of the strongest change: outside of it is what blur spills over the border of the defect
-CHROMA = 0.6  # weight of colour beside lightness: autoencoders carry it coarser, so it spills further over borders
-BLUR = 0.5  # px; averages sensor noise, yet spills less than BORDER over a straight sharp border
+CHROMA = 0.3  # weight of colour beside lightness: autoencoders carry it coarser, so it spills further over borders
+BLUR = 0.3  # px; averages sensor noise, yet spills less than BORDER over a straight sharp border
 PINHOLE = 6  # px
 MARGIN = 2  # px around a measured mask that are kept whole: a defect's faint rim
 SHIFTS = ((0, 3), (3, 0), (3, 3), (3, -3), (0, 5), (5, 0), (5, 5), (5, -5))  # px, down and right
