@@ -45,8 +45,8 @@ def measured_mask(generated: Picture, reference: Picture, box: Box, component_ra
         return mask
     rows, columns = (slice(axis.min(), axis.max() + 1) for axis in np.nonzero(mask))
     generated, reference = generated[rows, columns], reference[rows, columns]
-    change = change_map(generated, reference)
     share, texture = _repainted(generated, reference)
+    change = _moved(generated, reference, share * texture)
     calm, strongest = np.quantile(change, (0.3, 0.98))
     # A change that fills the box leaves nothing calm; then half of the strongest change bounds it.
     low = max(VISIBLE, BORDER * strongest, share * texture, min(1.5 * calm, 0.5 * strongest))
@@ -77,11 +77,8 @@ def change_map(generated: Picture, reference: Picture) -> Heat:
     out and keeps borders. Raises ValueError when the sizes differ.
     """
     _check(generated, reference)
-    change = _lab(generated) - _lab(reference)
     share, texture = _repainted(generated, reference)
-    if share * texture > 0:
-        change = denoise_tv_chambolle(change, weight=0.2 * share * texture, max_num_iter=60, channel_axis=2)
-    return np.linalg.norm(change, axis=2).astype(np.float32)
+    return _moved(generated, reference, share * texture)
 
 
 def cosine_rgb_otsu(generated: Picture, normal: Picture, box: Box, component_ratio: float = 0.1) -> Mask:
@@ -125,6 +122,14 @@ def _lab(picture: Picture) -> NDArray[np.float32]:
     lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     lab = lab * np.array([1, CHROMA, CHROMA], np.float32)
     return cv2.GaussianBlur(lab, (0, 0), BLUR).astype(np.float32, copy=False)
+
+
+def _moved(generated: Picture, reference: Picture, repainted: float) -> Heat:
+    """`change_map`, where a repainted texture alone moves pixels by so many CIELAB units."""
+    change = _lab(generated) - _lab(reference)
+    if repainted > 0:
+        change = denoise_tv_chambolle(change, weight=0.2 * repainted, max_num_iter=60, channel_axis=2)
+    return np.linalg.norm(change, axis=2).astype(np.float32)
 
 
 def _repainted(generated: Picture, reference: Picture) -> tuple[float, float]:

@@ -171,9 +171,14 @@ def paste_back(generated: NDArray, normal: RGB, mask: Mask, feather: int = 0) ->
     """
     if not generated.shape == normal.shape == (*mask.shape, 3):
         raise ValueError(f"sizes differ: generated {generated.shape}, normal {normal.shape}, mask {mask.shape}")
-    opacity = feathered(mask, feather)[..., None]
-    mixed = normal + opacity * (generated.astype(np.float32) - normal)
-    return np.where(mask[..., None], np.clip(np.rint(mixed), 0, 255).astype(np.uint8), normal)
+    left, top, wide, high = cv2.boundingRect(mask.astype(np.uint8))
+    # One pixel more on each side: to `feathered` the crop's border is none of the mask's.
+    part = slice(max(top - 1, 0), top + high + 1), slice(max(left - 1, 0), left + wide + 1)
+    opacity = feathered(mask[part], feather)[..., None]
+    mixed = normal[part] + opacity * (generated[part].astype(np.float32) - normal[part])
+    pasted = normal.copy()
+    pasted[part] = np.where(mask[part][..., None], np.clip(np.rint(mixed), 0, 255).astype(np.uint8), normal[part])
+    return pasted
 
 
 def outlined(image: RGB, mask: Mask, colour: tuple[int, int, int] = (255, 40, 40)) -> RGB:
