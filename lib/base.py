@@ -113,10 +113,7 @@ def _render_chunk(folder: Path, seed: int, chunk: int) -> Path:
     file = folder / f"{chunk:05d}.npz"
     if not file.exists():
         pairs = [random_pair(np.random.default_rng([seed, chunk, index]), SIDE) for index in range(CHUNK)]
-        arrays = {
-            name: np.stack([getattr(pair, name) for pair in pairs])
-            for name in ("normal", "defect", "mask", "foreground")
-        }
+        arrays = {name: np.stack([getattr(pair, name) for pair in pairs]) for name in ARRAYS}
         words = json.dumps([(pair.surface, pair.defect_type) for pair in pairs])
         with tempfile.TemporaryFile() as buffer:
             np.savez(buffer, allow_pickle=False, words=np.array(words), **arrays)

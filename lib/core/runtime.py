@@ -182,6 +182,13 @@ def mixed_precision(where: "torch.device") -> str:
     return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
 
 
+def cores(where: "torch.device") -> int:
+    """How many calls of torch are worth running side by side: one for each core on a CPU, one elsewhere."""
+    import torch
+
+    return torch.get_num_threads() if where.type == "cpu" else 1
+
+
 def on_cores(where: "torch.device", function: Callable[..., Result], *columns: Sequence[Any]) -> list[Result]:
     """`map` with several calls of torch at a time on a CPU, each with its share of the cores; one by one elsewhere.
 
@@ -189,8 +196,7 @@ def on_cores(where: "torch.device", function: Callable[..., Result], *columns: S
     """
     import torch
 
-    threads = torch.get_num_threads()
-    calls = min(threads, len(columns[0])) if where.type == "cpu" else 1
+    threads, calls = torch.get_num_threads(), min(cores(where), len(columns[0]))
     if calls < 2:
         return list(map(function, *columns))
     try:

@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from torch import Tensor
 
 from lib.core.params import Synth
-from lib.core.runtime import on_cores
+from lib.core.runtime import cores, on_cores
 from lib.diffusion.components import Components, decode, encode
 from lib.diffusion.inpainting import blanked, latent_masks
 
@@ -42,7 +42,7 @@ def inpaint(
     (Kynkäänniemi et al. 2024 limit it to an interval, too); left out where the scale is 1. Strength: Meng et al. 2022.
     On a CPU every core takes its part of the batch.
     """
-    shares = min(torch.get_num_threads(), len(noise)) if noise.device.type == "cpu" else 1
+    shares = min(cores(noise.device), len(noise))
     done = on_cores(
         noise.device,
         partial(_inpaint, parts, settings, empty),
