@@ -1,6 +1,7 @@
 """Label synthetic pictures: measure each one's mask, judge it, and count what was rejected and why."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,10 +11,9 @@ import numpy as np
 
 from lib.core.images import RGB, contact_sheet, crop, outlined, read_image, read_mask, window_around, write_png
 from lib.core.params import Params
-from lib.core.records import Synthetic
+from lib.core.records import Sample, Synthetic
 from lib.core.runtime import progress
 from lib.gate import RealRange, judge, real_range
-from lib.generators import RealData
 from lib.masks import METHODS
 
 ACCEPTED, REJECTED = (40, 220, 80), (255, 40, 40)  # outlines on the contact sheet
@@ -21,10 +21,10 @@ SHEET = 12  # samples of each type on the contact sheet
 
 
 def label_all(
-    params: Params, real: RealData, records: list[Synthetic], folder: Path, final: Path
+    params: Params, real: Mapping[str, Sample], records: list[Synthetic], folder: Path, final: Path
 ) -> tuple[list[Synthetic], dict[str, Any], RGB]:
     """Write each sample's mask into `folder`, which will be `final`; returns the records with mask, scores and verdict,
-    the gate's numbers, and a contact sheet.
+    the gate's numbers, and a contact sheet. `real`: the samples of the train part by their ids.
 
     A mask that the generator knows exactly is taken as it is; the gate judges it all the same.
     """
@@ -33,17 +33,18 @@ def label_all(
     labelled, tiles = [], []
     shown: Counter[str] = Counter()
     for record in progress(records, "measure masks"):
-        image, normal = read_image(Path(record.image)), read(real.samples[record.normal].image)
+        image, normal = read_image(Path(record.image)), read(real[record.normal].image)
         if record.mask is not None:
             mask = read_mask(Path(record.mask))
         else:
             mask = METHODS[params.masks.method](image, normal, record.box, params.masks.component_ratio)
         scores, accepted, reason = judge(image, normal, mask, record.box, params.gate, ranges[record.defect_type])
         file = f"{record.placement}.png"
-        write_png(folder / "masks" / file, mask)
+        digest = write_png(folder / "masks" / file, mask)
         scores = {name: round(value, 6) for name, value in scores.items()}
         path = (final / "masks" / file).as_posix()
-        labelled.append(replace(record, mask=path, scores=scores, accepted=accepted, reason=reason))
+        found = replace(record, mask=path, mask_sha256=digest, scores=scores, accepted=accepted, reason=reason)
+        labelled.append(found)
         if shown[record.defect_type] < SHEET:
             shown[record.defect_type] += 1
             window = window_around(record.box, normal.shape, params.window.context, params.window.min_side)
@@ -67,10 +68,10 @@ def gate_numbers(records: list[Synthetic]) -> dict[str, Any]:
     }
 
 
-def _real_ranges(real: RealData) -> dict[str, RealRange]:
+def _real_ranges(real: Mapping[str, Sample]) -> dict[str, RealRange]:
     """The range of each defect type, from the real defects of the train part."""
     by_type: dict[str, list[tuple[str, str]]] = {}
-    for sample in real.samples.values():
+    for sample in real.values():
         if sample.mask is not None:
             by_type.setdefault(sample.defect_type, []).append((sample.image, sample.mask))
     return {

@@ -68,7 +68,6 @@ def _keep(
     if made.mask is None and params.synth.keep == "changed":
         normal = read_image(Path(real.samples[placement.normal].image))
         image = only_what_changed(image, normal, placement.box, params.synth.feather)
-    write_png(work / "images" / file, image)
     record = Synthetic(
         placement=placement.id,
         category=placement.category,
@@ -81,11 +80,12 @@ def _keep(
         seed=placement.seed,
         knobs={} if facts.get("training_free") else params.synth.model_dump() | params.window.model_dump(),
         image=(out / "images" / file).as_posix(),
+        sha256=write_png(work / "images" / file, image),
     )
     if made.mask is None:
         return record
-    write_png(work / "masks" / file, made.mask)
-    return replace(record, mask=(out / "masks" / file).as_posix())
+    digest = write_png(work / "masks" / file, made.mask)
+    return replace(record, mask=(out / "masks" / file).as_posix(), mask_sha256=digest)
 
 
 def write_sheet(records: list[Synthetic], real: RealData, params: Params, path: Path) -> None:

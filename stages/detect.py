@@ -11,14 +11,15 @@ from lib.detectors import find, fit_seeds, read_examples
 
 def main(detector: str, generator: str, category: str) -> None:
     params, module = load(), find(detector)
-    prepared, manifest = Path(f"data/prepared/{category}/samples.jsonl"), Path(f"data/masks/{generator}/{category}")
+    prepared = Path(f"data/prepared/{category}/samples.jsonl")
+    manifest = Path(f"data/masks/{generator}/{category}/manifest.jsonl")
     samples = read_records(prepared, Sample)
     train, val = of_split(samples, "train"), of_split(samples, "val")
-    accepted = [record for record in read_records(manifest / "manifest.jsonl", Synthetic) if record.accepted]
+    accepted = [record for record in read_records(manifest, Synthetic) if record.accepted]
 
-    # Real pictures and masks are known by their digests in the records.
+    # Pictures and masks are known by their digests in the records.
     code = source("lib.core", "lib.detectors", "lib.metrics", "lib.tiles")
-    key = fingerprint(params.detect.model_dump(), prepared, manifest, Path(f"data/synth/{generator}/{category}"), *code)
+    key = fingerprint(params.detect.model_dump(), prepared, manifest, *code)
     work = work_folder(f"detect-{detector}-{generator}-{category}", key)
     fit_seeds(module, read_examples([*train, *accepted]), read_examples(val), params.detect, work)
     replace_folder(work, Path(f"models/detectors/{detector}/{generator}/{category}"))

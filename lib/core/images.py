@@ -1,5 +1,6 @@
 """Pictures in and out: safe decoding, windows at native scale, pasting back, PNG, contact sheets."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,9 +81,11 @@ def png_bytes(image: RGB | Mask) -> bytes:
     return data.tobytes()
 
 
-def write_png(path: Path, image: RGB | Mask) -> None:
-    """Write a picture or a mask as PNG, whole or not at all."""
-    write_bytes(path, png_bytes(image))
+def write_png(path: Path, image: RGB | Mask) -> str:
+    """Write a picture or a mask as PNG, whole or not at all; returns the SHA-256 of the file."""
+    data = png_bytes(image)
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 @dataclass(frozen=True)

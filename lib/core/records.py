@@ -86,7 +86,9 @@ class Synthetic:
     seed: int
     knobs: dict[str, Any]
     image: str
+    sha256: str  # of the picture's file
     mask: str | None = None
+    mask_sha256: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
     accepted: bool | None = None
     reason: str | None = None
@@ -120,6 +122,11 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}, line {number}: not a {kind.__name__} record: {error}") from error
     return records
+
+
+def read_train(category: str) -> dict[str, Sample]:
+    """The samples of a prepared category's train part, by their ids."""
+    return by_id(of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "train"))
 
 
 def of_split(samples: Sequence[Sample], *splits: str) -> list[Sample]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.core.images import RGB, Mask
-from lib.core.records import DefectBox, Description, Sample, by_id, of_split, read_records
+from lib.core.records import DefectBox, Description, Sample, read_records, read_train
 from lib.core.runtime import write_json
 
 GENERATORS = {
@@ -47,7 +47,7 @@ def find(name: str) -> Any:
 
 def read_real(category: str) -> RealData:
     """Read the train part of a prepared category, with its boxes and descriptions."""
-    samples = by_id(of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "train"))
+    samples = read_train(category)
     boxes = read_records(Path(f"data/boxes/{category}.jsonl"), DefectBox)
     descriptions = read_records(Path(f"data/descriptions/{category}.jsonl"), Description)
     return RealData(

@@ -5,7 +5,7 @@ uniform local binary patterns (Ojala et al. 2002) and CIELAB colour statistics o
 generators on one data set; they are not comparable with values on Inception features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -17,9 +17,8 @@ from skimage.feature import hog, local_binary_pattern
 
 from lib.core.images import RGB, contact_sheet, crop, read_image, resize, window_around
 from lib.core.params import WindowParams
-from lib.core.records import Box, Synthetic
+from lib.core.records import Box, DefectBox, Sample, Synthetic
 from lib.core.runtime import progress
-from lib.generators import RealData
 
 SIDE = 64  # pixels to which every window is resized before it is described
 
@@ -82,14 +81,18 @@ def memorised_share(synthetic: Features, train: Features) -> float:
 
 
 def compare(
-    real: RealData, synthetic: Sequence[Synthetic], window: WindowParams, neighbours: int
+    samples: Mapping[str, Sample],
+    boxes: Sequence[DefectBox],
+    synthetic: Sequence[Synthetic],
+    window: WindowParams,
+    neighbours: int,
 ) -> tuple[dict[str, float | None], RGB]:
-    """Compare the accepted synthetic defects with the real ones of the train part.
+    """Compare the accepted synthetic defects with the real ones, whose boxes these are, in samples known by their ids.
 
     Returns scores (None where there is too little to compare) and a sheet: synthetic samples, spread over all types,
     each followed by the real defect of its type that is nearest to it, so that a copy would be seen.
     """
-    reals = [(box.defect_type, _window(real.samples[box.sample].image, box.box, window)) for box in real.boxes]
+    reals = [(box.defect_type, _window(samples[box.sample].image, box.box, window)) for box in boxes]
     fakes = [(item.defect_type, _window(item.image, item.box, window)) for item in synthetic]
     described = [describe(image) for _, image in progress([*reals, *fakes], "describe windows")]
     train, made = np.stack(described[: len(reals)]), np.array(described[len(reals) :])
@@ -102,7 +105,7 @@ def compare(
         "memorised_share": memorised_share(made, train),
         "mask_share_of_box": _mean([item.scores["fill"] for item in synthetic]),
         "mask_share_of_box_real": _mean(
-            [box.area / ((box.box[2] - box.box[0]) * (box.box[3] - box.box[1])) for box in real.boxes]
+            [box.area / ((box.box[2] - box.box[0]) * (box.box[3] - box.box[1])) for box in boxes]
         ),
     }
     tiles: list[RGB] = []

@@ -26,7 +26,7 @@ EXAMPLES: list[Any] = [
     Description("a/2", 0, "in the center", ("There is a scratch", "“Kratzer”")),
     DefectBox("a/2", 1, "scratch", (0, 1, 10, 12), 33),
     Placement("p1", "slab", "scratch", "a/1", (-1, 0, 5, 6), "in the center", "There is", 2**63 - 1),
-    Synthetic("p1", "slab", "scratch", "a/1", (0, 0, 5, 6), "perlin", "perlin", "There is", 7, {"steps": 2}, "x.png"),
+    Synthetic("p1", "slab", "scratch", "a/1", (0, 0, 5, 6), "perlin", "perlin", "There is", 7, {"a": 2}, "x.png", "ab"),
     Synthetic(
         "p2",
         "slab",
@@ -39,7 +39,9 @@ EXAMPLES: list[Any] = [
         8,
         {"strength": 0.5, "scheduler": "ddim"},
         "y.png",
+        "cd",
         "m.png",
+        "ef",
         {"fill": 0.25},
         False,
         "no visible change",

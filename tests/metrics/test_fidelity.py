@@ -110,6 +110,7 @@ def category(inside: Path, raw_params: dict):
             seed=number,
             knobs={},
             image=real.samples[box.sample].image,
+            sha256="ab",
             scores={"fill": 0.5},
             accepted=True,
         )
@@ -121,17 +122,17 @@ def category(inside: Path, raw_params: dict):
 def test_a_category_is_compared_with_finite_scores_and_a_sheet(category):
     real, copies, window = category
     others = [replace(item, image=real.samples["good-0"].image) for item in copies]
-    scores, sheet = compare(real, others, window, 8)
+    scores, sheet = compare(real.samples, real.boxes, others, window, 8)
     assert all(isinstance(value, float) and np.isfinite(value) for value in scores.values())
     assert scores["accepted"] == 3 and scores["mask_share_of_box"] == 0.5 and scores["mask_share_of_box_real"] == 1
     assert scores["memorised_share"] == 0
-    again = compare(real, others, window, 8)
+    again = compare(real.samples, real.boxes, others, window, 8)
     assert again[0] == scores and png_bytes(again[1]) == png_bytes(sheet)
 
 
 def test_copies_in_a_category_are_found_out_and_shown_beside_their_originals(category):
     real, copies, window = category
-    scores, sheet = compare(real, copies, window, 3)
+    scores, sheet = compare(real.samples, real.boxes, copies, window, 3)
     assert scores["memorised_share"] == 1 and scores["diversity"] == scores["diversity_real"]
     left = [sheet[4:164, 4 + 328 * pair : 164 + 328 * pair] for pair in range(3)]
     right = [sheet[4:164, 168 + 328 * pair : 328 + 328 * pair] for pair in range(3)]
@@ -141,7 +142,7 @@ def test_copies_in_a_category_are_found_out_and_shown_beside_their_originals(cat
 @pytest.mark.parametrize("count", [0, 1])
 def test_little_to_compare_is_none_not_nan(category, count: int):
     real, copies, window = category
-    scores, sheet = compare(real, copies[:count], window, 8)
+    scores, sheet = compare(real.samples, real.boxes, copies[:count], window, 8)
     assert scores["kid"] is None and scores["diversity"] is None and scores["accepted"] == count
     assert sheet.ndim == 3 and sheet.size
 
@@ -150,4 +151,4 @@ def test_only_pictures_of_the_train_part_are_read(category):
     real, copies, window = category
     assert not Path(f"data/prepared/{CATEGORY}/images/scratch-9.png").exists()
     assert read_image(Path(copies[0].image)).shape == (48, 48, 3)
-    assert len(real.boxes) == 3 and compare(real, copies, window, 1)[0]["accepted"] == 3
+    assert len(real.boxes) == 3 and compare(real.samples, real.boxes, copies, window, 1)[0]["accepted"] == 3
