@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lib.core.command import run
 from lib.core.params import load
-from lib.core.runtime import atomic_folder, fingerprint, source
+from lib.core.runtime import atomic_folder, discard_work, fingerprint, source
 from lib.generators import GENERATORS, find, read_real
 
 
@@ -24,6 +24,7 @@ def main(generator: str, category: str) -> None:
     )
     with atomic_folder(Path(f"models/generators/{generator}/{category}")) as out:
         module.finetune(params, read_real(category), key, out, Path(f"metrics/finetune/{generator}/{category}"))
+    discard_work(f"finetune-{generator}-{category}")
 
 
 if __name__ == "__main__":

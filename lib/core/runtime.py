@@ -126,6 +126,13 @@ def work_folder(stage: str, key: str) -> Path:
     return folder
 
 
+def discard_work(stage: str) -> None:
+    """Remove a stage's unfinished work, once what became of it lies in its place: checkpoints are several times as
+    large as what they are for."""
+    if first_process():
+        shutil.rmtree(WORK / stage, ignore_errors=True)
+
+
 _claimed: dict[Path, filelock.BaseFileLock] = {}
 
 
