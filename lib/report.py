@@ -37,6 +37,7 @@ class Arm:
     generator: str
     category: str
     seeds: dict[str, dict[str, float | None]]
+    per_type: dict[str, dict[str, dict[str, float | None]]]  # defect type: mean and std: metric
 
     def values(self, metric: str) -> list[float]:
         """The metric of every seed, in the order of the seeds; nan where it is not defined."""
@@ -46,12 +47,13 @@ class Arm:
 
 def read_arms(params: Params, folder: Path) -> list[Arm]:
     """Read `<folder>/<detector>/<generator>/<category>.json` of all arms that params.yaml names."""
-    return [
-        Arm(detector, generator, category, _json(folder / detector / generator / f"{category}.json")["seeds"])
-        for detector in params.detectors
-        for generator in params.generators
-        for category in params.dataset.categories
-    ]
+    arms = []
+    for detector in params.detectors:
+        for generator in params.generators:
+            for category in params.dataset.categories:
+                found = _json(folder / detector / generator / f"{category}.json")
+                arms.append(Arm(detector, generator, category, found["seeds"], found["per_type"]))
+    return arms
 
 
 def summary(params: Params, arms: Sequence[Arm]) -> dict[str, Any]:
@@ -84,6 +86,8 @@ def write_report(params: Params, metrics: Path) -> str:
         table,
         "## Difference from real defects alone",
         _differences(params, arms),
+        "## Pixel AP by defect type",
+        _types_table(params, arms),
         "## Synthetic samples",
         _samples_table(params, metrics),
         "## Masks against the exact truth",
@@ -172,6 +176,20 @@ def _differences(params: Params, arms: Sequence[Arm]) -> str:
             rows.append([detector, generator, *cells])
     note = "95 % bootstrap intervals over pairs of equal category and seed. An interval that holds 0 shows no effect."
     return markdown(["detector", "arm", *COLUMNS.values()], rows) + f"\n\n{note}"
+
+
+def _types_table(params: Params, arms: Sequence[Arm]) -> str:
+    """One row for each defect type: over all types together a large kind of defect hides the small ones."""
+    values = {(arm.detector, arm.generator, arm.category): arm for arm in arms}
+    rows = []
+    for detector in params.detectors:
+        for category in params.dataset.categories:
+            for name in values[detector, params.generators[0], category].per_type:
+                found = [values[detector, generator, category].per_type[name] for generator in params.generators]
+                cells = [f"{_short(one['mean']['pixel_ap'])} ± {_short(one['std']['pixel_ap'])}" for one in found]
+                rows.append([detector, category, name, *cells])
+    note = "Mean ± standard deviation over seeds, each type's pictures beside the good ones."
+    return markdown(["detector", "category", "defect type", *params.generators], rows) + f"\n\n{note}"
 
 
 def _samples_table(params: Params, metrics: Path) -> str:

@@ -31,7 +31,11 @@ def write_metrics(undefined: tuple[str, ...] = (), synthesizes: bool = True, tru
             str(seed): {name: None if name in undefined else value for name in COLUMNS}
             for seed, value in enumerate(values)
         }
-        write_json(METRICS / "detection/unet" / generator / f"{category}.json", {"seeds": seeds})
+        of_type = {"mean": {"pixel_ap": values[0] / 8}, "std": {"pixel_ap": 0.0625}}
+        if "pixel_ap" in undefined:
+            of_type = {"mean": {"pixel_ap": None}, "std": {"pixel_ap": None}}
+        found = {"seeds": seeds, "per_type": {"dent": of_type}}
+        write_json(METRICS / "detection/unet" / generator / f"{category}.json", found)
         made = synthesizes and generator != "none"
         gate = {
             "samples": 12 if made else 0,
@@ -121,8 +125,8 @@ def test_a_metric_that_is_not_defined_breaks_nothing_and_is_null_in_the_summary(
 def test_one_seed_has_a_mean_and_no_deviation(params: Params):
     write_metrics()
     for path in (METRICS / "detection").rglob("*.json"):
-        seeds = json.loads(path.read_text())["seeds"]
-        write_json(path, {"seeds": {"0": seeds["0"]}})
+        found = json.loads(path.read_text())
+        write_json(path, {**found, "seeds": {"0": found["seeds"]["0"]}})
     assert cells(write_report(params, METRICS))["unet", "a", "none"]["pixel AP"].startswith("0.400")
     assert json.loads((METRICS / "summary.json").read_text())["unet"]["none"]["pixel_ap_std"] is None
 
@@ -135,6 +139,15 @@ def test_the_page_tells_of_samples_and_masks(params: Params):
     assert "| 75% " in page and "3 no visible change" in page and "0.125" in page
     assert "a scratch" in page and "0.900" in page and "0.400" in page
     assert "metrics/fidelity/mvp_diff/" in page and "metrics/fidelity/none/" not in page
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_the_page_tells_what_each_defect_type_gains(params: Params):
+    write_metrics()
+    write_report(params, METRICS)
+    page = (METRICS / "report/report.md").read_text()
+    [row] = [line for line in page.splitlines() if "| dent " in line and "| b " in line]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["unet", "b", "dent", "0.075 ± 0.062", "0.087 ± 0.062"]
 
 
 @pytest.mark.filterwarnings("error")
