@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make repro` and `make test`. Both create .venv and install into it first.
 SHELL := /bin/sh
-PYTHON := $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -40,7 +40,7 @@ $(BIN)/python:
 	@case "$(PYTHON)" in \
 	  *python3.11) ;; \
 	  "") echo "Python 3.11, 3.12 or 3.13 is needed and none was found on the PATH" >&2; exit 1 ;; \
-	  *) echo "python3.11 was not found, falling back to $$($(PYTHON) --version); on a machine without a GPU pip may then fetch the CUDA build of torch (several GB)" >&2 ;; \
+	  *) echo "Going on with $$($(PYTHON) --version) instead of Python 3.11; where no CPU wheel of torch for it is at hand, pip fetches the CUDA build (6 GB in all)" >&2 ;; \
 	esac
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 	  || { echo "Python 3.11, 3.12 or 3.13 is needed, found $$($(PYTHON) --version)" >&2; exit 1; }

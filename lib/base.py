@@ -37,11 +37,14 @@ from lib.core.runtime import (
     write_bytes,
 )
 from lib.dataset.surfaces import Pair, random_pair
-from lib.diffusion.components import Components, embed, save, to_tensor
+from lib.diffusion.components import PARTS, Components, embed, save, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views, latent_masks
 from lib.diffusion.training import train
 
 BASE = Path("models/base")
+WEIGHTS = Path(
+    "vae/diffusion_pytorch_model.safetensors"
+)  # of the autoencoder; its scale changes with the U-Net's phase
 RENDERER = Path("lib/dataset/surfaces.py")
 CODE = ("lib.base", "lib.core", "lib.diffusion", "lib.language")  # makes other weights
 CURVES = Path(".work/base-curves")
@@ -269,7 +272,7 @@ def make_unet(params: BaseParams, pool: list[Pair]) -> None:
     parts = Components(
         unet.to(device(), memory_format=torch.channels_last), vae, text_encoder.to(device()), tokenizer, scheduler
     )
-    key = fingerprint(params.pool.model_dump(), params.seed, RENDERER, BASE / "vae", *source(*CODE))
+    key = fingerprint(params.pool.model_dump(), params.seed, RENDERER, BASE / WEIGHTS, *source(*CODE))
     for name, settings in (("unet", params.unet), ("closeup", params.closeup)):
         key = fingerprint(key, settings.model_dump())
         learn(parts, pool, captions, settings, params, f"base-{name}", key)
@@ -313,9 +316,9 @@ def save_base(parts: Components) -> None:
         return
     for module in (parts.unet, parts.vae, parts.text_encoder):
         module.to(memory_format=torch.contiguous_format).half()
-    with tempfile.TemporaryDirectory(dir=BASE) as folder:
+    with tempfile.TemporaryDirectory(dir=BASE, prefix="made.tmp-") as folder:
         save(parts, Path(folder))
-        for name in ("vae", "unet", "text_encoder", "tokenizer", "scheduler"):
+        for name in PARTS:
             replace_folder(Path(folder, name), BASE / name)
         write_bytes(BASE / "model_index.json", Path(folder, "model_index.json").read_bytes())
 
@@ -368,9 +371,14 @@ def cached_samples(
     )
     latents, masked, masks = encode_views(parts.vae, views)
     rows = tuple(tuple(table.setdefault(text, len(table)) for text in texts[:CAPTIONS]) for *_, texts in chosen)
-    defects = torch.from_numpy(np.stack([mask for _, _, mask, _ in chosen]))[:, None].float()
+    defects = [
+        latent_masks(
+            torch.from_numpy(np.stack([mask for _, _, mask, _ in chosen[start : start + 64]]))[:, None].float(), latents
+        )
+        for start in batches
+    ]
     weights = settings.outside_weight + (1 - settings.outside_weight) * masks
-    weights = weights + settings.defect_weight * latent_masks(defects, latents)
+    weights = weights + settings.defect_weight * torch.cat(defects).to(weights)
     return Cache(latents, masked, masks, rows, weights), list(table)
 
 

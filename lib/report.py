@@ -152,7 +152,7 @@ def _arms_table(params: Params, arms: Sequence[Arm]) -> str:
 
 
 def _differences(params: Params, arms: Sequence[Arm]) -> str:
-    """Paired by category and seed, with a bootstrap interval over those pairs."""
+    """Paired by category and seed, with an interval over those pairs."""
     if BASELINE not in params.generators:
         return f"No arm `{BASELINE}` in params.generators, so there is nothing to compare with."
     values = {(arm.detector, arm.generator, arm.category): arm for arm in arms}
@@ -171,10 +171,13 @@ def _differences(params: Params, arms: Sequence[Arm]) -> str:
                     ]
                     for name in (generator, BASELINE)
                 )
-                mean, low, high = paired_difference(with_it, without, params.seed)
+                mean, low, high = paired_difference(with_it, without)
                 cells.append(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]")
             rows.append([detector, generator, *cells])
-    note = "95 % bootstrap intervals over pairs of equal category and seed. An interval that holds 0 shows no effect."
+    note = (
+        "95 % intervals (Student's t) over pairs of equal category and seed; one that holds 0 shows no clear effect. "
+        "Seeds vary the detector's training, neither the split nor the synthetic samples."
+    )
     return markdown(["detector", "arm", *COLUMNS.values()], rows) + f"\n\n{note}"
 
 

@@ -13,9 +13,12 @@ from lib.synthesis import synthesize_all, write_sheet
 def main(generator: str, category: str) -> None:
     params, real = load(), read_real(category)
     model, placements = Path(f"models/generators/{generator}/{category}"), Path(f"data/placements/{category}.jsonl")
+    base = Path(params.base.model)
     key = fingerprint(
         params.synth.model_dump(),
         params.window.model_dump(),
+        params.base.model_dump(),
+        *([base] if base.is_dir() else []),
         model,
         placements,
         Path(f"data/prepared/{category}/samples.jsonl"),

@@ -1,12 +1,14 @@
 """How a stage is run: `python -m stages.NAME --category ...` from the root of the repository."""
 
 import argparse
+import dis
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 OURS = Path(__file__).resolve().parents[2]
+
+MADE = ("data/", "models/", "metrics/")  # what stages leave for other stages
 
 HELP = {
     "category": "a name from dataset.categories in params.yaml",
@@ -18,7 +20,7 @@ HELP = {
 def run(stage: Callable[..., None], description: str | None, *names: str) -> None:
     """Call a stage with its command-line arguments; a mistake of the user's is one message and exit code 2.
 
-    What our own code refuses is such a mistake. An error out of a library is a bug and keeps its traceback.
+    What our own code refuses with a `raise` is such a mistake. Any other error is a bug and keeps its traceback.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in names:
@@ -26,7 +28,9 @@ def run(stage: Callable[..., None], description: str | None, *names: str) -> Non
     try:
         stage(**vars(parser.parse_args()))
     except FileNotFoundError as error:
-        sys.exit(_said(f"{error.filename or error}: not found; `dvc repro` makes what a stage reads"))
+        if not str(error.filename).startswith(MADE):
+            raise
+        sys.exit(_said(f"{error.filename}: not found; `dvc repro` makes what a stage reads"))
     except (ValueError, FloatingPointError) as error:
         if not _raised_by_us(error):
             raise
@@ -34,9 +38,16 @@ def run(stage: Callable[..., None], description: str | None, *names: str) -> Non
 
 
 def _raised_by_us(error: Exception) -> bool:
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    place = Path(frame.f_code.co_filename).resolve()
-    return OURS in place.parents and "site-packages" not in place.parts
+    last = error.__traceback__
+    while last and last.tb_next:
+        last = last.tb_next
+    if last is None:
+        return False
+    code = last.tb_frame.f_code
+    place = Path(code.co_filename).resolve()
+    # What fails in compiled code, such as adding arrays that do not fit, has no frame of its own: it seems to be ours.
+    raised = code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return raised and OURS in place.parents and "site-packages" not in place.parts
 
 
 def _said(message: str) -> int:

@@ -99,7 +99,8 @@ def fingerprint(*parts: Any) -> str:
         files = [part] if part.is_file() else sorted(f for f in part.rglob("*") if f.is_file() and f.suffix != ".pyc")
         for file in files:
             digest.update(file.relative_to(part.parent).as_posix().encode())
-            digest.update(hashlib.blake2b(file.read_bytes()).digest())
+            with open(file, "rb") as content:
+                digest.update(hashlib.file_digest(content, hashlib.blake2b).digest())
     return digest.hexdigest()
 
 
@@ -196,14 +197,18 @@ def cores(where: "torch.device") -> int:
     return torch.get_num_threads() if where.type == "cpu" else 1
 
 
-def on_cores(where: "torch.device", function: Callable[..., Result], *columns: Sequence[Any]) -> list[Result]:
+def on_cores(
+    where: "torch.device", function: Callable[..., Result], *columns: Sequence[Any], out_of: int | None = None
+) -> list[Result]:
     """`map` with several calls of torch at a time on a CPU, each with its share of the cores; one by one elsewhere.
 
     Small layers are over too soon to be shared among cores: two calls of one core each outrun two calls of both.
+    `out_of`: of how many calls these are left after a kill. They get no more threads than in an unbroken run, since
+    the order in which threads add up shows in the last bits.
     """
     import torch
 
-    threads, calls = torch.get_num_threads(), min(cores(where), len(columns[0]))
+    threads, calls = torch.get_num_threads(), min(cores(where), out_of or len(columns[0]))
     if calls < 2:
         return list(map(function, *columns))
     try:

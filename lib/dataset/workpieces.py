@@ -1,16 +1,15 @@
 """The embedded dataset: three categories of rendered workpieces in MVTec AD layout, from one seed."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import cos, pi, radians, sin
 from pathlib import Path
 from zlib import crc32
 
-import cv2
 import numpy as np
 from numpy.random import Generator
 
+from lib.core.images import write_png
 from lib.core.runtime import progress
 from lib.dataset.surfaces import (
     Camera,
@@ -120,14 +119,6 @@ def workpiece(category: str, defect_type: str, seed: int, index: int) -> Pair:
     raise RuntimeError(f"20 scenes of {category} in a row had no visible {defect_type}")
 
 
-def _write_png(path: Path, picture: np.ndarray) -> None:
-    """Picture (H, W, 3) RGB or (H, W), uint8, as a PNG that is never seen half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_bytes(cv2.imencode(".png", picture[..., ::-1] if picture.ndim == 3 else picture)[1].tobytes())
-    os.replace(beside, path)
-
-
 def write_workpieces(
     root: Path,
     seed: int,
@@ -159,8 +150,8 @@ def write_workpieces(
         pair = workpiece(category, defect_type, seed, index)
         folder, name = Path(root) / category, f"{index:03d}"
         if pair.defect_type == "good":
-            _write_png(folder / defect_type / f"{name}.png", pair.normal)
+            write_png(folder / defect_type / f"{name}.png", pair.normal)
             continue
-        _write_png(folder / "test" / defect_type / f"{name}.png", pair.defect)
-        _write_png(folder / "ground_truth" / defect_type / f"{name}_mask.png", 255 * pair.mask.astype(np.uint8))
-        _write_png(folder / "twins" / defect_type / f"{name}.png", pair.normal)
+        write_png(folder / "test" / defect_type / f"{name}.png", pair.defect)
+        write_png(folder / "ground_truth" / defect_type / f"{name}_mask.png", pair.mask)
+        write_png(folder / "twins" / defect_type / f"{name}.png", pair.normal)

@@ -73,13 +73,14 @@ def fit_seeds(
     Also draws the learning curves of all seeds: `learning.png`.
     """
     for unfinished in folder.glob("*.tmp-*"):  # of a run that was killed
-        shutil.rmtree(unfinished)
+        shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
 
     def fit_seed(seed: int) -> None:
         with atomic_folder(folder / f"seed-{seed}") as out:
             module.fit(train, val, params, seed, out)
 
-    on_cores(device(), fit_seed, [seed for seed in params.seeds if not (folder / f"seed-{seed}").exists()])
+    left = [seed for seed in params.seeds if not (folder / f"seed-{seed}").exists()]
+    on_cores(device(), fit_seed, left, out_of=len(params.seeds))
     curves = {}
     for seed in params.seeds:
         history = json.loads((folder / f"seed-{seed}" / "history.json").read_text(encoding="utf-8"))

@@ -202,12 +202,13 @@ def batch_of(pools: Pools, params: Detect, rng: np.random.Generator) -> tuple[ND
 
     Half of them lie around a defect, `synthetic_share` of these around a synthetic one where the arm has any; a
     quarter lies anywhere on such pictures, a quarter on good ones. Every arm gets the same numbers, so that arms
-    differ in what they see and not in how much. Types take turns by chance, whatever their number of pictures.
+    differ in what they see and not in how much. Where a share is no whole number of windows, chance rounds it up or
+    down, so that it holds on average. Types take turns by chance, whatever their number of pictures.
     """
     around = params.batch_size // 2
     anywhere = (params.batch_size - around) // 2 if pools.good else params.batch_size - around
-    synthetic = round(params.synthetic_share * around) if pools.real else around
-    synthetic_anywhere = round(params.synthetic_share * anywhere) if pools.real else anywhere
+    share, by_chance = params.synthetic_share if pools.real else 1.0, rng.random(2)
+    synthetic, synthetic_anywhere = int(share * around + by_chance[0]), int(share * anywhere + by_chance[1])
     windows = []
     for n in range(params.batch_size):
         if n < around + anywhere:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from lib.core.params import Base
 
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # of a base, and its folder's folders
+
 
 @dataclass(frozen=True)
 class Components:
@@ -73,9 +75,7 @@ def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) ->
             f"base.model: {base.model} is neither a folder nor, at revision {base.revision}, in the local cache, and "
             "nothing is fetched unasked: give a folder, or set base.allow_download=true"
         ) from error
-    parts = Components(
-        **{name: pipeline.components[name] for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}
-    )
+    parts = Components(**{name: pipeline.components[name] for name in PARTS})
     if parts.unet.config.in_channels != 9:
         raise ValueError(
             f"base.model: the U-Net of {base.model} has {parts.unet.config.in_channels} input channels, an "

@@ -38,7 +38,7 @@ def train(objective: nn.Module, count: int, settings: Training, seed: int, stage
     accelerator = Accelerator(mixed_precision=mixed_precision(where), cpu=where.type == "cpu")
     if settings.batch_size % accelerator.num_processes:
         raise ValueError(
-            f"finetune.batch_size: {settings.batch_size} samples cannot be shared evenly by "
+            f"batch_size: {settings.batch_size} samples cannot be shared evenly by "
             f"{accelerator.num_processes} processes; take a multiple"
         )
     work = work_folder(stage, key)

@@ -35,7 +35,7 @@ from lib.core.images import (
 from lib.core.params import Params
 from lib.core.records import Box, Placement
 from lib.core.runtime import device, fingerprint, mixed_precision, progress, seed_for, write_json
-from lib.diffusion.components import Components, embed, load, to_pixels, to_tensor
+from lib.diffusion.components import PARTS, Components, embed, load, to_pixels, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.sampling import inpaint, starting_noise
 from lib.diffusion.training import train
@@ -80,7 +80,7 @@ def finetune(params: Params, real: RealData, key: str, out: Path, curves: Path) 
         "adapter": settings.adapter,
         "base": params.base.model,
         "weights": fingerprint(*sorted(file for file in out.rglob("*") if file.is_file())),
-        "revision": params.base.revision or fingerprint(folder / "unet", folder / "vae", folder / "text_encoder"),
+        "revision": fingerprint(*(folder / part for part in PARTS)) if folder.is_dir() else params.base.revision,
     }
     write_json(out / "model.json", facts)
 

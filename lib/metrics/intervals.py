@@ -1,13 +1,14 @@
-"""How sure a mean is: spread over repetitions and bootstrap intervals over units.
+"""How sure a mean is: spread over repetitions, and intervals over units.
 
 A unit is whatever was drawn independently: a seed, a category, a test picture or, where several pictures show
 one part, a group of them. A NaN among the values makes the answer NaN: a missing result is not averaged away.
 """
 
-from math import nan
+from math import nan, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 
 def mean_std(values: ArrayLike) -> tuple[float, float]:
@@ -20,43 +21,25 @@ def mean_std(values: ArrayLike) -> tuple[float, float]:
     return mean, float(values.std(ddof=1)) if values.size > 1 else nan
 
 
-def bootstrap_interval(values: ArrayLike, seed: int, level: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
-    """(low, high) of the mean of (n,) units: percentile bootstrap, the same for the same seed.
+def paired_difference(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+    """(mean of a - b, low, high): Student's t interval over units measured under both arms.
 
-    (NaN, NaN) for n < 2, where resampling would feign certainty. With fewer than about ten units the interval
-    is too narrow (it cannot leave the range of the values): show the values themselves beside it.
-    Raises ValueError for a level outside (0, 1), no resamples, or values that are not one-dimensional.
-    (Efron & Tibshirani 1993, chapter 13.)
-    """
-    values = _units(values)
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}, expected a share in (0, 1) such as 0.95")
-    if resamples < 1:
-        raise ValueError(f"resamples is {resamples}, expected at least 1")
-    n = values.size
-    if n < 2 or np.isnan(values).any():
-        return nan, nan
-    rng = np.random.default_rng(seed)
-    # One resample at a time: memory stays at n numbers however many units there are.
-    means = [values[rng.integers(n, size=n)].mean() for _ in range(resamples)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def paired_difference(
-    a: ArrayLike, b: ArrayLike, seed: int, level: float = 0.95, resamples: int = 2000
-) -> tuple[float, float, float]:
-    """(mean of a - b, low, high): percentile bootstrap over units measured under both arms.
-
-    a, b: (n,) each, the same units in the same order. Pairing removes what the arms share (a hard category,
-    an unlucky seed), so a small gain shows beneath a large spread. NaN, caution and errors as in
-    `bootstrap_interval`; also ValueError for unequal lengths.
+    a, b: (n,) each, the same units in the same order. Pairing removes what the arms share (a hard category, an unlucky
+    seed), so a small gain shows beneath a large spread. The t interval keeps its level down to two units where
+    differences are about normal; a percentile bootstrap of three is but their range and leaves out 0 in a quarter of
+    all cases where nothing differs. The interval is (NaN, NaN) for n < 2.
+    Raises ValueError for unequal lengths, a level outside (0, 1) or values that are not one-dimensional.
     """
     a, b = _units(a), _units(b)
     if a.size != b.size:
         raise ValueError(f"{a.size} values in a, {b.size} in b: pairs need the same units in the same order")
-    difference = a - b
-    return (mean_std(difference)[0], *bootstrap_interval(difference, seed, level, resamples))
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}, expected a share in (0, 1) such as 0.95")
+    mean, std = mean_std(a - b)
+    if a.size < 2:
+        return mean, nan, nan
+    half = float(stdtrit(a.size - 1, (1 + level) / 2)) * std / sqrt(a.size)
+    return mean, mean - half, mean + half
 
 
 def _units(values: ArrayLike) -> np.ndarray:

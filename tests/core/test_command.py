@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lib.core.command import run
@@ -25,11 +26,11 @@ def test_what_our_code_refuses_is_one_message_and_exit_code_two(capsys: pytest.C
 
 def test_a_missing_file_names_the_file_and_the_remedy(capsys: pytest.CaptureFixture):
     def stage() -> None:
-        Path("no/such/file").read_text()
+        Path("data/no/such/file").read_text()
 
     with pytest.raises(SystemExit) as caught:
         run(stage, "a stage")
-    assert caught.value.code == 2 and "no/such/file: not found; `dvc repro`" in capsys.readouterr().err
+    assert caught.value.code == 2 and "data/no/such/file: not found; `dvc repro`" in capsys.readouterr().err
 
 
 def test_an_error_out_of_a_library_keeps_its_trace():
@@ -38,6 +39,19 @@ def test_an_error_out_of_a_library_keeps_its_trace():
 
     with pytest.raises(json.JSONDecodeError):
         run(stage, "a stage")
+
+
+def test_an_error_of_arrays_in_our_own_lines_keeps_its_trace():
+    def stage() -> None:
+        np.zeros(3) + np.zeros(4)
+
+    with pytest.raises(ValueError, match="broadcast"):
+        run(stage, "a stage")
+
+
+def test_a_file_that_no_stage_makes_keeps_its_trace():
+    with pytest.raises(FileNotFoundError):
+        run(lambda: Path("no/such/file").read_text(), "a stage")
 
 
 def test_arguments_reach_the_stage(monkeypatch: pytest.MonkeyPatch):

@@ -194,6 +194,8 @@ def test_calls_share_the_cores_keep_their_order_and_leave_the_threads_as_they_we
             return a + b, torch.get_num_threads()
 
         assert on_cores(torch.device("cpu"), call, [1, 2], [10, 20]) == [(11, 2), (22, 2)]
+        share = on_cores(torch.device("cpu"), lambda _: torch.get_num_threads(), [1], out_of=2)
+        assert share == [2], "what is left after a kill gets no more than in an unbroken run"
         assert torch.get_num_threads() == 4
         assert on_cores(torch.device("cuda"), lambda a: a, [1, 2]) == [1, 2]
         assert on_cores(torch.device("cpu"), lambda a: a, []) == []

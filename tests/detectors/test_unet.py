@@ -137,6 +137,17 @@ def test_every_arm_sees_as_many_defect_windows_and_the_asked_share_of_synthetic_
         assert (images[:8].mean(axis=(1, 2, 3)) > 140).sum() == expected
 
 
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_the_share_of_synthetic_windows_holds_on_average_in_batches_of_any_size(size, share):
+    marked = [Example(np.full_like(e.image, 255), e.mask, True, "blob") for e in blobs(3, 1, good=0)]
+    plain = [Example(np.zeros_like(e.image), e.mask, False, "blob") for e in blobs(3, 0, good=0)]
+    pools = unet.Pools.of([*plain, *marked])
+    params = BRIEF.model_copy(update={"batch_size": size, "synthetic_share": share})
+    batches = [unet.batch_of(pools, params, np.random.default_rng(n))[0] for n in range(300)]
+    assert np.mean([np.median(batch, axis=(1, 2, 3)) > 127 for batch in batches]) == pytest.approx(share, abs=0.07)
+
+
 def test_a_mask_keeps_lines_that_are_thinner_than_a_pixel_after_scaling():
     mask = np.zeros((64, 64), bool)
     mask[:, 20] = True
@@ -158,6 +169,7 @@ def test_a_finished_seed_is_not_trained_again_and_a_killed_one_leaves_nothing_be
     with pytest.raises(KeyboardInterrupt):
         fit_seeds(module, [], [], BRIEF, work)
     (work / "seed-1.tmp-99").mkdir()  # what SIGKILL would have left
+    (work / "learning.png.tmp-99").write_bytes(b"half")
     fit_seeds(module, [], [], BRIEF, work)
     assert sorted(trained) == [0, 1, 1]
     assert sorted(path.name for path in work.iterdir()) == ["learning.png", "seed-0", "seed-1"]
