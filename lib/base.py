@@ -29,7 +29,6 @@ from lib.core.runtime import (
     atomic_folder,
     device,
     fingerprint,
-    first_process,
     progress,
     replace_folder,
     source,
@@ -37,14 +36,11 @@ from lib.core.runtime import (
     write_bytes,
 )
 from lib.dataset.surfaces import Pair, random_pair
-from lib.diffusion.components import PARTS, Components, embed, save, to_tensor
-from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views, latent_masks
+from lib.diffusion.components import Components, embed, save, to_tensor
+from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.training import train
 
 BASE = Path("models/base")
-WEIGHTS = Path(
-    "vae/diffusion_pytorch_model.safetensors"
-)  # of the autoencoder; its scale changes with the U-Net's phase
 RENDERER = Path("lib/dataset/surfaces.py")
 CODE = ("lib.base", "lib.core", "lib.diffusion", "lib.language")  # makes other weights
 CURVES = Path(".work/base-curves")
@@ -54,8 +50,6 @@ ARRAYS = ("normal", "defect", "mask", "foreground")  # of a Pair, in its order
 CHUNK = 250  # pairs rendered at a time
 TOKENS = 48  # positions of the text encoder; the longest caption of a long name needs about 40
 CAPTIONS = 8  # phrasings kept for each sample
-
-Captions = list[tuple[list[str], list[str]]]  # of each pair: of its defect and of its normal picture
 
 
 class Pool(Section):
@@ -74,17 +68,10 @@ class Autoencoder(Reconstruction):
     width: Positive
 
 
-class Denoising(Training):
-    crop: Positive  # pixels
-    latent_std: Annotated[float, Field(gt=0)]
-    outside_weight: Share
-    defect_weight: Annotated[float, Field(ge=0)]
+class UNet(Training):
+    channels: tuple[int, ...]
     min_snr_gamma: float | None
     caption_dropout: Share
-
-
-class UNet(Denoising):
-    channels: tuple[int, ...]
 
 
 class BaseParams(Section):
@@ -94,7 +81,6 @@ class BaseParams(Section):
     sharpening: Reconstruction
     decoder: Reconstruction
     unet: UNet
-    closeup: Denoising
 
 
 def main() -> None:
@@ -216,8 +202,10 @@ def make_autoencoder(params: BaseParams, pool: list[Pair]) -> None:
         train(objective, len(pool), settings, params.seed, f"base-{name}", key, CURVES / name)
     with torch.inference_mode():
         pixels = torch.cat([to_tensor(pair.defect[None]) for pair in pool[:64]]).to(device())
-        error = (vae.decode(vae.encode(pixels).latents).sample.clamp(-1, 1) - pixels).square().mean(dim=(1, 2, 3))
-        print(f"PSNR {float((10 * torch.log10(4 / error)).mean()):.2f} dB")
+        latents = vae.encode(pixels).latents
+        error = (vae.decode(latents).sample.clamp(-1, 1) - pixels).square().mean(dim=(1, 2, 3))
+        print(f"PSNR {float((10 * torch.log10(4 / error)).mean()):.2f} dB, latent std {float(latents.std()):.3f}")
+    vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
     with atomic_folder(BASE / "vae") as folder:
         vae.to(memory_format=torch.contiguous_format).half().save_pretrained(folder)
 
@@ -269,56 +257,25 @@ def make_unet(params: BaseParams, pool: list[Pair]) -> None:
         prediction_type="v_prediction",
         timestep_spacing="trailing",
     )
-    parts = Components(
-        unet.to(device(), memory_format=torch.channels_last), vae, text_encoder.to(device()), tokenizer, scheduler
-    )
-    key = fingerprint(params.pool.model_dump(), params.seed, RENDERER, BASE / WEIGHTS, *source(*CODE))
-    for name, settings in (("unet", params.unet), ("closeup", params.closeup)):
-        key = fingerprint(key, settings.model_dump())
-        learn(parts, pool, captions, settings, params, f"base-{name}", key)
-    save_base(parts)
-
-
-def learn(
-    parts: Components,
-    pool: list[Pair],
-    captions: Captions,
-    settings: Denoising,
-    params: BaseParams,
-    stage: str,
-    key: str,
-) -> None:
-    """Teach U-Net and text encoder one phase, and note in the autoencoder the scale of latents that it was done at."""
-    scale_latents(parts.vae, pool, settings.latent_std)
-    cache, table = cached_samples(parts, pool, captions, settings, params)
+    parts = Components(unet.to(device()), vae, text_encoder.to(device()), tokenizer, scheduler)
+    cache, table = cached_samples(parts, pool, captions, params)
     objective = InpaintingObjective(
-        unet=parts.unet,
+        unet=unet.to(memory_format=torch.channels_last),
         text=TrainedText(parts, table),
         empty=0,
         cache=cache,
-        scheduler=parts.scheduler,
-        min_snr_gamma=settings.min_snr_gamma,
-        caption_dropout=settings.caption_dropout,
+        scheduler=scheduler,
+        min_snr_gamma=params.unet.min_snr_gamma,
+        caption_dropout=params.unet.caption_dropout,
     )
-    train(objective, len(cache.latents), settings, params.seed, stage, key, CURVES / stage)
-
-
-@torch.inference_mode()
-def scale_latents(vae: AutoencoderTiny, pool: list[Pair], std: float) -> None:
-    """Set the factor by which latents are scaled, so that their standard deviation is `std`."""
-    pixels = torch.cat([to_tensor(pair.defect[None]) for pair in pool[:64]]).to(vae.device)
-    vae.register_to_config(scaling_factor=round(std / float(vae.encode(pixels).latents.std()), 4))
-
-
-def save_base(parts: Components) -> None:
-    """Put all parts into the base's folder, in half precision; of several processes one does."""
-    if not first_process():
-        return
-    for module in (parts.unet, parts.vae, parts.text_encoder):
-        module.to(memory_format=torch.contiguous_format).half()
+    key = fingerprint(
+        params.unet.model_dump(), params.pool.model_dump(), params.seed, RENDERER, BASE / "vae", *source(*CODE)
+    )
+    train(objective, len(cache.latents), params.unet, params.seed, "base-unet", key, CURVES / "unet")
+    unet.to(memory_format=torch.contiguous_format)
     with tempfile.TemporaryDirectory(dir=BASE, prefix="made.tmp-") as folder:
-        save(parts, Path(folder))
-        for name in PARTS:
+        save(Components(unet.half(), vae.half(), text_encoder.half(), tokenizer, scheduler), Path(folder))
+        for name in ("unet", "text_encoder", "tokenizer", "scheduler"):
             replace_folder(Path(folder, name), BASE / name)
         write_bytes(BASE / "model_index.json", Path(folder, "model_index.json").read_bytes())
 
@@ -348,52 +305,29 @@ def _captions(pair: Pair, index: int, seed: int) -> tuple[list[str], list[str]]:
 
 
 def cached_samples(
-    parts: Components, pool: list[Pair], captions: Captions, settings: Denoising, params: BaseParams
+    parts: Components, pool: list[Pair], captions: list[tuple[list[str], list[str]]], params: BaseParams
 ) -> tuple[Cache, list[str]]:
     """Encode each pair's defect picture, and for some also the normal one under the same hole."""
     table: dict[str, int] = {"": 0}
-    chosen: list[tuple[Any, Any, Any, list[str]]] = []  # picture, hole, defect, captions
+    chosen: list[tuple[Any, Any, list[str]]] = []
     for index, pair in enumerate(pool):
         rng = np.random.default_rng([params.seed, 11, index])
         hole = hole_of(pair, rng, params.pool.mask_share)
-        defect, normal, mask, hole = cropped((pair.defect, pair.normal, pair.mask, hole), settings.crop, rng)
-        chosen.append((defect, hole, mask, captions[index][0]))
+        chosen.append((pair.defect, hole, captions[index][0]))
         if rng.random() < params.pool.normal_share:
-            chosen.append((normal, hole, np.zeros_like(mask), captions[index][1]))
+            chosen.append((pair.normal, hole, captions[index][1]))
     batches = range(0, len(chosen), 64)
     views = (
         (
-            np.stack([image for image, *_ in chosen[start : start + 64]]),
-            np.stack([hole for _, hole, *_ in chosen[start : start + 64]]),
+            np.stack([image for image, _, _ in chosen[start : start + 64]]),
+            np.stack([hole for _, hole, _ in chosen[start : start + 64]]),
             torch.tensor([start]),
         )
         for start in progress(batches, "encode")
     )
     latents, masked, masks = encode_views(parts.vae, views)
-    rows = tuple(tuple(table.setdefault(text, len(table)) for text in texts[:CAPTIONS]) for *_, texts in chosen)
-    defects = [
-        latent_masks(
-            torch.from_numpy(np.stack([mask for _, _, mask, _ in chosen[start : start + 64]]))[:, None].float(), latents
-        )
-        for start in batches
-    ]
-    weights = settings.outside_weight + (1 - settings.outside_weight) * masks
-    weights = weights + settings.defect_weight * torch.cat(defects).to(weights)
-    return Cache(latents, masked, masks, rows, weights), list(table)
-
-
-def cropped(arrays: tuple[Any, ...], side: int, rng: np.random.Generator) -> tuple[Any, ...]:
-    """The same piece (side, side) of arrays (SIDE, SIDE, ...), turned and flipped; the last one is the hole, of which
-    the piece shows all, or as much as it can hold."""
-    turns, flipped = int(rng.integers(4)), bool(rng.integers(2))
-    arrays = tuple(np.rot90(array, turns)[:: -1 if flipped else 1] for array in arrays)
-    starts = []
-    for extent in np.nonzero(arrays[-1]):
-        bounds = sorted((int(extent.max()) + 1 - side, int(extent.min())))
-        low, high = np.clip(bounds, 0, SIDE - side)
-        starts.append(int(rng.integers(low, high + 1)))
-    y, x = starts
-    return tuple(np.ascontiguousarray(array[y : y + side, x : x + side]) for array in arrays)
+    rows = tuple(tuple(table.setdefault(text, len(table)) for text in texts[:CAPTIONS]) for _, _, texts in chosen)
+    return Cache(latents, masked, masks, rows), list(table)
 
 
 def hole_of(pair: Pair, rng: np.random.Generator, mask_share: float) -> Any:

@@ -16,15 +16,13 @@ class Cache:
     """N training samples as the U-Net sees them; encoded once, read in every step.
 
     latents, masked: (N, 4, h, w), the picture and the picture with its box blanked, scaled. masks: (N, 1, h, w) in
-    {0, 1}. captions: for each sample the rows of the embedding table that say what is in it. weights: (N, 1, h, w),
-    how much a cell's error counts beside the other cells of its sample; None: all alike.
+    {0, 1}. captions: for each sample the rows of the embedding table that say what is in it.
     """
 
     latents: Tensor
     masked: Tensor
     masks: Tensor
     captions: tuple[tuple[int, ...], ...]
-    weights: Tensor | None = None
 
 
 @torch.inference_mode()
@@ -87,8 +85,7 @@ class InpaintingObjective(nn.Module):
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod.to(where)
 
     def forward(self, indices: Tensor, draws: list[torch.Generator]) -> Tensor:
-        """Losses (b,): mean squared error of the prediction, weighted by cell where the cache has weights, and by
-        min-SNR where `min_snr_gamma` is given."""
+        """Losses (b,): mean squared error of the prediction, weighted by min-SNR where `min_snr_gamma` is given."""
         where = self.alphas_cumprod.device
         chosen = indices.to(where)
         latents, masked, masks = self.cache.latents[chosen], self.cache.masked[chosen], self.cache.masks[chosen]
@@ -101,11 +98,7 @@ class InpaintingObjective(nn.Module):
         noisy = level.sqrt() * latents + (1 - level).sqrt() * noise
         predicted = self.unet(torch.cat([noisy, masks, masked], dim=1), timesteps, self.text(rows)).sample
         target = noise if self.prediction == "epsilon" else level.sqrt() * noise - (1 - level).sqrt() * latents
-        errors = (predicted.float() - target).square().mean(dim=1, keepdim=True)
-        if self.cache.weights is not None:
-            weights = self.cache.weights[chosen]
-            errors = errors * weights / weights.mean(dim=(1, 2, 3), keepdim=True)
-        errors = errors.mean(dim=(1, 2, 3))
+        errors = (predicted.float() - target).square().mean(dim=(1, 2, 3))
         if self.gamma is None:
             return errors
         return min_snr_weight(self.alphas_cumprod, timesteps, self.gamma, self.prediction) * errors

@@ -269,18 +269,6 @@ def test_a_velocity_model_is_asked_for_the_velocity_with_its_own_weights():
     assert torch.allclose(losses, snr.clamp(max=5) / (snr + 1) * velocity.square().mean(dim=(1, 2, 3)), rtol=1e-4)
 
 
-def test_weights_say_how_much_a_cell_counts_beside_the_others_of_its_sample():
-    latents, weights = torch.zeros(2, 4, 8, 8), torch.full((2, 1, 8, 8), 3.0)
-    weights[1, :, :4] = 0
-    scheduler = DDIMScheduler()
-    cache = Cache(latents, latents, torch.zeros(2, 1, 8, 8), ((0,), (0,)), weights)
-    objective = InpaintingObjective(Spy(), lambda rows: torch.zeros(2, 1, 1), 0, cache, scheduler, None, 0.0)
-    losses = objective(torch.tensor([0, 1]), [torch.Generator().manual_seed(seed) for seed in (0, 1)])
-    again = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-    noise = torch.stack([torch.randn(4, 8, 8, generator=draw) for draw in again])
-    assert torch.allclose(losses, torch.stack([noise[0].square().mean(), noise[1, :, 4:].square().mean()]))
-
-
 def test_captions_are_dropped_at_the_asked_rate(tmp_path: Path):
     spy = Spy()
     cache = Cache(torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4, 4), torch.zeros(1, 1, 4, 4), ((1,),))
