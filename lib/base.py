@@ -36,13 +36,14 @@ from lib.core.runtime import (
     write_bytes,
 )
 from lib.dataset.surfaces import Pair, random_pair
-from lib.diffusion.components import Components, embed, save, to_tensor
+from lib.diffusion.components import PARTS, Components, embed, save, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.training import train
 
 BASE = Path("models/base")
 RENDERER = Path("lib/dataset/surfaces.py")
 CODE = ("lib.base", "lib.core", "lib.diffusion", "lib.language")  # makes other weights
+VAE_WEIGHTS = "vae/diffusion_pytorch_model.safetensors"  # of BASE; its config changes with the scale of latents
 CURVES = Path(".work/base-curves")
 CHROMA = 4.0  # weight of the error in colour
 SIDE = 128  # pixels
@@ -70,6 +71,10 @@ class Autoencoder(Reconstruction):
 
 class UNet(Training):
     channels: tuple[int, ...]
+    views: Positive
+    crop: Positive  # pixels
+    latent_std: Annotated[float, Field(gt=0)]
+    outside_weight: Share
     min_snr_gamma: float | None
     caption_dropout: Share
 
@@ -202,10 +207,8 @@ def make_autoencoder(params: BaseParams, pool: list[Pair]) -> None:
         train(objective, len(pool), settings, params.seed, f"base-{name}", key, CURVES / name)
     with torch.inference_mode():
         pixels = torch.cat([to_tensor(pair.defect[None]) for pair in pool[:64]]).to(device())
-        latents = vae.encode(pixels).latents
-        error = (vae.decode(latents).sample.clamp(-1, 1) - pixels).square().mean(dim=(1, 2, 3))
-        print(f"PSNR {float((10 * torch.log10(4 / error)).mean()):.2f} dB, latent std {float(latents.std()):.3f}")
-    vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
+        error = (vae.decode(vae.encode(pixels).latents).sample.clamp(-1, 1) - pixels).square().mean(dim=(1, 2, 3))
+        print(f"PSNR {float((10 * torch.log10(4 / error)).mean()):.2f} dB")
     with atomic_folder(BASE / "vae") as folder:
         vae.to(memory_format=torch.contiguous_format).half().save_pretrained(folder)
 
@@ -258,6 +261,7 @@ def make_unet(params: BaseParams, pool: list[Pair]) -> None:
         timestep_spacing="trailing",
     )
     parts = Components(unet.to(device()), vae, text_encoder.to(device()), tokenizer, scheduler)
+    scale_latents(vae, pool, params.unet.latent_std)
     cache, table = cached_samples(parts, pool, captions, params)
     objective = InpaintingObjective(
         unet=unet.to(memory_format=torch.channels_last),
@@ -267,17 +271,30 @@ def make_unet(params: BaseParams, pool: list[Pair]) -> None:
         scheduler=scheduler,
         min_snr_gamma=params.unet.min_snr_gamma,
         caption_dropout=params.unet.caption_dropout,
+        outside_weight=params.unet.outside_weight,
     )
     key = fingerprint(
-        params.unet.model_dump(), params.pool.model_dump(), params.seed, RENDERER, BASE / "vae", *source(*CODE)
+        params.unet.model_dump(), params.pool.model_dump(), params.seed, RENDERER, BASE / VAE_WEIGHTS, *source(*CODE)
     )
     train(objective, len(cache.latents), params.unet, params.seed, "base-unet", key, CURVES / "unet")
     unet.to(memory_format=torch.contiguous_format)
     with tempfile.TemporaryDirectory(dir=BASE, prefix="made.tmp-") as folder:
         save(Components(unet.half(), vae.half(), text_encoder.half(), tokenizer, scheduler), Path(folder))
-        for name in ("unet", "text_encoder", "tokenizer", "scheduler"):
+        for name in PARTS:
             replace_folder(Path(folder, name), BASE / name)
         write_bytes(BASE / "model_index.json", Path(folder, "model_index.json").read_bytes())
+
+
+@torch.inference_mode()
+def scale_latents(vae: AutoencoderTiny, pool: list[Pair], std: float) -> None:
+    """Set the factor that scales latents, so that their standard deviation is `std`.
+
+    A latent's spread is mostly brightness and colour, which a hole's surround tells; texture and defects have about a
+    third of it. At unit variance they drown in the noise of all but the last few steps of sampling, where nothing
+    coherent can form any more (how the scale of the input shifts a noise schedule: Chen 2023, section 2.2).
+    """
+    pixels = torch.cat([to_tensor(pair.defect[None]) for pair in pool[:64]]).to(vae.device)
+    vae.register_to_config(scaling_factor=round(std / float(vae.encode(pixels).latents.std()), 4))
 
 
 class TrainedText(nn.Module):
@@ -307,15 +324,17 @@ def _captions(pair: Pair, index: int, seed: int) -> tuple[list[str], list[str]]:
 def cached_samples(
     parts: Components, pool: list[Pair], captions: list[tuple[list[str], list[str]]], params: BaseParams
 ) -> tuple[Cache, list[str]]:
-    """Encode each pair's defect picture, and for some also the normal one under the same hole."""
+    """Encode pieces of each pair's defect picture, and for some also of the normal one under the same hole."""
     table: dict[str, int] = {"": 0}
     chosen: list[tuple[Any, Any, list[str]]] = []
     for index, pair in enumerate(pool):
-        rng = np.random.default_rng([params.seed, 11, index])
-        hole = hole_of(pair, rng, params.pool.mask_share)
-        chosen.append((pair.defect, hole, captions[index][0]))
-        if rng.random() < params.pool.normal_share:
-            chosen.append((pair.normal, hole, captions[index][1]))
+        for view in range(params.unet.views):
+            rng = np.random.default_rng([params.seed, 11, index, view])
+            whole = hole_of(pair, rng, params.pool.mask_share)
+            defect, normal, hole = piece((pair.defect, pair.normal, whole), params.unet.crop, rng)
+            chosen.append((defect, hole, captions[index][0]))
+            if rng.random() < params.pool.normal_share:
+                chosen.append((normal, hole, captions[index][1]))
     batches = range(0, len(chosen), 64)
     views = (
         (
@@ -328,6 +347,19 @@ def cached_samples(
     latents, masked, masks = encode_views(parts.vae, views)
     rows = tuple(tuple(table.setdefault(text, len(table)) for text in texts[:CAPTIONS]) for _, _, texts in chosen)
     return Cache(latents, masked, masks, rows), list(table)
+
+
+def piece(arrays: tuple[Any, ...], side: int, rng: np.random.Generator) -> tuple[Any, ...]:
+    """The same piece (side, side) of arrays (SIDE, SIDE, ...), turned and flipped; of the hole, which is the last of
+    them, it shows all, or as much as it can hold."""
+    turns, flipped = int(rng.integers(4)), bool(rng.integers(2))
+    arrays = tuple(np.rot90(array, turns)[:: -1 if flipped else 1] for array in arrays)
+    starts = []
+    for extent in np.nonzero(arrays[-1]):
+        low, high = np.clip(sorted((int(extent.max()) + 1 - side, int(extent.min()))), 0, SIDE - side)
+        starts.append(int(rng.integers(low, high + 1)))
+    y, x = starts
+    return tuple(np.ascontiguousarray(array[y : y + side, x : x + side]) for array in arrays)
 
 
 def hole_of(pair: Pair, rng: np.random.Generator, mask_share: float) -> Any:

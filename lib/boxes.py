@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib import language
-from lib.core.images import Mask, read_image, read_mask
+from lib.core.images import Mask, read_image, read_mask, recent
 from lib.core.records import GOOD, Box, DefectBox, Placement, Sample, of_split
 from lib.core.runtime import progress, seed_for
 from lib.foreground import foreground_mask
@@ -95,11 +94,10 @@ def place_boxes(
         what = "a box of a real defect" if goods else "a good picture"
         raise ValueError(f"placements need {what} in the train part, there is none: check the split of the data set")
 
-    @cache
+    sums_of = recent(foreground_sums)
+
     def inside(sample_id: str) -> NDArray[np.int32]:
-        """Sums of the picture's foreground, (H + 1, W + 1), from which the share of any box is read in four values."""
-        foreground = foreground_mask(read_image(Path(known[sample_id].image)))
-        return np.asarray(cv2.integral(foreground.astype(np.uint8)), dtype=np.int32)
+        return sums_of(Path(known[sample_id].image))
 
     def is_texture(sums: NDArray[np.int32]) -> bool:
         return bool(sums[-1, -1] == (sums.shape[0] - 1) * (sums.shape[1] - 1))
@@ -131,6 +129,12 @@ def place_boxes(
             Placement(name, good.category, defect_type, good.id, box, location, text, seed_for(seed, name))
         )
     return placements
+
+
+def foreground_sums(path: Path) -> NDArray[np.int32]:
+    """Sums of a picture's foreground, (H + 1, W + 1), from which the share of any box is read in four values."""
+    foreground = foreground_mask(read_image(path))
+    return np.asarray(cv2.integral(foreground.astype(np.uint8)), dtype=np.int32)
 
 
 def _on_object(

@@ -15,20 +15,22 @@ RING = 5  # px of surroundings that a defect is seen against
 
 @dataclass(frozen=True)
 class RealRange:
-    """How strongly the real defects of one type stand out: the strongest of them, in CIELAB units."""
+    """How far the real defects of one type go."""
 
-    contrast: float
+    contrast: float  # of the one that stands out most, CIELAB units
+    area: int  # of the smallest one, px
 
 
-def real_range(images: Iterable[RGB], masks: Iterable[Mask]) -> RealRange:
-    """The range of real defects: of training pictures (H, W, 3) uint8 and their masks (H, W) bool.
+def real_range(images: Iterable[RGB], masks: Iterable[Mask], areas: Iterable[int]) -> RealRange:
+    """The range of real defects: of training pictures (H, W, 3) uint8, their masks (H, W) bool, and the areas in px of
+    the defects in their boxes, of which a picture may hold several.
 
     Raises ValueError when there is not one real defect to compare with.
     """
     contrasts = [ring_contrast(image, mask) for image, mask in zip(images, masks, strict=True) if mask.any()]
     if not contrasts:
         raise ValueError("the gate compares with real defects, and the training part has none with a mask")
-    return RealRange(max(contrasts))
+    return RealRange(max(contrasts), min(areas))
 
 
 def ring_contrast(image: RGB, mask: Mask) -> float:
@@ -53,7 +55,7 @@ def judge(
     contrast: mean CIELAB distance between image and normal inside the mask; area: of the mask, px; fill: the mask's
     share of the box; outside: pixels outside of the box that differ from `normal`; clipped: share of the mask that
     became pure black or pure white; strength: contrast against the ring around the mask, in multiples of the
-    strongest real defect's.
+    strongest real defect's; size: area in multiples of the smallest real defect's.
     """
     inside = box_mask(box, normal.shape[1], normal.shape[0])
     area = int(mask.sum())
@@ -67,6 +69,7 @@ def judge(
         "outside": float(((image != normal).any(axis=2) & ~inside).sum()),
         "clipped": float(pure[mask].mean()) if area else 0.0,
         "strength": ring_contrast(image, mask) / scale,
+        "size": area / real.area,
     }
     reason = None
     if scores["outside"]:
@@ -75,7 +78,7 @@ def judge(
         reason = "no visible change"
     elif scores["fill"] > gate.max_fill:
         reason = "blank output" if scores["clipped"] > 0.5 else "the whole box changed"
-    elif scores["strength"] > gate.outlier:
+    elif scores["strength"] > gate.outlier or scores["size"] * gate.outlier < 1:
         reason = "beyond the range of real defects"
     return scores, reason is None, reason
 

@@ -1,17 +1,16 @@
 """Label synthetic pictures: measure each one's mask, judge it, and count what was rejected and why."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lib.core.images import RGB, contact_sheet, crop, outlined, read_image, read_mask, window_around, write_png
+from lib.core.images import RGB, contact_sheet, crop, outlined, read_image, read_mask, recent, window_around, write_png
 from lib.core.params import Params
-from lib.core.records import Sample, Synthetic
+from lib.core.records import DefectBox, Sample, Synthetic
 from lib.core.runtime import progress
 from lib.gate import RealRange, judge, real_range
 from lib.masks import METHODS
@@ -21,19 +20,25 @@ SHEET = 12  # samples of each type on the contact sheet
 
 
 def label_all(
-    params: Params, real: Mapping[str, Sample], records: list[Synthetic], folder: Path, final: Path
+    params: Params,
+    real: Mapping[str, Sample],
+    boxes: Sequence[DefectBox],
+    records: list[Synthetic],
+    folder: Path,
+    final: Path,
 ) -> tuple[list[Synthetic], dict[str, Any], RGB]:
     """Write each sample's mask into `folder`, which will be `final`; returns the records with mask, scores and verdict,
-    the gate's numbers, and a contact sheet. `real`: the samples of the train part by their ids.
+    the gate's numbers, and a contact sheet. `real`: the samples of the train part by their ids; `boxes`: those of
+    all real defects.
 
     A mask that the generator knows exactly is taken as it is; the gate judges it all the same.
     """
-    ranges = _real_ranges(real)
-    read = lru_cache(maxsize=64)(lambda path: read_image(Path(path)))
+    ranges = _real_ranges(real, boxes)
+    read = recent(read_image)
     labelled, tiles = [], []
     shown: Counter[str] = Counter()
     for record in progress(records, "measure masks"):
-        image, normal = read_image(Path(record.image)), read(real[record.normal].image)
+        image, normal = read_image(Path(record.image)), read(Path(real[record.normal].image))
         if record.mask is not None:
             mask = read_mask(Path(record.mask))
         else:
@@ -61,20 +66,24 @@ def gate_numbers(records: list[Synthetic]) -> dict[str, Any]:
         verdicts.setdefault(record.defect_type, []).append(bool(record.accepted))
     return {
         "samples": len(records),
-        "acceptance_rate": round(float(np.mean([bool(r.accepted) for r in records])), 6) if records else None,
+        "acceptance_rate": round(float(np.mean([bool(r.accepted) for r in records])), 6),
         "acceptance_rate_per_type": {name: round(float(np.mean(v)), 6) for name, v in sorted(verdicts.items())},
         "rejected": dict(sorted(Counter(record.reason for record in records if record.reason).items())),
         "pixels_changed_outside": int(sum(record.scores["outside"] for record in records)),
     }
 
 
-def _real_ranges(real: Mapping[str, Sample]) -> dict[str, RealRange]:
+def _real_ranges(real: Mapping[str, Sample], boxes: Sequence[DefectBox]) -> dict[str, RealRange]:
     """The range of each defect type, from the real defects of the train part."""
+    areas: dict[str, list[int]] = {}
+    for box in boxes:
+        if box.sample in real:
+            areas.setdefault(box.defect_type, []).append(box.area)
     by_type: dict[str, list[tuple[str, str]]] = {}
     for sample in real.values():
         if sample.mask is not None:
             by_type.setdefault(sample.defect_type, []).append((sample.image, sample.mask))
     return {
-        name: real_range((read_image(Path(i)) for i, _ in pairs), (read_mask(Path(m)) for _, m in pairs))
+        name: real_range((read_image(Path(i)) for i, _ in pairs), (read_mask(Path(m)) for _, m in pairs), areas[name])
         for name, pairs in progress(by_type.items(), "range of real defects", total=len(by_type))
     }

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lib import plots
-from lib.core.params import Params
+from lib.core.params import REAL_ONLY, Params
 from lib.core.runtime import write_json, write_text
 from lib.metrics.intervals import mean_std, paired_difference
 
@@ -26,15 +26,14 @@ COLUMNS = {
     "pixel_iou_max": "pixel IoU",
     "aupro": "AUPRO",
 }
-BASELINE = "none"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """The detection metrics of one detector trained on one generator's samples, on one category."""
+    """The detection metrics of one detector, trained with one generator's samples or without any, on one category."""
 
     detector: str
-    generator: str
+    name: str
     category: str
     seeds: dict[str, dict[str, float | None]]
     per_type: dict[str, dict[str, dict[str, float | None]]]  # defect type: mean and std: metric
@@ -46,24 +45,25 @@ class Arm:
 
 
 def read_arms(params: Params, folder: Path) -> list[Arm]:
-    """Read `<folder>/<detector>/<generator>/<category>.json` of all arms that params.yaml names."""
+    """Read `<folder>/<detector>/<category>.json` of all detectors and categories that params.yaml names."""
     arms = []
     for detector in params.detectors:
-        for generator in params.generators:
-            for category in params.dataset.categories:
-                found = _json(folder / detector / generator / f"{category}.json")
-                arms.append(Arm(detector, generator, category, found["seeds"], found["per_type"]))
+        for category in params.dataset.categories:
+            found = _json(folder / detector / f"{category}.json")
+            arms += [
+                Arm(detector, name, category, found[name]["seeds"], found[name]["per_type"]) for name in params.arms
+            ]
     return arms
 
 
 def summary(params: Params, arms: Sequence[Arm]) -> dict[str, Any]:
-    """Mean over categories and seeds, and spread over seeds, per detector and generator: what metrics diff shows."""
+    """Mean over categories and seeds, and spread over seeds, per detector and arm: what metrics diff shows."""
     tree: dict[str, Any] = {}
     for detector in params.detectors:
-        for generator in params.generators:
-            rows = [arm for arm in arms if (arm.detector, arm.generator) == (detector, generator)]
+        for name in params.arms:
+            rows = [arm for arm in arms if (arm.detector, arm.name) == (detector, name)]
             entry = {metric: _all_categories(rows, metric) for metric in COLUMNS}
-            tree.setdefault(detector, {})[generator] = {
+            tree.setdefault(detector, {})[name] = {
                 **{metric: _number(mean) for metric, (mean, _) in entry.items()},
                 "pixel_ap_std": _number(entry["pixel_ap"][1]),
             }
@@ -97,7 +97,7 @@ def write_report(params: Params, metrics: Path) -> str:
     ]
     write_text(out / "report.md", "\n\n".join(parts) + "\n")
     write_json(metrics / "summary.json", summary(params, arms) | _labels(params, metrics))
-    means = [(f"{arm.generator} {arm.category} {arm.detector}", mean_std(arm.values("pixel_ap"))[0]) for arm in arms]
+    means = [(f"{arm.name} {arm.category} {arm.detector}", mean_std(arm.values("pixel_ap"))[0]) for arm in arms]
     _write_csv(out / "arms.csv", ("arm", "pixel_ap"), means)
     curves = {
         f"{generator} {category}": points
@@ -110,11 +110,11 @@ def write_report(params: Params, metrics: Path) -> str:
     plots.learning_curve(out / "training.png", curves)
     for metric in ("pixel_ap", "aupro"):
         heights = {
-            f"{generator}\n{detector}": _all_categories(
-                [arm for arm in arms if (arm.detector, arm.generator) == (detector, generator)], metric
+            f"{name}\n{detector}": _all_categories(
+                [arm for arm in arms if (arm.detector, arm.name) == (detector, name)], metric
             )
             for detector in params.detectors
-            for generator in params.generators
+            for name in params.arms
         }
         plots.bars(out / f"{metric}.png", heights, f"{COLUMNS[metric]}, mean over categories")
     return table
@@ -122,12 +122,10 @@ def write_report(params: Params, metrics: Path) -> str:
 
 def _labels(params: Params, metrics: Path) -> dict[str, Any]:
     """Share of synthetic samples that the gate accepted, mean over categories, and the masks' IoU with the truth."""
-    rates: dict[str, float] = {}
+    rates = {}
     for generator in params.generators:
         files = [metrics / "masks" / generator / f"{category}.json" for category in params.dataset.categories]
-        known = [rate for file in files if (rate := _json(file)["acceptance_rate"]) is not None]
-        if known:
-            rates[generator] = round(float(np.mean(known)), 4)
+        rates[generator] = round(float(np.mean([_json(file)["acceptance_rate"] for file in files])), 4)
     return {"acceptance_rate": rates, "mask_iou": _json(metrics / "mask_truth.json").get("all", {})}
 
 
@@ -140,27 +138,23 @@ def _arms_table(params: Params, arms: Sequence[Arm]) -> str:
     rows = []
     for detector in params.detectors:
         for category in [*params.dataset.categories, "all"]:
-            for generator in params.generators:
+            for name in params.arms:
                 chosen = [
                     arm
                     for arm in arms
-                    if (arm.detector, arm.generator) == (detector, generator) and category in (arm.category, "all")
+                    if (arm.detector, arm.name) == (detector, name) and category in (arm.category, "all")
                 ]
                 cells = ["{:.3f} ± {:.3f}".format(*_all_categories(chosen, metric)) for metric in COLUMNS]
-                rows.append([detector, category, generator, *cells])
+                rows.append([detector, category, name, *cells])
     return markdown(["detector", "category", "arm", *COLUMNS.values()], rows)
 
 
 def _differences(params: Params, arms: Sequence[Arm]) -> str:
     """Paired by category and seed, with an interval over those pairs."""
-    if BASELINE not in params.generators:
-        return f"No arm `{BASELINE}` in params.generators, so there is nothing to compare with."
-    values = {(arm.detector, arm.generator, arm.category): arm for arm in arms}
+    values = {(arm.detector, arm.name, arm.category): arm for arm in arms}
     rows = []
     for detector in params.detectors:
         for generator in params.generators:
-            if generator == BASELINE:
-                continue
             cells = []
             for metric in COLUMNS:
                 with_it, without = (
@@ -169,7 +163,7 @@ def _differences(params: Params, arms: Sequence[Arm]) -> str:
                         for category in params.dataset.categories
                         for value in values[detector, name, category].values(metric)
                     ]
-                    for name in (generator, BASELINE)
+                    for name in (generator, REAL_ONLY)
                 )
                 mean, low, high = paired_difference(with_it, without)
                 cells.append(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]")
@@ -183,16 +177,16 @@ def _differences(params: Params, arms: Sequence[Arm]) -> str:
 
 def _types_table(params: Params, arms: Sequence[Arm]) -> str:
     """One row for each defect type: over all types together a large kind of defect hides the small ones."""
-    values = {(arm.detector, arm.generator, arm.category): arm for arm in arms}
+    values = {(arm.detector, arm.name, arm.category): arm for arm in arms}
     rows = []
     for detector in params.detectors:
         for category in params.dataset.categories:
-            for name in values[detector, params.generators[0], category].per_type:
-                found = [values[detector, generator, category].per_type[name] for generator in params.generators]
+            for name in values[detector, REAL_ONLY, category].per_type:
+                found = [values[detector, arm, category].per_type[name] for arm in params.arms]
                 cells = [f"{_short(one['mean']['pixel_ap'])} ± {_short(one['std']['pixel_ap'])}" for one in found]
                 rows.append([detector, category, name, *cells])
     note = "Mean ± standard deviation over seeds, each type's pictures beside the good ones."
-    return markdown(["detector", "category", "defect type", *params.generators], rows) + f"\n\n{note}"
+    return markdown(["detector", "category", "defect type", *params.arms], rows) + f"\n\n{note}"
 
 
 def _samples_table(params: Params, metrics: Path) -> str:
@@ -201,26 +195,25 @@ def _samples_table(params: Params, metrics: Path) -> str:
         for category in params.dataset.categories:
             gate = _json(metrics / "masks" / generator / f"{category}.json")
             likeness = _json(metrics / "fidelity" / generator / f"{category}.json")
-            if gate["samples"]:
-                reasons = ", ".join(f"{count} {reason}" for reason, count in gate["rejected"].items())
-                rows.append(
-                    [
-                        generator,
-                        category,
-                        str(gate["samples"]),
-                        f"{gate['acceptance_rate']:.0%}",
-                        reasons or "-",
-                        str(gate["pixels_changed_outside"]),
-                        *(_short(likeness[name]) for name in ("kid", "diversity", "diversity_real", "memorised_share")),
-                    ]
-                )
+            reasons = ", ".join(f"{count} {reason}" for reason, count in gate["rejected"].items())
+            rows.append(
+                [
+                    generator,
+                    category,
+                    str(gate["samples"]),
+                    f"{gate['acceptance_rate']:.0%}",
+                    reasons or "-",
+                    str(gate["pixels_changed_outside"]),
+                    *(_short(likeness[name]) for name in ("kid", "diversity", "diversity_real", "memorised_share")),
+                ]
+            )
     heads = ["generator", "category", "samples", "accepted", "rejected because", "pixels changed outside of the box"]
     heads += ["kernel distance x 1000", "diversity", "of the real ones", "memorised"]
     note = (
         "Kernel distance and diversity are taken on a classic descriptor (gradients, binary patterns, colour); they "
         "rank generators on one data set and are not Inception KID."
     )
-    return markdown(heads, rows) + f"\n\n{note}" if rows else "No arm synthesizes anything."
+    return markdown(heads, rows) + f"\n\n{note}"
 
 
 def _truth_table(path: Path) -> str:
@@ -240,12 +233,9 @@ def _truth_table(path: Path) -> str:
 def _pictures(params: Params) -> str:
     lines = ["- `metrics/report/`: this page, bars and training curves"]
     for generator in params.generators:
-        if generator != BASELINE:
-            lines.append(
-                f"- `metrics/synth/{generator}/`, `metrics/masks/{generator}/`, `metrics/fidelity/{generator}/`"
-            )
+        lines.append(f"- `metrics/synth/{generator}/`, `metrics/masks/{generator}/`, `metrics/fidelity/{generator}/`")
     lines += [
-        f"- `metrics/detection/{detector}/<arm>/<category>/best.png`, `worst.png`" for detector in params.detectors
+        f"- `metrics/detection/{detector}/<category>/<arm>/best.png`, `worst.png`" for detector in params.detectors
     ]
     return "\n".join(lines)
 

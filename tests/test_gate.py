@@ -9,7 +9,7 @@ from lib.gate import RealRange, judge, real_range, ring_contrast
 
 SIDE, BOX = 64, (16, 16, 48, 48)
 GATE = Gate(min_contrast=4.0, min_area=8, max_fill=0.85, outlier=3.0)
-REAL = RealRange(contrast=15.0)
+REAL = RealRange(contrast=15.0, area=60)
 NORMAL = np.random.default_rng(0).integers(118, 138, (SIDE, SIDE, 3)).astype(np.uint8)
 
 
@@ -68,10 +68,16 @@ def test_a_defect_far_stronger_than_all_real_ones_is_refused():
     assert scores["strength"] > 3 and rest == [False, "beyond the range of real defects"]
 
 
+def test_a_speck_far_smaller_than_all_real_defects_is_refused():
+    scores, *rest = verdict(sample(disc(2), 40), disc(2))
+    assert scores["size"] == pytest.approx(13 / 60) and rest == [False, "beyond the range of real defects"]
+
+
 def test_the_range_of_real_defects_is_set_by_the_strongest_and_lets_them_all_pass():
     masks = [disc(8), disc(5), disc(10), np.zeros((SIDE, SIDE), dtype=bool)]
     images = [sample(mask, change) for mask, change in zip(masks, (20, 60, -30, 0), strict=True)]
-    real = real_range(images, masks)
+    real = real_range(images, masks, [int(mask.sum()) for mask in masks[:3]])
+    assert real.area == disc(5).sum()
     assert real.contrast == pytest.approx(ring_contrast(images[1], masks[1]))
     for image, mask in zip(images[:3], masks[:3], strict=True):
         scores, accepted, _ = judge(image, NORMAL, mask, BOX, GATE, real)
@@ -79,7 +85,7 @@ def test_the_range_of_real_defects_is_set_by_the_strongest_and_lets_them_all_pas
 
 
 def test_real_defects_that_differ_by_texture_alone_do_not_close_the_gate():
-    assert judge(sample(disc(8), 20), NORMAL, disc(8), BOX, GATE, RealRange(0.0))[1]
+    assert judge(sample(disc(8), 20), NORMAL, disc(8), BOX, GATE, RealRange(0.0, 60))[1]
 
 
 def test_a_mask_without_surroundings_has_no_contrast():
@@ -89,4 +95,4 @@ def test_a_mask_without_surroundings_has_no_contrast():
 
 def test_without_a_real_defect_there_is_nothing_to_compare_with():
     with pytest.raises(ValueError, match="none with a mask"):
-        real_range([NORMAL], [np.zeros((SIDE, SIDE), dtype=bool)])
+        real_range([NORMAL], [np.zeros((SIDE, SIDE), dtype=bool)], [])

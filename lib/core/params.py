@@ -11,6 +11,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=6
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
+REAL_ONLY = "none"  # the arm without a generator: detectors trained on the few real defects alone
+
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -150,6 +152,11 @@ class Params(Section):
     detectors: Annotated[tuple[Name, ...], Field(min_length=1)]
     detect: Detect
     evaluate: Evaluate
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """What detectors are compared on: real defects alone, then with the samples of each generator."""
+        return REAL_ONLY, *self.generators
 
 
 def load(path: Path = Path("params.yaml")) -> Params:

@@ -11,8 +11,8 @@ import importlib
 import json
 import math
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,8 +23,20 @@ from numpy.typing import NDArray
 from lib import plots
 from lib.core.images import RGB, Mask, read_image, read_mask, write_png
 from lib.core.params import Detect, Evaluate
-from lib.core.records import GOOD, Sample, Synthetic
-from lib.core.runtime import atomic_folder, device, on_cores, progress, write_json, write_text
+from lib.core.params import load as load_params
+from lib.core.records import GOOD, Sample, Synthetic, of_split, read_records
+from lib.core.runtime import (
+    atomic_folder,
+    device,
+    fingerprint,
+    on_cores,
+    progress,
+    replace_folder,
+    source,
+    work_folder,
+    write_json,
+    write_text,
+)
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import average_precision, iou_at, pixel_and_image_metrics
 from lib.tiles import Scores
@@ -63,6 +75,22 @@ def read_examples(records: Iterable[Sample | Synthetic]) -> list[Example]:
             raise ValueError(f"{record.mask}: size {mask.shape[::-1]}, its picture has {image.shape[1::-1]}")
         examples.append(Example(image, mask, synthetic, record.defect_type))
     return examples
+
+
+def train_arm(name: str, arm: str, category: str, accepted: Sequence[Synthetic]) -> None:
+    """Train one detector per seed on the real defects of the train part and the accepted synthetic ones.
+
+    Finished seeds outlive a kill, as long as code, settings and pictures, known by their digests, stay the same.
+    """
+    module, settings = find(name), load_params().detect
+    prepared = Path(f"data/prepared/{category}/samples.jsonl")
+    samples = read_records(prepared, Sample)
+    train, val = of_split(samples, "train"), of_split(samples, "val")
+    code = source("lib.core", "lib.detectors", "lib.metrics", "lib.tiles")
+    key = fingerprint(settings.model_dump(), prepared, [asdict(record) for record in accepted], *code)
+    work = work_folder(f"detect-{name}-{category}-{arm}", key)
+    fit_seeds(module, read_examples([*train, *accepted]), read_examples(val), settings, work)
+    replace_folder(work, Path(f"models/detectors/{name}/{category}/{arm}"))
 
 
 def fit_seeds(
@@ -110,19 +138,38 @@ def precision_recall(maps: Sequence[Scores], masks: Sequence[Mask]) -> NDArray[n
     return np.column_stack([wanted, tp / (tp + fp)])
 
 
-def evaluate(module: ModuleType, folder: Path, samples: Sequence[Sample], params: Evaluate, out: Path) -> None:
-    """Judge every seed in `folder` on the samples of the test part.
+def evaluate(
+    module: ModuleType, arms: Mapping[str, Path], samples: Sequence[Sample], params: Evaluate, out: Path
+) -> None:
+    """Judge every arm's detectors, one folder of seeds for each, on the samples of the test part.
 
-    Writes `out`.json (mean and sample standard deviation over seeds, each seed, each defect type beside the good
-    pictures), and in the folder `out`: pr.csv, the mean curve of the seeds, and best.png and worst.png of the first
-    seed. Nothing is scaled per picture. Raises ValueError without samples, defects among them, or trained seeds.
+    Writes `out`.json, for each arm what `judge` returns, and what it writes below the folder `out`. Raises ValueError
+    without samples, defects among them, or trained seeds.
     """
     examples = read_examples(samples)
     if not any(example.mask.any() for example in examples):
         raise ValueError("the test part holds no defect, so there is nothing to measure: change split in params.yaml")
+    found = {arm: judge(module, folder, samples, examples, params, out / arm) for arm, folder in arms.items()}
+    write_json(out.with_name(f"{out.name}.json"), _rounded(found))
+
+
+def judge(
+    module: ModuleType,
+    folder: Path,
+    samples: Sequence[Sample],
+    examples: Sequence[Example],
+    params: Evaluate,
+    out: Path,
+) -> dict[str, Any]:
+    """Judge every seed in `folder` on the samples, whose pictures are `examples`.
+
+    Returns mean and sample standard deviation over seeds, each seed, each defect type beside the good pictures, and
+    counts. Writes into `out`: pr.csv, the mean curve of the seeds, and best.png and worst.png of the first seed.
+    Nothing is scaled per picture.
+    """
     trained = sorted(folder.glob("seed-*"), key=lambda path: int(path.name.removeprefix("seed-")))
     if not trained:
-        raise ValueError(f"{folder}: holds no trained seeds, run the stage detect first")
+        raise ValueError(f"{folder}: holds no trained seeds, run the stages baseline and detect first")
     masks = [example.mask for example in examples]
     types = sorted({example.defect_type for example in examples} - {GOOD})
     seeds: dict[str, dict[str, float]] = {}
@@ -131,7 +178,9 @@ def evaluate(module: ModuleType, folder: Path, samples: Sequence[Sample], params
     for path in trained:
         model = module.load(path)
         threshold = json.loads((path / "threshold.json").read_text(encoding="utf-8"))["threshold"]
-        maps = [module.predict(model, example.image) for example in progress(examples, f"predict {path.name}")]
+        maps = [
+            module.predict(model, example.image) for example in progress(examples, f"predict {out.name} {path.name}")
+        ]
         of_images = [image_score(score_map) for score_map in maps]
         scores = pixel_and_image_metrics(maps, masks, of_images, threshold, params.fpr_limit)
         seeds[path.name.removeprefix("seed-")] = scores
@@ -148,23 +197,18 @@ def evaluate(module: ModuleType, folder: Path, samples: Sequence[Sample], params
         curves.append(precision_recall(maps, masks))
         first = first or (maps, threshold)
     assert first is not None
-    write_json(
-        out.with_name(f"{out.name}.json"),
-        _rounded(
-            {
-                **_mean_and_std(list(seeds.values())),
-                "seeds": seeds,
-                "per_type": {name: _mean_and_std(rows) for name, rows in by_type.items()},
-                "counts": {
-                    "seeds": len(trained),
-                    **{name: sum(e.defect_type == name for e in examples) for name in [GOOD, *types]},
-                },
-            }
-        ),
-    )
     rows = "".join(f"{recall:.6f},{precision:.6f}\n" for recall, precision in np.mean(curves, axis=0))
     write_text(out / "pr.csv", f"recall,precision\n{rows}")
     _write_overlays(samples, examples, *first, params.overlays, out)
+    return {
+        **_mean_and_std(list(seeds.values())),
+        "seeds": seeds,
+        "per_type": {name: _mean_and_std(rows) for name, rows in by_type.items()},
+        "counts": {
+            "seeds": len(trained),
+            **{name: sum(e.defect_type == name for e in examples) for name in [GOOD, *types]},
+        },
+    }
 
 
 def _write_overlays(

@@ -62,7 +62,8 @@ class InpaintingObjective(nn.Module):
 
     `text` gives embeddings (B, T, D) for rows of captions; row `empty` is the empty caption. `scheduler` is the base's:
     it says how noise is mixed in, and whether the U-Net predicts the noise (epsilon: Stable Diffusion 1.5) or the
-    velocity (v_prediction, Salimans & Ho 2022: Stable Diffusion 2 and the embedded base).
+    velocity (v_prediction, Salimans & Ho 2022: Stable Diffusion 2 and the embedded base). `outside_weight` is that of
+    the error outside of the mask beside 1 inside of it; published: 1.
     """
 
     def __init__(
@@ -74,10 +75,11 @@ class InpaintingObjective(nn.Module):
         scheduler: Any,
         min_snr_gamma: float | None,
         caption_dropout: float,
+        outside_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.unet, self.text, self.empty, self.cache = unet, text, empty, cache
-        self.gamma, self.dropout = min_snr_gamma, caption_dropout
+        self.gamma, self.dropout, self.outside = min_snr_gamma, caption_dropout, outside_weight
         self.prediction = str(scheduler.config.prediction_type)
         if self.prediction not in ("epsilon", "v_prediction"):
             raise ValueError(f"the base's scheduler predicts {self.prediction!r}, expected epsilon or v_prediction")
@@ -98,7 +100,9 @@ class InpaintingObjective(nn.Module):
         noisy = level.sqrt() * latents + (1 - level).sqrt() * noise
         predicted = self.unet(torch.cat([noisy, masks, masked], dim=1), timesteps, self.text(rows)).sample
         target = noise if self.prediction == "epsilon" else level.sqrt() * noise - (1 - level).sqrt() * latents
-        errors = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+        weights = masks + self.outside * (1 - masks)
+        weights = weights / weights.mean(dim=(1, 2, 3), keepdim=True)
+        errors = (weights * (predicted.float() - target).square()).mean(dim=(1, 2, 3))
         if self.gamma is None:
             return errors
         return min_snr_weight(self.alphas_cumprod, timesteps, self.gamma, self.prediction) * errors

@@ -11,10 +11,8 @@ from typing import Any
 
 from lib.core.images import RGB, Mask
 from lib.core.records import DefectBox, Description, Sample, read_records, read_train
-from lib.core.runtime import write_json
 
 GENERATORS = {
-    "none": "lib.generators.none",
     "perlin": "lib.generators.perlin",
     "mvp_diff": "lib.generators.mvp_diff",
 }
@@ -56,9 +54,3 @@ def read_real(category: str) -> RealData:
         tuple(box for box in boxes if box.sample in samples),
         {(item.sample, item.component): item for item in descriptions if item.sample in samples},
     )
-
-
-def write_training_free(name: str, out: Path, curves: Path) -> None:
-    """The whole fine-tuning of a generator that learns nothing: its name, and a record of no steps."""
-    write_json(out / "model.json", {"generator": name, "training_free": True})
-    write_json(curves / "metrics.json", {"step": 0})

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict
+from torch import Tensor
 
 from lib import language
 from lib.core.images import (
@@ -28,12 +30,13 @@ from lib.core.images import (
     crop,
     paste_back,
     read_image,
+    recent,
     resize,
     scaled,
     window_around,
 )
 from lib.core.params import Params
-from lib.core.records import Box, Placement
+from lib.core.records import Box, DefectBox, Placement
 from lib.core.runtime import device, fingerprint, mixed_precision, progress, seed_for, write_json
 from lib.diffusion.components import PARTS, Components, embed, load, to_pixels, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
@@ -90,11 +93,11 @@ def synthesize(params: Params, real: RealData, model: Path, batches: Iterable[li
     where = device()
     precision = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision(where)]
     parts = adapted(params, model, where, precision)
-    read = lru_cache(maxsize=64)(lambda path: read_image(Path(path)))
+    read = recent(read_image)
     text = lru_cache(maxsize=None)(lambda prompt: embed(parts, [prompt])[0].clone())
     side = parts.resolution
     for batch in batches:
-        normals = [read(real.samples[placement.normal].image) for placement in batch]
+        normals = [read(Path(real.samples[placement.normal].image)) for placement in batch]
         windows = [
             window_around(placement.box, normal.shape, params.window.context, params.window.min_side)
             for placement, normal in zip(batch, normals, strict=True)
@@ -157,25 +160,28 @@ def cached_views(params: Params, real: RealData, parts: Components) -> tuple[Cac
 
     Row 0 of the captions is the empty one.
     """
-    views, rows, table = [], [], {"": 0}
-    for item in progress(real.boxes, "cut views"):
-        sample = real.samples[item.sample]
-        image = read_image(Path(sample.image))
+    asked, rows, table = [], [], {"": 0}
+    for item in real.boxes:
         described = real.descriptions[item.sample, item.component]
         for variant in range(params.finetune.variants):
-            seed = seed_for(params.seed, item.sample, item.component, variant)
             flips = (bool(variant & 1), bool(variant & 2))
-            views.append((*view_of(image, item.box, flips, params, parts.resolution, seed), seed % 2**31))
+            asked.append((item, flips, seed_for(params.seed, item.sample, item.component, variant)))
             mirrored = language.mirrored(described.location, *flips)
             texts = language.captions(item.defect_type, real.category, mirrored) if any(flips) else described.captions
             rows.append(tuple(table.setdefault(text, len(table)) for text in texts))
+    read = recent(read_image)
+
+    def cut(batch: list[tuple[DefectBox, tuple[bool, bool], int]]) -> tuple[Any, Any, Tensor]:
+        views = [
+            view_of(read(Path(real.samples[item.sample].image)), item.box, flips, params, parts.resolution, seed)
+            for item, flips, seed in batch
+        ]
+        pictures, masks = zip(*views, strict=True)
+        return np.stack(pictures), np.stack(masks), torch.tensor([seed % 2**31 for *_, seed in batch])
+
     size = params.finetune.batch_size
-    batches = [views[start : start + size] for start in range(0, len(views), size)]
-    stacked = (
-        (np.stack([v[0] for v in batch]), np.stack([v[1] for v in batch]), torch.tensor([v[2] for v in batch]))
-        for batch in progress(batches, "encode views")
-    )
-    latents, masked, masks = encode_views(parts.vae, stacked)
+    batches = [asked[start : start + size] for start in range(0, len(asked), size)]
+    latents, masked, masks = encode_views(parts.vae, (cut(batch) for batch in progress(batches, "encode views")))
     return Cache(latents, masked, masks, tuple(rows)), list(table)
 
 

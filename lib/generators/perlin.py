@@ -5,36 +5,36 @@ pictures, so that nothing has to be fetched. The mask is known, not measured.
 """
 
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.images import RGB, crop, paste_back, read_image, resize, window_around
+from lib.core.images import RGB, crop, paste_back, read_image, recent, resize, window_around
 from lib.core.params import Params
 from lib.core.records import GOOD, Box, Placement
-from lib.core.runtime import seed_for
-from lib.generators import Made, RealData, write_training_free
+from lib.core.runtime import seed_for, write_json
+from lib.generators import Made, RealData
 
 THRESHOLD = 0.5  # of the noise, in units of its largest absolute value; DRAEM's own for noise in [-1, 1]
 OPACITY = (0.2, 1.0)  # beta of DRAEM's section 3.3, drawn uniformly
 
 
 def finetune(params: Params, real: RealData, key: str, out: Path, curves: Path) -> None:
-    """Nothing is learnt."""
-    write_training_free("perlin", out, curves)
+    """Nothing is learnt: there is a name to write, and a record of no steps."""
+    write_json(out / "model.json", {"generator": "perlin", "training_free": True})
+    write_json(curves / "metrics.json", {"step": 0})
 
 
 def synthesize(params: Params, real: RealData, model: Path, batches: Iterable[list[Placement]]) -> Iterator[list[Made]]:
     """Blend one Perlin-shaped piece of foreign texture into the box of every placement."""
-    read = lru_cache(maxsize=32)(lambda path: read_image(Path(path)))
-    normals = sorted(sample.image for sample in real.samples.values() if sample.defect_type == GOOD)
+    read = recent(read_image)
+    normals = sorted(Path(sample.image) for sample in real.samples.values() if sample.defect_type == GOOD)
     for batch in batches:
         made = []
         for placement in batch:
             rng = np.random.default_rng(seed_for(placement.seed, "perlin"))
-            normal = read(real.samples[placement.normal].image)
+            normal = read(Path(real.samples[placement.normal].image))
             source = read(normals[rng.integers(len(normals))])
             made.append(blend(normal, source, placement.box, rng))
         yield made

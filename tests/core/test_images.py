@@ -22,6 +22,7 @@ from lib.core.images import (
     png_bytes,
     read_image,
     read_mask,
+    recent,
     resize,
     scaled,
     window_around,
@@ -395,3 +396,17 @@ def test_a_sheet_has_room_for_pictures_of_any_size_and_for_none(rows: list[list[
             scale = 20 / max(width, height)
             assert dark.sum() == max(1, round(width * scale)) * max(1, round(height * scale))
     assert (sheet[:2] == 255).all() and (sheet[:, :2] == 255).all(), "white between the tiles"
+
+
+def test_the_latest_pictures_are_remembered_as_far_as_there_is_room():
+    asked = []
+
+    def read(path: Path) -> np.ndarray:
+        asked.append(path.name)
+        return np.zeros(40, np.uint8)
+
+    remembered = recent(read, room=100)
+    for name in "abacb":
+        assert remembered(Path(name)).nbytes == 40
+    assert asked == ["a", "b", "c", "b"], "a was asked for after b, so b had to go"
+    assert recent(read, room=1)(Path("d")).nbytes == 40, "a picture larger than the room is read all the same"

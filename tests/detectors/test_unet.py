@@ -225,11 +225,14 @@ def test_evaluation_writes_the_same_metrics_curves_and_overlays_twice(tmp_path, 
         unet.fit(blobs(4, 0), blobs(3, 1), BRIEF, seed, models / f"seed-{seed}")
     written = []
     for out in (tmp_path / "a" / "nut", tmp_path / "b" / "nut"):
-        evaluate(unet, models, test_part, Evaluate(fpr_limit=0.3, overlays=2), out)
-        files = [out.with_name("nut.json"), *(out / name for name in ("pr.csv", "best.png", "worst.png"))]
+        arms = {"none": models, "perlin": models}
+        evaluate(unet, arms, test_part, Evaluate(fpr_limit=0.3, overlays=2), out)
+        files = [out.with_name("nut.json"), *(out / "none" / name for name in ("pr.csv", "best.png", "worst.png"))]
         written.append([file.read_bytes() for file in files])
     assert written[0] == written[1]
-    metrics = json.loads(written[0][0])
+    found = json.loads(written[0][0])
+    assert list(found) == ["none", "perlin"] and found["none"] == found["perlin"]
+    metrics = found["none"]
     assert metrics["counts"] == {"seeds": 2, "good": 2, "blob": 3}
     assert set(metrics["seeds"]) == {"0", "1"} and set(metrics["per_type"]) == {"blob"}
     mean = (metrics["seeds"]["0"]["pixel_ap"] + metrics["seeds"]["1"]["pixel_ap"]) / 2
@@ -241,6 +244,6 @@ def test_a_detector_nobody_knows_and_a_test_part_without_defects_are_refused(tmp
     with pytest.raises(ValueError, match=r"'u-net' is unknown, expected one of unet"):
         detectors.find("u-net")
     with pytest.raises(ValueError, match="holds no trained seeds"):
-        evaluate(unet, tmp_path, test_part, Evaluate(fpr_limit=0.3, overlays=2), tmp_path / "out")
+        evaluate(unet, {"none": tmp_path}, test_part, Evaluate(fpr_limit=0.3, overlays=2), tmp_path / "out")
     with pytest.raises(ValueError, match="no defect"):
-        evaluate(unet, tmp_path, test_part[:2], Evaluate(fpr_limit=0.3, overlays=2), tmp_path / "out")
+        evaluate(unet, {"none": tmp_path}, test_part[:2], Evaluate(fpr_limit=0.3, overlays=2), tmp_path / "out")
