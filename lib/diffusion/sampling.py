@@ -64,10 +64,9 @@ def _inpaint(
         scheduler.set_begin_index(skipped * scheduler.order)
 
     normal, blank = encode(parts.vae, torch.cat([pixels, blanked(pixels, masks)])).chunk(2)
-    if settings.strength == 1:
-        latents = noise * scheduler.init_noise_sigma
-    else:
-        latents = scheduler.add_noise(normal, noise, timesteps[:1].repeat(len(noise)))
+    # At a strength of 1, too: Stable Diffusion's last noise level is not all noise, and a model that has learnt to read
+    # the brightness of the hole from it (Lin et al. 2024) would read mid grey in noise alone and fill the hole with it.
+    latents = scheduler.add_noise(normal, noise, timesteps[:1].repeat(len(noise)))
 
     count = len(noise)
     condition = torch.cat([latent_masks(masks, normal), blank], dim=1).repeat(2, 1, 1, 1).to(parts.unet.dtype)

@@ -54,6 +54,12 @@ def test_the_sampler_agrees_with_diffusers_pipeline(tmp_path: Path, name: str, s
     )
     pipeline.set_progress_bar_config(disable=True)
     picture = random_pictures(1)
+    start = None
+    if strength == 1:  # where the pipeline begins with noise alone, unless it is told
+        pipeline.scheduler.set_timesteps(4)
+        normal, noise = encode(parts.vae, to_tensor(picture)), starting_noise([7], parts)
+        start = pipeline.scheduler.add_noise(normal, noise, pipeline.scheduler.timesteps[:1])
+        start = start / pipeline.scheduler.init_noise_sigma
     theirs = pipeline(
         prompt="a scratch",
         image=Image.fromarray(picture[0]),
@@ -63,6 +69,7 @@ def test_the_sampler_agrees_with_diffusers_pipeline(tmp_path: Path, name: str, s
         num_inference_steps=4,
         guidance_scale=3.5,
         strength=strength,
+        latents=start,
         generator=torch.Generator().manual_seed(7),
         output_type="np",
     ).images
@@ -127,6 +134,19 @@ def test_the_round_trip_is_the_autoencoder_alone(parts):
     pictures = random_pictures(2)
     _, round_trip = run(parts, [1, 2], settings(), pictures)
     assert torch.allclose(round_trip, decode(parts.vae, encode(parts.vae, to_tensor(pictures))), atol=1e-5)
+
+
+def test_even_at_full_strength_the_start_knows_how_bright_the_hole_was(parts, monkeypatch):
+    starts = []
+    forward = type(parts.unet).forward
+    monkeypatch.setattr(
+        type(parts.unet), "forward", lambda self, x, *a, **k: starts.append(x[:1, :4]) or forward(self, x, *a, **k)
+    )
+    picture = random_pictures(1)
+    run(parts, [1], settings(), picture)
+    normal, noise = encode(parts.vae, to_tensor(picture)), starting_noise([1], parts)
+    level = parts.scheduler.alphas_cumprod[751]  # the first of four timesteps
+    assert torch.allclose(starts[0], level.sqrt() * normal + (1 - level).sqrt() * noise, atol=1e-4)
 
 
 def test_low_strength_runs_fewer_steps_and_stays_nearer_to_the_picture(parts, monkeypatch):
