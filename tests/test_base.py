@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from diffusers import AutoencoderTiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib import base, language
 from lib.core.params import Base
 from lib.dataset.surfaces import random_pair
-from lib.diffusion.components import load
+from lib.diffusion.components import encode, load, to_tensor
 from tests.conftest import ROOT
 
 BRIEF = {"steps": 2, "batch_size": 2, "warmup_steps": 0, "checkpoint_every": 2}
@@ -60,6 +61,34 @@ def test_a_hole_covers_the_defect_and_never_the_whole_picture(seed: int):
     hole = base.hole_of(pair, rng, 0.5)
     assert hole.shape == pair.mask.shape and hole.dtype == bool
     assert not (pair.mask & ~hole).any()
+
+
+@given(st.integers(0, 2**31))
+def test_a_piece_shows_the_hole_and_cuts_all_pictures_alike(seed: int):
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, base.SIDE - 40, 2)
+    hole = np.zeros((base.SIDE, base.SIDE), bool)
+    hole[y : y + rng.integers(1, 40), x : x + rng.integers(1, 40)] = True
+    picture = rng.integers(0, 255, (base.SIDE, base.SIDE, 3), dtype=np.uint8)
+    grey, mine, cut = base.piece((picture[..., 0], picture, hole), 96, rng)
+    assert mine.shape == (96, 96, 3) and cut.shape == (96, 96)
+    assert cut.sum() == hole.sum() and np.array_equal(grey, mine[..., 0])
+    assert np.array_equal(np.sort(mine[cut], axis=None), np.sort(picture[hole], axis=None))
+
+
+def test_a_piece_smaller_than_the_hole_lies_within_it():
+    hole = np.zeros((base.SIDE, base.SIDE), bool)
+    hole[10:120, 4:124] = True
+    assert base.piece((hole,), 96, np.random.default_rng(0))[0].all()
+
+
+def test_latents_are_scaled_to_the_asked_spread():
+    pool = [random_pair(np.random.default_rng(index), base.SIDE) for index in range(3)]
+    vae = AutoencoderTiny(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+                          num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))  # fmt: skip
+    base.scale_latents(vae, pool, 2.5)
+    pixels = torch.cat([to_tensor(pair.defect[None]) for pair in pool])
+    assert float(encode(vae, pixels).std()) == pytest.approx(2.5, rel=1e-3)
 
 
 def test_the_tokenizer_spells_every_caption_within_its_length():

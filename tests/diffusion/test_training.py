@@ -269,6 +269,23 @@ def test_a_velocity_model_is_asked_for_the_velocity_with_its_own_weights():
     assert torch.allclose(losses, snr.clamp(max=5) / (snr + 1) * velocity.square().mean(dim=(1, 2, 3)), rtol=1e-4)
 
 
+@pytest.mark.parametrize(("outside", "expected"), [(1.0, 0.25), (0.5, 0.4), (0.0, 1.0)])
+def test_an_error_in_the_hole_counts_for_its_share_of_the_weight(outside: float, expected: float):
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., :2, :2] = 1  # a quarter
+    latents, text = torch.zeros(1, 4, 4, 4), torch.zeros(1, 1, 1)
+
+    class Wrong(nn.Module):  # by 1 in the hole, by nothing elsewhere
+        def forward(self, sample, timesteps, text):
+            noise = torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(0))[None]
+            return type("Output", (), {"sample": noise + sample[:, 4:5]})()
+
+    cache = Cache(latents, latents, mask, ((0,),))
+    objective = InpaintingObjective(Wrong(), lambda rows: text, 0, cache, DDIMScheduler(), None, 0.0, outside)
+    [loss] = objective(torch.tensor([0]), [torch.Generator().manual_seed(0)])
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
+
+
 def test_captions_are_dropped_at_the_asked_rate(tmp_path: Path):
     spy = Spy()
     cache = Cache(torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4, 4), torch.zeros(1, 1, 4, 4), ((1,),))
