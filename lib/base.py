@@ -1,4 +1,4 @@
-"""Make the embedded base model: `python -m lib.base autoencoder`, then `... unet`, as models/base/dvc.yaml does.
+"""Make the embedded base model: `python -m lib.base autoencoder`, then `... unet`, as models/dvc.yaml does.
 
 Both parts learn from endlessly varied rendered surfaces (lib/dataset/surfaces.py), never from the three workpiece
 categories. A killed run continues.
@@ -41,6 +41,7 @@ from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.training import train
 
 BASE = Path("models/base")
+RECIPE = Path("models/base.yaml")
 RENDERER = Path("lib/dataset/surfaces.py")
 CODE = ("lib.base", "lib.core", "lib.diffusion", "lib.language")  # makes other weights
 VAE_WEIGHTS = "vae/diffusion_pytorch_model.safetensors"  # of BASE; its config changes with the scale of latents
@@ -92,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("autoencoder", "unet"))
     part = parser.parse_args().part
-    params = BaseParams.model_validate(yaml.safe_load((BASE / "params.yaml").read_text()))
+    params = BaseParams.model_validate(yaml.safe_load(RECIPE.read_text()))
     pool = rendered_pool(params.pool.pairs, params.seed)
     (make_autoencoder if part == "autoencoder" else make_unet)(params, pool)
 
@@ -155,7 +156,7 @@ class ReconstructionObjective(nn.Module):
         for axis in (-1, -2):
             for reach in (1, 2):
                 error = error + (slope(restored, axis, reach) - slope(pixels, axis, reach)).abs().mean(dim=(1, 2, 3))
-        # Unit variance keeps latents in the range that diffusion noise is scaled for, and off the decoder's clamp.
+        # Unit variance keeps latents off the decoder's clamp; what diffusion needs is up to `scale_latents`.
         return error + 0.01 * (latents.float().square().mean(dim=(1, 2, 3)) - 1).square()
 
     def _view(self, index: int, draw: torch.Generator) -> Tensor:

@@ -22,8 +22,8 @@ class RealRange:
 
 
 def real_range(images: Iterable[RGB], masks: Iterable[Mask], areas: Iterable[int]) -> RealRange:
-    """The range of real defects: of training pictures (H, W, 3) uint8, their masks (H, W) bool, and the areas in px of
-    the defects in their boxes, of which a picture may hold several.
+    """The range of real defects: of training pictures (H, W, 3) uint8, their masks (H, W) bool, and the area in px of
+    the largest defect of each, since a speck beside it is no measure.
 
     Raises ValueError when there is not one real defect to compare with.
     """

@@ -75,15 +75,18 @@ def gate_numbers(records: list[Synthetic]) -> dict[str, Any]:
 
 def _real_ranges(real: Mapping[str, Sample], boxes: Sequence[DefectBox]) -> dict[str, RealRange]:
     """The range of each defect type, from the real defects of the train part."""
-    areas: dict[str, list[int]] = {}
+    largest: dict[str, int] = {}
     for box in boxes:
-        if box.sample in real:
-            areas.setdefault(box.defect_type, []).append(box.area)
-    by_type: dict[str, list[tuple[str, str]]] = {}
+        largest[box.sample] = max(largest.get(box.sample, 0), box.area)
+    by_type: dict[str, list[tuple[str, str, int]]] = {}
     for sample in real.values():
         if sample.mask is not None:
-            by_type.setdefault(sample.defect_type, []).append((sample.image, sample.mask))
+            by_type.setdefault(sample.defect_type, []).append((sample.image, sample.mask, largest[sample.id]))
     return {
-        name: real_range((read_image(Path(i)) for i, _ in pairs), (read_mask(Path(m)) for _, m in pairs), areas[name])
-        for name, pairs in progress(by_type.items(), "range of real defects", total=len(by_type))
+        name: real_range(
+            (read_image(Path(image)) for image, *_ in known),
+            (read_mask(Path(mask)) for _, mask, _ in known),
+            [area for *_, area in known],
+        )
+        for name, known in progress(by_type.items(), "range of real defects", total=len(by_type))
     }

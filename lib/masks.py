@@ -56,13 +56,14 @@ def measured_mask(generated: Picture, reference: Picture, box: Box, component_ra
     return mask
 
 
-def only_what_changed(generated: RGB, normal: RGB, box: Box, feather: int) -> RGB:
+def only_what_changed(generated: RGB, normal: RGB, box: Box, feather: int, component_ratio: float = 0.1) -> RGB:
     """The generated picture with the normal one put back wherever in the box no change is to be seen: (H, W, 3) uint8.
 
     A generator repaints the ground around its defect, too, never quite as it was; left in, the box itself is what
     detectors learn. Kept is the measured mask and a margin, over which the change fades out within `feather` px.
+    `component_ratio` is that of the mask: what the label drops must not stay in the picture.
     """
-    seen = measured_mask(generated, normal, box)
+    seen = measured_mask(generated, normal, box, component_ratio)
     reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * (feather + MARGIN) + 1,) * 2)
     kept = (cv2.dilate(seen.astype(np.uint8), reach) > 0) & box_mask(box, *normal.shape[1::-1])
     return paste_back(generated, normal, kept, feather)

@@ -12,7 +12,7 @@ from lib.core.runtime import progress, replace_folder, work_folder
 from lib.generators import Made, RealData, find
 from lib.masks import only_what_changed
 
-SHEET = (6, 8)  # rows and columns of the contact sheet
+SHEET = (6, 8)  # rows and columns of each defect type on the contact sheet
 
 
 def synthesize_all(
@@ -37,7 +37,7 @@ def synthesize_all(
         ):
             records = [
                 _keep(params, real, name, model, placement, picture, work, out)
-                for placement, picture in zip(batches[number] if pictures else [], pictures, strict=True)
+                for placement, picture in zip(batches[number], pictures, strict=True)
             ]
             write_records(work / f"batch-{number:06d}.jsonl", records)
     if world > 1:
@@ -67,7 +67,7 @@ def _keep(
     image = made.image
     if made.mask is None and params.synth.keep == "changed":
         normal = read_image(Path(real.samples[placement.normal].image))
-        image = only_what_changed(image, normal, placement.box, params.synth.feather)
+        image = only_what_changed(image, normal, placement.box, params.synth.feather, params.masks.component_ratio)
     record = Synthetic(
         placement=placement.id,
         category=placement.category,

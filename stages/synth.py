@@ -17,6 +17,7 @@ def main(generator: str, category: str) -> None:
     key = fingerprint(
         params.synth.model_dump(),
         params.window.model_dump(),
+        params.masks.component_ratio,
         params.base.model_dump(),
         *([base] if base.is_dir() else []),
         model,

@@ -21,7 +21,7 @@ BRIEF = {"steps": 2, "batch_size": 2, "warmup_steps": 0, "checkpoint_every": 2}
 
 @pytest.fixture(scope="module")
 def params() -> base.BaseParams:
-    values = yaml.safe_load((ROOT / "models/base/params.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((ROOT / "models/base.yaml").read_text(encoding="utf-8"))
     values["pool"]["pairs"] = 4
     for part in ("autoencoder", "sharpening", "decoder", "unet"):
         values[part] |= BRIEF

@@ -100,6 +100,8 @@ def test_a_second_repro_does_nothing_and_is_quick(chains: tuple[Path, Path]):
 
 def test_nothing_that_the_pipeline_leaves_behind_is_unknown_to_git(chains: tuple[Path, Path]):
     assert run(chains[0], "git", "status", "--porcelain").stdout == ""
+    ignoring = run(chains[0], "git", "ls-files", "*.gitignore").stdout.split()
+    assert ignoring == [".dvc/.gitignore", ".gitignore"], "DVC has added its own where ours forgets an output"
 
 
 def test_the_report_has_every_arm_and_the_summary_is_what_metrics_show(chains: tuple[Path, Path]):

@@ -66,7 +66,7 @@ def variants(stage: dict) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("name", [*STAGES, "base"])
 def test_a_stage_depends_on_exactly_the_code_that_it_runs(name: str):
-    stage = STAGES.get(name) or yaml.safe_load((ROOT / "models/base/dvc.yaml").read_text())["stages"]["base"]
+    stage = STAGES.get(name) or yaml.safe_load((ROOT / "models/dvc.yaml").read_text())["stages"]["base"]
     listed = {dep for dep in stage["deps"] if dep.endswith(".py") or dep in LAYERS}
     scripts = [
         ROOT / f"{module.replace('.', '/')}.py" for module in re.findall(r"(?:lib|stages)\.\w+", str(stage["cmd"]))

@@ -209,9 +209,10 @@ def test_no_placements_are_an_empty_manifest(params: Params):
     assert read_image(Path("sheet.png")).size
 
 
-def test_a_generator_that_makes_too_little_is_found_out(params: Params, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_generator_that_makes_too_little_is_found_out(params: Params, monkeypatch: pytest.MonkeyPatch, count: int):
     plain = perlin.synthesize
-    monkeypatch.setattr(perlin, "synthesize", lambda *args: (batch[:1] for batch in plain(*args)))
+    monkeypatch.setattr(perlin, "synthesize", lambda *args: (batch[:count] for batch in plain(*args)))
     with pytest.raises(ValueError):
         made(params)
 

@@ -12,7 +12,7 @@ MADE = ("data/", "models/", "metrics/")  # what stages leave for other stages
 
 HELP = {
     "category": "a name from dataset.categories in params.yaml",
-    "generator": "a name from generators in params.yaml; none: real defects only",
+    "generator": "a name from generators in params.yaml",
     "detector": "a name from detectors in params.yaml",
 }
 

@@ -1,10 +1,10 @@
 """The typed, validated view of params.yaml. Unknown keys and impossible values are refused with the key's name."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 # Names become parts of paths. (In a command of dvc.yaml they stand in quotes, and no stage runs with any other.)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
@@ -12,6 +12,18 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 REAL_ONLY = "none"  # the arm without a generator: detectors trained on the few real defects alone
+
+
+Item = TypeVar("Item")
+
+
+def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("each may stand there once")
+    return values
+
+
+Several = Annotated[tuple[Item, ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Section(BaseModel):
@@ -26,7 +38,7 @@ class Workpieces(Section):
 
 class Dataset(Section):
     path: str
-    categories: Annotated[tuple[Name, ...], Field(min_length=1)]
+    categories: Several[Name]
     group_table: str | None
     group_column: str | None
     group_pattern: str | None
@@ -116,7 +128,7 @@ class Fidelity(Section):
 
 
 class Detect(Section):
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    seeds: Several[int]
     scale: Annotated[float, Field(gt=0, le=1)]
     window: Annotated[int, Field(ge=32, multiple_of=16)]
     width: Positive
@@ -143,13 +155,13 @@ class Params(Section):
     placements: Placements
     base: Base
     window: WindowParams
-    generators: Annotated[tuple[Name, ...], Field(min_length=1)]
+    generators: Several[Name]
     finetune: Finetune
     synth: Synth
     masks: Masks
     gate: Gate
     fidelity: Fidelity
-    detectors: Annotated[tuple[Name, ...], Field(min_length=1)]
+    detectors: Several[Name]
     detect: Detect
     evaluate: Evaluate
 

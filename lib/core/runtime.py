@@ -118,11 +118,11 @@ def work_folder(stage: str, key: str) -> Path:
     stage running, and the two would write over each other.
     """
     folder = WORK / stage / key
-    if first_process():
+    if first_process():  # the others must not remove what it may refuse to touch
         _claim(WORK.absolute() / f"{stage}.lock")
-    for other in folder.parent.glob("*"):
-        if other.name != key:
-            shutil.rmtree(other, ignore_errors=True)
+        for other in folder.parent.glob("*"):
+            if other.name != key:
+                shutil.rmtree(other, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -62,7 +62,7 @@ class UNet(nn.Module):
 
 
 def _convolution(before: int, after: int) -> tuple[nn.Module, ...]:
-    """GroupNorm: a batch of eight windows, half of them without a defect, has no statistics to rely on."""
+    """GroupNorm: a batch of a few windows, half of them without a defect, has no statistics to rely on."""
     groups = next(n for n in (4, 2, 1) if after % n == 0)
     convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
     return convolution, nn.GroupNorm(groups, after), nn.ReLU(inplace=True)

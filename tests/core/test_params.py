@@ -49,6 +49,8 @@ def test_an_unknown_key_is_refused_and_named(tmp_path: Path, raw_params: dict, k
         ("finetune.ema_decay", 1, "less than 1"),
         ("detect.window", 100, "multiple of 16"),
         ("generators", [], "at least 1 item"),
+        ("dataset.categories", ["nut", "nut"], "each may stand there once"),
+        ("detect.seeds", [1, 1], "each may stand there once"),
         ("base", None, "valid dictionary"),
         ("seed", -1, "greater than or equal to 0"),
     ],
