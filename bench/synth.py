@@ -98,7 +98,7 @@ def main() -> None:
     params = load()
     params = params.model_copy(update={"base": params.base.model_copy(update={"model": args.base})})
     pipeline = StableDiffusionInpaintPipeline.from_pretrained(
-        args.base, local_files_only=True, safety_checker=None, torch_dtype=torch.float32
+        args.base, local_files_only=True, safety_checker=None, dtype=torch.float32
     ).to(device())
     pipeline.scheduler = SCHEDULERS[params.synth.scheduler].from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)

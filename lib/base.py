@@ -219,7 +219,7 @@ def make_autoencoder(params: BaseParams, pool: list[Pair]) -> None:
 
 def make_unet(params: BaseParams, pool: list[Pair]) -> None:
     torch.manual_seed(params.seed)
-    vae = AutoencoderTiny.from_pretrained(BASE / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderTiny.from_pretrained(BASE / "vae", dtype=torch.float32)
     vae.requires_grad_(False).eval().to(device(), memory_format=torch.channels_last)
     captions = [_captions(pair, index, params.seed) for index, pair in enumerate(pool)]
     tokenizer = make_tokenizer(sorted({text for kinds in captions for texts in kinds for text in texts}))

@@ -150,7 +150,7 @@ def adapted(params: Params, model: Path, where: torch.device, dtype: torch.dtype
         parts.unet.unload_lora()
         unet = parts.unet
     else:
-        unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=dtype)
+        unet = UNet2DConditionModel.from_pretrained(model / "unet", dtype=dtype)
     unet.requires_grad_(False).eval().to(where, memory_format=torch.channels_last)
     return Components(unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.scheduler)
 
