@@ -6,6 +6,10 @@ is left alone.
 """
 
 import os
+import sys
+from importlib.util import find_spec
 
+if find_spec("filelock") is None:  # one of requirements.txt that every stage needs
+    sys.exit(f"The packages of requirements.txt are not in {sys.prefix}: say `source .venv/bin/activate` first")
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # silences "requires torchvision, falling back to Pil"

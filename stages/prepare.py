@@ -19,6 +19,9 @@ def main(category: str) -> None:
     samples, summary = split_category(params.dataset, params.split, category)
     for warning in summary["warnings"]:
         print(f"WARNING: {warning}", file=sys.stderr)
+    counts = summary["counts"]
+    for name in sorted({name for part in counts.values() for name in part}):
+        print(f"{category}, {name}: " + ", ".join(f"{part.get(name, 0)} {of}" for of, part in counts.items()))
     with atomic_folder(Path(f"data/prepared/{category}")) as folder:
         write_records(folder / "samples.jsonl", samples)
         write_json(folder / "split.json", summary)

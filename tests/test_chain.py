@@ -152,11 +152,15 @@ def test_going_back_after_an_experiment_restores_params_and_results(chains: tupl
 
 def test_own_pictures_are_read_by_the_command_of_the_readme(chains: tuple[Path, Path]):
     folder = chains[1]
-    shutil.copytree(folder / "data/workpieces/hex_nut", folder / "mydata/bracket")
+    shutil.copytree(folder / "data/workpieces/hex_nut", folder / "data/mydata/bracket")
     run(folder, "git", "add", "dvc.lock", "metrics")
     run(folder, "git", "commit", "--quiet", "--message", "results")
-    run(folder, "sh", "-c", "dvc exp run -S dataset.path=mydata -S 'dataset.categories=[bracket]' prepare@bracket")
+    run(folder, "sh", "-c", "dvc exp run -S dataset.path=data/mydata -S 'dataset.categories=[bracket]' prepare@bracket")
     assert (folder / "data/prepared/bracket/samples.jsonl").is_file()
+    committed = run(folder, "sh", "-c", "git for-each-ref --format='%(refname)' refs/exps | xargs -n1 git ls-tree -r")
+    assert "params.yaml" in committed.stdout and "mydata" not in committed.stdout, "own pictures stay out of Git"
+    run(folder, "sh", "-c", "git checkout params.yaml")
+    assert "bracket" not in (folder / "params.yaml").read_text()
     run(folder, "git", "checkout", "--quiet", ".")
 
 

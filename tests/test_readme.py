@@ -18,8 +18,9 @@ RUN_IN_CHAIN = {
     "dvc metrics diff",
     "dvc plots show",
     "git checkout . && dvc checkout",
-    "dvc exp run -S dataset.path=mydata -S 'dataset.categories=[bracket]' prepare@bracket",
+    "dvc exp run -S dataset.path=data/mydata -S 'dataset.categories=[bracket]' prepare@bracket",
     "cat metrics/report/report.md",
+    "git checkout params.yaml",
 }
 
 

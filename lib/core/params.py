@@ -1,13 +1,22 @@
 """The typed, validated view of params.yaml. Unknown keys and impossible values are refused with the key's name."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+
 # Names become parts of paths. (In a command of dvc.yaml they stand in quotes, and no stage runs with any other.)
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
+def _fit(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        better = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-")[:64] or "a_name"
+        raise ValueError(f"a name has at most 64 letters, digits, _ and -: rename it to, say, {better}")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_fit)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -181,8 +190,11 @@ def load(path: Path = Path("params.yaml")) -> Params:
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: no valid YAML: {error}") from error
     except ValidationError as error:
+        problems = error.errors()
+        places = {problem["loc"][:-1] for problem in problems}
         lines = [
             f"  {'.'.join(map(str, problem['loc'])) or 'top level'}: {problem['msg']} (found {problem['input']!r:.80})"
-            for problem in error.errors()
+            for problem in problems
+            if problem["type"] != "too_short" or problem["loc"] not in places  # short only without its wrong items
         ]
         raise ValueError(f"{path}: {len(lines)} problem(s):\n" + "\n".join(lines)) from error

@@ -108,6 +108,8 @@ def read_category(root: Path, category: str, findings: Findings) -> list[Picture
         else [("", folder) for folder in _folders(base) if folder.name not in MASK_FOLDERS]
     )
     mask_folders = [base / name for name in (MASK_FOLDERS[:1] if parts else MASK_FOLDERS)]
+    others = [folder.name for folder in _folders(base) if folder.name not in ("train", "test", *MASK_FOLDERS)]
+    unread = f" (not read: {listed(others)})" if parts and others else ""
     pictures, read = [], set()
     for part, folder in folders:
         if part == "train" and folder.name != GOOD:
@@ -125,6 +127,14 @@ def read_category(root: Path, category: str, findings: Findings) -> list[Picture
                 read.add(mask_folder / folder.name)
         if not shown:
             findings.warnings.append(f"{folder}: no picture in it; nothing is read from this folder")
+        if folder.name != GOOD and len(shown) > 1 and not masks:  # one line instead of one for each picture
+            places = " or ".join(str(place / folder.name) for place in mask_folders)
+            findings.problems.append(
+                f"{folder}: {len(shown)} defect pictures and not one mask; add masks to {places}, named like "
+                f"{shown[0].stem}_mask.png, or move the pictures to the good ones{unread}"
+            )
+            pictures += [Picture(folder.name, part, file, None) for file in shown]
+            continue
         pictures += _paired(part, folder, shown, masks, findings)
     for mask_folder in mask_folders:
         for folder in _folders(mask_folder) if mask_folder.is_dir() else []:
@@ -201,7 +211,10 @@ def _read_table(path: Path, column: str, findings: Findings) -> dict[str, str]:
                         f"{groups[name]!r} and {group!r}; keep one row for each picture"
                     )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        findings.problems.append(f"{path}: cannot be read as a CSV table in UTF-8 (dataset.group_table): {error}")
+        findings.problems.append(
+            f"{path}: cannot be read as a CSV table in UTF-8: {error}; set dataset.group_table and "
+            f"dataset.group_column right, or both to null"
+        )
         return {}
     return groups
 

@@ -185,7 +185,7 @@ def _check_parts(samples: Sequence[Sample], findings: Findings) -> None:
             findings.problems.append(
                 f"the {part} part has no defect pictures: the types have "
                 + ", ".join(f"{defect_type} {len(groups[defect_type])}" for defect_type in types)
-                + " capture groups; three of a type are the least that all parts can share"
+                + " pictures or capture groups; three of a type are the least that all parts can share"
             )
         for defect_type in types:
             if (part, defect_type) not in has:
@@ -219,8 +219,8 @@ def _warn_of_near_duplicates(samples: Sequence[Sample], hashes: Mapping[str, int
         findings.warnings.append(
             f"{number} test pictures look almost like a picture that is trained or selected on ({len(pairs)} pairs, "
             f"perceptual hashes within {NEAR} of 64 bits). A fixed camera gives such pairs by nature; but if they "
-            f"show the same workpiece, set dataset.group_table or dataset.group_pattern, or the test will flatter: "
-            + listed([f"{fit.image} ~ {held.image}" for fit, held in pairs])
+            f"show the same workpiece, put them into one capture group (dataset.group_table or dataset.group_pattern), "
+            f"or the test will flatter: " + listed([f"{fit.image} ~ {held.image}" for fit, held in pairs])
         )
 
 

@@ -31,6 +31,7 @@ class Examined:
     pixels: str = ""  # digest of the decoded picture: equal for equal pictures in different files
     perceptual_hash: int = 0
     graded_mask: bool = False
+    covering_mask: bool = False  # marks more than half of the picture
 
 
 def validate(pictures: Sequence[Picture], findings: Findings) -> list[Examined]:
@@ -54,14 +55,19 @@ def validate(pictures: Sequence[Picture], findings: Findings) -> list[Examined]:
             f"{len(graded)} mask(s) hold values other than 0 and 255; every value but 0 counts as defect (in a JPEG, "
             f"every value above 127), even where it looks black: {listed(graded)}"
         )
+    if covering := [str(one.picture.mask) for one in examined if one.covering_mask]:
+        findings.warnings.append(
+            f"{len(covering)} mask(s) mark more than half of their picture; every value but 0 counts as defect, so if "
+            f"the defect is black in them, invert them: {listed(covering)}"
+        )
     number = Counter(picture.defect_type for picture in pictures)
-    if not number[GOOD]:
-        findings.problems.append("no good pictures; add them to the folder `good` (`train/good` and `test/good`)")
+    if not number[GOOD]:  # first, since it may be why so many have no mask
+        findings.problems.insert(0, "no good pictures; add them to the folder `good` (`train/good` and `test/good`)")
     if not number.keys() - {GOOD}:
         findings.problems.append("no defect pictures; add them to a folder named like the type of defect")
     findings.problems += [
-        f"the defect type {defect_type} has one picture; two are the least that training and test can share: add "
-        f"some, or remove the type"
+        f"the defect type {defect_type} has one picture; two are the least that training and test can share, and "
+        f"three give selection one, too: add some, or remove the type"
         for defect_type, count in sorted(number.items())
         if defect_type != GOOD and count < 2
     ]
@@ -76,17 +82,18 @@ def examine(picture: Picture) -> Examined:
     except (OSError, ValueError) as error:
         return Examined(picture, (f"{error}; replace or remove the file",))
     height, width = image.shape[:2]
-    problems, graded, mask_sha256 = [], False, None
+    problems, graded, covering, mask_sha256 = [], False, False, None
     if picture.mask is not None:
         try:
-            problems = _mask_problems(picture.mask, read_mask(picture.mask), image)
+            mask = read_mask(picture.mask)
+            problems, covering = _mask_problems(picture.mask, mask, image), bool(mask.mean() > 0.5)
             graded = _graded(picture.mask)
             mask_sha256 = hashlib.sha256(picture.mask.read_bytes()).hexdigest()
         except ValueError as error:
             problems = [f"{error}; replace the file"]
     pixels = hashlib.sha256(f"{width}x{height}".encode() + image.tobytes()).hexdigest()
     return Examined(
-        picture, tuple(problems), (width, height), sha256, mask_sha256, pixels, perceptual_hash(image), graded
+        picture, tuple(problems), (width, height), sha256, mask_sha256, pixels, perceptual_hash(image), graded, covering
     )
 
 

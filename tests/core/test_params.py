@@ -38,6 +38,11 @@ def test_an_unknown_key_is_refused_and_named(tmp_path: Path, raw_params: dict, k
     assert f"1 problem(s):\n  {key}: Extra inputs are not permitted" in said
 
 
+def test_a_name_that_is_unfit_for_a_path_is_refused_with_one_that_is_not(tmp_path: Path, raw_params: dict):
+    said = refusal(tmp_path, raw_params, "dataset.categories", ["steel bracket"])
+    assert "1 problem(s)" in said and "rename it to, say, steel_bracket" in said
+
+
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [

@@ -158,6 +158,22 @@ def test_too_few_pictures_of_a_kind_are_found(nut):
     assert "no good pictures" in problems and "the defect type crack has one picture" in problems
 
 
+def test_a_folder_of_masks_that_is_named_wrong_is_one_problem_that_names_both_folders(nut):
+    (nut / "ground_truth").rename(nut / "groundtruth")
+    [problem] = findings_of(nut).problems
+    assert "3 defect pictures and not one mask" in problem
+    assert str(nut / "ground_truth/crack") in problem and "not read: groundtruth" in problem
+
+
+def test_masks_with_black_defects_are_warned_of(nut):
+    for path in (nut / "ground_truth/crack").iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    findings = findings_of(nut)
+    assert not findings.problems
+    [warning] = findings.warnings
+    assert "3 mask(s) mark more than half" in warning and "invert them" in warning
+
+
 def test_a_category_without_defects_is_a_problem(nut):
     for file in [*nut.glob("test/crack/*"), *nut.glob("ground_truth/crack/*")]:
         file.unlink()
