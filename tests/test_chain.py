@@ -164,6 +164,19 @@ def test_own_pictures_are_read_by_the_command_of_the_readme(chains: tuple[Path, 
     run(folder, "git", "checkout", "--quiet", ".")
 
 
+def test_new_pictures_are_searched_by_the_command_of_the_readme(chains: tuple[Path, Path]):
+    folder = chains[1]
+    shutil.copytree(folder / "models/detectors/unet/hex_nut", folder / "models/detectors/unet/bracket")
+    shutil.copytree(folder / "data/workpieces/hex_nut/test/crack", folder / "data/new")
+    command = "python -m lib.predict models/detectors/unet/bracket/none/seed-0 data/new --out data/found"
+    run(folder, "sh", "-c", command)
+    assert len((folder / "data/found/scores.csv").read_text().splitlines()) == 7
+    assert len(list((folder / "data/found").glob("*_mask.png"))) == 6
+    refused = run(folder, "sh", "-c", command.replace("seed-0", "seed-9"), check=False)
+    assert refused.returncode == 2 and "holds no trained detector" in refused.stderr
+    shutil.rmtree(folder / "models/detectors/unet/bracket")
+
+
 def test_a_knob_that_does_not_exist_is_refused(chains: tuple[Path, Path]):
     assert run(chains[1], "dvc", "exp", "run", "-S", "synth.guidance=5", check=False).returncode != 0
 

@@ -21,6 +21,7 @@ RUN_IN_CHAIN = {
     "dvc exp run -S dataset.path=data/mydata -S 'dataset.categories=[bracket]' prepare@bracket",
     "cat metrics/report/report.md",
     "git checkout params.yaml",
+    "python -m lib.predict models/detectors/unet/bracket/none/seed-0 data/new --out data/found",
 }
 
 
