@@ -1,8 +1,8 @@
 """Blemish: labelled defects from a handful of examples.
 
-Importing the package sets one variable that torch's OpenMP runtime reads when it is loaded: without a bound on its
-spinning, a training step on a busy two-core machine takes up to twenty times as long. A value that the user has set
-is left alone.
+Importing the package ends a run outside of the virtual environment with one clear sentence, and sets a variable that
+torch's OpenMP runtime reads when it is loaded: without a bound on its spinning, a training step on a busy two-core
+machine takes up to twenty times as long. A value that the user has set is left alone.
 """
 
 import os
