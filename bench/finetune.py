@@ -4,7 +4,8 @@
 
 Both train the same adapters on the same views with the same batch size and optimizer. The plain loop is that of the
 public training scripts: in each step it opens the pictures, resizes them, encodes picture and masked picture, tokenizes
-and embeds the captions. The two take turns; quoted is the median of the rounds' ratios.
+and embeds the captions, with the model laid out as diffusers loads it. The two take turns; quoted is the median of the
+rounds' ratios.
 """
 
 import argparse
@@ -34,6 +35,14 @@ COUNT = 16  # pictures
 BOX = (96, 96, 160, 150)
 
 
+def with_adapters(params: Params, base: str) -> tuple[Components, torch.optim.Optimizer]:
+    parts = load_base(params.base.model_copy(update={"model": base}), device())
+    parts.unet.add_adapter(
+        LoraConfig(r=params.finetune.rank, lora_alpha=params.finetune.rank, target_modules=LORA_TARGETS)
+    )
+    return parts, torch.optim.AdamW([value for value in parts.unet.parameters() if value.requires_grad], lr=1e-5)
+
+
 def step(objective: InpaintingObjective, optimizer: torch.optim.Optimizer, indices: torch.Tensor, number: int) -> None:
     draws = [torch.Generator().manual_seed(number * 1000 + place) for place in range(len(indices))]
     objective(indices, draws).mean().backward()
@@ -59,12 +68,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     params = load()
-    parts = load_base(params.base.model_copy(update={"model": args.base}), device())
-    parts.unet.add_adapter(
-        LoraConfig(r=params.finetune.rank, lora_alpha=params.finetune.rank, target_modules=LORA_TARGETS)
-    )
-    trained = [value for value in parts.unet.parameters() if value.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5)
+    parts, optimizer = with_adapters(params, args.base)
+    theirs, their_optimizer = with_adapters(params, args.base)
+    for module in (theirs.unet, theirs.vae):
+        module.to(memory_format=torch.contiguous_format)
     texts = list(captions("scratch", "brushed_metal", "in the center"))
     size = params.finetune.batch_size
     gamma, dropout = params.finetune.min_snr_gamma, params.finetune.caption_dropout
@@ -94,12 +101,12 @@ def main() -> None:
             for number in range(args.steps):
                 chosen = rng.integers(COUNT, size=size).tolist()
                 said = [texts[index % len(texts)] for index in chosen]
-                cache = encoded(parts, params, files, chosen)
+                cache = encoded(theirs, params, files, chosen)
                 plain = InpaintingObjective(
-                    parts.unet, lambda rows, said=said: embed(parts, [said[row] for row in rows]), 0, cache,
-                    parts.scheduler, gamma, dropout,
+                    theirs.unet, lambda rows, said=said: embed(theirs, [said[row] for row in rows]), 0, cache,
+                    theirs.scheduler, gamma, dropout,
                 )  # fmt: skip
-                step(plain, optimizer, torch.arange(size), number)
+                step(plain, their_optimizer, torch.arange(size), number)
             end = time.perf_counter()
             if turn:  # the first one warms up
                 rates = args.steps * size / (middle - start), args.steps * size / (end - middle)

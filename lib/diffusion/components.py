@@ -49,6 +49,8 @@ def block_channels(vae: Any) -> Sequence[int]:
 def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) -> Components:
     """Load a base model onto a device; nothing is fetched unless `base.allow_download` is set.
 
+    Its convolutions are laid out channels last, which they run faster in (`bench/finetune.py`, `bench/synth.py`).
+
     Raises ValueError, in one sentence, when the model is not there or has not the nine-channel layout.
     """
     folder = Path(base.model)
@@ -82,7 +84,7 @@ def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) ->
             "inpainting model has 9 (noisy latent 4, mask 1, masked picture 4)"
         )
     for module in (parts.unet, parts.vae, parts.text_encoder):
-        module.requires_grad_(False).eval().to(where)
+        module.requires_grad_(False).eval().to(where, memory_format=torch.channels_last)
     return parts
 
 

@@ -175,9 +175,10 @@ def _resume(work: Path, named: dict, optimizer: torch.optim.Optimizer, ema: EMAM
             value.data.copy_(slots[f"weight/{name}"])
             shadow.copy_(slots[f"ema/{name}"])
             optimizer.state[value] = {
-                slot: slots[f"adam/{slot}/{name}"].to(value.device if slot != "step" else "cpu")
-                for slot in ("step", "exp_avg", "exp_avg_sq")
-            }
+                # Laid out like the weight, as the optimizer would have made them: the same kernels, the same bits.
+                slot: torch.empty_like(value).copy_(slots[f"adam/{slot}/{name}"])
+                for slot in ("exp_avg", "exp_avg_sq")
+            } | {"step": slots[f"adam/step/{name}"]}
         ema.optimization_step = state["ema_steps"]
         return state["step"], state["history"]
     return 0, []

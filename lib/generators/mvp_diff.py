@@ -76,7 +76,7 @@ def finetune(params: Params, real: RealData, key: str, out: Path, curves: Path) 
         layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(parts.unet))
         StableDiffusionInpaintPipeline.save_lora_weights(out, unet_lora_layers=layers)
     else:
-        parts.unet.save_pretrained(out / "unet")
+        parts.unet.to(memory_format=torch.contiguous_format).save_pretrained(out / "unet")
     folder = Path(params.base.model)
     facts = {
         "generator": "mvp_diff",
