@@ -7,6 +7,7 @@ categories. A killed run continues.
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ import torch
 import yaml
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 from pydantic import Field
+from safetensors.torch import load_file
+from safetensors.torch import save as as_bytes
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -31,6 +34,7 @@ from lib.core.runtime import (
     fingerprint,
     progress,
     replace_folder,
+    seed_for,
     source,
     work_folder,
     write_bytes,
@@ -52,6 +56,7 @@ ARRAYS = ("normal", "defect", "mask", "foreground")  # of a Pair, in its order
 CHUNK = 250  # pairs rendered at a time
 TOKENS = 48  # positions of the text encoder; the longest caption of a long name needs about 40
 CAPTIONS = 8  # phrasings kept for each sample
+LINES = ("crack", "scratch", "thread")  # a few pixels of a box each, and what a small network learns last
 
 
 class Pool(Section):
@@ -70,14 +75,18 @@ class Autoencoder(Reconstruction):
     width: Positive
 
 
-class UNet(Training):
-    channels: tuple[int, ...]
+class Inpainting(Training):
     views: Positive
+    line_views: Positive  # of pairs whose defect is one of LINES
     crop: Positive  # pixels
-    latent_std: Annotated[float, Field(gt=0)]
     outside_weight: Share
     min_snr_gamma: float | None
     caption_dropout: Share
+
+
+class UNet(Inpainting):
+    channels: tuple[int, ...]
+    latent_std: Annotated[float, Field(gt=0)]
 
 
 class BaseParams(Section):
@@ -87,6 +96,7 @@ class BaseParams(Section):
     sharpening: Reconstruction
     decoder: Reconstruction
     unet: UNet
+    lines: Inpainting
 
 
 def main() -> None:
@@ -263,27 +273,48 @@ def make_unet(params: BaseParams, pool: list[Pair]) -> None:
     )
     parts = Components(unet.to(device()), vae, text_encoder.to(device()), tokenizer, scheduler)
     scale_latents(vae, pool, params.unet.latent_std)
-    cache, table = cached_samples(parts, pool, captions, params)
-    objective = InpaintingObjective(
-        unet=unet.to(memory_format=torch.channels_last),
-        text=TrainedText(parts, table),
-        empty=0,
-        cache=cache,
-        scheduler=scheduler,
-        min_snr_gamma=params.unet.min_snr_gamma,
-        caption_dropout=params.unet.caption_dropout,
-        outside_weight=params.unet.outside_weight,
-    )
-    key = fingerprint(
-        params.unet.model_dump(), params.pool.model_dump(), params.seed, RENDERER, BASE / VAE_WEIGHTS, *source(*CODE)
-    )
-    train(objective, len(cache.latents), params.unet, params.seed, "base-unet", key, CURVES / "unet")
+    unet.to(memory_format=torch.channels_last)
+    key = fingerprint(params.pool.model_dump(), params.seed, RENDERER, BASE / VAE_WEIGHTS, *source(*CODE))
+    for name, settings in (("unet", params.unet), ("lines", params.lines)):
+        key = fingerprint(key, settings.model_dump())
+        train_unet(name, settings, parts, pool, captions, params, key)
     unet.to(memory_format=torch.contiguous_format)
     with tempfile.TemporaryDirectory(dir=BASE, prefix="made.tmp-") as folder:
         save(Components(unet.half(), vae.half(), text_encoder.half(), tokenizer, scheduler), Path(folder))
         for name in PARTS:
             replace_folder(Path(folder, name), BASE / name)
         write_bytes(BASE / "model_index.json", Path(folder, "model_index.json").read_bytes())
+
+
+def train_unet(
+    name: str,
+    settings: Inpainting,
+    parts: Components,
+    pool: list[Pair],
+    captions: list[tuple[list[str], list[str]]],
+    params: BaseParams,
+    key: str,
+) -> None:
+    """One phase of training U-Net and text encoder; its samples are encoded once, also when the run is killed."""
+    chosen = samples(pool, captions, settings, params.pool, seed_for(params.seed, name))
+    encoded = work_folder(f"base-latents-{name}", key) / "latents.safetensors"
+    if not encoded.exists():
+        tensors = zip(("latents", "masked", "masks"), encode_views(parts.vae, in_batches(chosen)), strict=True)
+        write_bytes(encoded, as_bytes({part: tensor.contiguous() for part, tensor in tensors}))
+    table: dict[str, int] = {"": 0}
+    rows = tuple(tuple(table.setdefault(text, len(table)) for text in texts[:CAPTIONS]) for _, _, texts in chosen)
+    cache = Cache(**load_file(encoded, str(parts.unet.device)), captions=rows)
+    objective = InpaintingObjective(
+        unet=parts.unet,
+        text=TrainedText(parts, list(table)),
+        empty=0,
+        cache=cache,
+        scheduler=parts.scheduler,
+        min_snr_gamma=settings.min_snr_gamma,
+        caption_dropout=settings.caption_dropout,
+        outside_weight=settings.outside_weight,
+    )
+    train(objective, len(rows), settings, params.seed, f"base-{name}", key, CURVES / name)
 
 
 @torch.inference_mode()
@@ -322,32 +353,26 @@ def _captions(pair: Pair, index: int, seed: int) -> tuple[list[str], list[str]]:
     return defect, [language.normal_caption(category)]
 
 
-def cached_samples(
-    parts: Components, pool: list[Pair], captions: list[tuple[list[str], list[str]]], params: BaseParams
-) -> tuple[Cache, list[str]]:
-    """Encode pieces of each pair's defect picture, and for some also of the normal one under the same hole."""
-    table: dict[str, int] = {"": 0}
-    chosen: list[tuple[Any, Any, list[str]]] = []
+def samples(
+    pool: list[Pair], captions: list[tuple[list[str], list[str]]], settings: Inpainting, shares: Pool, seed: int
+) -> list[tuple[Any, Any, list[str]]]:
+    """Pieces of each pair's defect picture, and for some also of the normal one, with their hole and captions."""
+    chosen = []
     for index, pair in enumerate(pool):
-        for view in range(params.unet.views):
-            rng = np.random.default_rng([params.seed, 11, index, view])
-            whole = hole_of(pair, rng, params.pool.mask_share)
-            defect, normal, hole = piece((pair.defect, pair.normal, whole), params.unet.crop, rng)
+        for view in range(settings.line_views if pair.defect_type in LINES else settings.views):
+            rng = np.random.default_rng([seed, index, view])
+            whole = hole_of(pair, rng, shares.mask_share)
+            defect, normal, hole = piece((pair.defect, pair.normal, whole), settings.crop, rng)
             chosen.append((defect, hole, captions[index][0]))
-            if rng.random() < params.pool.normal_share:
+            if rng.random() < shares.normal_share:
                 chosen.append((normal, hole, captions[index][1]))
-    batches = range(0, len(chosen), 64)
-    views = (
-        (
-            np.stack([image for image, _, _ in chosen[start : start + 64]]),
-            np.stack([hole for _, hole, _ in chosen[start : start + 64]]),
-            torch.tensor([start]),
-        )
-        for start in progress(batches, "encode")
-    )
-    latents, masked, masks = encode_views(parts.vae, views)
-    rows = tuple(tuple(table.setdefault(text, len(table)) for text in texts[:CAPTIONS]) for _, _, texts in chosen)
-    return Cache(latents, masked, masks, rows), list(table)
+    return chosen
+
+
+def in_batches(chosen: list[tuple[Any, Any, list[str]]]) -> Iterator[tuple[Any, Any, Tensor]]:
+    for start in progress(range(0, len(chosen), 64), "encode"):
+        images, holes, _ = zip(*chosen[start : start + 64], strict=True)
+        yield np.stack(images), np.stack(holes), torch.tensor([start])
 
 
 def piece(arrays: tuple[Any, ...], side: int, rng: np.random.Generator) -> tuple[Any, ...]:

@@ -8,15 +8,16 @@ from lib.core.params import load
 from lib.core.records import DefectBox, Sample, read_records, write_records
 
 
-def main(category: str) -> None:
+def main() -> None:
     params = load()
-    samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
-    boxes = [
-        DefectBox(sample.id, number, sample.defect_type, component.box, component.area)
-        for sample, number, component in real_components(samples, params.boxes.margin, params.boxes.min_area)
-    ]
-    write_records(Path(f"data/boxes/{category}.jsonl"), boxes)
+    for category in params.dataset.categories:
+        samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
+        boxes = [
+            DefectBox(sample.id, number, sample.defect_type, component.box, component.area)
+            for sample, number, component in real_components(samples, params.boxes.margin, params.boxes.min_area)
+        ]
+        write_records(Path(f"data/boxes/{category}.jsonl"), boxes)
 
 
 if __name__ == "__main__":
-    run(main, __doc__, "category")
+    run(main, __doc__)

@@ -9,16 +9,17 @@ from lib.core.records import Description, Sample, read_records, write_records
 from lib.language import captions, location_of
 
 
-def main(category: str) -> None:
+def main() -> None:
     params = load()
-    samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
-    descriptions = []
-    for sample, number, component in real_components(samples, params.boxes.margin, params.boxes.min_area):
-        location = location_of(component.centroid, *sample.size)
-        texts = captions(sample.defect_type, category, location)
-        descriptions.append(Description(sample.id, number, location, texts))
-    write_records(Path(f"data/descriptions/{category}.jsonl"), descriptions)
+    for category in params.dataset.categories:
+        samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
+        descriptions = []
+        for sample, number, component in real_components(samples, params.boxes.margin, params.boxes.min_area):
+            location = location_of(component.centroid, *sample.size)
+            texts = captions(sample.defect_type, category, location)
+            descriptions.append(Description(sample.id, number, location, texts))
+        write_records(Path(f"data/descriptions/{category}.jsonl"), descriptions)
 
 
 if __name__ == "__main__":
-    run(main, __doc__, "category")
+    run(main, __doc__)

@@ -8,13 +8,14 @@ from lib.core.params import load
 from lib.core.records import DefectBox, Sample, read_records, write_records
 
 
-def main(category: str) -> None:
+def main() -> None:
     params = load()
-    samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
-    boxes = read_records(Path(f"data/boxes/{category}.jsonl"), DefectBox)
-    placements = place_boxes(samples, boxes, params.placements.per_type, params.placements.jitter, params.seed)
-    write_records(Path(f"data/placements/{category}.jsonl"), placements)
+    for category in params.dataset.categories:
+        samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
+        boxes = read_records(Path(f"data/boxes/{category}.jsonl"), DefectBox)
+        placements = place_boxes(samples, boxes, params.placements.per_type, params.placements.jitter, params.seed)
+        write_records(Path(f"data/placements/{category}.jsonl"), placements)
 
 
 if __name__ == "__main__":
-    run(main, __doc__, "category")
+    run(main, __doc__)

@@ -23,7 +23,7 @@ BRIEF = {"steps": 2, "batch_size": 2, "warmup_steps": 0, "checkpoint_every": 2}
 def params() -> base.BaseParams:
     values = yaml.safe_load((ROOT / "models/base.yaml").read_text(encoding="utf-8"))
     values["pool"]["pairs"] = 4
-    for part in ("autoencoder", "sharpening", "decoder", "unet"):
+    for part in ("autoencoder", "sharpening", "decoder", "unet", "lines"):
         values[part] |= BRIEF
     values["autoencoder"]["width"] = 8
     values["unet"]["channels"] = [16, 16, 16]

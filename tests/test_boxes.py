@@ -1,7 +1,6 @@
 """Boxes of real defects, the placements drawn by their law, and the stages and rows made of them."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -255,8 +255,14 @@ def test_a_placement_on_an_unknown_picture_is_refused_by_name(toy, tmp_path):
         published_rows([placement], [], tmp_path)
 
 
+def params_of_toy(folder):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["dataset"]["categories"] = ["toy"]
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
+
 def run(module, folder, *arguments):
-    command = [sys.executable, "-m", module, "--category", "toy", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(
         command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
@@ -264,13 +270,13 @@ def run(module, folder, *arguments):
 
 def test_the_stages_chain_from_prepared_samples_to_published_rows_without_torch(tmp_path):
     samples, _ = toy_category(tmp_path / "pictures")
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    params_of_toy(tmp_path)
     write_records(tmp_path / "data/prepared/toy/samples.jsonl", samples)
     (tmp_path / "torch.py").write_text("raise ImportError('a light stage imports torch')\n")
     for stage in ("describe", "boxes", "random_boxes"):
         done = run(f"stages.{stage}", tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
-    done = run("lib.dataset.published_rows", tmp_path, "--out", "rows")
+    done = run("lib.dataset.published_rows", tmp_path, "--category", "toy", "--out", "rows")
     assert (done.returncode, done.stderr) == (0, "")
 
     boxes = read_records(tmp_path / "data/boxes/toy.jsonl", DefectBox)
@@ -282,7 +288,7 @@ def test_the_stages_chain_from_prepared_samples_to_published_rows_without_torch(
 
 
 def test_a_stage_says_in_one_line_what_is_wrong(tmp_path):
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    params_of_toy(tmp_path)
     (tmp_path / "data/prepared/toy").mkdir(parents=True)
     (tmp_path / "data/prepared/toy/samples.jsonl").write_text('{"id": 1, "colour": "red"}\n')
     done = run("stages.boxes", tmp_path)

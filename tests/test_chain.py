@@ -155,18 +155,23 @@ def test_own_pictures_are_read_by_the_command_of_the_readme(chains: tuple[Path, 
     shutil.copytree(folder / "data/workpieces/hex_nut", folder / "data/mydata/bracket")
     run(folder, "git", "add", "dvc.lock", "metrics")
     run(folder, "git", "commit", "--quiet", "--message", "results")
-    run(folder, "sh", "-c", "dvc exp run -S dataset.path=data/mydata -S 'dataset.categories=[bracket]' prepare@bracket")
+    run(folder, "sh", "-c", "dvc exp run -S dataset.path=data/mydata -S 'dataset.categories=[bracket]' prepare")
     assert (folder / "data/prepared/bracket/samples.jsonl").is_file()
+    output = run(folder, "dvc", "repro", "report").stdout
+    assert "report" in output and "workpieces" not in output, "the demonstration is not rendered"
+    assert "| bracket" in run(folder, "cat", "metrics/report/report.md").stdout
     committed = run(folder, "sh", "-c", "git for-each-ref --format='%(refname)' refs/exps | xargs -n1 git ls-tree -r")
     assert "params.yaml" in committed.stdout and "mydata" not in committed.stdout, "own pictures stay out of Git"
     run(folder, "sh", "-c", "git checkout params.yaml")
     assert "bracket" not in (folder / "params.yaml").read_text()
-    run(folder, "git", "checkout", "--quiet", ".")
+    run(folder, "sh", "-c", "git checkout . && dvc checkout")
 
 
 def test_new_pictures_are_searched_by_the_command_of_the_readme(chains: tuple[Path, Path]):
     folder = chains[1]
-    shutil.copytree(folder / "models/detectors/unet/hex_nut", folder / "models/detectors/unet/bracket")
+    shutil.copytree(
+        folder / "models/detectors/unet/hex_nut", folder / "models/detectors/unet/bracket", dirs_exist_ok=True
+    )
     shutil.copytree(folder / "data/workpieces/hex_nut/test/crack", folder / "data/new")
     command = "python -m lib.predict models/detectors/unet/bracket/none/seed-0 data/new --out data/found"
     run(folder, "sh", "-c", command)
@@ -199,7 +204,7 @@ def test_bad_data_is_refused_in_one_list_and_nothing_is_written(chains: tuple[Pa
     params = (chains[1] / "params.yaml").read_text()
     (chains[1] / "params.yaml").write_text(params.replace("path: data/workpieces", "path: bad"))
     before = (chains[1] / "data/prepared/hex_nut/samples.jsonl").read_bytes()
-    done = run(chains[1], sys.executable, "-m", "stages.prepare", "--category", "hex_nut", check=False)
+    done = run(chains[1], sys.executable, "-m", "stages.prepare", check=False)
     (chains[1] / "params.yaml").write_text(params)
     assert done.returncode == 2
     assert "train/good/000.png" in done.stderr and "crack/000" in done.stderr

@@ -14,11 +14,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Commands that test_chain.py runs, word for word.
 RUN_IN_CHAIN = {
     "dvc repro",
+    "dvc repro report",
     "dvc exp run -S synth.guidance_scale=5",
     "dvc metrics diff",
     "dvc plots show",
     "git checkout . && dvc checkout",
-    "dvc exp run -S dataset.path=data/mydata -S 'dataset.categories=[bracket]' prepare@bracket",
+    "dvc exp run -S dataset.path=data/mydata -S 'dataset.categories=[bracket]' prepare",
     "cat metrics/report/report.md",
     "git checkout params.yaml",
     "python -m lib.predict models/detectors/unet/bracket/none/seed-0 data/new --out data/found",

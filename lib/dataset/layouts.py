@@ -70,10 +70,10 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
     return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], name
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str], between: str = ", ") -> str:
     """The first names of a list, and how many more there are."""
     rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    return between.join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def fits(name: str) -> bool:

@@ -24,6 +24,20 @@ PARTS = ("train", "val", "test")
 NEAR = 4  # of 64 bits; re-encoding or rescaling a picture changes about as many
 
 
+def split_categories(dataset: Dataset, split: Split) -> dict[str, tuple[list[Sample], dict[str, Any]]]:
+    """`split_category` of every category; raises DatasetProblems with everything that is wrong in any of them."""
+    done: dict[str, tuple[list[Sample], dict[str, Any]]] = {}
+    problems: list[str] = []
+    for category in dataset.categories:
+        try:
+            done[category] = split_category(dataset, split, category)
+        except DatasetProblems as error:
+            problems += error.problems
+    if problems:
+        raise DatasetProblems(problems)
+    return done
+
+
 def split_category(dataset: Dataset, split: Split, category: str) -> tuple[list[Sample], dict[str, Any]]:
     """Read, validate and split one category: its samples, sorted by id, and the summary for `split.json`.
 
@@ -220,7 +234,7 @@ def _warn_of_near_duplicates(samples: Sequence[Sample], hashes: Mapping[str, int
             f"{number} test pictures look almost like a picture that is trained or selected on ({len(pairs)} pairs, "
             f"perceptual hashes within {NEAR} of 64 bits). A fixed camera gives such pairs by nature; but if they "
             f"show the same workpiece, put them into one capture group (dataset.group_table or dataset.group_pattern), "
-            f"or the test will flatter: " + listed([f"{fit.image} ~ {held.image}" for fit, held in pairs])
+            f"or the test will flatter:\n  " + listed([f"{fit.image} ~ {held.image}" for fit, held in pairs], "\n  ")
         )
 
 

@@ -5,6 +5,7 @@ in the order noisy latent (4), mask (1), latent of the masked picture (4); `vae`
 `scheduler`. The embedded tiny base and full-size Stable Diffusion take the same path through this code.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,18 @@ from torch import Tensor
 from lib.core.params import Base
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # of a base, and its folder's folders
+
+
+# Diffusers complains of a key that it wrote itself, and of an autoencoder that the pipeline's type hints do not name.
+QUIRKS = ("The config attributes {'block_out_channels'", "Expected types for vae")
+
+
+def _no_quirk(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(QUIRKS)
+
+
+for _module in ("diffusers.configuration_utils", "diffusers.pipelines.pipeline_utils"):
+    logging.getLogger(_module).addFilter(_no_quirk)
 
 
 @dataclass(frozen=True)

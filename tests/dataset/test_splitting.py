@@ -175,11 +175,11 @@ def test_a_near_copy_in_another_part_is_warned_of_with_both_names(tmp_path):
     assert len(warnings) == 1 and "good/0.png ~ " in warnings[0] and "good/8.png" in warnings[0]
 
 
-def prepare(folder: Path) -> subprocess.CompletedProcess[str]:
+def prepare(folder: Path, categories: list[str]) -> subprocess.CompletedProcess[str]:
     settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    settings["dataset"] |= {"path": "../pictures", "group_table": None, "group_column": None, "group_pattern": None}
+    settings["dataset"] |= {"path": "../pictures", "categories": categories}
     (folder / "params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    command = [sys.executable, str(ROOT / "stages/prepare.py"), "--category", "nut"]
+    command = [sys.executable, str(ROOT / "stages/prepare.py")]
     environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
@@ -189,9 +189,9 @@ def test_the_stage_writes_both_files_twice_alike_and_keeps_them_when_the_data_se
     (tmp_path / "project").mkdir()
     out = tmp_path / "project/data/prepared/nut"
 
-    assert prepare(tmp_path / "project").returncode == 0
+    assert prepare(tmp_path / "project", ["nut"]).returncode == 0
     first = {file.name: file.read_bytes() for file in out.iterdir()}
-    assert prepare(tmp_path / "project").returncode == 0
+    assert prepare(tmp_path / "project", ["nut"]).returncode == 0
     assert {file.name: file.read_bytes() for file in out.iterdir()} == first and len(first) == 2
 
     samples = read_records(out / "samples.jsonl", Sample)
@@ -208,7 +208,7 @@ def test_the_stage_writes_both_files_twice_alike_and_keeps_them_when_the_data_se
 
     (tmp_path / "pictures/nut/masks/crack/3.png").unlink()
     (tmp_path / "pictures/nut/good/3.png").write_bytes(b"")
-    failed = prepare(tmp_path / "project")
-    assert failed.returncode == 2 and "2 problem(s)" in failed.stderr
-    assert "crack/3.png" in failed.stderr and "good/3.png" in failed.stderr
+    failed = prepare(tmp_path / "project", ["nut", "bolt"])
+    assert failed.returncode == 2 and "3 problem(s)" in failed.stderr, "those of all categories in one list"
+    assert all(name in failed.stderr for name in ("crack/3.png", "good/3.png", "bolt: this folder is missing"))
     assert {file.name: file.read_bytes() for file in out.iterdir()} == first
