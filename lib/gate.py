@@ -19,6 +19,7 @@ class RealRange:
 
     contrast: float  # of the one that stands out most, CIELAB units
     area: int  # of the smallest one, px
+    thickness: float  # of the thickest one, px
 
 
 def real_range(images: Iterable[RGB], masks: Iterable[Mask], areas: Iterable[int]) -> RealRange:
@@ -27,10 +28,18 @@ def real_range(images: Iterable[RGB], masks: Iterable[Mask], areas: Iterable[int
 
     Raises ValueError when there is not one real defect to compare with.
     """
-    contrasts = [ring_contrast(image, mask) for image, mask in zip(images, masks, strict=True) if mask.any()]
-    if not contrasts:
+    known = [
+        (ring_contrast(image, mask), thickness(mask)) for image, mask in zip(images, masks, strict=True) if mask.any()
+    ]
+    if not known:
         raise ValueError("the gate compares with real defects, and the training part has none with a mask")
-    return RealRange(max(contrasts), min(areas))
+    contrasts, thicknesses = zip(*known, strict=True)
+    return RealRange(max(contrasts), min(areas), max(thicknesses))
+
+
+def thickness(mask: Mask) -> float:
+    """Diameter in px of the largest disc that fits into the mask (H, W) bool: a line's is its width. 0 when empty."""
+    return 2 * float(cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5).max())
 
 
 def ring_contrast(image: RGB, mask: Mask) -> float:
@@ -55,7 +64,8 @@ def judge(
     contrast: mean CIELAB distance between image and normal inside the mask; area: of the mask, px; fill: the mask's
     share of the box; outside: pixels outside of the box that differ from `normal`; clipped: share of the mask that
     became pure black or pure white; strength: contrast against the ring around the mask, in multiples of the
-    strongest real defect's; size: area in multiples of the smallest real defect's.
+    strongest real defect's; size: area in multiples of the smallest real defect's; thickness: in multiples of the
+    thickest real defect's, by which a smudge in place of a scratch is told.
     """
     inside = box_mask(box, normal.shape[1], normal.shape[0])
     area = int(mask.sum())
@@ -70,6 +80,7 @@ def judge(
         "clipped": float(pure[mask].mean()) if area else 0.0,
         "strength": ring_contrast(image, mask) / scale,
         "size": area / real.area,
+        "thickness": thickness(mask) / real.thickness,
     }
     reason = None
     if scores["outside"]:
@@ -80,6 +91,8 @@ def judge(
         reason = "blank output" if scores["clipped"] > 0.5 else "the whole box changed"
     elif scores["strength"] > gate.outlier or scores["size"] * gate.outlier < 1:
         reason = "beyond the range of real defects"
+    elif scores["thickness"] > gate.max_thickness:
+        reason = "thicker than real defects"
     return scores, reason is None, reason
 
 

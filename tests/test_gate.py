@@ -5,11 +5,11 @@ import pytest
 
 from lib.core.images import box_mask
 from lib.core.params import Gate
-from lib.gate import RealRange, judge, real_range, ring_contrast
+from lib.gate import RealRange, judge, real_range, ring_contrast, thickness
 
 SIDE, BOX = 64, (16, 16, 48, 48)
-GATE = Gate(min_contrast=4.0, min_area=8, max_fill=0.85, outlier=3.0)
-REAL = RealRange(contrast=15.0, area=60)
+GATE = Gate(min_contrast=4.0, min_area=8, max_fill=0.85, outlier=3.0, max_thickness=2.0)
+REAL = RealRange(contrast=15.0, area=60, thickness=9.0)
 NORMAL = np.random.default_rng(0).integers(118, 138, (SIDE, SIDE, 3)).astype(np.uint8)
 
 
@@ -73,11 +73,29 @@ def test_a_speck_far_smaller_than_all_real_defects_is_refused():
     assert scores["size"] == pytest.approx(13 / 60) and rest == [False, "beyond the range of real defects"]
 
 
+def test_a_smudge_in_place_of_a_line_is_refused():
+    line = np.zeros((SIDE, SIDE), dtype=bool)
+    line[30:34, 18:46] = True
+    assert verdict(sample(line, 40), line)[1]
+    scores, *rest = verdict(sample(disc(10), 40), disc(10))
+    assert scores["thickness"] > 2 and rest == [False, "thicker than real defects"]
+
+
+@pytest.mark.parametrize("radius", [1, 5, 9])
+def test_thickness_is_that_of_the_widest_place(radius):
+    bar = np.zeros((SIDE, SIDE), dtype=bool)
+    bar[31:34, 2:62] = True
+    assert thickness(bar) == pytest.approx(4, abs=0.5), "3 px and half of the pixel on either side"
+    assert thickness(bar | disc(radius)) == pytest.approx(max(4, 2 * radius + 1), rel=0.15)
+    assert thickness(np.ones((8, 8), dtype=bool)) == pytest.approx(8, abs=0.5), "at the picture's edge, too"
+    assert thickness(np.zeros((8, 8), dtype=bool)) == 0
+
+
 def test_the_range_of_real_defects_is_set_by_the_strongest_and_lets_them_all_pass():
     masks = [disc(8), disc(5), disc(10), np.zeros((SIDE, SIDE), dtype=bool)]
     images = [sample(mask, change) for mask, change in zip(masks, (20, 60, -30, 0), strict=True)]
     real = real_range(images, masks, [int(mask.sum()) for mask in masks[:3]])
-    assert real.area == disc(5).sum()
+    assert real.area == disc(5).sum() and real.thickness == thickness(disc(10))
     assert real.contrast == pytest.approx(ring_contrast(images[1], masks[1]))
     for image, mask in zip(images[:3], masks[:3], strict=True):
         scores, accepted, _ = judge(image, NORMAL, mask, BOX, GATE, real)
@@ -85,7 +103,7 @@ def test_the_range_of_real_defects_is_set_by_the_strongest_and_lets_them_all_pas
 
 
 def test_real_defects_that_differ_by_texture_alone_do_not_close_the_gate():
-    assert judge(sample(disc(8), 20), NORMAL, disc(8), BOX, GATE, RealRange(0.0, 60))[1]
+    assert judge(sample(disc(8), 20), NORMAL, disc(8), BOX, GATE, RealRange(0.0, 60, 17.0))[1]
 
 
 def test_a_mask_without_surroundings_has_no_contrast():

@@ -130,6 +130,7 @@ class Gate(Section):
     min_area: Positive
     max_fill: Share
     outlier: Annotated[float, Field(ge=1)]
+    max_thickness: Annotated[float, Field(ge=1)]
 
 
 class Fidelity(Section):
