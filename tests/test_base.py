@@ -82,6 +82,20 @@ def test_a_piece_smaller_than_the_hole_lies_within_it():
     assert base.piece((hole,), 96, np.random.default_rng(0))[0].all()
 
 
+def test_pairs_with_a_line_are_seen_as_often_as_the_phase_says(params):
+    pool = [random_pair(np.random.default_rng(index), base.SIDE) for index in range(8)]
+    captions = [([f"defect {index}"], [f"good {index}"]) for index in range(8)]
+    chosen = base.samples(pool, captions, params.lines, params.pool, seed=1)
+    for index, pair in enumerate(pool):
+        shown = [image for image, _, texts in chosen if texts == [f"defect {index}"]]
+        assert len(shown) == (4 if pair.defect_type in ("crack", "scratch", "thread") else 1)
+        assert len({image.tobytes() for image in shown}) == len(shown), "another piece each time"
+    assert {pair.defect_type in base.LINES for pair in pool} == {True, False}
+    assert all(image.shape == (96, 96, 3) and hole.any() for image, hole, _ in chosen)
+    again = base.samples(pool, captions, params.lines, params.pool, seed=1)
+    assert all(np.array_equal(one[0], other[0]) for one, other in zip(chosen, again, strict=True))
+
+
 def test_latents_are_scaled_to_the_asked_spread():
     pool = [random_pair(np.random.default_rng(index), base.SIDE) for index in range(3)]
     vae = AutoencoderTiny(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
