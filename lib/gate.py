@@ -38,7 +38,8 @@ def real_range(images: Iterable[RGB], masks: Iterable[Mask], areas: Iterable[int
 
 
 def thickness(mask: Mask) -> float:
-    """Diameter in px of the largest disc that fits into the mask (H, W) bool: a line's is its width. 0 when empty."""
+    """Diameter in px of the largest disc that fits into the mask (H, W) bool: of a line its width, within a pixel,
+    since it ends at the middle of the first pixels outside. 0 when empty."""
     return 2 * float(cv2.distanceTransform(np.pad(mask.astype(np.uint8), 1), cv2.DIST_L2, 5).max())
 
 
