@@ -190,11 +190,11 @@ def _types_table(params: Params, arms: Sequence[Arm]) -> str:
 
 
 def _samples_table(params: Params, metrics: Path) -> str:
-    rows = []
+    rows, fidelity = [], _json(metrics / "fidelity.json")
     for generator in params.generators:
         for category in params.dataset.categories:
             gate = _json(metrics / "masks" / generator / f"{category}.json")
-            likeness = _json(metrics / "fidelity" / generator / f"{category}.json")
+            likeness = fidelity[generator][category]
             reasons = ", ".join(f"{count} {reason}" for reason, count in gate["rejected"].items())
             rows.append(
                 [

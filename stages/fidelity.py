@@ -1,25 +1,33 @@
-"""Compare the accepted synthetic defects of a generator with the real ones: distance, diversity, copies."""
+"""Compare the accepted synthetic defects of every generator with the real ones: distance, diversity, copies."""
 
 from pathlib import Path
+from typing import Any
 
 from lib.core.command import run
 from lib.core.images import write_png
 from lib.core.params import load
 from lib.core.records import DefectBox, Synthetic, read_records, read_train
-from lib.core.runtime import write_json
+from lib.core.runtime import atomic_folder, write_json
 from lib.metrics.fidelity import compare
 
 
-def main(generator: str, category: str) -> None:
-    params, arm = load(), f"{generator}/{category}"
-    records = read_records(Path(f"data/masks/{arm}/manifest.jsonl"), Synthetic)
-    accepted = [record for record in records if record.accepted]
-    samples, boxes = read_train(category), read_records(Path(f"data/boxes/{category}.jsonl"), DefectBox)
-    known = [box for box in boxes if box.sample in samples]
-    scores, sheet = compare(samples, known, accepted, params.window, params.fidelity.neighbours)
-    write_json(Path(f"metrics/fidelity/{arm}.json"), scores)
-    write_png(Path(f"metrics/fidelity/{arm}.png"), sheet)
+def main() -> None:
+    params = load()
+    scores: dict[str, dict[str, Any]] = {generator: {} for generator in params.generators}
+    with atomic_folder(Path("metrics/fidelity")) as folder:
+        for category in params.dataset.categories:
+            samples = read_train(category)
+            boxes = read_records(Path(f"data/boxes/{category}.jsonl"), DefectBox)
+            known = [box for box in boxes if box.sample in samples]
+            for generator in params.generators:
+                records = read_records(Path(f"data/masks/{generator}/{category}/manifest.jsonl"), Synthetic)
+                accepted = [record for record in records if record.accepted]
+                scores[generator][category], sheet = compare(
+                    samples, known, accepted, params.window, params.fidelity.neighbours
+                )
+                write_png(folder / generator / f"{category}.png", sheet)
+    write_json(Path("metrics/fidelity.json"), scores)
 
 
 if __name__ == "__main__":
-    run(main, __doc__, "generator", "category")
+    run(main, __doc__)

@@ -43,9 +43,9 @@ def write_metrics(undefined: tuple[str, ...] = (), truth: bool = True) -> None:
     for category, arms in found.items():
         write_json(METRICS / f"detection/unet/{category}.json", arms)
         write_json(METRICS / f"masks/mvp_diff/{category}.json", gate)
-        write_json(METRICS / f"fidelity/mvp_diff/{category}.json", likeness)
         curve = METRICS / f"finetune/mvp_diff/{category}/plots/metrics/loss.tsv"
         write_text(curve, "step\tloss\n10\t0.9\n20\t0.5\n")
+    write_json(METRICS / "fidelity.json", {"mvp_diff": dict.fromkeys(found, likeness)})
     scores = {"a scratch": {"measured": 0.9, "cosine_rgb_otsu": 0.4, "grey_difference": 0.6}} if truth else {}
     write_json(METRICS / "mask_truth.json", scores)
 

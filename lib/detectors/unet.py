@@ -94,7 +94,7 @@ def fit(
         torch.manual_seed(seed_for(seed, "weights"))
         network = UNet(params.width).to(where)
     model = Model(network, params.window, params.scale)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=params.learning_rate, weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=params.learning_rate, weight_decay=1e-2, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, params.learning_rate, total_steps=params.steps, pct_start=0.2
     )

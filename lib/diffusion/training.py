@@ -43,7 +43,9 @@ def train(objective: nn.Module, count: int, settings: Training, seed: int, stage
         )
     work = work_folder(stage, key)
     named = {name: value for name, value in objective.named_parameters() if value.requires_grad}
-    optimizer = torch.optim.AdamW(named.values(), lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2)
+    optimizer = torch.optim.AdamW(
+        named.values(), lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2, fused=True
+    )
     prepared, optimizer = accelerator.prepare(objective, optimizer)
     ema = EMAModel(named.values(), decay=settings.ema_decay)
     first, history = _resume(work, named, optimizer, ema)
@@ -178,7 +180,7 @@ def _resume(work: Path, named: dict, optimizer: torch.optim.Optimizer, ema: EMAM
                 # Laid out like the weight, as the optimizer would have made them: the same kernels, the same bits.
                 slot: torch.empty_like(value).copy_(slots[f"adam/{slot}/{name}"])
                 for slot in ("exp_avg", "exp_avg_sq")
-            } | {"step": slots[f"adam/step/{name}"]}
+            } | {"step": slots[f"adam/step/{name}"].to(value.device)}
         ema.optimization_step = state["ema_steps"]
         return state["step"], state["history"]
     return 0, []
