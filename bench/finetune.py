@@ -4,8 +4,9 @@
 
 Both train the same adapters on the same views with the same batch size and optimizer. The plain loop is that of the
 public training scripts: in each step it opens the pictures, resizes them, encodes picture and masked picture, tokenizes
-and embeds the captions, with the model laid out as diffusers loads it. The two take turns; quoted is the median of the
-rounds' ratios.
+and embeds the captions, with the model laid out as diffusers loads it, all cores at one batch, and AdamW as torch makes
+it unasked. The pipeline's step is its own (`lib/diffusion/training.py`). The two take turns; quoted is the median of
+the rounds' ratios.
 """
 
 import argparse
@@ -24,28 +25,32 @@ from peft import LoraConfig
 
 from lib.dataset.workpieces import workpiece
 from lib.diffusion.components import Components, embed, encode, load as load_base, to_tensor
+from lib.diffusion.training import backward_in_shares
 from lib.diffusion.inpainting import Cache, InpaintingObjective, blanked, encode_views, latent_masks
 from lib.generators.mvp_diff import LORA_TARGETS, view_of
 from lib.core.images import read_image, write_png
 from lib.language import captions
 from lib.core.params import Params, load
-from lib.core.runtime import device
+from lib.core.runtime import cores, device, side_by_side
 
 COUNT = 16  # pictures
 BOX = (96, 96, 160, 150)
 
 
-def with_adapters(params: Params, base: str) -> tuple[Components, torch.optim.Optimizer]:
+def with_adapters(params: Params, base: str, fused: bool) -> tuple[Components, torch.optim.Optimizer]:
     parts = load_base(params.base.model_copy(update={"model": base}), device())
     parts.unet.add_adapter(
         LoraConfig(r=params.finetune.rank, lora_alpha=params.finetune.rank, target_modules=LORA_TARGETS)
     )
-    return parts, torch.optim.AdamW([value for value in parts.unet.parameters() if value.requires_grad], lr=1e-5)
+    adapters = [value for value in parts.unet.parameters() if value.requires_grad]
+    return parts, torch.optim.AdamW(adapters, lr=1e-5, fused=fused)
 
 
-def step(objective: InpaintingObjective, optimizer: torch.optim.Optimizer, indices: torch.Tensor, number: int) -> None:
-    draws = [torch.Generator().manual_seed(number * 1000 + place) for place in range(len(indices))]
-    objective(indices, draws).mean().backward()
+def draws_of(number: int, count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(number * 1000 + place) for place in range(count)]
+
+
+def update(optimizer: torch.optim.Optimizer) -> None:
     torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -68,8 +73,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     params = load()
-    parts, optimizer = with_adapters(params, args.base)
-    theirs, their_optimizer = with_adapters(params, args.base)
+    parts, optimizer = with_adapters(params, args.base, fused=True)
+    theirs, their_optimizer = with_adapters(params, args.base, fused=False)
     for module in (theirs.unet, theirs.vae):
         module.to(memory_format=torch.contiguous_format)
     texts = list(captions("scratch", "brushed_metal", "in the center"))
@@ -92,21 +97,26 @@ def main() -> None:
             gamma,
             dropout,
         )
+        shares = min(cores(device()), size)
         rng, ratios = np.random.default_rng(0), []
         for turn in range(args.rounds + 1):
             start = time.perf_counter()
-            for number in range(args.steps):
-                step(cached, optimizer, torch.from_numpy(rng.integers(COUNT, size=size)), number)
+            with side_by_side(device(), shares) as run:
+                for number in range(args.steps):
+                    chosen = torch.from_numpy(rng.integers(COUNT, size=size))
+                    backward_in_shares(cached, chosen, draws_of(number, size), shares, run)
+                    update(optimizer)
             middle = time.perf_counter()
             for number in range(args.steps):
-                chosen = rng.integers(COUNT, size=size).tolist()
-                said = [texts[index % len(texts)] for index in chosen]
-                cache = encoded(theirs, params, files, chosen)
+                asked = rng.integers(COUNT, size=size).tolist()
+                said = [texts[index % len(texts)] for index in asked]
+                cache = encoded(theirs, params, files, asked)
                 plain = InpaintingObjective(
                     theirs.unet, lambda rows, said=said: embed(theirs, [said[row] for row in rows]), 0, cache,
                     theirs.scheduler, gamma, dropout,
                 )  # fmt: skip
-                step(plain, their_optimizer, torch.arange(size), number)
+                plain(torch.arange(size), draws_of(number, size)).mean().backward()
+                update(their_optimizer)
             end = time.perf_counter()
             if turn:  # the first one warms up
                 rates = args.steps * size / (middle - start), args.steps * size / (end - middle)

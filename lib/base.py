@@ -40,7 +40,7 @@ from lib.core.runtime import (
     write_bytes,
 )
 from lib.dataset.surfaces import Pair, random_pair
-from lib.diffusion.components import PARTS, Components, embed, save, to_tensor
+from lib.diffusion.components import PARTS, Components, save, to_tensor, tokenize
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.training import train
 
@@ -330,14 +330,14 @@ def scale_latents(vae: AutoencoderTiny, pool: list[Pair], std: float) -> None:
 
 
 class TrainedText(nn.Module):
-    """The text encoder inside of the loop: unlike in fine-tuning its weights still move, so nothing is cached."""
+    """The text encoder inside of the loop: unlike in fine-tuning its weights still move, so only tokens are cached."""
 
     def __init__(self, parts: Components, texts: list[str]) -> None:
         super().__init__()
-        self.encoder, self.parts, self.texts = parts.text_encoder, parts, texts
+        self.encoder, self.tokens = parts.text_encoder, tokenize(parts, texts)
 
     def forward(self, rows: list[int]) -> Tensor:
-        return embed(self.parts, [self.texts[row] for row in rows])
+        return self.encoder(self.tokens[rows])[0]
 
 
 def _captions(pair: Pair, index: int, seed: int) -> tuple[list[str], list[str]]:

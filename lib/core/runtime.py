@@ -197,22 +197,32 @@ def cores(where: "torch.device") -> int:
     return torch.get_num_threads() if where.type == "cpu" else 1
 
 
-def on_cores(
-    where: "torch.device", function: Callable[..., Result], *columns: Sequence[Any], out_of: int | None = None
-) -> list[Result]:
-    """`map` with several calls of torch at a time on a CPU, each with its share of the cores; one by one elsewhere.
+@contextlib.contextmanager
+def side_by_side(where: "torch.device", calls: int) -> Iterator[Callable[..., list[Any]]]:
+    """Yield a `map` with up to `calls` calls of torch at a time on a CPU, each with its share of the cores; one by one
+    elsewhere.
 
-    Small layers are over too soon to be shared among cores: two calls of one core each outrun two calls of both.
-    `out_of`: of how many calls these are left after a kill. They get no more threads than in an unbroken run, since
-    the order in which threads add up shows in the last bits.
+    Small layers are over too soon to be shared among cores: two calls of one core each outrun two calls of both, and
+    by far where something else keeps a core busy, for which every shared layer would wait.
     """
     import torch
 
-    threads, calls = torch.get_num_threads(), min(cores(where), out_of or len(columns[0]))
+    threads, calls = torch.get_num_threads(), min(cores(where), calls)
     if calls < 2:
-        return list(map(function, *columns))
+        yield lambda function, *columns: list(map(function, *columns))
+        return
     try:
         with ThreadPoolExecutor(calls, initializer=torch.set_num_threads, initargs=(threads // calls,)) as pool:
-            return list(pool.map(function, *columns))
+            yield lambda function, *columns: list(pool.map(function, *columns))
     finally:
         torch.set_num_threads(threads)
+
+
+def on_cores(
+    where: "torch.device", function: Callable[..., Result], *columns: Sequence[Any], out_of: int | None = None
+) -> list[Result]:
+    """`map` by `side_by_side`. `out_of`: of how many calls these are left after a kill. They get no more threads than
+    in an unbroken run, since the order in which threads add up shows in the last bits.
+    """
+    with side_by_side(where, out_of or len(columns[0])) as run:
+        return run(function, *columns)

@@ -133,16 +133,18 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
     return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample.float().clamp(-1, 1)
 
 
-def embed(parts: Components, captions: Sequence[str]) -> Tensor:
-    """Text embeddings (B, T, D) of captions, each padded or cut to the tokenizer's length T."""
+def tokenize(parts: Components, captions: Sequence[str]) -> Tensor:
+    """Token ids (B, T) of captions, each padded or cut to the tokenizer's length T."""
+    length = parts.tokenizer.model_max_length
     tokens = parts.tokenizer(
-        list(captions),
-        padding="max_length",
-        max_length=parts.tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
+        list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
-    return parts.text_encoder(tokens.input_ids.to(parts.text_encoder.device))[0]
+    return tokens.input_ids.to(parts.text_encoder.device)
+
+
+def embed(parts: Components, captions: Sequence[str]) -> Tensor:
+    """Text embeddings (B, T, D) of captions."""
+    return parts.text_encoder(tokenize(parts, captions))[0]
 
 
 def to_tensor(images: Any) -> Tensor:

@@ -9,7 +9,9 @@ one process or four, see the same samples with the same noise.
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +22,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib.core.params import Training
-from lib.core.runtime import atomic_folder, device, mixed_precision, progress, seed_for, work_folder, write_json
+from lib.core.runtime import (
+    atomic_folder,
+    cores,
+    device,
+    mixed_precision,
+    progress,
+    seed_for,
+    side_by_side,
+    work_folder,
+    write_json,
+)
 
 LOG_EVERY = 10  # steps; also how often the loss is fetched from the device
 
@@ -58,36 +70,65 @@ def train(objective: nn.Module, count: int, settings: Training, seed: int, stage
     objective.train()
     unseen: list[Tensor] = []
     left = range(first, settings.steps)
-    for step in progress(left, stage, total=settings.steps, initial=first) if main else left:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, settings)
-        positions = range(step * settings.batch_size, (step + 1) * settings.batch_size)
-        mine = positions[accelerator.process_index :: accelerator.num_processes]
-        indices = torch.tensor([sample_at(position, count, seed) for position in mine])
-        draws = [torch.Generator().manual_seed(seed_for(seed, "draw", position)) for position in mine]
-        with accelerator.autocast():
-            loss = prepared(indices, draws).mean()
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(list(named.values()), settings.gradient_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ema.step(named.values())
-        unseen.append(loss.detach())
+    shares = 1 if accelerator.num_processes > 1 else min(cores(where), settings.batch_size)
+    with side_by_side(where, shares) as run:
+        for step in progress(left, stage, total=settings.steps, initial=first) if main else left:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, settings)
+            positions = range(step * settings.batch_size, (step + 1) * settings.batch_size)
+            mine = positions[accelerator.process_index :: accelerator.num_processes]
+            indices = torch.tensor([sample_at(position, count, seed) for position in mine])
+            draws = [torch.Generator().manual_seed(seed_for(seed, "draw", position)) for position in mine]
+            if shares > 1:
+                loss = backward_in_shares(objective, indices, draws, shares, run)
+            else:
+                with accelerator.autocast():
+                    loss = prepared(indices, draws).mean()
+                accelerator.backward(loss)
+            accelerator.clip_grad_norm_(list(named.values()), settings.gradient_clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            ema.step(named.values())
+            unseen.append(loss.detach())
 
-        done = step + 1
-        if done % LOG_EVERY == 0 or done == settings.steps or done % settings.checkpoint_every == 0:
-            losses = accelerator.reduce(torch.stack(unseen), "mean").tolist()
-            _refuse_nan(losses, done)
-            unseen = []
-            history.append({"step": done, "loss": round(float(np.mean(losses)), 6)})
-            _log(live, history[-1])
-        if main and (done % settings.checkpoint_every == 0 or done == settings.steps):
-            _save(work, done, named, optimizer, ema, history)
+            done = step + 1
+            if done % LOG_EVERY == 0 or done == settings.steps or done % settings.checkpoint_every == 0:
+                losses = accelerator.reduce(torch.stack(unseen), "mean").tolist()
+                _refuse_nan(losses, done)
+                unseen = []
+                history.append({"step": done, "loss": round(float(np.mean(losses)), 6)})
+                _log(live, history[-1])
+            if main and (done % settings.checkpoint_every == 0 or done == settings.steps):
+                _save(work, done, named, optimizer, ema, history)
     ema.copy_to(named.values())
     objective.eval()
     if live:
         live.end()
     accelerator.wait_for_everyone()
+
+
+def backward_in_shares(
+    objective: nn.Module, indices: Tensor, draws: list[torch.Generator], shares: int, run: Callable[..., list[Any]]
+) -> Tensor:
+    """The mean loss of a batch, its gradient put where `loss.backward()` would put it, by `shares` calls side by side.
+
+    indices: (b,); run: what `side_by_side` yields. The shares' gradients are added up in their order, so that they are
+    the same bits in every run with as many shares. For the time of the sum every share holds gradients of its own.
+    """
+    parameters = [value for value in objective.parameters() if value.requires_grad]
+
+    def one_share(places: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        loss = objective(indices[places], [draws[place] for place in places.tolist()]).sum() / len(indices)
+        return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True)
+
+    losses, gradients = zip(*run(one_share, torch.arange(len(indices)).tensor_split(shares)), strict=True)
+    for value, *parts in zip(parameters, *gradients, strict=True):
+        known = [part for part in parts if part is not None]
+        if known:  # laid out in memory like its parameter, which a fused optimizer takes for granted
+            value.grad = torch.zeros_like(value)
+            for part in known:
+                value.grad += part
+    return torch.stack(losses).sum()
 
 
 def learning_rate(step: int, settings: Training) -> float:

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lib.core.params import Training
+from lib.core.runtime import side_by_side
 from lib.diffusion.inpainting import Cache, InpaintingObjective, blanked, encode_views
-from lib.diffusion.training import learning_rate, min_snr_weight, sample_at, train
+from lib.diffusion.training import backward_in_shares, learning_rate, min_snr_weight, sample_at, train
 from tests.conftest import ROOT
 from tests.tiny import random_pictures, tiny_components
 
@@ -65,6 +66,40 @@ def test_training_learns_and_logs_a_curve(inside: Path):
     rows = (inside / "curves" / "plots" / "metrics" / "loss.tsv").read_text().splitlines()
     assert rows[0] == "step\tloss" and len(rows) == 31
     assert float(rows[-1].split("\t")[1]) < float(rows[1].split("\t")[1])
+
+
+class Convolved(nn.Module):
+    """Weights whose layout in memory is not the usual one, one weight that nothing uses, and noise of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Conv2d(3, 4, 3)
+        self.layer.weight.data = self.layer.weight.data.contiguous(memory_format=torch.channels_last)
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def forward(self, indices: torch.Tensor, draws: list[torch.Generator]) -> torch.Tensor:
+        noise = torch.stack([torch.randn((3, 6, 6), generator=draw) for draw in draws])
+        return self.layer(noise + indices.view(-1, 1, 1, 1)).square().mean(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("shares", [1, 2, 3, 5])
+def test_the_shares_of_a_batch_add_up_to_its_gradient(shares: int):
+    whole, shared, indices = Convolved(), Convolved(), torch.arange(5)
+
+    def draws() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in range(5)]
+
+    loss = whole(indices, draws()).mean()
+    loss.backward()
+    with side_by_side(torch.device("cpu"), shares) as run:
+        assert torch.allclose(backward_in_shares(shared, indices, draws(), shares, run), loss)
+    for expected, found in zip(whole.parameters(), shared.parameters(), strict=True):
+        if expected.grad is None:
+            assert found.grad is None
+        else:
+            assert found.grad is not None and torch.allclose(found.grad, expected.grad, rtol=1e-5)
+            assert found.grad.stride() == found.stride()
 
 
 def test_every_pass_sees_every_sample_once():
