@@ -97,14 +97,14 @@ def main() -> None:
             gamma,
             dropout,
         )
-        shares = min(cores(device()), size)
+        shares, weights = min(cores(device()), size), optimizer.param_groups[0]["params"]
         rng, ratios = np.random.default_rng(0), []
         for turn in range(args.rounds + 1):
             start = time.perf_counter()
             with side_by_side(device(), shares) as run:
                 for number in range(args.steps):
                     chosen = torch.from_numpy(rng.integers(COUNT, size=size))
-                    backward_in_shares(cached, chosen, draws_of(number, size), shares, run)
+                    backward_in_shares(cached, weights, chosen, draws_of(number, size), shares, run)
                     update(optimizer)
             middle = time.perf_counter()
             for number in range(args.steps):

@@ -55,6 +55,7 @@ def train(objective: nn.Module, count: int, settings: Training, seed: int, stage
         )
     work = work_folder(stage, key)
     named = {name: value for name, value in objective.named_parameters() if value.requires_grad}
+    weights = list(named.values())
     optimizer = torch.optim.AdamW(
         named.values(), lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2, fused=True
     )
@@ -80,12 +81,12 @@ def train(objective: nn.Module, count: int, settings: Training, seed: int, stage
             indices = torch.tensor([sample_at(position, count, seed) for position in mine])
             draws = [torch.Generator().manual_seed(seed_for(seed, "draw", position)) for position in mine]
             if shares > 1:
-                loss = backward_in_shares(objective, indices, draws, shares, run)
+                loss = backward_in_shares(objective, weights, indices, draws, shares, run)
             else:
                 with accelerator.autocast():
                     loss = prepared(indices, draws).mean()
                 accelerator.backward(loss)
-            accelerator.clip_grad_norm_(list(named.values()), settings.gradient_clip)
+            accelerator.clip_grad_norm_(weights, settings.gradient_clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             ema.step(named.values())
@@ -108,21 +109,26 @@ def train(objective: nn.Module, count: int, settings: Training, seed: int, stage
 
 
 def backward_in_shares(
-    objective: nn.Module, indices: Tensor, draws: list[torch.Generator], shares: int, run: Callable[..., list[Any]]
+    objective: nn.Module,
+    weights: list[nn.Parameter],
+    indices: Tensor,
+    draws: list[torch.Generator],
+    shares: int,
+    run: Callable[..., list[Any]],
 ) -> Tensor:
     """The mean loss of a batch, its gradient put where `loss.backward()` would put it, by `shares` calls side by side.
 
-    indices: (b,); run: what `side_by_side` yields. The shares' gradients are added up in their order, so that they are
-    the same bits in every run with as many shares. For the time of the sum every share holds gradients of its own.
+    weights: those to train; indices: (b,); run: what `side_by_side` yields. The shares' gradients are added up in
+    their order, so that they are the same bits in every run with as many shares. For the time of the sum every share
+    holds gradients of its own.
     """
-    parameters = [value for value in objective.parameters() if value.requires_grad]
 
     def one_share(places: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
         loss = objective(indices[places], [draws[place] for place in places.tolist()]).sum() / len(indices)
-        return loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True)
+        return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
 
     losses, gradients = zip(*run(one_share, torch.arange(len(indices)).tensor_split(shares)), strict=True)
-    for value, *parts in zip(parameters, *gradients, strict=True):
+    for value, *parts in zip(weights, *gradients, strict=True):
         known = [part for part in parts if part is not None]
         if known:  # laid out in memory like its parameter, which a fused optimizer takes for granted
             value.grad = torch.zeros_like(value)
