@@ -1,7 +1,7 @@
 """Label synthetic pictures: measure each one's mask, judge it, and count what was rejected and why."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ import numpy as np
 
 from lib.core.images import RGB, contact_sheet, crop, outlined, read_image, read_mask, recent, window_around, write_png
 from lib.core.params import Params
-from lib.core.records import DefectBox, Sample, Synthetic
+from lib.core.records import Sample, Synthetic
 from lib.core.runtime import progress
-from lib.gate import RealRange, judge, real_range
+from lib.gate import Traits, judge, measure, real_acceptance
 from lib.masks import METHODS
 
 ACCEPTED, REJECTED = (40, 220, 80), (255, 40, 40)  # outlines on the contact sheet
@@ -22,18 +22,17 @@ SHEET = 12  # samples of each type on the contact sheet
 def label_all(
     params: Params,
     real: Mapping[str, Sample],
-    boxes: Sequence[DefectBox],
     records: list[Synthetic],
     folder: Path,
     final: Path,
 ) -> tuple[list[Synthetic], dict[str, Any], RGB]:
     """Write each sample's mask into `folder`, which will be `final`; returns the records with mask, scores and verdict,
-    the gate's numbers, and a contact sheet. `real`: the samples of the train part by their ids; `boxes`: those of
-    all real defects.
+    the gate's numbers, and a contact sheet. `real`: the samples of the train and val parts by their ids, since the
+    gate selects and does not train.
 
     A mask that the generator knows exactly is taken as it is; the gate judges it all the same.
     """
-    ranges = _real_ranges(real, boxes)
+    known = _measured(real)
     read = recent(read_image)
     labelled, tiles = [], []
     shown: Counter[str] = Counter()
@@ -43,7 +42,7 @@ def label_all(
             mask = read_mask(Path(record.mask))
         else:
             mask = METHODS[params.masks.method](image, normal, record.box, params.masks.component_ratio)
-        scores, accepted, reason = judge(image, normal, mask, record.box, params.gate, ranges[record.defect_type])
+        scores, accepted, reason = judge(image, normal, mask, record.box, params.gate, known[record.defect_type])
         file = f"{record.placement}.png"
         digest = write_png(folder / "masks" / file, mask)
         scores = {name: round(value, 6) for name, value in scores.items()}
@@ -56,11 +55,16 @@ def label_all(
             drawn = outlined(image, mask, ACCEPTED if accepted else REJECTED)
             tiles += [crop(picture, window) for picture in (normal, image, drawn)]
     sheet = contact_sheet([tiles[start : start + 12] for start in range(0, len(tiles), 12)], tile=128)
-    return labelled, gate_numbers(labelled), sheet
+    return labelled, gate_numbers(labelled, [real_acceptance(traits, params.gate) for traits in known.values()]), sheet
 
 
-def gate_numbers(records: list[Synthetic]) -> dict[str, Any]:
-    """How many samples were accepted, overall and per type, why the others were not, and pixels changed outside."""
+def gate_numbers(records: list[Synthetic], of_real: list[list[bool]]) -> dict[str, Any]:
+    """How many samples were accepted, overall and per type, why the others were not, and pixels changed outside.
+
+    of_real: for each type, whether each real defect would pass beside the others: a gate that refuses real defects is
+    too narrow.
+    """
+    passed = [verdict for verdicts in of_real for verdict in verdicts]
     verdicts: dict[str, list[bool]] = {}
     for record in records:
         verdicts.setdefault(record.defect_type, []).append(bool(record.accepted))
@@ -68,25 +72,17 @@ def gate_numbers(records: list[Synthetic]) -> dict[str, Any]:
         "samples": len(records),
         "acceptance_rate": round(float(np.mean([bool(r.accepted) for r in records])), 6),
         "acceptance_rate_per_type": {name: round(float(np.mean(v)), 6) for name, v in sorted(verdicts.items())},
+        "real_acceptance_rate": round(float(np.mean(passed)), 6) if passed else None,
         "rejected": dict(sorted(Counter(record.reason for record in records if record.reason).items())),
         "pixels_changed_outside": int(sum(record.scores["outside"] for record in records)),
     }
 
 
-def _real_ranges(real: Mapping[str, Sample], boxes: Sequence[DefectBox]) -> dict[str, RealRange]:
-    """The range of each defect type, from the real defects of the train part."""
-    largest: dict[str, int] = {}
-    for box in boxes:
-        largest[box.sample] = max(largest.get(box.sample, 0), box.area)
-    by_type: dict[str, list[tuple[str, str, int]]] = {}
-    for sample in real.values():
+def _measured(real: Mapping[str, Sample]) -> dict[str, list[Traits]]:
+    """The traits of all real defects, by their type."""
+    traits: dict[str, list[Traits]] = {}
+    for sample in progress(real.values(), "measure real defects"):
         if sample.mask is not None:
-            by_type.setdefault(sample.defect_type, []).append((sample.image, sample.mask, largest[sample.id]))
-    return {
-        name: real_range(
-            (read_image(Path(image)) for image, *_ in known),
-            (read_mask(Path(mask)) for _, mask, _ in known),
-            [area for *_, area in known],
-        )
-        for name, known in progress(by_type.items(), "range of real defects", total=len(by_type))
-    }
+            found = measure(read_image(Path(sample.image)), read_mask(Path(sample.mask)))
+            traits.setdefault(sample.defect_type, []).append(found)
+    return traits

@@ -5,7 +5,7 @@ from pathlib import Path
 from lib.core.command import run
 from lib.core.images import write_png
 from lib.core.params import load
-from lib.core.records import DefectBox, Synthetic, read_records, read_train, write_records
+from lib.core.records import Sample, Synthetic, by_id, of_split, read_records, write_records
 from lib.core.runtime import atomic_folder, write_json
 from lib.labelling import label_all
 
@@ -13,9 +13,9 @@ from lib.labelling import label_all
 def main(generator: str, category: str) -> None:
     params, arm = load(), f"{generator}/{category}"
     records, final = read_records(Path(f"data/synth/{arm}/manifest.jsonl"), Synthetic), Path(f"data/masks/{arm}")
-    boxes = read_records(Path(f"data/boxes/{category}.jsonl"), DefectBox)
+    known = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "train", "val")
     with atomic_folder(final) as folder:
-        labelled, numbers, sheet = label_all(params, read_train(category), boxes, records, folder, final)
+        labelled, numbers, sheet = label_all(params, by_id(known), records, folder, final)
         write_records(folder / "manifest.jsonl", labelled)
     write_json(Path(f"metrics/masks/{arm}.json"), numbers)
     write_png(Path(f"metrics/masks/{arm}.png"), sheet)

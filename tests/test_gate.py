@@ -1,15 +1,19 @@
 """The gate accepts a visible defect of believable strength, and says why it refuses anything else."""
 
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lib.core.images import box_mask
 from lib.core.params import Gate
-from lib.gate import RealRange, judge, real_range, ring_contrast, thickness
+from lib.gate import Traits, judge, likeness, measure, real_acceptance, thickness
 
 SIDE, BOX = 64, (16, 16, 48, 48)
 GATE = Gate(min_contrast=4.0, min_area=8, max_fill=0.85, outlier=3.0, max_thickness=2.0)
-REAL = RealRange(contrast=15.0, area=60, thickness=9.0)
+BRIGHT = np.array([15.0, 0.0, 0.0])
+REAL = (Traits(90, 1, 9.0, BRIGHT, 2.0), Traits(60, 1, 4.0, BRIGHT / 3, 1.5))
 NORMAL = np.random.default_rng(0).integers(118, 138, (SIDE, SIDE, 3)).astype(np.uint8)
 
 
@@ -32,7 +36,7 @@ def test_a_clear_defect_is_accepted():
     assert scores["area"] == disc(8).sum()
     assert scores["fill"] == pytest.approx(disc(8).sum() / 32**2)
     assert scores["outside"] == 0 and scores["clipped"] == 0
-    assert scores["contrast"] == pytest.approx(ring_contrast(sample(disc(8), 40), disc(8)), abs=2)
+    assert scores["contrast"] == pytest.approx(np.linalg.norm(measure(sample(disc(8), 40), disc(8)).contrast), abs=2)
 
 
 @pytest.mark.parametrize(
@@ -65,12 +69,12 @@ def test_a_single_pixel_changed_outside_of_the_box_is_refused():
 def test_a_defect_far_stronger_than_all_real_ones_is_refused():
     image = np.where(disc(8)[..., None], np.uint8([255, 0, 255]), NORMAL)
     scores, *rest = verdict(image, disc(8))
-    assert scores["strength"] > 3 and rest == [False, "beyond the range of real defects"]
+    assert scores["strength"] > 3 and rest == [False, "stronger than real defects"]
 
 
 def test_a_speck_far_smaller_than_all_real_defects_is_refused():
     scores, *rest = verdict(sample(disc(2), 40), disc(2))
-    assert scores["size"] == pytest.approx(13 / 60) and rest == [False, "beyond the range of real defects"]
+    assert scores["size"] == pytest.approx(13 / 60) and rest == [False, "smaller than real defects"]
 
 
 def test_a_smudge_in_place_of_a_line_is_refused():
@@ -91,26 +95,92 @@ def test_thickness_is_that_of_the_widest_place(radius):
     assert thickness(np.zeros((8, 8), dtype=bool)) == 0
 
 
-def test_the_range_of_real_defects_is_set_by_the_strongest_and_lets_them_all_pass():
-    masks = [disc(8), disc(5), disc(10), np.zeros((SIDE, SIDE), dtype=bool)]
-    images = [sample(mask, change) for mask, change in zip(masks, (20, 60, -30, 0), strict=True)]
-    real = real_range(images, masks, [int(mask.sum()) for mask in masks[:3]])
-    assert real.area == disc(5).sum() and real.thickness == thickness(disc(10))
-    assert real.contrast == pytest.approx(ring_contrast(images[1], masks[1]))
-    for image, mask in zip(images[:3], masks[:3], strict=True):
-        scores, accepted, _ = judge(image, NORMAL, mask, BOX, GATE, real)
-        assert accepted and scores["strength"] <= 1
+def test_a_dark_patch_where_all_real_defects_are_bright_is_refused():
+    scores, *rest = verdict(sample(disc(8), -40), disc(8))
+    assert scores["likeness"] < 0 and rest == [False, "fainter than real defects, or of another colour"]
+
+
+def test_a_defect_of_another_colour_is_refused():
+    scores, *rest = verdict(sample(disc(8), (-35, 10, -35)), disc(8))
+    assert scores["strength"] < 3 and rest == [False, "fainter than real defects, or of another colour"]
+
+
+def test_a_blurred_defect_where_all_real_ones_have_an_edge_is_refused():
+    bump = cv2.GaussianBlur(disc(8).astype(np.float32), (0, 0), 5) * box_mask(BOX, SIDE, SIDE)
+    image = np.clip(NORMAL + 45 * bump[..., None], 0, 255).astype(np.uint8)
+    scores, *rest = verdict(image, disc(8))
+    assert scores["sharpness"] < 1 / 3 and rest == [False, "softer than real defects"]
+    soft = Traits(60, 1, 17.0, BRIGHT, 0.0)
+    assert judge(image, NORMAL, disc(8), BOX, GATE, [soft])[1], "real defects may be soft, too"
+
+
+def test_a_mask_that_falls_apart_is_refused():
+    dots = np.zeros((SIDE, SIDE), dtype=bool)
+    for n in range(4):
+        dots[20:26, 18 + 7 * n : 23 + 7 * n] = True
+    assert verdict(sample(dots, 40), dots)[1:] == (False, "in more pieces than real defects")
+    dots[20:26, 38:] = False
+    assert verdict(sample(dots, 40), dots)[1], "up to three times as many may be"
+
+
+def test_specks_are_no_pieces():
+    mask = disc(8)
+    mask[20, 20] = True
+    assert measure(sample(mask, 40), mask).pieces == 1
+
+
+def test_an_edge_is_sharper_than_a_slope_and_flat_surroundings_have_none():
+    edge, slope = (
+        np.repeat(row[None, :, None], 3, axis=2).repeat(SIDE, axis=0).astype(np.uint8)
+        for row in (np.where(np.arange(SIDE) < 32, 100, 180), np.linspace(100, 180, SIDE))
+    )
+    half = np.zeros((SIDE, SIDE), dtype=bool)
+    half[20:44, 20:32] = True
+    assert measure(edge, half).sharpness > 3
+    assert measure(slope, half).sharpness == pytest.approx(0, abs=0.1), "the ring rises as much as the edge"
+
+
+@given(st.floats(0.1, 5), st.integers(0, 3), st.lists(st.floats(-30, 30), min_size=12, max_size=12))
+def test_likeness_is_a_share_of_the_way_to_the_nearest_real_contrast(share, index, values):
+    real = list(np.array(values).reshape(4, 3))
+    assert likeness(share * real[index], real) >= min(1, share) - 1e-6, "at least what it is to that one"
+    assert likeness(np.array(values[:3]), [np.zeros(3)]) == 1, "everything resembles what has no contrast"
+    turned = [np.array([contrast[1], -contrast[0], 0.0]) for contrast in real]
+    for contrast, across in zip(real, turned, strict=True):
+        if contrast[:2] @ contrast[:2] > 1e-3:
+            assert likeness(across, [np.array([*contrast[:2], 0.0])]) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_range_of_real_defects_is_set_by_the_outermost_and_lets_them_all_pass():
+    masks = [disc(8), disc(5), disc(10)]
+    images = [sample(mask, change) for mask, change in zip(masks, (20, 60, -30), strict=True)]
+    known = [measure(image, mask) for image, mask in zip(images, masks, strict=True)]
+    for image, mask in zip(images, masks, strict=True):
+        scores, accepted, _ = judge(image, NORMAL, mask, BOX, GATE, known)
+        assert accepted and scores["strength"] <= 1 and scores["thickness"] <= 1 and scores["pieces"] == 1
+        assert scores["likeness"] == 1 and scores["sharpness"] >= 1 and scores["size"] >= 1
+
+
+def test_each_real_defect_is_compared_with_the_others_alone():
+    bright, brighter, dark = (measure(sample(disc(8), change), disc(8)) for change in (20, 30, -30))
+    assert real_acceptance([bright, brighter], GATE) == [True, True]
+    assert real_acceptance([bright, brighter, dark], GATE) == [True, True, False]
+    assert real_acceptance([dark], GATE) == []
 
 
 def test_real_defects_that_differ_by_texture_alone_do_not_close_the_gate():
-    assert judge(sample(disc(8), 20), NORMAL, disc(8), BOX, GATE, RealRange(0.0, 60, 17.0))[1]
+    texture = Traits(60, 1, 17.0, np.zeros(3), 0.0)
+    assert judge(sample(disc(8), 20), NORMAL, disc(8), BOX, GATE, [texture])[1]
 
 
 def test_a_mask_without_surroundings_has_no_contrast():
-    assert ring_contrast(NORMAL, np.ones((SIDE, SIDE), dtype=bool)) == 0
-    assert ring_contrast(NORMAL, np.zeros((SIDE, SIDE), dtype=bool)) == 0
+    found = measure(NORMAL, np.ones((SIDE, SIDE), dtype=bool))
+    assert not found.contrast.any() and found.sharpness == 0
 
 
-def test_without_a_real_defect_there_is_nothing_to_compare_with():
-    with pytest.raises(ValueError, match="none with a mask"):
-        real_range([NORMAL], [np.zeros((SIDE, SIDE), dtype=bool)], [])
+def test_traits_are_those_of_the_surroundings_wherever_the_defect_lies():
+    wide = np.pad(NORMAL, ((0, 200), (0, 200), (0, 0)), mode="edge")
+    mask = np.pad(disc(8), ((0, 200), (0, 200)))
+    there, here = measure(wide, mask), measure(NORMAL, disc(8))
+    assert np.array_equal(there.contrast, here.contrast) and there.sharpness == pytest.approx(here.sharpness)
+    assert (there.area, there.pieces, there.thickness) == (here.area, here.pieces, here.thickness)

@@ -39,7 +39,8 @@ def write_metrics(undefined: tuple[str, ...] = (), truth: bool = True) -> None:
     scores = ("kid", "diversity", "diversity_real", "memorised_share")
     likeness = {name: None if name in undefined else 0.125 for name in scores}
     rejected = {"no visible change": 3}
-    gate = {"samples": 12, "acceptance_rate": 0.75, "rejected": rejected, "pixels_changed_outside": 0}
+    gate = {"samples": 12, "acceptance_rate": 0.75, "real_acceptance_rate": 0.9, "rejected": rejected}
+    gate["pixels_changed_outside"] = 0
     for category, arms in found.items():
         write_json(METRICS / f"detection/unet/{category}.json", arms)
         write_json(METRICS / f"masks/mvp_diff/{category}.json", gate)

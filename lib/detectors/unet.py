@@ -177,7 +177,10 @@ def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Pools:
-    """Where windows come from: good pictures, and defect pictures by type, real and synthetic apart."""
+    """Where windows come from: good pictures, and defect pictures, real and synthetic apart, of one type after another.
+
+    A type without any real ones, or without any synthetic ones, has an empty list there.
+    """
 
     good: list[Example]
     real: list[list[Example]]
@@ -187,34 +190,39 @@ class Pools:
     def of(cls, examples: Sequence[Example]) -> "Pools":
         """Raises ValueError without any defect. A synthetic mask that is empty teaches nothing and is left out."""
 
-        def by_type(synthetic: bool) -> list[list[Example]]:
-            defects = [e for e in examples if e.synthetic == synthetic and e.mask.any()]
-            return [[e for e in defects if e.defect_type == name] for name in sorted({e.defect_type for e in defects})]
-
-        pools = cls([e for e in examples if e.defect_type == GOOD], by_type(False), by_type(True))
-        if not pools.real and not pools.synthetic:
+        defects = [example for example in examples if example.mask.any()]
+        if not defects:
             raise ValueError("the train part holds no defect to learn from: see split in params.yaml")
-        return pools
+        types = sorted({example.defect_type for example in defects})
+        real, synthetic = (
+            [[e for e in defects if e.defect_type == name and e.synthetic == made] for name in types]
+            for made in (False, True)
+        )
+        return cls([example for example in examples if example.defect_type == GOOD], real, synthetic)
 
 
 def batch_of(pools: Pools, params: Detect, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Windows of one step: (B, window, window, 3) uint8 and (B, window, window) bool.
 
-    Half of them lie around a defect, `synthetic_share` of these around a synthetic one where the arm has any; a
-    quarter lies anywhere on such pictures, a quarter on good ones. Every arm gets the same numbers, so that arms
-    differ in what they see and not in how much. Where a share is no whole number of windows, chance rounds it up or
-    down, so that it holds on average. Types take turns by chance, whatever their number of pictures.
+    Half of them lie around a defect, a quarter lies anywhere on pictures with defects, a quarter on good ones. Every
+    arm gets the same numbers, so that arms differ in what they see and not in how much. Types take turns by chance,
+    whatever their number of pictures. Of a type's windows `synthetic_share` show synthetic defects, and fewer, in
+    proportion, where the gate left fewer of them than there are real ones: a single one must not be half of what is
+    seen. Where a share is no whole number of windows, chance rounds it up or down, so that it holds on average.
     """
     around = params.batch_size // 2
     anywhere = (params.batch_size - around) // 2 if pools.good else params.batch_size - around
-    share, by_chance = params.synthetic_share if pools.real else 1.0, rng.random(2)
-    synthetic, synthetic_anywhere = int(share * around + by_chance[0]), int(share * anywhere + by_chance[1])
+    synthetic, synthetic_anywhere = (
+        int(params.synthetic_share * count + chance)
+        for count, chance in zip((around, anywhere), rng.random(2), strict=True)
+    )
     windows = []
     for n in range(params.batch_size):
         if n < around + anywhere:
             is_synthetic = n < synthetic if n < around else n - around < synthetic_anywhere
-            types = pools.synthetic if pools.synthetic and is_synthetic else pools.real
-            examples = types[rng.integers(len(types))]
+            kind = rng.integers(len(pools.real))
+            real, made = pools.real[kind], pools.synthetic[kind]
+            examples = made if made and (not real or (is_synthetic and rng.random() < len(made) / len(real))) else real
         else:
             examples = pools.good
         example = examples[rng.integers(len(examples))]

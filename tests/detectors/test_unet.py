@@ -148,6 +148,19 @@ def test_the_share_of_synthetic_windows_holds_on_average_in_batches_of_any_size(
     assert np.mean([np.median(batch, axis=(1, 2, 3)) > 127 for batch in batches]) == pytest.approx(share, abs=0.07)
 
 
+def test_a_type_with_few_synthetic_defects_gets_them_in_proportion_and_one_with_none_is_seen_on_real_ones():
+    def marked(name, synthetic, shade, count):
+        return [Example(np.full_like(e.image, shade), e.mask, synthetic, name) for e in blobs(count, 1, good=0)]
+
+    examples = marked("crack", False, 50, 4) + marked("hole", False, 100, 4)
+    pools = unet.Pools.of([*examples, *marked("hole", True, 250, 1)])
+    params = BRIEF.model_copy(update={"batch_size": 4, "synthetic_share": 0.5})
+    batches = [unet.batch_of(pools, params, np.random.default_rng(n))[0] for n in range(400)]
+    shades = np.median(np.concatenate(batches), axis=(1, 2, 3))
+    assert np.mean(shades < 75) == pytest.approx(0.5, abs=0.05), "types take turns"
+    assert np.mean(shades > 175) == pytest.approx(0.5 * 0.5 / 4, abs=0.02), "one of four real ones' number"
+
+
 def test_a_mask_keeps_lines_that_are_thinner_than_a_pixel_after_scaling():
     mask = np.zeros((64, 64), bool)
     mask[:, 20] = True
