@@ -23,8 +23,9 @@ BRIEF = {"steps": 2, "batch_size": 2, "warmup_steps": 0, "checkpoint_every": 2}
 def params() -> base.BaseParams:
     values = yaml.safe_load((ROOT / "models/base.yaml").read_text(encoding="utf-8"))
     values["pool"]["pairs"] = 4
-    for part in ("autoencoder", "sharpening", "decoder", "unet", "lines"):
+    for part in ("autoencoder", "sharpening", "decoder", "unet", "lines", "strokes"):
         values[part] |= BRIEF
+    values["strokes"]["pairs"] = 8
     values["autoencoder"]["width"] = 8
     values["unet"]["channels"] = [16, 16, 16]
     return base.BaseParams.model_validate(values)
@@ -94,6 +95,29 @@ def test_pairs_with_a_line_are_seen_as_often_as_the_phase_says(params):
     assert all(image.shape == (96, 96, 3) and hole.any() for image, hole, _ in chosen)
     again = base.samples(pool, captions, params.lines, params.pool, seed=1)
     assert all(np.array_equal(one[0], other[0]) for one, other in zip(chosen, again, strict=True))
+
+
+def test_strokes_are_learnt_on_small_holes_and_few_other_defects(params):
+    pool = [random_pair(np.random.default_rng(index), base.SIDE) for index in range(60)]
+    captions = [([f"defect {index}"], [f"good {index}"]) for index in range(60)]
+    chosen = base.samples(pool, captions, params.strokes, params.pool, seed=1)
+    lines = [pair.defect_type in base.LINES for pair in pool]
+    shown = {int(texts[0].removeprefix("defect ")) for _, _, texts in chosen if texts[0].startswith("defect")}
+    assert 0 < sum(not lines[index] for index in shown) <= np.ceil(60 / 4)
+    assert any(lines[index] for index in shown) and not {n for n, line in enumerate(lines) if line} <= shown
+    for image, hole, _ in chosen:
+        assert image.shape == (80, 80, 3) and all(np.ptp(extent) < 68 for extent in np.nonzero(hole))
+
+
+def test_rounded_weights_keep_their_first_bits_and_no_others():
+    layer = torch.nn.Linear(64, 64)
+    before = layer.weight.detach().clone()
+    base.round_mantissa(layer, 6)
+    assert ((layer.weight - before).abs() <= before.abs() * 2**-7 + 1e-12).all(), "to the nearest"
+    assert not (layer.weight.detach().view(torch.int32) & (2**17 - 1)).any(), "17 of 23 bits are zero"
+    again = layer.weight.detach().clone()
+    base.round_mantissa(layer, 6)
+    assert torch.equal(layer.weight, again)
 
 
 def test_latents_are_scaled_to_the_asked_spread():

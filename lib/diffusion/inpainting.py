@@ -63,7 +63,8 @@ class InpaintingObjective(nn.Module):
     `text` gives embeddings (B, T, D) for rows of captions; row `empty` is the empty caption. `scheduler` is the base's:
     it says how noise is mixed in, and whether the U-Net predicts the noise (epsilon: Stable Diffusion 1.5) or the
     velocity (v_prediction, Salimans & Ho 2022: Stable Diffusion 2 and the embedded base). `outside_weight` is that of
-    the error outside of the mask beside 1 inside of it; published: 1.
+    the error outside of the mask beside 1 inside of it; published: 1. `timesteps_share` of the samples draw theirs
+    between the two `timesteps` alone; published: none.
     """
 
     def __init__(
@@ -76,10 +77,13 @@ class InpaintingObjective(nn.Module):
         min_snr_gamma: float | None,
         caption_dropout: float,
         outside_weight: float = 1.0,
+        timesteps: tuple[int, int] | None = None,
+        timesteps_share: float = 0.0,
     ) -> None:
         super().__init__()
         self.unet, self.text, self.empty, self.cache = unet, text, empty, cache
         self.gamma, self.dropout, self.outside = min_snr_gamma, caption_dropout, outside_weight
+        self.timesteps, self.timesteps_share = timesteps, timesteps_share
         self.prediction = str(scheduler.config.prediction_type)
         if self.prediction not in ("epsilon", "v_prediction"):
             raise ValueError(f"the base's scheduler predicts {self.prediction!r}, expected epsilon or v_prediction")
@@ -92,8 +96,7 @@ class InpaintingObjective(nn.Module):
         chosen = indices.to(where)
         latents, masked, masks = self.cache.latents[chosen], self.cache.masked[chosen], self.cache.masks[chosen]
         noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in draws]).to(where)
-        steps = len(self.alphas_cumprod)
-        timesteps = torch.cat([torch.randint(steps, (1,), generator=draw) for draw in draws]).to(where)
+        timesteps = torch.cat([self._timestep(draw) for draw in draws]).to(where)
         rows = [self._caption(index, draw) for index, draw in zip(indices.tolist(), draws, strict=True)]
 
         level = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
@@ -106,6 +109,13 @@ class InpaintingObjective(nn.Module):
         if self.gamma is None:
             return errors
         return min_snr_weight(self.alphas_cumprod, timesteps, self.gamma, self.prediction) * errors
+
+    def _timestep(self, draw: torch.Generator) -> Tensor:
+        """(1,) int64, even over all noise levels, or over some of them for a share of the samples."""
+        low, high = 0, len(self.alphas_cumprod)
+        if self.timesteps is not None and torch.rand((), generator=draw).item() < self.timesteps_share:
+            low, high = self.timesteps
+        return torch.randint(low, high, (1,), generator=draw)
 
     def _caption(self, index: int, draw: torch.Generator) -> int:
         """One of the sample's captions, or none: guidance needs a model that also knows the caption's absence."""

@@ -331,6 +331,20 @@ def test_captions_are_dropped_at_the_asked_rate(tmp_path: Path):
     assert abs(float((spy.text == 0).float().mean()) - 0.25) < 0.04
 
 
+def test_a_share_of_the_samples_draws_its_timestep_between_two_bounds_and_the_others_anywhere():
+    spy = Spy()
+    cache = Cache(torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4, 4), torch.zeros(1, 1, 4, 4), ((0,),))
+    text = torch.zeros(1, 1, 1)
+    for bounds, share, expected in ((None, 0.0, 0.2), ((300, 500), 0.75, 0.75 + 0.25 * 0.2)):
+        objective = InpaintingObjective(
+            spy, lambda rows: text[rows], 0, cache, DDIMScheduler(), None, 0.0, 1.0, bounds, share
+        )
+        objective(torch.zeros(2000, dtype=torch.int64), [torch.Generator().manual_seed(seed) for seed in range(2000)])
+        inside = (spy.timesteps >= 300) & (spy.timesteps < 500)
+        assert float(inside.float().mean()) == pytest.approx(expected, abs=0.04)
+        assert spy.timesteps.min() < 50 and spy.timesteps.max() > 950
+
+
 def test_the_masked_picture_is_zero_inside_of_the_box_and_untouched_outside():
     pixels = torch.rand(1, 3, 8, 8) - 0.5
     masks = torch.zeros(1, 1, 8, 8)
