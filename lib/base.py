@@ -56,7 +56,7 @@ ARRAYS = ("normal", "defect", "mask", "foreground")  # of a Pair, in its order
 CHUNK = 250  # pairs rendered at a time
 TOKENS = 48  # positions of the text encoder; the longest caption of a long name needs about 40
 CAPTIONS = 8  # phrasings kept for each sample
-MANTISSA = 6  # bits kept of the U-Net's weights: its predictions differ by 0.2 %, and Git packs it by a quarter smaller
+MANTISSA = 6  # bits kept of the U-Net's weights: its predictions change by 0.2 %, and Git packs it a fifth smaller
 LINES = ("crack", "scratch", "thread")  # a few pixels of a box each, and what a small network learns last
 
 
