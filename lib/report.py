@@ -208,21 +208,13 @@ def _samples_table(params: Params, metrics: Path) -> str:
                     *(_short(likeness[name]) for name in ("kid", "diversity", "diversity_real", "memorised_share")),
                 ]
             )
-    heads = [
-        "generator",
-        "category",
-        "samples",
-        "accepted",
-        "of real ones",
-        "rejected because",
-        "pixels changed outside",
-    ]
-    heads += ["kernel distance x 1000", "diversity", "of the real ones", "memorised"]
+    heads = ["generator", "category", "samples", "accepted", "real ones accepted", "rejected because"]
+    heads += ["pixels changed outside of the box", "kernel distance x 1000"]
+    heads += ["diversity", "of the real ones", "memorised"]
     note = (
-        "Of real ones: the share of the known real defects that the gate accepts, each compared with the others; where "
-        "it is low, the gate is too narrow. Pixels changed outside: of the box. Kernel distance and diversity are "
-        "taken on a classic descriptor (gradients, binary patterns, colour); they rank generators on one data set and "
-        "are not Inception KID."
+        "Real ones accepted: the share of the known real defects that pass the gate, each compared with the others; "
+        "where it is low, the gate is too narrow. Kernel distance and diversity are taken on a classic descriptor "
+        "(gradients, binary patterns, colour); they rank generators on one data set and are not Inception KID."
     )
     return markdown(heads, rows) + f"\n\n{note}"
 
