@@ -45,14 +45,14 @@ class Arm:
 
 
 def read_arms(params: Params, folder: Path) -> list[Arm]:
-    """Read `<folder>/<detector>/<category>.json` of all detectors and categories that params.yaml names."""
+    """Read `<folder>/<detector>.json` of all detectors, and of it the categories and arms that params.yaml names."""
     arms = []
     for detector in params.detectors:
+        found = _json(folder / f"{detector}.json")
         for category in params.dataset.categories:
-            found = _json(folder / detector / f"{category}.json")
-            arms += [
-                Arm(detector, name, category, found[name]["seeds"], found[name]["per_type"]) for name in params.arms
-            ]
+            for name in params.arms:
+                scores = found[category][name]
+                arms.append(Arm(detector, name, category, scores["seeds"], scores["per_type"]))
     return arms
 
 
@@ -124,8 +124,9 @@ def _labels(params: Params, metrics: Path) -> dict[str, Any]:
     """Share of synthetic samples that the gate accepted, mean over categories, and the masks' IoU with the truth."""
     rates = {}
     for generator in params.generators:
-        files = [metrics / "masks" / generator / f"{category}.json" for category in params.dataset.categories]
-        rates[generator] = round(float(np.mean([_json(file)["acceptance_rate"] for file in files])), 4)
+        gate = _json(metrics / "masks" / f"{generator}.json")
+        found = [gate[category]["acceptance_rate"] for category in params.dataset.categories]
+        rates[generator] = round(float(np.mean(found)), 4)
     return {"acceptance_rate": rates, "mask_iou": _json(metrics / "mask_truth.json").get("all", {})}
 
 
@@ -192,8 +193,9 @@ def _types_table(params: Params, arms: Sequence[Arm]) -> str:
 def _samples_table(params: Params, metrics: Path) -> str:
     rows, fidelity = [], _json(metrics / "fidelity.json")
     for generator in params.generators:
+        gates = _json(metrics / "masks" / f"{generator}.json")
         for category in params.dataset.categories:
-            gate = _json(metrics / "masks" / generator / f"{category}.json")
+            gate = gates[category]
             likeness = fidelity[generator][category]
             reasons = ", ".join(f"{count} {reason}" for reason, count in gate["rejected"].items())
             rows.append(

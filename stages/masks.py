@@ -1,6 +1,7 @@
 """Measure the mask of every synthetic picture from what changed, and let the quality gate accept or reject it."""
 
 from pathlib import Path
+from typing import Any
 
 from lib.core.command import run
 from lib.core.images import write_png
@@ -10,16 +11,18 @@ from lib.core.runtime import atomic_folder, write_json
 from lib.labelling import label_all
 
 
-def main(generator: str, category: str) -> None:
-    params, arm = load(), f"{generator}/{category}"
-    records, final = read_records(Path(f"data/synth/{arm}/manifest.jsonl"), Synthetic), Path(f"data/masks/{arm}")
-    known = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "train", "val")
-    with atomic_folder(final) as folder:
-        labelled, numbers, sheet = label_all(params, by_id(known), records, folder, final)
-        write_records(folder / "manifest.jsonl", labelled)
-    write_json(Path(f"metrics/masks/{arm}.json"), numbers)
-    write_png(Path(f"metrics/masks/{arm}.png"), sheet)
+def main(generator: str) -> None:
+    params, numbers = load(), dict[str, Any]()
+    for category in params.dataset.categories:
+        arm = f"{generator}/{category}"
+        records, final = read_records(Path(f"data/synth/{arm}/manifest.jsonl"), Synthetic), Path(f"data/masks/{arm}")
+        known = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "train", "val")
+        with atomic_folder(final) as folder:
+            labelled, numbers[category], sheet = label_all(params, by_id(known), records, folder, final)
+            write_records(folder / "manifest.jsonl", labelled)
+        write_png(Path(f"metrics/masks/{arm}.png"), sheet)
+    write_json(Path(f"metrics/masks/{generator}.json"), numbers)
 
 
 if __name__ == "__main__":
-    run(main, __doc__, "generator", "category")
+    run(main, __doc__, "generator")

@@ -41,9 +41,9 @@ def write_metrics(undefined: tuple[str, ...] = (), truth: bool = True) -> None:
     rejected = {"no visible change": 3}
     gate = {"samples": 12, "acceptance_rate": 0.75, "real_acceptance_rate": 0.9, "rejected": rejected}
     gate["pixels_changed_outside"] = 0
-    for category, arms in found.items():
-        write_json(METRICS / f"detection/unet/{category}.json", arms)
-        write_json(METRICS / f"masks/mvp_diff/{category}.json", gate)
+    write_json(METRICS / "detection/unet.json", found)
+    write_json(METRICS / "masks/mvp_diff.json", dict.fromkeys(found, gate))
+    for category in found:
         curve = METRICS / f"finetune/mvp_diff/{category}/plots/metrics/loss.tsv"
         write_text(curve, "step\tloss\n10\t0.9\n20\t0.5\n")
     write_json(METRICS / "fidelity.json", {"mvp_diff": dict.fromkeys(found, likeness)})
@@ -85,10 +85,9 @@ def test_a_difference_is_positive_where_synthesis_helps_and_negative_where_it_ha
     write_metrics()
     write_report(params, METRICS)
     assert "+0.100 [+0.100, +0.100]" in (METRICS / "report/report.md").read_text()
-    for category in ("a", "b"):
-        path = METRICS / f"detection/unet/{category}.json"
-        found = json.loads(path.read_text())
-        write_json(path, {"none": found["mvp_diff"], "mvp_diff": found["none"]})
+    path = METRICS / "detection/unet.json"
+    found = json.loads(path.read_text())
+    write_json(path, {name: {"none": arms["mvp_diff"], "mvp_diff": arms["none"]} for name, arms in found.items()})
     write_report(params, METRICS)
     assert "-0.100 [-0.100, -0.100]" in (METRICS / "report/report.md").read_text()
 
@@ -120,9 +119,12 @@ def test_a_metric_that_is_not_defined_breaks_nothing_and_is_null_in_the_summary(
 @pytest.mark.usefixtures("numbers_only")
 def test_one_seed_has_a_mean_and_no_deviation(params: Params):
     write_metrics()
-    for path in (METRICS / "detection").rglob("*.json"):
-        found = json.loads(path.read_text())
-        write_json(path, {arm: {**each, "seeds": {"0": each["seeds"]["0"]}} for arm, each in found.items()})
+    path = METRICS / "detection/unet.json"
+    found = json.loads(path.read_text())
+    for arms in found.values():
+        for each in arms.values():
+            each["seeds"] = {"0": each["seeds"]["0"]}
+    write_json(path, found)
     assert cells(write_report(params, METRICS))["unet", "a", "none"]["pixel AP"].startswith("0.400")
     assert json.loads((METRICS / "summary.json").read_text())["unet"]["none"]["pixel_ap_std"] is None
 

@@ -55,6 +55,31 @@ def test_no_batch_is_larger_than_asked_and_all_tiles_have_the_size_of_the_window
     assert {shape[1:] for shape in shapes} == {(16, 16, 3)}
 
 
+@settings(max_examples=60, deadline=None)
+@given(height=st.integers(1, 400), width=st.integers(1, 400), multiple=st.sampled_from([1, 4, 16]))
+def test_a_tile_is_a_window_or_a_little_more_and_fits_the_network(height, width, multiple):
+    shapes = []
+
+    def recorded(tiles):
+        shapes.append(tiles.shape)
+        return red(tiles)
+
+    predict_tiled(np.zeros((height, width, 3), np.uint8), recorded, window=32, overlap=8, multiple=multiple)
+    (side,) = {shape[1] for shape in shapes}
+    assert side % multiple == 0 and 32 <= side < 1.5 * 32 + multiple
+
+
+def test_a_little_larger_tiles_save_a_row_of_them():
+    shapes = []
+
+    def recorded(tiles):
+        shapes.append(tiles.shape)
+        return red(tiles)
+
+    predict_tiled(np.zeros((256, 256, 3), np.uint8), recorded, window=128, overlap=32, multiple=16)
+    assert shapes == [(4, 144, 144, 3)], "and not nine of 128 px, which are nearly twice as many pixels"
+
+
 def test_a_small_picture_reaches_the_network_mirrored_and_not_padded():
     image = np.full((5, 7, 3), 200, np.uint8)
     seen = []

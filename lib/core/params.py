@@ -142,6 +142,7 @@ class Detect(Section):
     scale: Annotated[float, Field(gt=0, le=1)]
     window: Annotated[int, Field(ge=32, multiple_of=16)]
     width: Positive
+    encoder: str | None
     steps: Positive
     batch_size: Annotated[int, Field(ge=2)]
     learning_rate: Annotated[float, Field(gt=0)]

@@ -34,7 +34,6 @@ from lib.core.runtime import (
     replace_folder,
     source,
     work_folder,
-    write_json,
     write_text,
 )
 from lib.metrics.intervals import mean_std
@@ -86,8 +85,9 @@ def train_arm(name: str, arm: str, category: str, accepted: Sequence[Synthetic])
     prepared = Path(f"data/prepared/{category}/samples.jsonl")
     samples = read_records(prepared, Sample)
     train, val = of_split(samples, "train"), of_split(samples, "val")
-    code = source("lib.core", "lib.detectors", "lib.metrics", "lib.tiles")
-    key = fingerprint(settings.model_dump(), prepared, [asdict(record) for record in accepted], *code)
+    read = source("lib.core", "lib.detectors", "lib.metrics", "lib.squeezenet", "lib.tiles")
+    read += [Path(settings.encoder)] if settings.encoder else []
+    key = fingerprint(settings.model_dump(), prepared, [asdict(record) for record in accepted], *read)
     work = work_folder(f"detect-{name}-{category}-{arm}", key)
     fit_seeds(module, read_examples([*train, *accepted]), read_examples(val), settings, work)
     replace_folder(work, Path(f"models/detectors/{name}/{category}/{arm}"))
@@ -140,17 +140,16 @@ def precision_recall(maps: Sequence[Scores], masks: Sequence[Mask]) -> NDArray[n
 
 def evaluate(
     module: ModuleType, arms: Mapping[str, Path], samples: Sequence[Sample], params: Evaluate, out: Path
-) -> None:
+) -> dict[str, Any]:
     """Judge every arm's detectors, one folder of seeds for each, on the samples of the test part.
 
-    Writes `out`.json, for each arm what `judge` returns, and what it writes below the folder `out`. Raises ValueError
+    Returns for each arm what `judge` returns, fit for JSON, and writes below `out` what it writes. Raises ValueError
     without samples, defects among them, or trained seeds.
     """
     examples = read_examples(samples)
     if not any(example.mask.any() for example in examples):
         raise ValueError("the test part holds no defect, so there is nothing to measure: change split in params.yaml")
-    found = {arm: judge(module, folder, samples, examples, params, out / arm) for arm, folder in arms.items()}
-    write_json(out.with_name(f"{out.name}.json"), _rounded(found))
+    return _rounded({arm: judge(module, folder, samples, examples, params, out / arm) for arm, folder in arms.items()})
 
 
 def judge(

@@ -1,15 +1,18 @@
 """A small U-Net on windows at native scale (Ronneberger et al. 2015), trained on real and synthetic defects.
 
 Made for two CPU cores: full resolution is seen by two thin convolutions only, the rest works at half of it and
-below. Skips are added instead of concatenated, which halves the decoder.
+below. Skips are added instead of concatenated, which halves the decoder. Its way down is either drawn at random or a
+SqueezeNet that has seen a million photographs (`detect.encoder`), since few defects teach little about pictures.
 """
 
+import itertools
 import json
 import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,47 +27,83 @@ from lib.core.records import GOOD
 from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
 from lib.detectors import Example
 from lib.metrics.ranking import average_precision, f1_max
+from lib.squeezenet import CHANNELS, SqueezeNet
 from lib.tiles import Scores, predict_tiled
 
 LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16
 DETAIL = 8  # channels at full resolution
+ENCODER_RATE = 0.1  # of the learning rate, for weights that know something already
 VALIDATED = 24  # pictures that a validation looks at: weights are chosen often, so on few; the threshold once, on all
 DRAWING = threading.Lock()  # seeds may train side by side, but torch has one random state for first weights
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
 class UNet(nn.Module):
-    """(B, 3, H, W) float in [0, 1] -> logits (B, 1, H, W); H and W are multiples of 16."""
+    """(B, 3, H, W) float in [0, 1] -> logits (B, 1, H, W); H and W are multiples of 16. `pretrained`: its way down."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, pretrained: SqueezeNet | None = None) -> None:
         super().__init__()
         channels = [width * 2**level for level in range(LEVELS)]
         # No norm at full resolution: there it would cost as much as the convolution.
         self.detail = nn.Sequential(nn.Conv2d(3, DETAIL, 3, padding=1), nn.ReLU(inplace=True))
-        self.encoder = nn.ModuleList(
-            nn.Sequential(*_convolution(before, after), *_convolution(after, after))
-            for before, after in zip([DETAIL, *channels], channels, strict=False)
-        )
+        self.encoder = Pretrained(pretrained, channels) if pretrained else Plain([DETAIL, *channels])
         skips = [DETAIL, *channels[:-1]]
         self.narrow = nn.ModuleList(nn.Conv2d(below, skip, 1) for below, skip in zip(channels, skips, strict=True))
         self.decoder = nn.ModuleList(nn.Sequential(*_convolution(skip, skip)) for skip in skips)
         self.head = nn.Conv2d(DETAIL, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.detail((x - 0.5) / 0.25)
-        skips = []
-        for encode in self.encoder:
-            skips.append(x)
-            x = encode(F.max_pool2d(x, 2))
+        detail = self.detail((x - 0.5) / 0.25)
+        maps: list[Tensor] = self.encoder(x, detail)
+        *skips, x = detail, *maps
         for skip, narrow, decode in zip(reversed(skips), reversed(self.narrow), reversed(self.decoder), strict=True):
             x = decode(skip + F.interpolate(narrow(x), scale_factor=2, mode="bilinear", align_corners=False))
         return self.head(x)
 
+    def groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """All weights, for an optimizer: each with the learning rate that suits what it knows already."""
+        known = list(self.encoder.network.parameters()) if isinstance(self.encoder, Pretrained) else []
+        ids = {id(weight) for weight in known}
+        groups = [{"params": [w for w in self.parameters() if id(w) not in ids], "lr": learning_rate}]
+        return groups + [{"params": known, "lr": ENCODER_RATE * learning_rate}] * bool(known)
 
-def _convolution(before: int, after: int) -> tuple[nn.Module, ...]:
+
+class Plain(nn.Module):
+    """Two convolutions for each level: the detail (B, DETAIL, H, W) -> maps at 1/2 to 1/16 of it."""
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            nn.Sequential(*_convolution(before, after), *_convolution(after, after))
+            for before, after in itertools.pairwise(channels)
+        )
+
+    def forward(self, image: Tensor, detail: Tensor) -> list[Tensor]:
+        maps = [detail]
+        for encode in self.levels:
+            maps.append(encode(F.max_pool2d(maps[-1], 2)))
+        return maps[1:]
+
+
+class Pretrained(nn.Module):
+    """SqueezeNet's features of the image (B, 3, H, W), made as narrow as the plain encoder's maps."""
+
+    def __init__(self, network: SqueezeNet, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.lateral = nn.ModuleList(
+            nn.Sequential(*_convolution(before, after, size=1))
+            for before, after in zip(CHANNELS, channels, strict=True)
+        )
+
+    def forward(self, image: Tensor, detail: Tensor) -> list[Tensor]:
+        return [lateral(found) for lateral, found in zip(self.lateral, self.network(image), strict=True)]
+
+
+def _convolution(before: int, after: int, size: int = 3) -> tuple[nn.Module, ...]:
     """GroupNorm: a batch of a few windows, half of them without a defect, has no statistics to rely on."""
     groups = next(n for n in (4, 2, 1) if after % n == 0)
-    convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+    convolution = nn.Conv2d(before, after, size, padding=size // 2, bias=False)
     return convolution, nn.GroupNorm(groups, after), nn.ReLU(inplace=True)
 
 
@@ -92,11 +131,13 @@ def fit(
     pools = Pools.of(train)
     with DRAWING, torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, "weights"))
-        network = UNet(params.width).to(where)
+        pretrained = SqueezeNet.read(Path(params.encoder)) if params.encoder else None
+        network = UNet(params.width, pretrained).to(where)
     model = Model(network, params.window, params.scale)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=params.learning_rate, weight_decay=1e-2, fused=True)
+    groups = network.groups(params.learning_rate)
+    optimizer = torch.optim.AdamW(groups, weight_decay=1e-2, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, params.learning_rate, total_steps=params.steps, pct_start=0.2
+        optimizer, [group["lr"] for group in groups], total_steps=params.steps, pct_start=0.2
     )
     scaler = torch.amp.GradScaler(where.type, enabled=precision == "fp16")
     selects = any(example.mask.any() for example in examples_val)
@@ -133,7 +174,8 @@ def fit(
         network.load_state_dict(weights)
         threshold = f1_max(*_scores_and_truth(model, examples_val))[1]
     save_file(_copy(network), out / "model.safetensors")
-    write_json(out / "config.json", {"width": params.width, "window": params.window, "scale": params.scale})
+    config = {"width": params.width, "window": params.window, "scale": params.scale}
+    write_json(out / "config.json", {**config, "pretrained": params.encoder is not None})
     write_json(out / "threshold.json", {"threshold": threshold, "chosen_on": "val" if selects else "nothing"})
     write_json(out / "history.json", {"loss": losses, "val_pixel_ap": validations})
 
@@ -141,7 +183,7 @@ def fit(
 def load(folder: Path) -> Model:
     """Read what `fit` wrote, onto this machine's device."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    network = UNet(config["width"])
+    network = UNet(config["width"], SqueezeNet() if config["pretrained"] else None)
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return Model(network.to(device()), config["window"], config["scale"])
 
@@ -158,7 +200,8 @@ def predict(model: Model, image: RGB) -> Scores:
         return logits[:, 0].float().sigmoid().cpu().numpy()
 
     height, width = image.shape[:2]
-    scores = predict_tiled(_resized(image, model.scale), predict_batch, model.window, model.window // 4)
+    overlap = model.window // 4
+    scores = predict_tiled(_resized(image, model.scale), predict_batch, model.window, overlap, multiple=2**LEVELS)
     return np.clip(resize(scores, width, height), 0, 1) if scores.shape != (height, width) else scores
 
 

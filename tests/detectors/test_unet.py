@@ -16,6 +16,7 @@ BRIEF = Detect(
     scale=1.0,
     window=32,
     width=8,
+    encoder=None,
     steps=4,
     batch_size=4,
     learning_rate=0.01,
@@ -112,6 +113,41 @@ def test_without_defects_in_val_it_warns_and_keeps_the_last_weights_and_one_half
 def test_without_a_defect_to_learn_from_it_says_so(tmp_path):
     with pytest.raises(ValueError, match="no defect to learn from"):
         fitted(tmp_path, blobs(2, 0, good=2), [])
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A file of weights for the way down, as random as any."""
+    file = tmp_path_factory.mktemp("weights") / "squeezenet.safetensors"
+    unet.torch.manual_seed(0)
+    unet.save_file(unet.SqueezeNet().state_dict(), file)
+    return file
+
+
+def test_a_pretrained_way_down_is_taken_from_its_file_and_goes_on_slowly_from_there(tmp_path, encoder):
+    file, name = encoder, "features.3.expand3x3.weight"
+    folder = fitted(tmp_path, blobs(4, 0), blobs(3, 1), encoder=str(file), steps=2, learning_rate=1e-3)
+    before, after = unet.load_file(file)[name], unet.load(folder).network.state_dict()[f"encoder.network.{name}"]
+    moved = (after - before).abs().max()
+    assert 0 < moved < 2 * 2 * unet.ENCODER_RATE * 1e-3, "Adam moves a weight by its rate in a step"
+
+
+def test_a_model_with_a_pretrained_way_down_needs_the_file_no_more(tmp_path, encoder):
+    file = encoder.with_name("weights.safetensors")
+    file.write_bytes(encoder.read_bytes())
+    folder = fitted(tmp_path, blobs(4, 0), blobs(3, 1), encoder=str(file))
+    file.unlink()
+    assert unet.predict(unet.load(folder), blobs(1, 2)[0].image).shape == (64, 64)
+    with pytest.raises(ValueError, match=r"weights\.safetensors: not found"):
+        fitted(tmp_path, blobs(4, 0), blobs(3, 1), encoder=str(file))
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_every_weight_is_trained_once(pretrained):
+    network = unet.UNet(8, unet.SqueezeNet() if pretrained else None)
+    groups = network.groups(0.01)
+    assert sorted(id(w) for group in groups for w in group["params"]) == sorted(map(id, network.parameters()))
+    assert [group["lr"] for group in groups] == [0.01, 0.01 * unet.ENCODER_RATE][: 1 + pretrained]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
@@ -239,11 +275,10 @@ def test_evaluation_writes_the_same_metrics_curves_and_overlays_twice(tmp_path, 
     written = []
     for out in (tmp_path / "a" / "nut", tmp_path / "b" / "nut"):
         arms = {"none": models, "perlin": models}
-        evaluate(unet, arms, test_part, Evaluate(fpr_limit=0.3, overlays=2), out)
-        files = [out.with_name("nut.json"), *(out / "none" / name for name in ("pr.csv", "best.png", "worst.png"))]
-        written.append([file.read_bytes() for file in files])
+        found = evaluate(unet, arms, test_part, Evaluate(fpr_limit=0.3, overlays=2), out)
+        files = [out / "none" / name for name in ("pr.csv", "best.png", "worst.png")]
+        written.append([json.dumps(found, allow_nan=False).encode(), *(file.read_bytes() for file in files)])
     assert written[0] == written[1]
-    found = json.loads(written[0][0])
     assert list(found) == ["none", "perlin"] and found["none"] == found["perlin"]
     metrics = found["none"]
     assert metrics["counts"] == {"seeds": 2, "good": 2, "blob": 3}
