@@ -203,16 +203,19 @@ def side_by_side(where: "torch.device", calls: int) -> Iterator[Callable[..., li
     elsewhere.
 
     Small layers are over too soon to be shared among cores: two calls of one core each outrun two calls of both, and
-    by far where something else keeps a core busy, for which every shared layer would wait.
+    by far where something else keeps a core busy, for which every shared layer would wait. A few calls more than
+    cores all run at once: they end together, where the last one would have left the other cores idle.
     """
     import torch
 
-    threads, calls = torch.get_num_threads(), min(cores(where), calls)
+    threads, available = torch.get_num_threads(), cores(where)
+    calls = calls if calls < 2 * available else available
     if calls < 2:
         yield lambda function, *columns: list(map(function, *columns))
         return
+    share = max(threads // calls, 1)
     try:
-        with ThreadPoolExecutor(calls, initializer=torch.set_num_threads, initargs=(threads // calls,)) as pool:
+        with ThreadPoolExecutor(calls, initializer=torch.set_num_threads, initargs=(share,)) as pool:
             yield lambda function, *columns: list(pool.map(function, *columns))
     finally:
         torch.set_num_threads(threads)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,28 @@ def test_a_folder_from_another_file_system_takes_its_place_whole(tmp_path: Path)
         replace_folder(tree(Path(other, "work"), ["a.txt", "b/c.txt"]), tree(tmp_path / "out", ["old.txt"]))
         assert names(Path(other)) == []
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["a.txt", "b"]
+
+
+@pytest.mark.parametrize(("calls", "at_once"), [(1, 1), (2, 2), (3, 3), (4, 2), (7, 2)])
+def test_a_call_more_than_cores_runs_with_the_others_and_many_take_turns(calls: int, at_once: int):
+    before = torch.get_num_threads()
+    lock, running, most = threading.Lock(), 0, 0
+
+    def call(_: int) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.2)
+        with lock:
+            running -= 1
+
+    try:
+        torch.set_num_threads(2)
+        on_cores(torch.device("cpu"), call, range(calls))
+        assert most == at_once
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_calls_share_the_cores_keep_their_order_and_leave_the_threads_as_they_were():
