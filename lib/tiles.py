@@ -21,10 +21,10 @@ def predict_tiled(
 ) -> Scores:
     """Predict an (H, W, C) picture of any size by square tiles of about `window` px that share at least `overlap` px.
 
-    predict_batch: (B, side, side, C) -> (B, side, side) float; `side` is a multiple of `multiple`, at least `window`
-    and less than 1.5 times as much: a little more, where that saves a row of tiles. Tiles are averaged with
-    raised-cosine weights, so no seam shows where one hands over to the next. A picture that is smaller than a tile is
-    mirrored up to it. Returns (H, W) float32. Raises ValueError unless 0 <= overlap < window.
+    predict_batch: (B, side, side, C) -> (B, side, side) float; `side` is `window`, or up to half as much more where
+    that saves a row of tiles, rounded up to a `multiple`. Tiles are averaged with raised-cosine weights, so no seam
+    shows where one hands over to the next. A picture that is smaller than a tile is mirrored up to it. Returns (H, W)
+    float32. Raises ValueError unless 0 <= overlap < window.
     """
     if not 0 <= overlap < window:
         raise ValueError(f"overlap is {overlap}, expected at least 0 and less than the window of {window} px")

@@ -175,7 +175,7 @@ def fit(
         threshold = f1_max(*_scores_and_truth(model, examples_val))[1]
     save_file(_copy(network), out / "model.safetensors")
     config = {"width": params.width, "window": params.window, "scale": params.scale}
-    write_json(out / "config.json", {**config, "pretrained": params.encoder is not None})
+    write_json(out / "config.json", {**config, "pretrained": bool(params.encoder)})
     write_json(out / "threshold.json", {"threshold": threshold, "chosen_on": "val" if selects else "nothing"})
     write_json(out / "history.json", {"loss": losses, "val_pixel_ap": validations})
 
