@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CAPTION = 18  # height of the caption strip, in pixels
+GAP = 4  # between the pictures of a sheet
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,12 @@ def heat_map(scores: Scores) -> RGB:
 
 
 def overlay_sheet(overlays: Sequence[Overlay], threshold: float, tile: int = 200) -> RGB:
-    """Rows of picture, outline of the truth, score map, outline of `scores >= threshold`, each under its caption."""
+    """Rows of picture, outline of the truth, score map, outline of `scores >= threshold`, each under its caption.
+
+    The shorter side of a picture is shown with `tile` px, of one that is longer than 2.4 times as much with fewer.
+    """
+    shapes = [sorted(overlay.image.shape[:2]) for overlay in overlays]
+    side = round(tile * min(max((longer / shorter for shorter, longer in shapes), default=1), 2.4))
     strips = []
     for overlay in overlays:
         row = contact_sheet(
@@ -48,12 +54,15 @@ def overlay_sheet(overlays: Sequence[Overlay], threshold: float, tile: int = 200
                     outlined(overlay.image, overlay.scores >= threshold, (40, 200, 255)),
                 ]
             ],
-            tile,
+            side,
+            GAP,
         )
+        height, width = overlay.image.shape[:2]
+        row = row[: max(1, round(height * side / max(height, width))) + 2 * GAP]
         caption = np.full((CAPTION, row.shape[1], 3), 255, np.uint8)
         cv2.putText(caption, overlay.caption, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
         strips += [caption, row]
-    return np.concatenate(strips) if strips else np.full((CAPTION, tile, 3), 255, np.uint8)
+    return np.concatenate(strips) if strips else np.full((CAPTION, side, 3), 255, np.uint8)
 
 
 def learning_curve(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:

@@ -13,7 +13,14 @@ def overlay(caption="hex_nut/crack/003"):
 
 def test_a_sheet_has_a_row_of_four_panels_and_a_caption_per_overlay():
     sheet = overlay_sheet([overlay(), overlay()], threshold=0.5, tile=60)
-    assert sheet.shape == (2 * (CAPTION + 60 + 8), 4 * 64 + 4, 3)
+    assert sheet.shape == (2 * (CAPTION + 80 + 8), 4 * 84 + 4, 3), "30 x 40 px are shown with 60 x 80"
+
+
+def test_a_wide_picture_is_shown_wide_and_leaves_no_white_below():
+    wide = Overlay("", np.zeros((20, 100, 3), np.uint8), np.zeros((20, 100), bool), np.zeros((20, 100), np.float32))
+    sheet = overlay_sheet([wide, wide], threshold=0.5, tile=50)
+    assert sheet.shape == (2 * (CAPTION + 24 + 8), 4 * 124 + 4, 3)
+    assert (sheet[-5] == 0).all(axis=-1).any(), "the last row but the gap is picture"
 
 
 def test_the_caption_is_written_above_its_row():
