@@ -5,6 +5,9 @@ import torch
 from safetensors.torch import save_file
 
 from lib.squeezenet import CHANNELS, SqueezeNet, main
+from tests.conftest import ROOT
+
+REAL = ROOT.parent / "shared/weights/squeezenet1_0/squeezenet1_0.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,19 @@ def test_weights_are_read_by_torchvisions_names_whatever_the_classifier(network,
     image = torch.rand(1, 3, 32, 32)
     assert all(torch.equal(a, b) for a, b in zip(network(image), other(image), strict=True))
     assert {"features.0.weight", "features.12.expand3x3.bias"} <= set(network.state_dict())
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason=f"the real weights are not at {REAL}")
+def test_the_real_weights_know_an_edge_from_an_even_surface():
+    network = SqueezeNet.read(REAL)
+    even, edge = torch.full((2, 1, 3, 64, 64), 0.3)
+    edge[..., 32:] = 0.8
+    with torch.inference_mode():
+        for plain, parted in zip(network(even), network(edge), strict=True):
+            assert parted.isfinite().all()
+            width = plain.shape[-1]
+            change = (parted - plain).abs().mean(dim=(0, 1, 2))[: width // 2 + 1]
+            assert change.argmax() >= width // 2 - 1, "at the edge, not at the far rim of the dark half"
 
 
 def test_other_files_are_refused_by_their_name(tmp_path):
