@@ -12,6 +12,12 @@ def red(tiles):
     return tiles[..., 0].astype(np.float32) / 255
 
 
+def recording():
+    """`red`, and the list that the shapes of all batches it sees go into."""
+    shapes = []
+    return shapes, lambda tiles: shapes.append(tiles.shape) or red(tiles)
+
+
 @settings(max_examples=40, deadline=None)
 @given(height=sizes, width=sizes, overlap=st.integers(0, 15), seed=st.integers(0, 9))
 def test_the_identity_predicted_by_tiles_is_the_picture_itself(height, width, overlap, seed):
@@ -44,12 +50,7 @@ def test_the_batch_size_changes_nothing(height, width, batch_size):
 
 
 def test_no_batch_is_larger_than_asked_and_all_tiles_have_the_size_of_the_window():
-    shapes = []
-
-    def recorded(tiles):
-        shapes.append(tiles.shape)
-        return red(tiles)
-
+    shapes, recorded = recording()
     predict_tiled(np.zeros((64, 40, 3), np.uint8), recorded, window=16, overlap=0, batch_size=5)
     assert [shape[0] for shape in shapes] == [5, 5, 2]
     assert {shape[1:] for shape in shapes} == {(16, 16, 3)}
@@ -58,24 +59,14 @@ def test_no_batch_is_larger_than_asked_and_all_tiles_have_the_size_of_the_window
 @settings(max_examples=60, deadline=None)
 @given(height=st.integers(1, 400), width=st.integers(1, 400), multiple=st.sampled_from([1, 4, 16]))
 def test_a_tile_is_a_window_or_a_little_more_and_fits_the_network(height, width, multiple):
-    shapes = []
-
-    def recorded(tiles):
-        shapes.append(tiles.shape)
-        return red(tiles)
-
+    shapes, recorded = recording()
     predict_tiled(np.zeros((height, width, 3), np.uint8), recorded, window=32, overlap=8, multiple=multiple)
     (side,) = {shape[1] for shape in shapes}
     assert side % multiple == 0 and 32 <= side < 1.5 * 32 + multiple
 
 
 def test_a_little_larger_tiles_save_a_row_of_them():
-    shapes = []
-
-    def recorded(tiles):
-        shapes.append(tiles.shape)
-        return red(tiles)
-
+    shapes, recorded = recording()
     predict_tiled(np.zeros((256, 256, 3), np.uint8), recorded, window=128, overlap=32, multiple=16)
     assert shapes == [(4, 144, 144, 3)], "and not nine of 128 px, which are nearly twice as many pixels"
 

@@ -62,10 +62,12 @@ class UNet(nn.Module):
 
     def groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """All weights, for an optimizer: each with the learning rate that suits what it knows already."""
-        known = list(self.encoder.network.parameters()) if isinstance(self.encoder, Pretrained) else []
+        if not isinstance(self.encoder, Pretrained):
+            return [{"params": list(self.parameters()), "lr": learning_rate}]
+        known = list(self.encoder.network.parameters())
         ids = {id(weight) for weight in known}
-        groups = [{"params": [w for w in self.parameters() if id(w) not in ids], "lr": learning_rate}]
-        return groups + [{"params": known, "lr": ENCODER_RATE * learning_rate}] * bool(known)
+        rest = [weight for weight in self.parameters() if id(weight) not in ids]
+        return [{"params": rest, "lr": learning_rate}, {"params": known, "lr": ENCODER_RATE * learning_rate}]
 
 
 class Plain(nn.Module):
