@@ -1,9 +1,9 @@
 """How well masks are recovered: measured on pictures that went through the autoencoder, against the exact truth.
 
-Only where a data set holds `twins`, the same picture without its defect, as the rendered workpieces do.
+Only where samples have twins, the same picture without its defect, as the rendered workpieces do.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,23 +25,12 @@ from lib.core.images import (
     window_around,
 )
 from lib.core.params import Params
-from lib.core.records import GOOD, Box, Sample
+from lib.core.records import Box, Sample
 from lib.core.runtime import progress
 from lib.diffusion.components import Components, decode, encode, to_pixels, to_tensor
 from lib.masks import METHODS, Picture
 
 WORST = 10  # recoveries shown
-
-
-def twin_of(sample: Sample) -> Path:
-    """Where the defect-free twin of a defect picture lies in MVTec AD layout: `<category>/twins/<type>/<name>`."""
-    image = Path(sample.image)
-    return image.parents[2] / "twins" / image.parent.name / image.name
-
-
-def with_twins(samples: Iterable[Sample]) -> list[Sample]:
-    """The defect pictures whose truth is known."""
-    return [sample for sample in samples if sample.defect_type != GOOD and twin_of(sample).exists()]
 
 
 def score_masks(
@@ -95,8 +84,8 @@ def _round_trips(
     params: Params, sample: Sample, parts: Components
 ) -> Iterator[tuple[RGB, RGB, Picture, Picture, Mask, Box]]:
     """For each defect: its window with and without it, both after the autoencoder, the truth, the box in the window."""
-    assert sample.mask is not None
-    image, mask, twin = read_image(Path(sample.image)), read_mask(Path(sample.mask)), read_image(twin_of(sample))
+    assert sample.mask is not None and sample.twin is not None
+    image, mask, twin = read_image(Path(sample.image)), read_mask(Path(sample.mask)), read_image(Path(sample.twin))
     for component in mask_boxes(mask, params.boxes.margin, params.boxes.min_area):
         window = window_around(component.box, mask.shape, params.window.context, params.window.min_side)
         defect, normal, truth = (crop(array, window) for array in (image, twin, mask))

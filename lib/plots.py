@@ -57,8 +57,6 @@ def overlay_sheet(overlays: Sequence[Overlay], threshold: float, tile: int = 200
             side,
             GAP,
         )
-        height, width = overlay.image.shape[:2]
-        row = row[: max(1, round(height * side / max(height, width))) + 2 * GAP]
         caption = np.full((CAPTION, row.shape[1], 3), 255, np.uint8)
         cv2.putText(caption, overlay.caption, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
         strips += [caption, row]

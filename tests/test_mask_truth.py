@@ -10,7 +10,7 @@ from lib.core.params import Base, Params
 from lib.core.records import Sample
 from lib.dataset.workpieces import write_workpieces
 from lib.diffusion.components import load
-from lib.mask_truth import grey_difference, iou, score_masks, twin_of, with_twins
+from lib.mask_truth import grey_difference, iou, score_masks
 from tests.conftest import ROOT
 
 
@@ -21,7 +21,10 @@ def defects(root: Path) -> list[Sample]:
         mask = root / category / "ground_truth" / defect_type / f"{file.stem}_mask.png"
         if mask.exists():
             name = f"{category}-{defect_type}-{file.stem}"
-            samples.append(Sample(name, category, defect_type, str(file), str(mask), name, "test", (0, 0), ""))
+            twin = str(root / category / "twins" / defect_type / file.name)
+            samples.append(
+                Sample(name, category, defect_type, str(file), str(mask), name, "test", (0, 0), "", twin=twin)
+            )
     return samples
 
 
@@ -34,12 +37,6 @@ def test_measured_masks_reach_the_bar_and_beat_the_published_formula(tmp_path: P
     assert len(table) == 10 and table["all"]["defects"] >= 36 and sheet is not None
     assert table["all"]["measured"] >= 0.75
     assert table["all"]["measured"] >= table["all"]["cosine_rgb_otsu"] + 0.2
-
-
-def test_without_twins_there_is_nothing_to_score(tmp_path: Path):
-    sample = Sample("a", "c", "crack", str(tmp_path / "c/test/crack/0.png"), "m", "a", "test", (8, 8), "")
-    assert twin_of(sample) == tmp_path / "c/twins/crack/0.png"
-    assert with_twins([sample]) == []
 
 
 def test_iou_of_masks_and_of_two_empty_ones():

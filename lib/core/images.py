@@ -138,6 +138,20 @@ def window_around(box: Box, shape: Sequence[int], context: float, min_side: int)
     return Window(start(box[0], box[2], width), start(box[1], box[3], height), side)
 
 
+def moved(window: Window, by: Sequence[int], box: Box, shape: Sequence[int]) -> Window:
+    """The window moved by (x, y) px within a picture of shape (H, W, ...), as far as all of the box stays in view."""
+
+    def start(at: int, step: int, low: int, high: int, extent: int) -> int:
+        least, most = max(min(0, at), high - window.side), min(max(extent - window.side, at), low)
+        return min(max(at + step, least), most)
+
+    return Window(
+        start(window.x0, by[0], box[0], box[2], shape[1]),
+        start(window.y0, by[1], box[1], box[3], shape[0]),
+        window.side,
+    )
+
+
 def crop(image: NDArray, window: Window) -> NDArray:
     """Cut the window out of an (H, W) or (H, W, C) array; what lies beyond the border is mirrored."""
 
@@ -210,14 +224,22 @@ def outlined(image: RGB, mask: Mask, colour: tuple[int, int, int] = (255, 40, 40
 
 
 def contact_sheet(rows: Sequence[Sequence[RGB]], tile: int = 160, gap: int = 4) -> RGB:
-    """Arrange pictures in rows of squares of `tile` px, each shrunk or grown to fit, on a white ground."""
-    columns = max((len(row) for row in rows), default=1)
-    height, width = max(len(rows), 1) * (tile + gap) + gap, columns * (tile + gap) + gap
-    sheet = np.full((height, width, 3), 255, dtype=np.uint8)
-    for y, row in enumerate(rows):
-        for x, image in enumerate(row):
-            scale = tile / max(image.shape[:2])
-            fitted = resize(image, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-            top, left = gap + y * (tile + gap), gap + x * (tile + gap)
-            sheet[top : top + fitted.shape[0], left : left + fitted.shape[1]] = fitted
-    return sheet
+    """Arrange pictures in rows on a white ground, each shrunk or grown until its longer side has `tile` px.
+
+    Columns are `tile` px wide, rows as high as the highest picture in them.
+    """
+
+    def fitted(image: RGB) -> RGB:
+        scale = tile / max(image.shape[:2])
+        return resize(image, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+
+    width = max((len(row) for row in rows), default=1) * (tile + gap) + gap
+    strips = [np.full((gap, width, 3), 255, np.uint8)]
+    for row in rows:
+        tiles = [fitted(image) for image in row]
+        strip = np.full((max((image.shape[0] for image in tiles), default=0) + gap, width, 3), 255, np.uint8)
+        for x, image in enumerate(tiles):
+            left = gap + x * (tile + gap)
+            strip[: image.shape[0], left : left + image.shape[1]] = image
+        strips.append(strip)
+    return np.concatenate(strips)

@@ -22,7 +22,10 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; x1 and y1 are exclu
 
 @dataclass(frozen=True)
 class Sample:
-    """One real picture. `mask` is None for good pictures; `size` is (width, height) in pixels."""
+    """One real picture. `mask` is None for good pictures; `size` is (width, height) in pixels.
+
+    `twin`: the same picture without its defect, which rendered data sets have.
+    """
 
     id: str
     category: str
@@ -34,6 +37,8 @@ class Sample:
     size: tuple[int, int]
     sha256: str  # of the picture's file
     mask_sha256: str | None = None
+    twin: str | None = None
+    twin_sha256: str | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ Two layouts are read, told apart by the folders `train` and `test`:
 - plain folders: `<category>/good`, `<category>/<type>`, masks in `masks/<type>`, in `ground_truth/<type>`, or beside
   the pictures.
 
-A mask is named `<stem>_mask` or, in a folder of masks, also `<stem>`.
+A mask is named `<stem>_mask` or, in a folder of masks, also `<stem>`. In the first layout, `twins/<type>` may hold
+pictures of `test/<type>` once more, under the same names and without their defect: the exact truth of a mask.
 """
 
 import csv
@@ -23,6 +24,7 @@ from lib.core.records import GOOD
 
 SHOWN = 10  # names listed in one message; beyond them only the number is told
 MASK_FOLDERS = ("ground_truth", "masks")
+TWINS = "twins"
 FOLDER_NAME: TypeAdapter[str] = TypeAdapter(Name)
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -57,6 +59,7 @@ class Picture:
     folder: str
     path: Path
     mask: Path | None = None
+    twin: Path | None = None  # the same picture without its defect
 
     @property
     def id(self) -> str:
@@ -108,7 +111,8 @@ def read_category(root: Path, category: str, findings: Findings) -> list[Picture
         else [("", folder) for folder in _folders(base) if folder.name not in MASK_FOLDERS]
     )
     mask_folders = [base / name for name in (MASK_FOLDERS[:1] if parts else MASK_FOLDERS)]
-    others = [folder.name for folder in _folders(base) if folder.name not in ("train", "test", *MASK_FOLDERS)]
+    known = ("train", "test", TWINS, *MASK_FOLDERS)
+    others = [folder.name for folder in _folders(base) if folder.name not in known]
     unread = f" (not read: {listed(others)})" if parts and others else ""
     pictures, read = [], set()
     for part, folder in folders:
@@ -263,7 +267,10 @@ def _paired(part: str, folder: Path, files: list[Path], masks: list[Path], findi
                 f"{file}: a defect picture without a mask; add a mask named {file.stem}_mask.png, "
                 f"or move the picture to the good ones"
             )
-    return [Picture(defect_type, part, file, mask_of.get(file)) for file in files]
+    twins = folder.parents[1] / TWINS / defect_type
+    has_twins = part == "test" and defect_type != GOOD and twins.is_dir()
+    twin_of = {file: twins / file.name for file in files if has_twins and (twins / file.name).exists()}
+    return [Picture(defect_type, part, file, mask_of.get(file), twin_of.get(file)) for file in files]
 
 
 def _advice(name: str) -> str:

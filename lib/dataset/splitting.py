@@ -63,6 +63,8 @@ def split_category(dataset: Dataset, split: Split, category: str) -> tuple[list[
                 size=one.size,
                 sha256=one.sha256,
                 mask_sha256=one.mask_sha256,
+                twin=one.picture.twin.as_posix() if one.picture.twin else None,
+                twin_sha256=one.twin_sha256,
             )
             for one in examined
         ),

@@ -28,6 +28,7 @@ class Examined:
     size: tuple[int, int] = (0, 0)  # width, height in px, upright
     sha256: str = ""  # of the file's bytes
     mask_sha256: str | None = None
+    twin_sha256: str | None = None
     pixels: str = ""  # digest of the decoded picture: equal for equal pictures in different files
     perceptual_hash: int = 0
     graded_mask: bool = False
@@ -75,14 +76,14 @@ def validate(pictures: Sequence[Picture], findings: Findings) -> list[Examined]:
 
 
 def examine(picture: Picture) -> Examined:
-    """Open a picture and its mask. Anything wrong is reported in `problems`, never raised."""
+    """Open a picture, its mask and its twin. Anything wrong is reported in `problems`, never raised."""
     try:
         image = read_image(picture.path)
         sha256 = hashlib.sha256(picture.path.read_bytes()).hexdigest()
     except (OSError, ValueError) as error:
         return Examined(picture, (f"{error}; replace or remove the file",))
     height, width = image.shape[:2]
-    problems, graded, covering, mask_sha256 = [], False, False, None
+    problems, graded, covering, mask_sha256, twin_sha256 = [], False, False, None, None
     if picture.mask is not None:
         try:
             mask = read_mask(picture.mask)
@@ -91,9 +92,29 @@ def examine(picture: Picture) -> Examined:
             mask_sha256 = hashlib.sha256(picture.mask.read_bytes()).hexdigest()
         except ValueError as error:
             problems = [f"{error}; replace the file"]
+    if picture.twin is not None:
+        try:
+            high, wide = read_image(picture.twin).shape[:2]
+            twin_sha256 = hashlib.sha256(picture.twin.read_bytes()).hexdigest()
+            if (high, wide) != (height, width):
+                problems.append(
+                    f"{picture.twin}: the twin is {wide} x {high} px, its picture {width} x {height} px; it has to be "
+                    f"the same picture without the defect, or not be there"
+                )
+        except (OSError, ValueError) as error:
+            problems.append(f"{error}; replace or remove the file")
     pixels = hashlib.sha256(f"{width}x{height}".encode() + image.tobytes()).hexdigest()
     return Examined(
-        picture, tuple(problems), (width, height), sha256, mask_sha256, pixels, perceptual_hash(image), graded, covering
+        picture,
+        tuple(problems),
+        (width, height),
+        sha256,
+        mask_sha256,
+        twin_sha256,
+        pixels,
+        perceptual_hash(image),
+        graded,
+        covering,
     )
 
 

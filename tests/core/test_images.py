@@ -17,6 +17,7 @@ from lib.core.images import (
     contact_sheet,
     crop,
     feathered,
+    moved,
     outlined,
     paste_back,
     png_bytes,
@@ -271,6 +272,22 @@ def test_a_box_in_the_middle_is_in_the_middle_of_its_window():
     assert window_around((40, 40, 60, 50), (100, 100), 2, 8) == Window(30, 25, 40)
 
 
+@given(pictures_with_boxes(), st.floats(1, 4), st.integers(1, 90), st.integers(-99, 99), st.integers(-99, 99))
+def test_a_moved_window_keeps_its_box_and_stays_where_it_was_or_in_the_picture(picture, context, min_side, right, down):
+    width, height, box = picture
+    window = window_around(box, (height, width), context, min_side)
+    shifted = moved(window, (right, down), box, (height, width))
+    x0, y0, x1, y1 = shifted.inside(box)
+    assert shifted.side == window.side and 0 <= x0 < x1 <= window.side and 0 <= y0 < y1 <= window.side
+    for start, before, by, extent in (
+        (shifted.x0, window.x0, right, width),
+        (shifted.y0, window.y0, down, height),
+    ):
+        assert min(before, before + by) <= start <= max(before, before + by)
+        if window.side <= extent:
+            assert 0 <= start <= extent - window.side
+
+
 def test_a_window_at_the_border_is_moved_into_the_picture():
     assert window_around((0, 90, 10, 100), (100, 100), 2, 8) == Window(0, 80, 20)
 
@@ -388,13 +405,18 @@ def test_a_sheet_has_room_for_pictures_of_any_size_and_for_none(rows: list[list[
     assume(sum(map(len, rows)) < 6)
     sheet = contact_sheet([[np.zeros((h, w, 3), np.uint8) for w, h in row] for row in rows], tile=20, gap=2)
     columns = max([len(row) for row in rows], default=1)
-    assert sheet.shape == (max(len(rows), 1) * 22 + 2, columns * 22 + 2, 3) and sheet.dtype == np.uint8
-    for y, row in enumerate(rows):
+    assert sheet.shape[1:] == (columns * 22 + 2, 3) and sheet.dtype == np.uint8
+    top = 2
+    for row in rows:
+        highest = 0
         for x, (width, height) in enumerate(row):
-            tile = sheet[2 + y * 22 : 22 + y * 22, 2 + x * 22 : 22 + x * 22]
-            dark = (tile == 0).all(axis=2)
             scale = 20 / max(width, height)
-            assert dark.sum() == max(1, round(width * scale)) * max(1, round(height * scale))
+            wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+            tile = sheet[top : top + high, 2 + x * 22 : 22 + x * 22]
+            assert (tile[:, :wide] == 0).all() and (tile[:, wide:] == 255).all()
+            highest = max(highest, high)
+        top += highest + 2
+    assert top == len(sheet), "no white below but the gap"
     assert (sheet[:2] == 255).all() and (sheet[:, :2] == 255).all(), "white between the tiles"
 
 

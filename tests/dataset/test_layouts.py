@@ -43,6 +43,18 @@ def test_an_mvtec_category_is_read_with_its_masks_and_nothing_beside_train_test_
         "good-test-000",
     ]
     assert [picture.mask.name for picture in pictures if picture.mask] == ["000_mask.png", "001.png"]
+    assert [picture.id for picture in pictures if picture.twin] == [], "a twin has its picture's whole name"
+    assert findings == Findings()
+
+
+def test_twins_are_those_of_defects_in_test(tmp_path):
+    touch(tmp_path / "nut", "train/good/0.png", "test/good/0.png", "test/crack/0.png", "test/crack/1.png")
+    touch(tmp_path / "nut", "ground_truth/crack/0.png", "ground_truth/crack/1.png")
+    touch(tmp_path / "nut", "twins/good/0.png", "twins/crack/1.png", "twins/crack/7.png")
+    pictures, findings = read(tmp_path)
+    assert {picture.id: picture.twin for picture in pictures if picture.twin} == {
+        "crack-test-1": tmp_path / "nut/twins/crack/1.png"
+    }
     assert findings == Findings()
 
 

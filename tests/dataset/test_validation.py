@@ -1,5 +1,6 @@
 """Validation: every kind of broken data set is found, all of it at once, with the file's name."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,20 @@ def test_masks_that_do_not_fit_are_found(nut, broken, said):
     broken.save(nut / "ground_truth/crack/0_mask.png")
     problems = findings_of(nut).problems
     assert len(problems) == 1 and "crack/0_mask.png" in problems[0] and said in problems[0]
+
+
+def test_a_twin_has_to_be_a_picture_of_the_same_size(nut):
+    (nut / "twins/crack").mkdir(parents=True)
+    photograph(70).save(nut / "twins/crack/0.png")
+    assert findings_of(nut) == Findings()
+    pictures = read_category(nut.parent, nut.name, Findings())
+    digests = [examine(picture).twin_sha256 for picture in pictures if picture.defect_type == "crack"]
+    assert digests == [hashlib.sha256((nut / "twins/crack/0.png").read_bytes()).hexdigest(), None, None]
+    photograph(70).resize((40, 30)).save(nut / "twins/crack/1.png")
+    (nut / "twins/crack/2.png").write_bytes(b"no picture")
+    first, second = findings_of(nut).problems
+    assert "crack/1.png: the twin is 40 x 30 px, its picture 48 x 32 px" in first
+    assert "twins/crack/2.png: cannot be read as a picture" in second
 
 
 def test_a_mask_beside_everything_that_the_picture_shows_is_found(nut):
