@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lib import language
-from lib.core.images import box_mask
+from lib.core.images import box_mask, crop, moved, resize, window_around
 from lib.core.params import Positive, Section, Share, Training
 from lib.core.runtime import (
     atomic_folder,
@@ -97,6 +97,11 @@ class Strokes(Inpainting):
     pairs: Positive
 
 
+class Windows(Strokes):
+    context: tuple[float, float]  # side of the window around a hole, in lengths of its longer side
+    min_side: Positive  # pixels
+
+
 class BaseParams(Section):
     seed: int
     pool: Pool
@@ -106,6 +111,7 @@ class BaseParams(Section):
     unet: UNet
     lines: Inpainting
     strokes: Strokes
+    windows: Windows
 
 
 def main() -> None:
@@ -256,7 +262,7 @@ def make_unet(params: BaseParams, pool: list[Pair]) -> None:
         )
     )
     unet = UNet2DConditionModel(
-        sample_size=SIDE // 4,
+        sample_size=params.windows.crop // 4,
         in_channels=9,
         out_channels=4,
         layers_per_block=1,
@@ -288,11 +294,12 @@ def make_unet(params: BaseParams, pool: list[Pair]) -> None:
         ("unet", params.unet),
         ("lines", params.lines),
         ("strokes", params.strokes),
+        ("windows", params.windows),
     )
     for name, settings in phases:
         if isinstance(settings, Strokes):
             pool = rendered_pool(settings.pairs, seed_for(params.seed, name))
-        parts.text_encoder.requires_grad_(name != "strokes")
+            parts.text_encoder.requires_grad_(False)
         key = fingerprint(key, settings.model_dump())
         train_unet(name, settings, parts, pool, params, key)
     unet.to(memory_format=torch.contiguous_format)
@@ -396,7 +403,11 @@ def samples(
             whole = hole_of(pair, rng, shares.mask_share)
             if max(np.ptp(extent) + 1 for extent in np.nonzero(whole)) > settings.largest_hole:
                 continue
-            defect, normal, hole = piece((pair.defect, pair.normal, whole), settings.crop, rng)
+            arrays = turned((pair.defect, pair.normal, whole), rng)
+            if isinstance(settings, Windows):
+                defect, normal, hole = window_of(arrays, settings, rng)
+            else:
+                defect, normal, hole = piece(arrays, settings.crop, rng)
             chosen.append((defect, hole, captions[index][0]))
             if rng.random() < shares.normal_share:
                 chosen.append((normal, hole, captions[index][1]))
@@ -410,16 +421,31 @@ def in_batches(chosen: list[tuple[Any, Any, list[str]]]) -> Iterator[tuple[Any, 
 
 
 def piece(arrays: tuple[Any, ...], side: int, rng: np.random.Generator) -> tuple[Any, ...]:
-    """The same piece (side, side) of arrays (SIDE, SIDE, ...), turned and flipped; of the hole, which is the last of
-    them, it shows all, or as much as it can hold."""
-    turns, flipped = int(rng.integers(4)), bool(rng.integers(2))
-    arrays = tuple(np.rot90(array, turns)[:: -1 if flipped else 1] for array in arrays)
+    """The same piece (side, side) of arrays (SIDE, SIDE, ...); of the hole, which is the last of them, it shows all, or
+    as much as it can hold."""
     starts = []
     for extent in np.nonzero(arrays[-1]):
         low, high = np.clip(sorted((int(extent.max()) + 1 - side, int(extent.min()))), 0, SIDE - side)
         starts.append(int(rng.integers(low, high + 1)))
     y, x = starts
     return tuple(np.ascontiguousarray(array[y : y + side, x : x + side]) for array in arrays)
+
+
+def turned(arrays: tuple[Any, ...], rng: np.random.Generator) -> tuple[Any, ...]:
+    """Arrays (SIDE, SIDE, ...), all of them turned and flipped alike."""
+    turns, flipped = int(rng.integers(4)), bool(rng.integers(2))
+    return tuple(np.rot90(array, turns)[:: -1 if flipped else 1] for array in arrays)
+
+
+def window_of(arrays: tuple[Any, ...], settings: Windows, rng: np.random.Generator) -> tuple[Any, ...]:
+    """The same window of arrays (SIDE, SIDE, ...) around the hole, which is the last of them, as the pipeline cuts it:
+    some lengths of the hole wide, a little off its centre, resized to `crop` pixels."""
+    left, top, wide, high = cv2.boundingRect(arrays[-1].astype(np.uint8))
+    box = (left, top, left + wide, top + high)
+    window = window_around(box, (SIDE, SIDE), rng.uniform(*settings.context), settings.min_side)
+    spare = [(window.side - extent) // 4 for extent in (wide, high)]
+    window = moved(window, [int(rng.integers(-most, most + 1)) for most in spare], box, (SIDE, SIDE))
+    return tuple(resize(crop(array, window), settings.crop, settings.crop) for array in arrays)
 
 
 def hole_of(pair: Pair, rng: np.random.Generator, mask_share: float) -> Any:

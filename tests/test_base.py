@@ -23,9 +23,9 @@ BRIEF = {"steps": 2, "batch_size": 2, "warmup_steps": 0, "checkpoint_every": 2}
 def params() -> base.BaseParams:
     values = yaml.safe_load((ROOT / "models/base.yaml").read_text(encoding="utf-8"))
     values["pool"]["pairs"] = 4
-    for part in ("autoencoder", "sharpening", "decoder", "unet", "lines", "strokes"):
+    for part in ("autoencoder", "sharpening", "decoder", "unet", "lines", "strokes", "windows"):
         values[part] |= BRIEF
-    values["strokes"]["pairs"] = 8
+    values["strokes"]["pairs"] = values["windows"]["pairs"] = 8
     values["autoencoder"]["width"] = 8
     values["unet"]["channels"] = [16, 16, 16]
     return base.BaseParams.model_validate(values)
@@ -45,7 +45,7 @@ def test_the_two_commands_make_a_model_that_the_pipeline_loads(params, tmp_path:
     base.make_autoencoder(params, pool)
     base.make_unet(params, pool)
     parts = load(Base(model=str(tmp_path / "base"), revision=None, allow_download=False), torch.device("cpu"))
-    assert parts.resolution == base.SIDE and parts.scheduler.config.prediction_type == "v_prediction"
+    assert parts.resolution == params.windows.crop and parts.scheduler.config.prediction_type == "v_prediction"
     assert all(torch.isfinite(value).all() for value in parts.unet.parameters())
 
 
@@ -107,6 +107,35 @@ def test_strokes_are_learnt_on_small_holes_and_few_other_defects(params):
     assert any(lines[index] for index in shown) and not {n for n, line in enumerate(lines) if line} <= shown
     for image, hole, _ in chosen:
         assert image.shape == (80, 80, 3) and all(np.ptp(extent) < 68 for extent in np.nonzero(hole))
+
+
+def test_windows_are_cut_around_the_hole_as_the_pipeline_cuts_them(params):
+    pool = [random_pair(np.random.default_rng(index), base.SIDE) for index in range(60)]
+    captions = [([f"defect {index}"], [f"good {index}"]) for index in range(60)]
+    chosen = base.samples(pool, captions, params.windows, params.pool, seed=1)
+    side, (nearest, widest) = params.windows.crop, params.windows.context
+    shares = []
+    for image, hole, _ in chosen:
+        assert image.shape == (side, side, 3) and hole.shape == (side, side)
+        rows, columns = (np.ptp(extent) + 1 for extent in np.nonzero(hole))
+        shares.append(max(rows, columns) / side)
+    assert 1 / widest - 0.05 < np.median(shares) < 1 / nearest and max(shares) <= 1
+    shown = {int(texts[0].removeprefix("defect ")) for _, _, texts in chosen if texts[0].startswith("defect")}
+    assert shown == set(range(60)), "defects of every size"
+
+
+@given(st.integers(0, 2**31))
+def test_a_window_shows_the_whole_hole_at_its_scale(seed: int):
+    rng = np.random.default_rng(seed)
+    x, y, wide, high = (int(value) for value in (*rng.integers(0, base.SIDE - 60, 2), *rng.integers(10, 60, 2)))
+    hole = np.zeros((base.SIDE, base.SIDE), bool)
+    hole[y : y + high, x : x + wide] = True
+    settings = base.Windows.model_construct(context=(1.5, 1.5), min_side=48, crop=96)
+    picture, cut = base.window_of((hole * np.uint8(200), hole), settings, rng)
+    scale = 96 / max(48, np.ceil(1.5 * max(wide, high)))
+    rows, columns = (np.ptp(extent) + 1 for extent in np.nonzero(cut))
+    assert abs(rows - high * scale) <= 1 and abs(columns - wide * scale) <= 1
+    assert np.mean((picture > 100) == cut) > 0.9, "picture and hole are cut alike"
 
 
 def test_rounded_weights_keep_their_first_bits_and_no_others():

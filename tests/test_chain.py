@@ -127,7 +127,7 @@ def test_every_synthetic_sample_can_be_traced_to_its_source(chains: tuple[Path, 
     rows = [json.loads(r) for r in (chains[0] / "data/masks/mvp_diff/hex_nut/manifest.jsonl").read_text().splitlines()]
     for row in rows:
         assert samples[row["normal"]]["split"] == "train" and samples[row["normal"]]["defect_type"] == "good"
-        assert row["model"].startswith("tiny@") and row["knobs"]["guidance_scale"] == 3.5
+        assert row["model"].startswith("tiny@") and row["knobs"]["guidance_scale"] == 4.5
         assert (chains[0] / row["image"]).is_file() and (chains[0] / row["mask"]).is_file()
 
 
@@ -145,7 +145,7 @@ def test_one_knob_of_synth_reruns_synth_and_what_follows_and_nothing_before(chai
 
 def test_going_back_after_an_experiment_restores_params_and_results(chains: tuple[Path, Path]):
     run(chains[0], "sh", "-c", "git checkout . && dvc checkout")
-    assert "guidance_scale: 3.5" in (chains[0] / "params.yaml").read_text()
+    assert "guidance_scale: 4.5" in (chains[0] / "params.yaml").read_text()
     assert "Running stage" not in run(chains[0], "dvc", "repro").stdout
     assert run(chains[0], "git", "status", "--porcelain").stdout == ""
 

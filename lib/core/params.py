@@ -115,6 +115,7 @@ class Synth(Section):
     guidance_scale: Annotated[float, Field(ge=0)]
     guidance_share: Share
     strength: Annotated[float, Field(gt=0, le=1)]
+    noise_blur: Share
     batch_size: Positive
     feather: Annotated[int, Field(ge=0)]
     keep: Literal["changed", "box"]

@@ -3,8 +3,9 @@
 After the public parts of `JJessicaYao/MvP-Diff`: an inpainting model learns to restore real defect pictures from their
 boxed-out versions and captions that name the defect and its place (its section "training"); it then paints into boxes
 of good pictures (its section "inference"). Differences, all on purpose: captions are dropped now and then in training
-(guidance needs it); every sample has its own noise; work happens in a window around the box at native scale; the
-change that the model makes is added to the untouched picture, so the autoencoder's own error never reaches it.
+(guidance needs it); every sample has its own noise, without slow waves that would tint the defect; work happens in a
+window around the box, cut from the picture at its own scale; the change that the model makes is added to the untouched
+picture, so the autoencoder's own error never reaches it.
 """
 
 import json
@@ -28,6 +29,7 @@ from lib.core.images import (
     Window,
     box_mask,
     crop,
+    moved,
     paste_back,
     read_image,
     recent,
@@ -110,7 +112,7 @@ def synthesize(params: Params, real: RealData, model: Path, batches: Iterable[li
             masks=torch.from_numpy(np.stack(holes))[:, None].float().to(where),
             text=torch.stack([text(placement.prompt) for placement in batch]),
             empty=text("")[None],
-            noise=starting_noise([placement.seed for placement in batch], parts).to(where),
+            noise=starting_noise([placement.seed for placement in batch], parts, params.synth.noise_blur).to(where),
             settings=params.synth,
         )
         changes = to_pixels(generated) - to_pixels(round_trip)
@@ -191,22 +193,11 @@ def view_of(image: RGB, box: Box, flips: tuple[bool, bool], params: Params, side
     Picture and mask are flipped together. Returns (side, side, 3) uint8 and (side, side) bool.
     """
     rng = np.random.default_rng(seed)
-    height, width = image.shape[:2]
     context = params.window.context * rng.uniform(0.85, 1.25)
     window = window_around(box, image.shape, max(context, 1.0), params.window.min_side)
     spare = (window.side - max(box[2] - box[0], box[3] - box[1])) // 4
-    shift = rng.integers(-spare, spare + 1, size=2) if spare > 0 else (0, 0)
-
-    def shifted(start: int, by: int, low: int, high: int, extent: int) -> int:
-        """The start moved within the picture, as far as the whole box stays in view."""
-        least, most = max(min(0, start), high - window.side), min(max(extent - window.side, start), low)
-        return int(np.clip(start + by, least, most))
-
-    window = Window(
-        shifted(window.x0, shift[0], box[0], box[2], width),
-        shifted(window.y0, shift[1], box[1], box[3], height),
-        window.side,
-    )
+    if spare > 0:
+        window = moved(window, rng.integers(-spare, spare + 1, size=2).tolist(), box, image.shape)
     picture, mask = resize(crop(image, window), side, side), hole(box, window, side)
     across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
     return np.ascontiguousarray(picture[down, across]), np.ascontiguousarray(mask[down, across])

@@ -16,7 +16,7 @@ from tests.tiny import random_pictures, tiny_components
 
 def settings(**changes) -> Synth:
     values = {"scheduler": "ddim", "steps": 4, "guidance_scale": 3.5, "guidance_share": 1.0, "strength": 1.0}
-    values |= {"batch_size": 4, "feather": 0, "keep": "box"}
+    values |= {"noise_blur": 0.0, "batch_size": 4, "feather": 0, "keep": "box"}
     return Synth(**{**values, **changes})
 
 
@@ -34,7 +34,7 @@ def boxes(count: int) -> torch.Tensor:
 def run(parts, seeds: list[int], chosen: Synth, pictures: np.ndarray | None = None):
     pictures = random_pictures(len(seeds)) if pictures is None else pictures
     text = embed(parts, ["a scratch"] * len(seeds))
-    noise = starting_noise(seeds, parts)
+    noise = starting_noise(seeds, parts, chosen.noise_blur)
     return inpaint(parts, to_tensor(pictures), boxes(len(seeds)), text, embed(parts, [""]), noise, chosen)
 
 
@@ -57,7 +57,7 @@ def test_the_sampler_agrees_with_diffusers_pipeline(tmp_path: Path, name: str, s
     start = None
     if strength == 1:  # where the pipeline begins with noise alone, unless it is told
         pipeline.scheduler.set_timesteps(4)
-        normal, noise = encode(parts.vae, to_tensor(picture)), starting_noise([7], parts)
+        normal, noise = encode(parts.vae, to_tensor(picture)), starting_noise([7], parts, 0)
         start = pipeline.scheduler.add_noise(normal, noise, pipeline.scheduler.timesteps[:1])
         start = start / pipeline.scheduler.init_noise_sigma
     theirs = pipeline(
@@ -85,7 +85,16 @@ def test_a_sample_is_the_same_in_a_batch_and_alone(parts):
 
 
 def test_noise_belongs_to_the_sample_not_to_its_place_in_the_batch(parts):
-    assert torch.equal(starting_noise([1, 2, 3], parts)[2], starting_noise([3, 1], parts)[0])
+    for blur in (0, 0.125):
+        assert torch.equal(starting_noise([1, 2, 3], parts, blur)[2], starting_noise([3, 1], parts, blur)[0])
+
+
+def test_noise_without_its_slow_waves_is_as_strong_and_has_next_to_none(parts):
+    plain, calm = (starting_noise(list(range(50)), parts, blur) for blur in (0, 0.125))
+    assert plain.shape == calm.shape and float(calm.std()) == pytest.approx(1, abs=0.01)
+    wide = [float(noise.mean(dim=(2, 3)).std()) for noise in (plain, calm)]
+    assert wide[0] == pytest.approx(1 / plain.shape[-1], rel=0.2) and wide[1] < wide[0] / 5
+    assert float(torch.corrcoef(torch.stack([plain.flatten(), calm.flatten()]))[0, 1]) > 0.9, "the rest is the same"
 
 
 def test_other_seeds_differ_inside_and_equal_seeds_do_not(parts):
@@ -144,7 +153,7 @@ def test_even_at_full_strength_the_start_knows_how_bright_the_hole_was(parts, mo
     )
     picture = random_pictures(1)
     run(parts, [1], settings(), picture)
-    normal, noise = encode(parts.vae, to_tensor(picture)), starting_noise([1], parts)
+    normal, noise = encode(parts.vae, to_tensor(picture)), starting_noise([1], parts, 0)
     level = parts.scheduler.alphas_cumprod[751]  # the first of four timesteps
     assert torch.allclose(starts[0], level.sqrt() * normal + (1 - level).sqrt() * noise, atol=1e-4)
 

@@ -116,7 +116,7 @@ def category(inside: Path, raw_params: dict):
         )
         for number, box in enumerate(real.boxes)
     ]
-    return real, copies, tiny_params(raw_params).window
+    return real, copies, tiny_params(raw_params).window.model_copy(update={"context": 2.0})
 
 
 def test_a_category_is_compared_with_finite_scores_and_a_sheet(category):
