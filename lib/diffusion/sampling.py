@@ -27,8 +27,8 @@ def starting_noise(seeds: list[int], parts: Components, blur: float) -> Tensor:
     """Noise (B, 4, h, w), each sample's from its own CPU generator: equal in every batch, order and process.
 
     `blur`, in shares of the side, takes the noise's own slow waves out: its Gaussian blur of that standard deviation is
-    subtracted, and what is left has unit variance again. The last noise level is not all noise, and its lowest
-    frequencies tell a model the brightness and colour of the hole (Lin et al. 2024, section 3.1); those of mere noise
+    subtracted, and what is left has unit variance again. The last noise level is not all noise, and from its lowest
+    frequencies a model learns to read the brightness and colour of the hole (Lin et al. 2024); those of mere noise
     would tint the defect.
     """
     side = int(parts.unet.config.sample_size)
