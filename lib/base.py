@@ -93,11 +93,13 @@ class UNet(Inpainting):
     latent_std: Annotated[float, Field(gt=0)]
 
 
-class Strokes(Inpainting):
+class OwnPairs(Inpainting):
+    """A phase of the U-Net alone, on pictures of its own: the text encoder has learnt its words by then."""
+
     pairs: Positive
 
 
-class Windows(Strokes):
+class Windows(OwnPairs):
     context: tuple[float, float]  # side of the window around a hole, in lengths of its longer side
     min_side: Positive  # pixels
 
@@ -110,7 +112,7 @@ class BaseParams(Section):
     decoder: Reconstruction
     unet: UNet
     lines: Inpainting
-    strokes: Strokes
+    strokes: OwnPairs
     windows: Windows
 
 
@@ -297,7 +299,7 @@ def make_unet(params: BaseParams, pool: list[Pair]) -> None:
         ("windows", params.windows),
     )
     for name, settings in phases:
-        if isinstance(settings, Strokes):
+        if isinstance(settings, OwnPairs):
             pool = rendered_pool(settings.pairs, seed_for(params.seed, name))
             parts.text_encoder.requires_grad_(False)
         key = fingerprint(key, settings.model_dump())

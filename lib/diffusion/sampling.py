@@ -1,5 +1,6 @@
 """Batched latent inpainting with a guidance scale, and the autoencoder's round trip beside it."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -29,9 +30,14 @@ def starting_noise(seeds: list[int], parts: Components, blur: float) -> Tensor:
     `blur`, in shares of the side, takes the noise's own slow waves out: its Gaussian blur of that standard deviation is
     subtracted, and what is left has unit variance again. The last noise level is not all noise, and from its lowest
     frequencies a model learns to read the brightness and colour of the hole (Lin et al. 2024); those of mere noise
-    would tint the defect.
+    would tint the defect. Raises ValueError when that is less than half a latent cell, which would leave no noise.
     """
     side = int(parts.unet.config.sample_size)
+    if 0 < blur * side < 0.5:
+        raise ValueError(
+            f"synth.noise_blur: {blur} of this base's {side} latent cells is a blur of less than half a cell; set 0 to "
+            f"leave the noise as it is, or at least {math.ceil(500 / side) / 1000}"
+        )
     channels = int(parts.unet.config.out_channels)
     draws = [torch.Generator().manual_seed(seed) for seed in seeds]
     noise = [torch.randn((channels, side, side), generator=draw) for draw in draws]

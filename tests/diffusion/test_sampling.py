@@ -97,6 +97,13 @@ def test_noise_without_its_slow_waves_is_as_strong_and_has_next_to_none(parts):
     assert float(torch.corrcoef(torch.stack([plain.flatten(), calm.flatten()]))[0, 1]) > 0.9, "the rest is the same"
 
 
+def test_a_blur_that_would_leave_no_noise_is_refused(parts):
+    with pytest.raises(ValueError, match=r"synth\.noise_blur: 0\.001 .* set 0"):
+        starting_noise([1], parts, 0.001)
+    least = 0.5 / parts.unet.config.sample_size
+    assert torch.isfinite(starting_noise([1], parts, least)).all()
+
+
 def test_other_seeds_differ_inside_and_equal_seeds_do_not(parts):
     pictures = np.repeat(random_pictures(1), 3, axis=0)
     made, _ = run(parts, [1, 2, 1], settings(), pictures)

@@ -116,6 +116,7 @@ def category(inside: Path, raw_params: dict):
         )
         for number, box in enumerate(real.boxes)
     ]
+    # Wide enough that a window without the defect is no near copy of one with it.
     return real, copies, tiny_params(raw_params).window.model_copy(update={"context": 2.0})
 
 
