@@ -26,9 +26,10 @@ from lib.dataset.workpieces import workpiece
 from lib.diffusion.sampling import SCHEDULERS
 from lib.generators import RealData
 from lib.generators.mvp_diff import hole, synthesize
-from lib.core.images import read_image, window_around, write_png
+from lib.core.geometry import window_around
+from lib.core.images import read_image, write_png
 from lib.language import prompt
-from lib.masks import only_what_changed
+from lib.labels.masks import only_what_changed
 from lib.core.params import Params, load
 from lib.core.records import GOOD, Placement, Sample
 from lib.core.runtime import device, write_json

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.images import RGB, Mask, resize
+from lib.core.geometry import RGB, Mask, resize
 
 WORKING_SIDE = 192  # px of the longer side: enough for an outline, and a few milliseconds whatever the picture's size
 FRAME = 0.03  # width of the border frame that teaches the background, as a share of the shorter side

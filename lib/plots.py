@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from lib.core.images import RGB, Mask, contact_sheet, outlined
+from lib.core.geometry import RGB, Mask, Scores
+from lib.core.images import contact_sheet, outlined
 from lib.core.runtime import write_bytes
-from lib.tiles import Scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from lib.core.images import SUFFIXES, outlined, read_image, write_png
 from lib.core.runtime import progress, write_text
-from lib.detectors import find, image_score
+from lib.detection import image_score
+from lib.detectors import find
 
 OUTLINE = (255, 40, 40)
 

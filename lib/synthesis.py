@@ -5,12 +5,13 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from lib.core.images import contact_sheet, crop, read_image, window_around, write_png
+from lib.core.geometry import crop, window_around
+from lib.core.images import contact_sheet, read_image, write_png
 from lib.core.params import Params
 from lib.core.records import Placement, Synthetic, read_records, write_records
 from lib.core.runtime import progress, replace_folder, work_folder
 from lib.generators import Made, RealData, find
-from lib.masks import only_what_changed
+from lib.labels.masks import only_what_changed
 
 SHEET = (6, 8)  # rows and columns of each defect type on the contact sheet
 

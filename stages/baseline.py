@@ -2,7 +2,7 @@
 
 from lib.core.command import run
 from lib.core.params import REAL_ONLY
-from lib.detectors import train_arm
+from lib.detection import train_arm
 
 
 def main(detector: str, category: str) -> None:

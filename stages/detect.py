@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lib.core.command import run
 from lib.core.records import Synthetic, read_records
-from lib.detectors import train_arm
+from lib.detection import train_arm
 
 
 def main(detector: str, generator: str, category: str) -> None:

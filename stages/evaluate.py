@@ -7,7 +7,8 @@ from lib.core.command import run
 from lib.core.params import load
 from lib.core.records import Sample, of_split, read_records
 from lib.core.runtime import write_json
-from lib.detectors import evaluate, find
+from lib.detection import evaluate
+from lib.detectors import find
 
 
 def main(detector: str) -> None:

@@ -10,7 +10,7 @@ from lib.core.params import load
 from lib.core.records import Sample, read_records
 from lib.core.runtime import device, write_json
 from lib.diffusion.components import load as load_base
-from lib.mask_truth import score_masks
+from lib.labels.truth import score_masks
 
 
 def main() -> None:

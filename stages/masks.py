@@ -8,7 +8,7 @@ from lib.core.images import write_png
 from lib.core.params import load
 from lib.core.records import Sample, Synthetic, by_id, of_split, read_records, write_records
 from lib.core.runtime import atomic_folder, write_json
-from lib.labelling import label_all
+from lib.labels.labelling import label_all
 
 
 def main(generator: str) -> None:

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from lib.boxes import place_boxes
 from lib.core.command import run
 from lib.core.params import load
 from lib.core.records import DefectBox, Sample, read_records, write_records
+from lib.placement import place_boxes
 
 
 def main() -> None:

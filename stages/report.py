@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lib.core.command import run
 from lib.core.params import load
-from lib.report import write_report
+from lib.report.tables import write_report
 
 
 def main() -> None:

@@ -23,7 +23,9 @@ def main(generator: str, category: str) -> None:
         model,
         placements,
         Path(f"data/prepared/{category}/samples.jsonl"),
-        *source("lib.core", "lib.diffusion", "lib.language", "lib.masks", "lib.synthesis", GENERATORS[generator]),
+        *source(
+            "lib.core", "lib.diffusion", "lib.language", "lib.labels.masks", "lib.synthesis", GENERATORS[generator]
+        ),
     )
     out = Path(f"data/synth/{generator}/{category}")
     records = synthesize_all(params, real, generator, model, read_records(placements, Placement), key, out)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from lib.core.images import box_mask, write_png
+from lib.core.geometry import Box, box_mask
+from lib.core.images import write_png
 from lib.core.params import Params
-from lib.core.records import GOOD, Box, DefectBox, Description, Placement, Sample, write_records
+from lib.core.records import GOOD, DefectBox, Description, Placement, Sample, write_records
 from lib.language import captions
 
 CATEGORY = "slab"

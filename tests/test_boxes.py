@@ -12,12 +12,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.boxes import mask_boxes, place_boxes, real_components
-from lib.core.images import box_mask, read_image, read_mask, write_png
+from lib.boxes import mask_boxes, real_components
+from lib.core.geometry import box_mask
+from lib.core.images import read_image, read_mask, write_png
 from lib.core.records import DefectBox, Description, Placement, Sample, by_id, read_records, write_records
 from lib.dataset.published_rows import published_rows
 from lib.foreground import foreground_mask
 from lib.language import location_of
+from lib.placement import place_boxes
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,9 +1,7 @@
-"""Pictures in and out: safe decoding, windows at native scale, pasting back, PNG, contact sheets."""
+"""Pictures in and out: safe decoding, PNG, contact sheets."""
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from lib.core.records import Box
+from lib.core.geometry import RGB, Mask, resize
 from lib.core.runtime import write_bytes
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
@@ -21,8 +19,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # above twice that, and `decode` refuses from the limit on.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 100_000_000
 
-RGB = NDArray[np.uint8]  # (H, W, 3)
-Mask = NDArray[np.bool_]  # (H, W)
 Pixels = TypeVar("Pixels", bound=NDArray)
 
 
@@ -105,116 +101,6 @@ def write_png(path: Path, image: RGB | Mask) -> str:
     data = png_bytes(image)
     write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
-
-
-@dataclass(frozen=True)
-class Window:
-    """A square cut-out in pixels of the picture; it may reach over the picture's border."""
-
-    x0: int
-    y0: int
-    side: int
-
-    def inside(self, box: Box) -> Box:
-        """The box in coordinates of this window."""
-        return box[0] - self.x0, box[1] - self.y0, box[2] - self.x0, box[3] - self.y0
-
-
-def window_around(box: Box, shape: Sequence[int], context: float, min_side: int) -> Window:
-    """The square window around a box in a picture of shape (H, W, ...): `context` times the box's longer side, at least
-    `min_side` px.
-
-    It is moved into the picture where it fits. It is never larger than the picture's longer side, and where it is
-    larger than the shorter one it lies centred over it.
-    """
-    height, width = shape[:2]
-    longer = max(box[2] - box[0], box[3] - box[1])
-    side = min(max(math.ceil(context * longer), min_side, longer), max(width, height))
-
-    def start(low: int, high: int, extent: int) -> int:
-        centred = (low + high - side) // 2
-        return min(max(centred, 0), extent - side) if side <= extent else (extent - side) // 2
-
-    return Window(start(box[0], box[2], width), start(box[1], box[3], height), side)
-
-
-def moved(window: Window, by: Sequence[int], box: Box, shape: Sequence[int]) -> Window:
-    """The window moved by (x, y) px within a picture of shape (H, W, ...), as far as all of the box stays in view."""
-
-    def start(at: int, step: int, low: int, high: int, extent: int) -> int:
-        least, most = max(min(0, at), high - window.side), min(max(extent - window.side, at), low)
-        return min(max(at + step, least), most)
-
-    return Window(
-        start(window.x0, by[0], box[0], box[2], shape[1]),
-        start(window.y0, by[1], box[1], box[3], shape[0]),
-        window.side,
-    )
-
-
-def crop(image: NDArray, window: Window) -> NDArray:
-    """Cut the window out of an (H, W) or (H, W, C) array; what lies beyond the border is mirrored."""
-
-    def mirrored(start: int, extent: int) -> NDArray[np.int64]:
-        period = max(2 * (extent - 1), 1)
-        index = np.arange(start, start + window.side) % period
-        return np.minimum(index, period - index) if extent > 1 else np.zeros(window.side, dtype=np.int64)
-
-    return image[np.ix_(mirrored(window.y0, image.shape[0]), mirrored(window.x0, image.shape[1]))]
-
-
-def resize(image: NDArray, width: int, height: int) -> NDArray:
-    """Resize (H, W) or (H, W, C): area average when shrinking, cubic when growing. Masks: nearest, stay bool."""
-    if image.dtype == bool:
-        return cv2.resize(image.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT) > 0
-    shrinks = width < image.shape[1] or height < image.shape[0]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-
-
-def box_mask(box: Box, width: int, height: int) -> Mask:
-    """(height, width) bool, True inside the box; what of the box lies outside of the picture is cut off."""
-    mask = np.zeros((height, width), dtype=bool)
-    mask[max(box[1], 0) : max(box[3], 0), max(box[0], 0) : max(box[2], 0)] = True
-    return mask
-
-
-def feathered(mask: Mask, feather: int) -> NDArray[np.float32]:
-    """Opacity in [0, 1]: 0 outside of the mask, rising over `feather` pixels inside of it to 1.
-
-    The ramp lies inside, so that nothing outside is touched; the picture's own border is no edge of the mask.
-    """
-    if feather <= 0 or mask.all():
-        return mask.astype(np.float32)
-    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.minimum(depth / (feather + 1), 1).astype(np.float32)
-
-
-def scaled(box: Box, factor: float) -> Box:
-    """The box in a picture resized by `factor`: the smallest one that covers it."""
-    return (
-        math.floor(box[0] * factor),
-        math.floor(box[1] * factor),
-        math.ceil(box[2] * factor),
-        math.ceil(box[3] * factor),
-    )
-
-
-def paste_back(generated: NDArray, normal: RGB, mask: Mask, feather: int = 0) -> RGB:
-    """Put `normal` back wherever `mask` is False, so that only the defect region changes.
-
-    generated: (H, W, 3) uint8 or float in 0..255; normal: (H, W, 3) uint8; mask: (H, W) bool. Returns (H, W, 3)
-    uint8, equal to `normal` bit for bit wherever the mask is False. Raises ValueError when the sizes differ.
-    """
-    if not generated.shape == normal.shape == (*mask.shape, 3):
-        raise ValueError(f"sizes differ: generated {generated.shape}, normal {normal.shape}, mask {mask.shape}")
-    left, top, wide, high = cv2.boundingRect(mask.astype(np.uint8))
-    # One pixel more on each side: to `feathered` the crop's border is none of the mask's.
-    part = slice(max(top - 1, 0), top + high + 1), slice(max(left - 1, 0), left + wide + 1)
-    opacity = feathered(mask[part], feather)[..., None]
-    mixed = normal[part] + opacity * (generated[part].astype(np.float32) - normal[part])
-    pasted = normal.copy()
-    pasted[part] = np.where(mask[part][..., None], np.clip(np.rint(mixed), 0, 255).astype(np.uint8), normal[part])
-    return pasted
 
 
 def outlined(image: RGB, mask: Mask, colour: tuple[int, int, int] = (255, 40, 40)) -> RGB:

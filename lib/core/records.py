@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lib.core.geometry import Box
 from lib.core.runtime import write_text
 
 GOOD = "good"  # the defect type of a picture without a defect
-
-Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; x1 and y1 are exclusive
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lib.core.images import box_mask, write_png
+from lib.core.geometry import box_mask
+from lib.core.images import write_png
 from lib.core.records import Placement, Sample, by_id, read_records
 from lib.core.runtime import write_text
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lib.core.images import RGB, Mask, decode, read_image, read_mask
+from lib.core.geometry import RGB, Mask
+from lib.core.images import decode, read_image, read_mask
 from lib.core.records import GOOD
 from lib.core.runtime import progress
 from lib.dataset.layouts import Findings, Picture, listed

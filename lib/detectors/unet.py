@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lib.core.images import RGB, Mask, Window, crop, resize
+from lib.core.geometry import RGB, Mask, Scores, resize
 from lib.core.params import Detect
-from lib.core.records import GOOD
 from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
 from lib.detectors import Example
+from lib.detectors.tiles import predict_tiled
+from lib.detectors.windows import Pools, batch_of, evenly_by_type, resized, scaled_example
 from lib.metrics.ranking import average_precision, f1_max
 from lib.squeezenet import CHANNELS, SqueezeNet
-from lib.tiles import Scores, predict_tiled
 
 LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16
 DETAIL = 8  # channels at full resolution
@@ -129,7 +129,7 @@ def fit(
     """
     where = device()
     precision = mixed_precision(where)
-    train = [_scaled(example, params.scale) for example in examples_train]
+    train = [scaled_example(example, params.scale) for example in examples_train]
     pools = Pools.of(train)
     with DRAWING, torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, "weights"))
@@ -152,7 +152,7 @@ def fit(
 
     losses: list[float] = []
     validations: list[tuple[int, float]] = []
-    few = _evenly_by_type(examples_val, VALIDATED)
+    few = evenly_by_type(examples_val, VALIDATED)
     best, weights = -1.0, _copy(network)
     for step in progress(range(1, params.steps + 1), f"train seed {seed}"):
         network.train()
@@ -203,7 +203,7 @@ def predict(model: Model, image: RGB) -> Scores:
 
     height, width = image.shape[:2]
     overlap = model.window // 4
-    scores = predict_tiled(_resized(image, model.scale), predict_batch, model.window, overlap, multiple=2**LEVELS)
+    scores = predict_tiled(resized(image, model.scale), predict_batch, model.window, overlap, multiple=2**LEVELS)
     return np.clip(resize(scores, width, height), 0, 1) if scores.shape != (height, width) else scores
 
 
@@ -220,119 +220,10 @@ def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, masks) + missing
 
 
-@dataclass(frozen=True)
-class Pools:
-    """Where windows come from: good pictures, and defect pictures, real and synthetic apart, of one type after another.
-
-    A type without any real ones, or without any synthetic ones, has an empty list there.
-    """
-
-    good: list[Example]
-    real: list[list[Example]]
-    synthetic: list[list[Example]]
-
-    @classmethod
-    def of(cls, examples: Sequence[Example]) -> "Pools":
-        """Raises ValueError without any defect. A synthetic mask that is empty teaches nothing and is left out."""
-
-        defects = [example for example in examples if example.mask.any()]
-        if not defects:
-            raise ValueError("the train part holds no defect to learn from: see split in params.yaml")
-        types = sorted({example.defect_type for example in defects})
-        real, synthetic = (
-            [[e for e in defects if e.defect_type == name and e.synthetic == made] for name in types]
-            for made in (False, True)
-        )
-        return cls([example for example in examples if example.defect_type == GOOD], real, synthetic)
-
-
-def batch_of(pools: Pools, params: Detect, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Windows of one step: (B, window, window, 3) uint8 and (B, window, window) bool.
-
-    Half of them lie around a defect, a quarter lies anywhere on pictures with defects, a quarter on good ones. Every
-    arm gets the same numbers, so that arms differ in what they see and not in how much. Types take turns by chance,
-    whatever their number of pictures. Of a type's windows `synthetic_share` show synthetic defects, and fewer, in
-    proportion, where the gate left fewer of them than there are real ones: a single one must not be half of what is
-    seen. Where a share is no whole number of windows, chance rounds it up or down, so that it holds on average.
-    """
-    around = params.batch_size // 2
-    anywhere = (params.batch_size - around) // 2 if pools.good else params.batch_size - around
-    synthetic, synthetic_anywhere = (
-        int(params.synthetic_share * count + chance)
-        for count, chance in zip((around, anywhere), rng.random(2), strict=True)
-    )
-    windows = []
-    for n in range(params.batch_size):
-        if n < around + anywhere:
-            is_synthetic = n < synthetic if n < around else n - around < synthetic_anywhere
-            kind = rng.integers(len(pools.real))
-            real, made = pools.real[kind], pools.synthetic[kind]
-            examples = made if made and (not real or (is_synthetic and rng.random() < len(made) / len(real))) else real
-        else:
-            examples = pools.good
-        example = examples[rng.integers(len(examples))]
-        window = _window(example.mask, params.window, n < around, rng)
-        windows.append(_augmented(crop(example.image, window), crop(example.mask, window), rng))
-    images, masks = zip(*windows, strict=True)
-    return np.stack(images), np.stack(masks)
-
-
-def _window(mask: Mask, side: int, on_defect: bool, rng: np.random.Generator) -> Window:
-    """A window that holds a random defect pixel in its central half, or any window; inside the picture if it fits."""
-    height, width = mask.shape
-    if on_defect:
-        pixels = np.flatnonzero(mask)
-        y, x = divmod(int(pixels[rng.integers(pixels.size)]), width)
-        y, x = (centre - side // 2 + int(rng.integers(-side // 4, side // 4 + 1)) for centre in (y, x))
-    else:
-        y, x = (int(rng.integers(max(extent - side, 0) + 1)) for extent in (height, width))
-
-    def fitted(start: int, extent: int) -> int:
-        return min(max(start, 0), extent - side) if side <= extent else (extent - side) // 2
-
-    return Window(fitted(x, width), fitted(y, height), side)
-
-
-def _augmented(image: RGB, mask: Mask, rng: np.random.Generator) -> tuple[RGB, Mask]:
-    """Turned and flipped, which keeps the label exact, with another exposure and a little sensor noise."""
-    turns, flips = int(rng.integers(4)), bool(rng.integers(2))
-    image, mask = np.rot90(image, turns), np.rot90(mask, turns)
-    if flips:
-        image, mask = image[:, ::-1], mask[:, ::-1]
-    levels = np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.15, 0.15))
-    levels = (levels - 0.5) * rng.uniform(0.85, 1.15) + 0.5 + rng.uniform(-0.06, 0.06)
-    exposed = (levels * 255).astype(np.float32)[image]
-    exposed += rng.standard_normal(exposed.shape, np.float32) * np.float32(rng.uniform(0, 4))
-    return np.clip(np.rint(exposed), 0, 255).astype(np.uint8), mask
-
-
 def _scores_and_truth(model: Model, examples: Sequence[Example]) -> tuple[Scores, Mask]:
     """All pixels of the pictures in a row: (N,) probabilities and (N,) bool."""
     scores = np.concatenate([predict(model, example.image).ravel() for example in examples])
     return scores, np.concatenate([example.mask.ravel() for example in examples])
-
-
-def _evenly_by_type(examples: Sequence[Example], count: int) -> list[Example]:
-    """At most `count` examples; good pictures and defect types take turns, those with a defect come first."""
-    turns: dict[str, int] = {}
-    keyed = []
-    for example in examples:
-        turns[example.defect_type] = turns.get(example.defect_type, -1) + 1
-        keyed.append((turns[example.defect_type], not example.mask.any(), example))
-    return [example for _, _, example in sorted(keyed, key=lambda item: item[:2])[:count]]
-
-
-def _scaled(example: Example, scale: float) -> Example:
-    """A quarter of a pixel is enough to stay a defect, or lines thinner than a pixel would vanish from the mask."""
-    if scale == 1:
-        return example
-    mask = _resized(example.mask.astype(np.float32), scale) > 0.25
-    return Example(_resized(example.image, scale), mask, example.synthetic, example.defect_type)
-
-
-def _resized(image: NDArray, scale: float) -> NDArray:
-    height, width = (max(1, round(extent * scale)) for extent in image.shape[:2])
-    return image if scale == 1 else resize(image, width, height)
 
 
 def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.core.images import RGB, Mask
+from lib.core.geometry import RGB, Mask
 from lib.core.records import DefectBox, Description, Sample, read_records, read_train
 
 GENERATORS = {

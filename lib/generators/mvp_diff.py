@@ -23,22 +23,22 @@ from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor
 
 from lib import language
-from lib.core.images import (
+from lib.core.geometry import (
     RGB,
+    Box,
     Mask,
     Window,
     box_mask,
     crop,
-    moved,
     paste_back,
-    read_image,
-    recent,
     resize,
     scaled,
+    shift_window,
     window_around,
 )
+from lib.core.images import read_image, recent
 from lib.core.params import Params
-from lib.core.records import Box, DefectBox, Placement
+from lib.core.records import DefectBox, Placement
 from lib.core.runtime import device, fingerprint, mixed_precision, progress, seed_for, write_json
 from lib.diffusion.components import PARTS, Components, embed, load, to_pixels, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
@@ -197,7 +197,7 @@ def view_of(image: RGB, box: Box, flips: tuple[bool, bool], params: Params, side
     window = window_around(box, image.shape, max(context, 1.0), params.window.min_side)
     spare = (window.side - max(box[2] - box[0], box[3] - box[1])) // 4
     if spare > 0:
-        window = moved(window, rng.integers(-spare, spare + 1, size=2).tolist(), box, image.shape)
+        window = shift_window(window, rng.integers(-spare, spare + 1, size=2).tolist(), box, image.shape)
     picture, mask = resize(crop(image, window), side, side), hole(box, window, side)
     across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
     return np.ascontiguousarray(picture[down, across]), np.ascontiguousarray(mask[down, across])

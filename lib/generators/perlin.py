@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.images import RGB, crop, paste_back, read_image, recent, resize, window_around
+from lib.core.geometry import RGB, Box, crop, paste_back, resize, window_around
+from lib.core.images import read_image, recent
 from lib.core.params import Params
-from lib.core.records import GOOD, Box, Placement
+from lib.core.records import GOOD, Placement
 from lib.core.runtime import seed_for, write_json
 from lib.generators import Made, RealData
 

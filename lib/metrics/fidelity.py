@@ -15,9 +15,10 @@ from scipy.spatial.distance import cdist
 from skimage.color import rgb2lab
 from skimage.feature import hog, local_binary_pattern
 
-from lib.core.images import RGB, contact_sheet, crop, read_image, resize, window_around
+from lib.core.geometry import RGB, Box, crop, resize, window_around
+from lib.core.images import contact_sheet, read_image
 from lib.core.params import WindowParams
-from lib.core.records import Box, DefectBox, Sample, Synthetic
+from lib.core.records import DefectBox, Sample, Synthetic
 from lib.core.runtime import progress
 
 SIDE = 64  # pixels to which every window is resized before it is described

@@ -11,25 +11,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib.core import images
-from lib.core.images import (
+from lib.core.geometry import (
+    Box,
     Window,
     box_mask,
-    contact_sheet,
     crop,
     feathered,
-    moved,
-    outlined,
     paste_back,
-    png_bytes,
-    read_image,
-    read_mask,
-    recent,
     resize,
     scaled,
+    shift_window,
     window_around,
-    write_png,
 )
-from lib.core.records import Box
+from lib.core.images import contact_sheet, outlined, png_bytes, read_image, read_mask, recent, write_png
 
 RAMP = np.arange(0, 240, dtype=np.uint8).reshape(10, 8, 3)  # every value once, so that nothing can be mistaken
 GREY = RAMP[..., 0]
@@ -276,7 +270,7 @@ def test_a_box_in_the_middle_is_in_the_middle_of_its_window():
 def test_a_moved_window_keeps_its_box_and_stays_where_it_was_or_in_the_picture(picture, context, min_side, right, down):
     width, height, box = picture
     window = window_around(box, (height, width), context, min_side)
-    shifted = moved(window, (right, down), box, (height, width))
+    shifted = shift_window(window, (right, down), box, (height, width))
     x0, y0, x1, y1 = shifted.inside(box)
     assert shifted.side == window.side and 0 <= x0 < x1 <= window.side and 0 <= y0 < y1 <= window.side
     for start, before, by, extent in (

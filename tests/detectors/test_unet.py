@@ -8,7 +8,9 @@ from lib import detectors
 from lib.core.images import write_png
 from lib.core.params import Detect, Evaluate
 from lib.core.records import GOOD, Sample
-from lib.detectors import Example, evaluate, fit_seeds, image_score, precision_recall, unet
+from lib.detection import evaluate, fit_seeds, image_score, precision_recall
+from lib.detectors import Example, unet
+from lib.detectors.windows import Pools, batch_of, evenly_by_type, scaled_example
 from lib.metrics.ranking import average_precision, f1_max
 
 BRIEF = Detect(
@@ -99,7 +101,7 @@ def test_threshold_and_weights_are_those_of_the_best_validation(tmp_path):
 def test_a_validation_of_many_pictures_looks_at_a_few_of_each_type():
     good, blob, ring = blobs(30, 0, side=16, good=30), blobs(5, 1, side=16, good=0), blobs(2, 2, side=16, good=0)
     ring = [Example(e.image, e.mask, False, "ring") for e in ring]
-    few = unet._evenly_by_type([*good, *blob, *ring], 10)
+    few = evenly_by_type([*good, *blob, *ring], 10)
     assert [sum(e.defect_type == name for e in few) for name in (GOOD, "blob", "ring")] == [4, 4, 2]
 
 
@@ -167,7 +169,7 @@ def test_every_arm_sees_as_many_defect_windows_and_the_asked_share_of_synthetic_
     real, good = [told_apart(e) for e in blobs(4, 0, good=0)], blobs(2, 2)
     synthetic = [told_apart(e) for e in blobs(9, 1, good=0, synthetic=True)]
     for examples, expected in ((real + good, 0), (real + synthetic + good, 4), (synthetic + good, 8)):
-        images, masks = unet.batch_of(unet.Pools.of(examples), params, np.random.default_rng(0))
+        images, masks = batch_of(Pools.of(examples), params, np.random.default_rng(0))
         assert images.shape == (16, 32, 32, 3) and masks.shape == (16, 32, 32)
         assert masks[:8].any(axis=(1, 2)).all() and not masks[12:].any()
         assert (images[:8].mean(axis=(1, 2, 3)) > 140).sum() == expected
@@ -178,9 +180,9 @@ def test_every_arm_sees_as_many_defect_windows_and_the_asked_share_of_synthetic_
 def test_the_share_of_synthetic_windows_holds_on_average_in_batches_of_any_size(size, share):
     marked = [Example(np.full_like(e.image, 255), e.mask, True, "blob") for e in blobs(3, 1, good=0)]
     plain = [Example(np.zeros_like(e.image), e.mask, False, "blob") for e in blobs(3, 0, good=0)]
-    pools = unet.Pools.of([*plain, *marked])
+    pools = Pools.of([*plain, *marked])
     params = BRIEF.model_copy(update={"batch_size": size, "synthetic_share": share})
-    batches = [unet.batch_of(pools, params, np.random.default_rng(n))[0] for n in range(300)]
+    batches = [batch_of(pools, params, np.random.default_rng(n))[0] for n in range(300)]
     assert np.mean([np.median(batch, axis=(1, 2, 3)) > 127 for batch in batches]) == pytest.approx(share, abs=0.07)
 
 
@@ -189,9 +191,9 @@ def test_a_type_with_few_synthetic_defects_gets_them_in_proportion_and_one_with_
         return [Example(np.full_like(e.image, shade), e.mask, synthetic, name) for e in blobs(count, 1, good=0)]
 
     examples = marked("crack", False, 50, 4) + marked("hole", False, 100, 4)
-    pools = unet.Pools.of([*examples, *marked("hole", True, 250, 1)])
+    pools = Pools.of([*examples, *marked("hole", True, 250, 1)])
     params = BRIEF.model_copy(update={"batch_size": 4, "synthetic_share": 0.5})
-    batches = [unet.batch_of(pools, params, np.random.default_rng(n))[0] for n in range(400)]
+    batches = [batch_of(pools, params, np.random.default_rng(n))[0] for n in range(400)]
     shades = np.median(np.concatenate(batches), axis=(1, 2, 3))
     assert np.mean(shades < 75) == pytest.approx(0.5, abs=0.05), "types take turns"
     assert np.mean(shades > 175) == pytest.approx(0.5 * 0.5 / 4, abs=0.02), "one of four real ones' number"
@@ -200,7 +202,7 @@ def test_a_type_with_few_synthetic_defects_gets_them_in_proportion_and_one_with_
 def test_a_mask_keeps_lines_that_are_thinner_than_a_pixel_after_scaling():
     mask = np.zeros((64, 64), bool)
     mask[:, 20] = True
-    scaled = unet._scaled(Example(np.zeros((64, 64, 3), np.uint8), mask, False, "scratch"), 0.5)
+    scaled = scaled_example(Example(np.zeros((64, 64, 3), np.uint8), mask, False, "scratch"), 0.5)
     assert scaled.mask.shape == (32, 32) and scaled.mask.any(axis=1).all()
 
 

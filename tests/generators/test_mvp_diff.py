@@ -12,7 +12,8 @@ from diffusers import StableDiffusionInpaintPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.core.images import Window, box_mask, png_bytes, read_image, window_around
+from lib.core.geometry import Window, box_mask, window_around
+from lib.core.images import png_bytes, read_image
 from lib.core.params import Params
 from lib.diffusion.components import Components, load
 from lib.generators import mvp_diff, read_real

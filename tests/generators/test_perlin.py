@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.core.images import box_mask, png_bytes, read_image
+from lib.core.geometry import box_mask
+from lib.core.images import png_bytes, read_image
 from lib.generators import read_real
 from lib.generators.perlin import blend, finetune, perlin_noise, synthesize
 from tests.category import CATEGORY, placement, tiny_params, write_category

@@ -14,8 +14,7 @@ from skimage.filters import apply_hysteresis_threshold, threshold_otsu
 from skimage.morphology import remove_small_holes
 from skimage.restoration import denoise_tv_chambolle
 
-from lib.core.images import RGB, Mask, box_mask, paste_back
-from lib.core.records import Box
+from lib.core.geometry import RGB, Box, Mask, box_mask, paste_back
 
 Picture = NDArray  # (H, W, 3), uint8 or float, in 0..255
 Heat = NDArray[np.float32]  # (H, W), CIELAB units

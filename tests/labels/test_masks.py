@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.core.images import box_mask
-from lib.masks import METHODS, change_map, cosine_rgb_otsu, measured_mask, only_what_changed
+from lib.core.geometry import box_mask
+from lib.labels.masks import METHODS, change_map, cosine_rgb_otsu, measured_mask, only_what_changed
 
 SIZE = (96, 112)  # height, width
 BOX = (30, 20, 86, 76)

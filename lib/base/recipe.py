@@ -1,4 +1,4 @@
-"""Make the embedded base model: `python -m lib.base autoencoder`, then `... unet`, as models/dvc.yaml does.
+"""Make the embedded base model: `python -m lib.base.recipe autoencoder`, then `... unet`, as models/dvc.yaml does.
 
 Both parts learn from endlessly varied rendered surfaces (lib/dataset/surfaces.py), never from the three workpiece
 categories. A killed run continues.
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lib import language
-from lib.core.images import box_mask, crop, moved, resize, window_around
+from lib.core.geometry import box_mask, crop, resize, shift_window, window_around
 from lib.core.params import Positive, Section, Share, Training
 from lib.core.runtime import (
     atomic_folder,
@@ -446,7 +446,7 @@ def window_of(arrays: tuple[Any, ...], settings: Windows, rng: np.random.Generat
     box = (left, top, left + wide, top + high)
     window = window_around(box, (SIDE, SIDE), rng.uniform(*settings.context), settings.min_side)
     spare = [(window.side - extent) // 4 for extent in (wide, high)]
-    window = moved(window, [int(rng.integers(-most, most + 1)) for most in spare], box, (SIDE, SIDE))
+    window = shift_window(window, [int(rng.integers(-most, most + 1)) for most in spare], box, (SIDE, SIDE))
     return tuple(resize(crop(array, window), settings.crop, settings.crop) for array in arrays)
 
 

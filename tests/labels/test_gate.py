@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.core.images import box_mask
+from lib.core.geometry import box_mask
 from lib.core.params import Gate
-from lib.gate import Traits, judge, likeness, measure, real_acceptance, thickness
+from lib.labels.gate import Traits, judge, likeness, measure, real_acceptance, thickness
 
 SIDE, BOX = 64, (16, 16, 48, 48)
 GATE = Gate(min_contrast=4.0, min_area=8, max_fill=0.85, outlier=3.0, max_thickness=2.0)

@@ -12,23 +12,13 @@ from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
 from lib.boxes import mask_boxes
-from lib.core.images import (
-    RGB,
-    Mask,
-    box_mask,
-    contact_sheet,
-    crop,
-    outlined,
-    read_image,
-    read_mask,
-    resize,
-    window_around,
-)
+from lib.core.geometry import RGB, Box, Mask, box_mask, crop, resize, window_around
+from lib.core.images import contact_sheet, outlined, read_image, read_mask
 from lib.core.params import Params
-from lib.core.records import Box, Sample
+from lib.core.records import Sample
 from lib.core.runtime import progress
 from lib.diffusion.components import Components, decode, encode, to_pixels, to_tensor
-from lib.masks import METHODS, Picture
+from lib.labels.masks import METHODS, Picture
 
 WORST = 10  # recoveries shown
 

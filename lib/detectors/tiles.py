@@ -6,9 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.images import RGB, Window, crop
-
-Scores = NDArray[np.float32]  # (H, W)
+from lib.core.geometry import RGB, Scores, Window, crop
 
 
 def predict_tiled(

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from lib.core.images import RGB, contact_sheet, crop, outlined, read_image, read_mask, recent, window_around, write_png
+from lib.core.geometry import RGB, crop, window_around
+from lib.core.images import contact_sheet, outlined, read_image, read_mask, recent, write_png
 from lib.core.params import Params
 from lib.core.records import Sample, Synthetic
 from lib.core.runtime import progress
-from lib.gate import Traits, judge, measure, real_acceptance
-from lib.masks import METHODS
+from lib.labels.gate import Traits, judge, measure, real_acceptance
+from lib.labels.masks import METHODS
 
 ACCEPTED, REJECTED = (40, 220, 80), (255, 40, 40)  # outlines on the contact sheet
 SHEET = 12  # samples of each type on the contact sheet

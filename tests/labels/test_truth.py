@@ -10,7 +10,7 @@ from lib.core.params import Base, Params
 from lib.core.records import Sample
 from lib.dataset.workpieces import write_workpieces
 from lib.diffusion.components import load
-from lib.mask_truth import grey_difference, iou, score_masks
+from lib.labels.truth import grey_difference, iou, score_masks
 from tests.conftest import ROOT
 
 

@@ -11,7 +11,7 @@ from lib import plots
 from lib.core.images import read_image
 from lib.core.params import Params
 from lib.core.runtime import write_json, write_text
-from lib.report import COLUMNS, markdown, write_report
+from lib.report.tables import COLUMNS, markdown, write_report
 from tests.category import tiny_params
 
 METRICS = Path("metrics")

@@ -7,9 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.images import RGB, Mask, box_mask
+from lib.core.geometry import RGB, Box, Mask, box_mask
 from lib.core.params import Gate
-from lib.core.records import Box
 
 RING = 5  # px of surroundings that a defect is seen against
 PIECE = 0.1  # of the largest piece's area; smaller ones are specks, as annotations have them, too

@@ -10,7 +10,8 @@ from diffusers import AutoencoderTiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import base, language
+from lib import language
+from lib.base import recipe as base
 from lib.core.params import Base
 from lib.dataset.surfaces import random_pair
 from lib.diffusion.components import encode, load, to_tensor
