@@ -59,7 +59,7 @@ def train_arm(name: str, arm: str, category: str, accepted: Sequence[Synthetic])
     prepared = Path(f"data/prepared/{category}/samples.jsonl")
     samples = read_records(prepared, Sample)
     train, val = of_split(samples, "train"), of_split(samples, "val")
-    read = source("lib.core", "lib.detectors", "lib.metrics", "lib.squeezenet", "lib.detectors.tiles")
+    read = source("lib.core", "lib.detectors", "lib.metrics", "lib.squeezenet", "lib.tiles")
     read += [Path(settings.encoder)] if settings.encoder else []
     key = fingerprint(settings.model_dump(), prepared, [asdict(record) for record in accepted], *read)
     work = work_folder(f"detect-{name}-{category}-{arm}", key)

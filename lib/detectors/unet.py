@@ -25,10 +25,10 @@ from lib.core.geometry import RGB, Mask, Scores, resize
 from lib.core.params import Detect
 from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
 from lib.detectors import Example
-from lib.detectors.tiles import predict_tiled
-from lib.detectors.windows import Pools, batch_of, evenly_by_type, resized, scaled_example
 from lib.metrics.ranking import average_precision, f1_max
 from lib.squeezenet import CHANNELS, SqueezeNet
+from lib.tiles import predict_tiled
+from lib.windows import Pools, batch_of, evenly_by_type, resized, scaled_example
 
 LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16
 DETAIL = 8  # channels at full resolution

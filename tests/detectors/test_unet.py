@@ -10,8 +10,8 @@ from lib.core.params import Detect, Evaluate
 from lib.core.records import GOOD, Sample
 from lib.detection import evaluate, fit_seeds, image_score, precision_recall
 from lib.detectors import Example, unet
-from lib.detectors.windows import Pools, batch_of, evenly_by_type, scaled_example
 from lib.metrics.ranking import average_precision, f1_max
+from lib.windows import Pools, batch_of, evenly_by_type, scaled_example
 
 BRIEF = Detect(
     seeds=(0, 1),

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.detectors.tiles import predict_tiled
+from lib.tiles import predict_tiled
 
 sizes = st.integers(1, 70)
 
