@@ -41,7 +41,7 @@ class Recorder:
 
     def open(self, path: Any, mode: Any) -> None:
         if isinstance(path, (str, Path)) and not (isinstance(mode, str) and set(mode) & set("wxa+")):
-            absolute = Path(os.path.abspath(path))
+            absolute = Path(path).absolute()
             if self.root in absolute.parents:
                 self.files.add(absolute.relative_to(self.root).as_posix())
 
