@@ -165,6 +165,14 @@ def test_a_file_can_be_read_in_one_sitting():
     }
 
 
+@pytest.mark.parametrize("kind", ["generators", "detectors"])
+def test_a_method_is_a_file_with_a_section_and_a_test(kind: str, raw_params: dict):
+    for name in methods(kind):
+        assert isinstance(raw_params.get(name), dict), f"lib/{kind}/{name}.py: its section is missing in params.yaml"
+        test = ROOT / "tests" / kind / f"test_{name}.py"
+        assert test.is_file(), f"lib/{kind}/{name}.py: its test is missing, tests/{kind}/test_{name}.py"
+
+
 def test_stage_scripts_are_thin():
     for script in (ROOT / "stages").glob("*.py"):
         assert len(script.read_text(encoding="utf-8").splitlines()) <= 60, script.name
