@@ -93,7 +93,7 @@ class Labeller:
         mask = METHODS[masks.method](image, normal, allowed, masks.component_ratio)
         record = replace(record, knobs=record.knobs | masks.model_dump() | {"keep": synth.keep})
         if synth.keep == "changed":
-            image = only_what_changed(image, normal, mask, allowed, synth.feather)
+            image = only_what_changed(image, normal, mask, synth.feather)
             path, digest = self._write("images", record, image)
             record = replace(record, image=path, sha256=digest)
         if record.normal is None and mask.any():

@@ -64,8 +64,8 @@ def measured_mask(generated: Picture, reference: Picture, box: Box, component_ra
     return mask
 
 
-def only_what_changed(generated: RGB, normal: RGB, mask: Mask, box: Box, feather: int) -> RGB:
-    """The generated picture with the normal one put back wherever in the box no change is to be seen: (H, W, 3) uint8.
+def only_what_changed(generated: RGB, normal: RGB, mask: Mask, feather: int) -> RGB:
+    """The generated picture with the normal one put back wherever no change is to be seen: (H, W, 3) uint8.
 
     A generator repaints the ground around its defect, too, never quite as it was; left in, the box itself is what
     detectors learn. Kept is the mask, as measured on the untouched pair, and a margin, over which the change fades out
@@ -73,8 +73,7 @@ def only_what_changed(generated: RGB, normal: RGB, mask: Mask, box: Box, feather
     """
     reach = feather + MARGIN
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
-    kept = (cv2.dilate(mask.astype(np.uint8), disc) > 0) & box_mask(box, *normal.shape[1::-1])
-    return paste_back(generated, normal, kept, feather)
+    return paste_back(generated, normal, cv2.dilate(mask.astype(np.uint8), disc) > 0, feather)
 
 
 def change_map(generated: Picture, reference: Picture) -> Heat:
