@@ -1,19 +1,16 @@
-"""One table from all metrics: does synthesis help, whom, by how much, and is it more than noise?"""
+"""The report: one table of all metrics that says whether synthesis helps, where, by how much, and beyond chance."""
 
-import csv
-import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
+import pandas as pd
 
 from lib import plots
-from lib.core.params import REAL_ONLY, Params
+from lib.core.params import PLACEBO, REAL_ONLY, Params
 from lib.core.runtime import write_json, write_text
-from lib.metrics.intervals import mean_std, paired_difference
+from lib.metrics.intervals import chance_difference, paired_difference
 
 # The columns of the tables: the key in the detection metrics, and its name in the field.
 COLUMNS = {
@@ -26,199 +23,292 @@ COLUMNS = {
     "pixel_iou_max": "pixel IoU",
     "aupro": "AUPRO",
 }
+HEADLINE = "pixel_ap"  # the metric of the verdict in words, chosen before any result: one, lest the best be picked
+DRAWN = ("pixel_ap", "aupro")  # the metrics with bars of their own
+ALL = "all"  # the row of the mean over categories
+LEVEL = 0.95  # of all intervals
+MASK_METHODS = {
+    "measured": "measured",
+    "cosine_rgb_otsu": "cosine_rgb_otsu (published)",
+    "grey_difference": "grey difference, Otsu",
+}
+
+DIFFERENCES_NOTE = f"""Every arm minus `{REAL_ONLY}`, mean over categories and seeds.
+
+- **Pairs** is a {LEVEL:.0%} interval (Student's t) over pairs of equal category and seed. `{PLACEBO}` has other seeds: \
+its pairs go by the seeds' rank.
+- **Equal arms** is the range that holds {LEVEL:.0%} of the differences of two arms between which nothing differs but \
+the seeds. The spread over seeds is pooled, category by category, over `{REAL_ONLY}`, `{PLACEBO}` and the arm itself; \
+other generators have no part in it, so that one which fails hides nothing. A difference of this size or less is \
+*within*, whatever its pairs say: few seeds make narrow intervals by luck.
+- Generators share their seeds with `{REAL_ONLY}`. Where a seed acts alike in both arms, equal arms differ by less than \
+that range: *within* is then said too often, *beyond* never, and the pairs are the sharper view.
+- `{PLACEBO}` and `{REAL_ONLY}` share data and split, and a generator has one set of samples: all this measures the \
+noise of training seeds alone. Another split, other test pictures or newly drawn samples would add to it."""
 
 
-@dataclass(frozen=True)
-class Arm:
-    """The detection metrics of one detector, trained with one generator's samples or without any, on one category."""
+def read_scores(params: Params, folder: Path) -> pd.DataFrame:
+    """One row for each value in `<folder>/<detector>.json`, of the categories and arms that params.yaml names.
+
+    Columns: detector, category, arm, metric (categoricals in the order of params.yaml and COLUMNS), seed (its rank
+    among the arm's seeds, from 0, since a placebo's are other numbers), value (NaN where the metric is not defined).
+    """
+    rows = []
+    for detector in params.detectors:
+        scores = _json(folder / f"{detector}.json")
+        for category in params.dataset.categories:
+            for arm in params.arms(detector):
+                seeds = scores[category][arm]["seeds"]
+                rows += [
+                    (detector, category, arm, metric, rank, seeds[seed].get(metric))
+                    for rank, seed in enumerate(sorted(seeds, key=int))
+                    for metric in COLUMNS
+                ]
+    frame = pd.DataFrame(rows, columns=["detector", "category", "arm", "metric", "seed", "value"])
+    orders: dict[str, Sequence[str]] = {
+        "detector": params.detectors,
+        "category": [*params.dataset.categories, ALL],
+        "arm": _arms(params),
+        "metric": list(COLUMNS),
+    }
+    return frame.astype({name: pd.CategoricalDtype(order, ordered=True) for name, order in orders.items()}).astype(
+        {"value": float}
+    )
+
+
+def over_categories(scores: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with the mean over categories, seed by seed; category is ALL. A missing value leaves none."""
+    means = scores.groupby(["detector", "arm", "metric", "seed"])["value"].mean(skipna=False).reset_index()
+    return means.assign(category=pd.Categorical([ALL] * len(means), dtype=scores["category"].dtype))
+
+
+def spread(scores: pd.DataFrame) -> pd.DataFrame:
+    """Columns `mean` and `std`, over seeds, by detector, category, arm and metric; NaN where a value is missing."""
+    groups = scores.groupby(["detector", "category", "arm", "metric"])["value"]
+    return pd.DataFrame({"mean": groups.mean(skipna=False), "std": groups.std(skipna=False)})
+
+
+class Difference(NamedTuple):
+    """How far an arm is from real defects alone, in one metric, mean over categories and seeds.
+
+    pairs: interval over pairs of category and seed. equal_arms: half the range of what two equal arms differ by.
+    Each is NaN where it cannot be told: a metric that is not defined, one seed.
+    """
 
     detector: str
-    name: str
-    category: str
-    seeds: dict[str, dict[str, float | None]]
-    per_type: dict[str, dict[str, dict[str, float | None]]]  # defect type: mean and std: metric
+    metric: str
+    arm: str
+    difference: float
+    pairs: tuple[float, float]
+    equal_arms: float
 
-    def values(self, metric: str) -> list[float]:
-        """The metric of every seed, in the order of the seeds; nan where it is not defined."""
-        found = (self.seeds[seed].get(metric) for seed in sorted(self.seeds, key=int))
-        return [float("nan") if value is None else float(value) for value in found]
+    @property
+    def verdict(self) -> str:
+        """`beyond` or `within` what two equal arms differ by; `-` where there is no difference or no range."""
+        if pd.isna(self.difference) or pd.isna(self.equal_arms):
+            return "-"
+        return "beyond" if abs(self.difference) > self.equal_arms else "within"
+
+    def sentence(self) -> str:
+        """The verdict in words."""
+        name = COLUMNS[self.metric]
+        if pd.isna(self.difference):
+            return f"{self.arm}: {name} is not defined"
+        if pd.isna(self.equal_arms):
+            return f"{self.arm}: {name} {self.difference:+.3f}, no verdict: one seed does not tell chance from effect"
+        return (
+            f"{self.arm}: {name} {self.difference:+.3f}, {self.verdict} what two equal arms differ by "
+            f"(±{self.equal_arms:.3f}); pairs of equal seeds {_interval(self.pairs)}"
+        )
 
 
-def read_arms(params: Params, folder: Path) -> list[Arm]:
-    """Read `<folder>/<detector>.json` of all detectors, and of it the categories and arms that params.yaml names."""
-    arms = []
+def differences(params: Params, scores: pd.DataFrame) -> list[Difference]:
+    """The placebo and each generator beside real defects alone, by detector and metric."""
+    seeds = scores.groupby(["detector", "metric", "arm", "category"])["value"].agg(list)
+    rows = []
     for detector in params.detectors:
-        found = _json(folder / f"{detector}.json")
-        for category in params.dataset.categories:
-            for name in params.arms:
-                scores = found[category][name]
-                arms.append(Arm(detector, name, category, scores["seeds"], scores["per_type"]))
-    return arms
-
-
-def summary(params: Params, arms: Sequence[Arm]) -> dict[str, Any]:
-    """Mean over categories and seeds, and spread over seeds, per detector and arm: what metrics diff shows."""
-    tree: dict[str, Any] = {}
-    for detector in params.detectors:
-        for name in params.arms:
-            rows = [arm for arm in arms if (arm.detector, arm.name) == (detector, name)]
-            entry = {metric: _all_categories(rows, metric) for metric in COLUMNS}
-            tree.setdefault(detector, {})[name] = {
-                **{metric: _number(mean) for metric, (mean, _) in entry.items()},
-                "pixel_ap_std": _number(entry["pixel_ap"][1]),
+        for metric in COLUMNS:
+            values = {
+                arm: [seeds.loc[detector, metric, arm, category] for category in params.dataset.categories]
+                for arm in params.arms(detector)
             }
-    return tree
+            none, placebo = values[REAL_ONLY], values[PLACEBO]
+            for arm in params.arms(detector)[1:]:
+                blocks = zip(values[arm], none, *([] if arm == PLACEBO else [placebo]), strict=True)
+                mean, low, high = paired_difference(sum(values[arm], []), sum(none, []), LEVEL)
+                margin = chance_difference(list(blocks), LEVEL)
+                rows.append(Difference(detector, metric, arm, mean, (low, high), margin))
+    return rows
+
+
+def summary(params: Params, metrics: Path, scores: pd.DataFrame) -> dict[str, Any]:
+    """What `dvc metrics diff` compares: for each detector and arm the mean of every metric over categories and seeds,
+    and the spread of pixel AP over seeds; the share of samples that the gate accepted; the masks' IoU with the truth.
+    """
+    tree: dict[str, Any] = {}
+    for (detector, _, arm, metric), row in spread(over_categories(scores)).iterrows():  # type: ignore[misc]
+        entry = tree.setdefault(detector, {}).setdefault(arm, {})
+        entry[metric] = _number(row["mean"])
+        if metric == "pixel_ap":
+            entry["pixel_ap_std"] = _number(row["std"])
+    rates = {
+        generator: pd.Series([gate["acceptance_rate"] for gate in _gates(params, metrics, generator).values()]).mean()
+        for generator in params.generators
+    }
+    tree["acceptance_rate"] = {generator: _number(rate) for generator, rate in rates.items()}
+    return tree | {"mask_iou": _json(metrics / "mask_truth.json").get("all", {})}
 
 
 def write_report(params: Params, metrics: Path) -> str:
-    """Write `summary.json` and the folder `report/` below `metrics`; returns the table for the terminal.
+    """Write `summary.json` and the folder `report/` below `metrics`; returns verdict and table for the terminal.
 
-    The folder gets report.md, arms.csv and training/ for DVC's plots, and the same as pictures for people who have
-    no connection to the content network that DVC's own page needs.
+    The folder gets report.md, arms.csv, differences.csv and training/ for DVC's plots, and the same as pictures for
+    people who have no connection to the content network that DVC's own page needs.
     """
-    arms = read_arms(params, metrics / "detection")
-    out = metrics / "report"
-    table = _arms_table(params, arms)
-    parts = [
-        "# Does synthesis help?",
-        "Mean ± standard deviation over seeds, on the untouched test part. Every arm has the same real defects and the "
-        "same training budget.",
-        table,
-        "## Difference from real defects alone",
-        _differences(params, arms),
-        "## Pixel AP by defect type",
-        _types_table(params, arms),
-        "## Synthetic samples",
-        _samples_table(params, metrics),
-        "## Masks against the exact truth",
-        _truth_table(metrics / "mask_truth.json"),
-        "## Pictures",
-        _pictures(params),
-    ]
-    write_text(out / "report.md", "\n\n".join(parts) + "\n")
-    write_json(metrics / "summary.json", summary(params, arms) | _labels(params, metrics))
-    means = [(f"{arm.name} {arm.category} {arm.detector}", mean_std(arm.values("pixel_ap"))[0]) for arm in arms]
-    _write_csv(out / "arms.csv", ("arm", "pixel_ap"), means)
-    curves = {
-        f"{generator} {category}": points
-        for generator in params.generators
-        for category in params.dataset.categories
-        if (points := _loss_curve(metrics / "finetune" / generator / category))
+    scores, out = read_scores(params, metrics / "detection"), metrics / "report"
+    compared = differences(params, scores)
+    verdict, arms = _verdict(params, compared), _arms_table(scores)
+    parts = {
+        "# Does synthesis help?": verdict,
+        "## All arms": "Mean ± standard deviation over seeds, on the untouched test part. Every arm has the same real "
+        f"defects and the same training budget; `{PLACEBO}` is `{REAL_ONLY}` under other seeds.\n\n{arms}",
+        "## Difference from real defects alone": f"{_differences_table(compared)}\n\n{DIFFERENCES_NOTE}",
+        "## Pixel AP by defect type": _types_table(params, metrics / "detection"),
+        "## Synthetic samples": _samples_table(params, metrics),
+        "## Masks against the exact truth": _truth_table(metrics / "mask_truth.json"),
+        "## Pictures": _pictures(params),
     }
-    for arm, points in curves.items():
-        _write_csv(out / "training" / f"{arm.replace(' ', '-')}.csv", ("step", "loss"), points)
-    plots.learning_curve(out / "training.png", curves)
-    for metric in ("pixel_ap", "aupro"):
-        heights = {
-            f"{name}\n{detector}": _all_categories(
-                [arm for arm in arms if (arm.detector, arm.name) == (detector, name)], metric
-            )
-            for detector in params.detectors
-            for name in params.arms
-        }
-        plots.bars(out / f"{metric}.png", heights, f"{COLUMNS[metric]}, mean over categories")
-    return table
+    write_text(out / "report.md", "\n\n".join(text for part in parts.items() for text in part) + "\n")
+    write_json(metrics / "summary.json", summary(params, metrics, scores))
+    _write_plots(params, metrics, scores)
+    write_text(out / "differences.csv", _csv(_differences_frame(compared)))
+    return f"{verdict}\n\n{arms}"
 
 
-def _labels(params: Params, metrics: Path) -> dict[str, Any]:
-    """Share of synthetic samples that the gate accepted, mean over categories, and the masks' IoU with the truth."""
-    rates = {}
+def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame) -> None:
+    """Tables for DVC's plots, and pictures."""
+    out = metrics / "report"
+    means = spread(scores)["mean"].xs("pixel_ap", level="metric").reset_index()
+    names = means[["arm", "category", "detector"]].astype(str).agg(" ".join, axis="columns")
+    write_text(out / "arms.csv", _csv(pd.DataFrame({"arm": names, "pixel_ap": means["mean"]})))
+    curves = {}
     for generator in params.generators:
-        gate = _json(metrics / "masks" / f"{generator}.json")
-        found = [gate[category]["acceptance_rate"] for category in params.dataset.categories]
-        rates[generator] = round(float(np.mean(found)), 4)
-    return {"acceptance_rate": rates, "mask_iou": _json(metrics / "mask_truth.json").get("all", {})}
-
-
-def _all_categories(arms: Sequence[Arm], metric: str) -> tuple[float, float]:
-    """Mean over categories for each seed, then mean and sample standard deviation over seeds."""
-    return mean_std(np.mean([arm.values(metric) for arm in arms], axis=0).tolist())
-
-
-def _arms_table(params: Params, arms: Sequence[Arm]) -> str:
-    rows = []
-    for detector in params.detectors:
-        for category in [*params.dataset.categories, "all"]:
-            for name in params.arms:
-                chosen = [
-                    arm
-                    for arm in arms
-                    if (arm.detector, arm.name) == (detector, name) and category in (arm.category, "all")
-                ]
-                cells = ["{:.3f} ± {:.3f}".format(*_all_categories(chosen, metric)) for metric in COLUMNS]
-                rows.append([detector, category, name, *cells])
-    return markdown(["detector", "category", "arm", *COLUMNS.values()], rows)
-
-
-def _differences(params: Params, arms: Sequence[Arm]) -> str:
-    """Paired by category and seed, with an interval over those pairs."""
-    values = {(arm.detector, arm.name, arm.category): arm for arm in arms}
-    rows = []
-    for detector in params.detectors:
-        for generator in params.generators:
-            cells = []
-            for metric in COLUMNS:
-                with_it, without = (
-                    [
-                        value
-                        for category in params.dataset.categories
-                        for value in values[detector, name, category].values(metric)
-                    ]
-                    for name in (generator, REAL_ONLY)
-                )
-                mean, low, high = paired_difference(with_it, without)
-                cells.append(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]")
-            rows.append([detector, generator, *cells])
-    note = (
-        "95 % intervals (Student's t) over pairs of equal category and seed; one that holds 0 shows no clear effect. "
-        "Seeds vary the detector's training, neither the split nor the synthetic samples."
-    )
-    return markdown(["detector", "arm", *COLUMNS.values()], rows) + f"\n\n{note}"
-
-
-def _types_table(params: Params, arms: Sequence[Arm]) -> str:
-    """One row for each defect type: over all types together a large kind of defect hides the small ones."""
-    values = {(arm.detector, arm.name, arm.category): arm for arm in arms}
-    rows = []
-    for detector in params.detectors:
         for category in params.dataset.categories:
-            for name in values[detector, REAL_ONLY, category].per_type:
-                found = [values[detector, arm, category].per_type[name] for arm in params.arms]
-                cells = [f"{_short(one['mean']['pixel_ap'])} ± {_short(one['std']['pixel_ap'])}" for one in found]
-                rows.append([detector, category, name, *cells])
+            path = metrics / "finetune" / generator / category / "plots" / "metrics" / "loss.tsv"  # DVCLive's
+            if path.exists():  # a generator that learns nothing has none
+                points = pd.read_csv(path, sep="\t")[["step", "loss"]]
+                write_text(out / "training" / f"{generator}-{category}.csv", _csv(points))
+                curves[f"loss of {generator}, {category}"] = points.to_numpy().tolist()
+    plots.learning_curve(out / "training.png", curves)
+    bars = spread(over_categories(scores)).droplevel("category")
+    for metric in DRAWN:
+        one = bars.xs(metric, level="metric")
+        groups = {
+            detector: {arm: (float(row["mean"]), float(row["std"])) for arm, row in one.loc[detector].iterrows()}
+            for detector in params.detectors
+        }
+        plots.bars(out / f"{metric}.png", groups, COLUMNS[metric], dict.fromkeys((REAL_ONLY, PLACEBO)))
+
+
+def _verdict(params: Params, compared: Sequence[Difference]) -> str:
+    """One sentence for each detector and arm in the headline metric, and how many verdicts luck alone would give."""
+    lines = [
+        f"- {row.detector}, {row.sentence()}" for row in compared if row.metric == HEADLINE and row.arm != PLACEBO
+    ]
+    lines += [
+        f"- {row.detector}, no synthesis: {row.sentence()}"
+        for row in compared
+        if row.metric == HEADLINE and row.arm == PLACEBO
+    ]
+    told = [row.verdict for row in compared if row.arm != PLACEBO and row.verdict != "-"]
+    text = "\n".join(lines)
+    if told:
+        text += (
+            f"\n\nOver all metrics {told.count('beyond')} of {len(told)} differences lie beyond what two equal arms "
+            f"differ by; if no generator had any effect, about {(1 - LEVEL) * len(told):.1f} would by chance."
+        )
+    return text
+
+
+def _arms_table(scores: pd.DataFrame) -> str:
+    table = spread(pd.concat([scores, over_categories(scores)]))
+    cells = table.apply(lambda row: _mean_and_std(row["mean"], row["std"]), axis="columns")
+    return markdown(cells.unstack("metric").rename(columns=COLUMNS).reset_index())
+
+
+def _differences_frame(compared: Sequence[Difference]) -> pd.DataFrame:
+    rows = [(*row[:4], *row.pairs, row.equal_arms, row.verdict) for row in compared]
+    heads = ["detector", "metric", "arm", "difference", "pairs_low", "pairs_high", "equal_arms", "verdict"]
+    return pd.DataFrame(rows, columns=heads)
+
+
+def _differences_table(compared: Sequence[Difference]) -> str:
+    """The placebo stands above the generators, metric by metric: the yardstick beside what it measures."""
+    rows = [
+        {
+            "detector": row.detector,
+            "metric": COLUMNS[row.metric],
+            "arm": row.arm,
+            "difference": "-" if pd.isna(row.difference) else f"{row.difference:+.3f}",
+            "pairs": _interval(row.pairs),
+            "equal arms": "-" if pd.isna(row.equal_arms) else f"±{row.equal_arms:.3f}",
+            "verdict": row.verdict,
+        }
+        for row in compared
+    ]
+    return markdown(pd.DataFrame(rows))
+
+
+def _types_table(params: Params, folder: Path) -> str:
+    """One row for each defect type: over all types together a large kind of defect hides the small ones."""
+    rows = []
+    for detector in params.detectors:
+        scores = _json(folder / f"{detector}.json")
+        for category in params.dataset.categories:
+            arms = {arm: scores[category][arm]["per_type"] for arm in params.arms(detector)}
+            for name in arms[REAL_ONLY]:
+                cells = {
+                    arm: _mean_and_std(types[name]["mean"]["pixel_ap"], types[name]["std"]["pixel_ap"])
+                    for arm, types in arms.items()
+                }
+                rows.append({"detector": detector, "category": category, "defect type": name, **cells})
     note = "Mean ± standard deviation over seeds, each type's pictures beside the good ones."
-    return markdown(["detector", "category", "defect type", *params.arms], rows) + f"\n\n{note}"
+    return f"{markdown(pd.DataFrame(rows).fillna('-'))}\n\n{note}"
 
 
 def _samples_table(params: Params, metrics: Path) -> str:
     rows, fidelity = [], _json(metrics / "fidelity.json")
     for generator in params.generators:
-        gates = _json(metrics / "masks" / f"{generator}.json")
-        for category in params.dataset.categories:
-            gate = gates[category]
+        for category, gate in _gates(params, metrics, generator).items():
             likeness = fidelity[generator][category]
-            reasons = ", ".join(f"{count} {reason}" for reason, count in gate["rejected"].items())
+            rejected = sum(gate["rejected"].values())
+            accepted = round(gate["acceptance_rate"] * gate["samples"])
             rows.append(
-                [
-                    generator,
-                    category,
-                    str(gate["samples"]),
-                    f"{gate['acceptance_rate']:.0%}",
-                    "-" if gate["real_acceptance_rate"] is None else f"{gate['real_acceptance_rate']:.0%}",
-                    reasons or "-",
-                    str(gate["pixels_changed_outside"]),
-                    *(_short(likeness[name]) for name in ("kid", "diversity", "diversity_real", "memorised_share")),
-                ]
+                {
+                    "generator": generator,
+                    "category": category,
+                    "requests": accepted + rejected + gate["failed"],
+                    "accepted": f"{accepted} ({gate['acceptance_rate']:.0%})",
+                    "rejected": rejected,
+                    "failed": gate["failed"],
+                    "real ones accepted": _share(gate["real_acceptance_rate"]),
+                    "masks": gate["masks"],
+                    "pixels changed outside of the box": gate["pixels_changed_outside"],
+                    "kernel distance x 1000": _short(likeness["kid"]),
+                    "diversity": _short(likeness["diversity"]),
+                    "diversity of real ones": _short(likeness["diversity_real"]),
+                    "memorised": _share(likeness["memorised_share"]),
+                    "rejected because": ", ".join(f"{n} {why}" for why, n in gate["rejected"].items()) or "-",
+                }
             )
-    heads = ["generator", "category", "samples", "accepted", "real ones accepted", "rejected because"]
-    heads += ["pixels changed outside of the box", "kernel distance x 1000"]
-    heads += ["diversity", "of the real ones", "memorised"]
     note = (
-        "Real ones accepted: the share of the known real defects that pass the gate, each compared with the others; "
-        "where it is low, the gate is too narrow. Kernel distance and diversity are taken on a classic descriptor "
-        "(gradients, binary patterns, colour); they rank generators on one data set and are not Inception KID."
+        "Requests = accepted + rejected + failed. Masks are known where the generator tells them, else measured from "
+        "the change. Real ones accepted: the share of the real defects that pass the gate, each compared with the "
+        "others; where it is low, the gate is too narrow. Kernel distance and diversity are taken on features of "
+        "EfficientNet-Lite0, which learned from ImageNet; they rank generators on one data set and are not Inception "
+        "KID."
     )
-    return markdown(heads, rows) + f"\n\n{note}"
+    return f"{markdown(pd.DataFrame(rows))}\n\n{note}"
 
 
 def _truth_table(path: Path) -> str:
@@ -226,13 +316,11 @@ def _truth_table(path: Path) -> str:
     if not truth:
         return "The data set has no twins (the same picture without its defect), so there is no exact truth to hold."
     rows = [
-        [name, *(f"{scores[method]:.3f}" for method in ("measured", "cosine_rgb_otsu", "grey_difference"))]
+        {"category and type": name, **{head: _short(scores[key]) for key, head in MASK_METHODS.items()}}
         for name, scores in truth.items()
     ]
     note = "Mean IoU of masks taken from autoencoder round trips of a defect picture and its defect-free twin."
-    return f"{note}\n\n" + markdown(
-        ["category and type", "measured", "cosine_rgb_otsu (published)", "grey difference, Otsu"], rows
-    )
+    return f"{note}\n\n{markdown(pd.DataFrame(rows))}"
 
 
 def _pictures(params: Params) -> str:
@@ -245,39 +333,45 @@ def _pictures(params: Params) -> str:
     return "\n".join(lines)
 
 
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns are padded, so that it reads well as plain text too."""
-    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
-    lines = [heads, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
+def markdown(frame: pd.DataFrame) -> str:
+    """A Markdown table of the cells as they are, padded, so that it reads well as plain text too."""
+    return frame.astype(str).to_markdown(index=False, disable_numparse=True)
 
 
-def _loss_curve(folder: Path) -> list[tuple[float, float]]:
-    """(step, loss) points that DVCLive wrote; none for generators that learn nothing."""
-    path = folder / "plots" / "metrics" / "loss.tsv"
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(file, delimiter="\t")]
+def _arms(params: Params) -> list[str]:
+    """All arms of all detectors, each once."""
+    return list(dict.fromkeys(arm for detector in params.detectors for arm in params.arms(detector)))
 
 
-def _write_csv(path: Path, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(heads)
-    writer.writerows(rows)
-    write_text(path, buffer.getvalue())
+def _gates(params: Params, metrics: Path, generator: str) -> Mapping[str, dict[str, Any]]:
+    """The gate's numbers of each category."""
+    gates = _json(metrics / "masks" / f"{generator}.json")
+    return {category: gates[category] for category in params.dataset.categories}
 
 
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _csv(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
 def _number(value: float) -> float | None:
-    return None if np.isnan(value) else round(value, 4)
+    return None if pd.isna(value) else round(float(value), 4)
 
 
 def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if pd.isna(value) else f"{value:.3f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if pd.isna(value) else f"{value:.0%}"
+
+
+def _mean_and_std(mean: float | None, std: float | None) -> str:
+    return _short(mean) if pd.isna(std) else f"{_short(mean)} ± {_short(std)}"
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    return "-" if pd.isna(ends[0]) else f"[{ends[0]:+.3f}, {ends[1]:+.3f}]"
