@@ -83,8 +83,8 @@ def chance_difference(blocks: Sequence[Sequence[ArrayLike]], level: float = 0.95
     total = sum(variances)
     if total == 0 or np.isnan(total):
         return float(total)
-    freedom = total**2 / sum(variance**2 / own for variance, own in zip(variances, freedoms, strict=True))
-    return float(t.ppf((1 + level) / 2, freedom)) * sqrt(total) / len(blocks)
+    satterthwaite = total**2 / sum(variance**2 / own for variance, own in zip(variances, freedoms, strict=True))
+    return float(t.ppf((1 + level) / 2, satterthwaite)) * sqrt(total) / len(blocks)
 
 
 def _check(level: float) -> None:

@@ -1,10 +1,12 @@
 """The report: one table of all metrics that says whether synthesis helps, where, by how much, and beyond chance."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lib import plots
@@ -33,18 +35,23 @@ MASK_METHODS = {
     "grey_difference": "grey difference, Otsu",
 }
 
-DIFFERENCES_NOTE = f"""Every arm minus `{REAL_ONLY}`, mean over categories and seeds.
+ARMS_NOTE = f"""Mean ± standard deviation over seeds, on the untouched test part. Every arm has the same real defects \
+and the same training budget; `{PLACEBO}` is `{REAL_ONLY}` once more under other seeds."""
 
-- **Pairs** is a {LEVEL:.0%} interval (Student's t) over pairs of equal category and seed. `{PLACEBO}` has other seeds: \
-its pairs go by the seeds' rank.
-- **Equal arms** is the range that holds {LEVEL:.0%} of the differences of two arms between which nothing differs but \
-the seeds. The spread over seeds is pooled, category by category, over `{REAL_ONLY}`, `{PLACEBO}` and the arm itself; \
-other generators have no part in it, so that one which fails hides nothing. A difference of this size or less is \
-*within*, whatever its pairs say: few seeds make narrow intervals by luck.
-- Generators share their seeds with `{REAL_ONLY}`. Where a seed acts alike in both arms, equal arms differ by less than \
-that range: *within* is then said too often, *beyond* never, and the pairs are the sharper view.
-- `{PLACEBO}` and `{REAL_ONLY}` share data and split, and a generator has one set of samples: all this measures the \
-noise of training seeds alone. Another split, other test pictures or newly drawn samples would add to it."""
+# The verdict rests on the pooled spread: three pairs have 2 degrees of freedom, and six seeds of one arm on photographs
+# lay 0.1 of pixel AP apart, so that an interval over three pairs that leaves out 0 is easily had among many.
+DIFFERENCES_NOTE = f"""Arm minus `{REAL_ONLY}`, mean over categories and seeds.
+
+- *pairs*: {LEVEL:.0%} interval (Student's t) over pairs of equal category and seed. `{PLACEBO}` has other seeds: its \
+pairs go by the seeds' rank.
+- *equal arms*: the range that holds {LEVEL:.0%} of the differences of two arms that differ in nothing but the seeds. \
+The spread over seeds is pooled, category by category, over `{REAL_ONLY}`, `{PLACEBO}` and the arm itself; other \
+generators have no part in it, so that one that fails hides no effect of another.
+- *verdict*: *beyond* where the difference is larger than that range, else *within*, whatever its pairs say.
+- Generators share their seeds with `{REAL_ONLY}`. Where a seed acts alike in both arms, equal arms differ by less \
+than that: the verdict *within* is then too careful, and the pairs are the sharper view.
+- `{PLACEBO}` and `{REAL_ONLY}` share data and split, and every generator has one set of samples: all of this is \
+the noise of training seeds alone. Another split, other test pictures or newly drawn samples would add to it."""
 
 
 def read_scores(params: Params, folder: Path) -> pd.DataFrame:
@@ -65,21 +72,20 @@ def read_scores(params: Params, folder: Path) -> pd.DataFrame:
                     for metric in COLUMNS
                 ]
     frame = pd.DataFrame(rows, columns=["detector", "category", "arm", "metric", "seed", "value"])
-    orders: dict[str, Sequence[str]] = {
-        "detector": params.detectors,
+    orders = {
+        "detector": list(params.detectors),
         "category": [*params.dataset.categories, ALL],
-        "arm": _arms(params),
+        "arm": list(dict.fromkeys(arm for detector in params.detectors for arm in params.arms(detector))),
         "metric": list(COLUMNS),
     }
-    return frame.astype({name: pd.CategoricalDtype(order, ordered=True) for name, order in orders.items()}).astype(
-        {"value": float}
-    )
+    kinds = {name: pd.CategoricalDtype(order, ordered=True) for name, order in orders.items()}
+    return frame.astype({**kinds, "value": float})
 
 
 def over_categories(scores: pd.DataFrame) -> pd.DataFrame:
     """The same rows with the mean over categories, seed by seed; category is ALL. A missing value leaves none."""
     means = scores.groupby(["detector", "arm", "metric", "seed"])["value"].mean(skipna=False).reset_index()
-    return means.assign(category=pd.Categorical([ALL] * len(means), dtype=scores["category"].dtype))
+    return means.assign(category=ALL).astype({"category": scores["category"].dtype})
 
 
 def spread(scores: pd.DataFrame) -> pd.DataFrame:
@@ -88,57 +94,31 @@ def spread(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"mean": groups.mean(skipna=False), "std": groups.std(skipna=False)})
 
 
-class Difference(NamedTuple):
-    """How far an arm is from real defects alone, in one metric, mean over categories and seeds.
+def differences(params: Params, scores: pd.DataFrame) -> pd.DataFrame:
+    """The placebo and each generator beside real defects alone: one row for each detector, metric and arm.
 
-    pairs: interval over pairs of category and seed. equal_arms: half the range of what two equal arms differ by.
-    Each is NaN where it cannot be told: a metric that is not defined, one seed.
+    Columns: detector, metric, arm; difference (mean over categories and seeds of arm minus none); low, high (its
+    interval over pairs of category and seed); equal_arms (half the range of what two equal arms differ by, see
+    `chance_difference`); verdict (`within` or `beyond` that range). NaN, and the verdict `-`, where it cannot be told:
+    a metric that is not defined, one seed.
     """
-
-    detector: str
-    metric: str
-    arm: str
-    difference: float
-    pairs: tuple[float, float]
-    equal_arms: float
-
-    @property
-    def verdict(self) -> str:
-        """`beyond` or `within` what two equal arms differ by; `-` where there is no difference or no range."""
-        if pd.isna(self.difference) or pd.isna(self.equal_arms):
-            return "-"
-        return "beyond" if abs(self.difference) > self.equal_arms else "within"
-
-    def sentence(self) -> str:
-        """The verdict in words."""
-        name = COLUMNS[self.metric]
-        if pd.isna(self.difference):
-            return f"{self.arm}: {name} is not defined"
-        if pd.isna(self.equal_arms):
-            return f"{self.arm}: {name} {self.difference:+.3f}, no verdict: one seed does not tell chance from effect"
-        return (
-            f"{self.arm}: {name} {self.difference:+.3f}, {self.verdict} what two equal arms differ by "
-            f"(±{self.equal_arms:.3f}); pairs of equal seeds {_interval(self.pairs)}"
-        )
-
-
-def differences(params: Params, scores: pd.DataFrame) -> list[Difference]:
-    """The placebo and each generator beside real defects alone, by detector and metric."""
     seeds = scores.groupby(["detector", "metric", "arm", "category"])["value"].agg(list)
     rows = []
-    for detector in params.detectors:
-        for metric in COLUMNS:
-            values = {
-                arm: [seeds.loc[detector, metric, arm, category] for category in params.dataset.categories]
-                for arm in params.arms(detector)
-            }
-            none, placebo = values[REAL_ONLY], values[PLACEBO]
-            for arm in params.arms(detector)[1:]:
-                blocks = zip(values[arm], none, *([] if arm == PLACEBO else [placebo]), strict=True)
-                mean, low, high = paired_difference(sum(values[arm], []), sum(none, []), LEVEL)
-                margin = chance_difference(list(blocks), LEVEL)
-                rows.append(Difference(detector, metric, arm, mean, (low, high), margin))
-    return rows
+    for detector, metric in product(params.detectors, COLUMNS):
+        arms = {
+            arm: [seeds.loc[detector, metric, arm, category] for category in params.dataset.categories]
+            for arm in params.arms(detector)
+        }
+        none, placebo = arms[REAL_ONLY], arms[PLACEBO]
+        for arm, values in list(arms.items())[1:]:
+            difference, low, high = paired_difference(np.concatenate(values), np.concatenate(none), LEVEL)
+            equals = [none] if arm == PLACEBO else [none, placebo]
+            equal_arms = chance_difference(list(zip(values, *equals, strict=True)), LEVEL)
+            verdict = "beyond" if abs(difference) > equal_arms else "within"
+            told = not np.isnan(difference + equal_arms)
+            rows.append((detector, metric, arm, difference, low, high, equal_arms, verdict if told else "-"))
+    heads = ["detector", "metric", "arm", "difference", "low", "high", "equal_arms", "verdict"]
+    return pd.DataFrame(rows, columns=heads)
 
 
 def summary(params: Params, metrics: Path, scores: pd.DataFrame) -> dict[str, Any]:
@@ -146,17 +126,16 @@ def summary(params: Params, metrics: Path, scores: pd.DataFrame) -> dict[str, An
     and the spread of pixel AP over seeds; the share of samples that the gate accepted; the masks' IoU with the truth.
     """
     tree: dict[str, Any] = {}
-    for (detector, _, arm, metric), row in spread(over_categories(scores)).iterrows():  # type: ignore[misc]
-        entry = tree.setdefault(detector, {}).setdefault(arm, {})
-        entry[metric] = _number(row["mean"])
-        if metric == "pixel_ap":
+    for row in spread(over_categories(scores)).reset_index().to_dict("records"):
+        entry = tree.setdefault(row["detector"], {}).setdefault(row["arm"], {})
+        entry[row["metric"]] = _number(row["mean"])
+        if row["metric"] == "pixel_ap":
             entry["pixel_ap_std"] = _number(row["std"])
-    rates = {
-        generator: pd.Series([gate["acceptance_rate"] for gate in _gates(params, metrics, generator).values()]).mean()
-        for generator in params.generators
-    }
-    tree["acceptance_rate"] = {generator: _number(rate) for generator, rate in rates.items()}
-    return tree | {"mask_iou": _json(metrics / "mask_truth.json").get("all", {})}
+    rates = tree["acceptance_rate"] = {}
+    for generator in params.generators:
+        gates = _gates(params, metrics, generator)
+        rates[generator] = _number(np.mean([gate["acceptance_rate"] for gate in gates.values()]))
+    return tree | {"mask_iou": _json(metrics / "mask_truth.json").get(ALL, {})}
 
 
 def write_report(params: Params, metrics: Path) -> str:
@@ -167,22 +146,20 @@ def write_report(params: Params, metrics: Path) -> str:
     """
     scores, out = read_scores(params, metrics / "detection"), metrics / "report"
     compared = differences(params, scores)
-    verdict, arms = _verdict(params, compared), _arms_table(scores)
-    parts = {
-        "# Does synthesis help?": verdict,
-        "## All arms": "Mean ± standard deviation over seeds, on the untouched test part. Every arm has the same real "
-        f"defects and the same training budget; `{PLACEBO}` is `{REAL_ONLY}` under other seeds.\n\n{arms}",
-        "## Difference from real defects alone": f"{_differences_table(compared)}\n\n{DIFFERENCES_NOTE}",
-        "## Pixel AP by defect type": _types_table(params, metrics / "detection"),
-        "## Synthetic samples": _samples_table(params, metrics),
-        "## Masks against the exact truth": _truth_table(metrics / "mask_truth.json"),
-        "## Pictures": _pictures(params),
-    }
-    write_text(out / "report.md", "\n\n".join(text for part in parts.items() for text in part) + "\n")
+    terminal = f"{verdict(compared)}\n\n{_arms_table(scores)}"
+    parts = [
+        f"# Does synthesis help?\n\n{terminal}\n\n{ARMS_NOTE}",
+        f"## Difference from real defects alone\n\n{_differences_table(compared)}",
+        f"## Pixel AP by defect type\n\n{_types_table(params, metrics / 'detection')}",
+        f"## Synthetic samples\n\n{_samples_table(params, metrics)}",
+        f"## Masks against the exact truth\n\n{_truth_table(metrics / 'mask_truth.json')}",
+        f"## Pictures\n\n{_pictures(params)}",
+    ]
+    write_text(out / "report.md", "\n\n".join(parts) + "\n")
+    write_text(out / "differences.csv", _csv(compared))
     write_json(metrics / "summary.json", summary(params, metrics, scores))
     _write_plots(params, metrics, scores)
-    write_text(out / "differences.csv", _csv(_differences_frame(compared)))
-    return f"{verdict}\n\n{arms}"
+    return terminal
 
 
 def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame) -> None:
@@ -200,63 +177,59 @@ def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame) -> None:
                 write_text(out / "training" / f"{generator}-{category}.csv", _csv(points))
                 curves[f"loss of {generator}, {category}"] = points.to_numpy().tolist()
     plots.learning_curve(out / "training.png", curves)
-    bars = spread(over_categories(scores)).droplevel("category")
+    bars = spread(over_categories(scores)).reset_index()
     for metric in DRAWN:
-        one = bars.xs(metric, level="metric")
-        groups = {
-            detector: {arm: (float(row["mean"]), float(row["std"])) for arm, row in one.loc[detector].iterrows()}
-            for detector in params.detectors
-        }
-        plots.bars(out / f"{metric}.png", groups, COLUMNS[metric], dict.fromkeys((REAL_ONLY, PLACEBO)))
+        groups: dict[str, dict[str, tuple[float, float]]] = {}
+        for row in bars[bars["metric"] == metric].to_dict("records"):
+            groups.setdefault(row["detector"], {})[row["arm"]] = (row["mean"], row["std"])
+        plots.bars(out / f"{metric}.png", groups, f"{COLUMNS[metric]}, mean over categories", (REAL_ONLY, PLACEBO))
 
 
-def _verdict(params: Params, compared: Sequence[Difference]) -> str:
-    """One sentence for each detector and arm in the headline metric, and how many verdicts luck alone would give."""
+def verdict(compared: pd.DataFrame) -> str:
+    """One sentence for each detector and arm in the headline metric, and how many of all verdicts chance would give."""
     lines = [
-        f"- {row.detector}, {row.sentence()}" for row in compared if row.metric == HEADLINE and row.arm != PLACEBO
+        f"- {row['detector']}, {row['arm']}: {_sentence(row)}"
+        for row in compared[compared["metric"] == HEADLINE].to_dict("records")
     ]
-    lines += [
-        f"- {row.detector}, no synthesis: {row.sentence()}"
-        for row in compared
-        if row.metric == HEADLINE and row.arm == PLACEBO
-    ]
-    told = [row.verdict for row in compared if row.arm != PLACEBO and row.verdict != "-"]
-    text = "\n".join(lines)
-    if told:
-        text += (
-            f"\n\nOver all metrics {told.count('beyond')} of {len(told)} differences lie beyond what two equal arms "
-            f"differ by; if no generator had any effect, about {(1 - LEVEL) * len(told):.1f} would by chance."
-        )
-    return text
+    told = compared[(compared["arm"] != PLACEBO) & (compared["verdict"] != "-")]
+    if len(told):
+        lines += [
+            f"\nOver all metrics {(told['verdict'] == 'beyond').sum()} of {len(told)} differences of generators lie "
+            f"beyond it; if none had any effect, about {(1 - LEVEL) * len(told):.1f} would by chance."
+        ]
+    return "\n".join(lines)
+
+
+def _sentence(row: Mapping[Hashable, Any]) -> str:
+    """A row of `differences` in words."""
+    name = f"{COLUMNS[row['metric']]} {row['difference']:+.3f}"
+    if pd.isna(row["difference"]):
+        return f"{COLUMNS[row['metric']]} is not defined"
+    if row["verdict"] == "-":
+        return f"{name}, no verdict: one seed does not tell chance from effect"
+    range_ = f"(±{row['equal_arms']:.3f}); pairs {_interval(row['low'], row['high'])}"
+    return f"{name}, {row['verdict']} what two equal arms differ by {range_}"
 
 
 def _arms_table(scores: pd.DataFrame) -> str:
     table = spread(pd.concat([scores, over_categories(scores)]))
-    cells = table.apply(lambda row: _mean_and_std(row["mean"], row["std"]), axis="columns")
-    return markdown(cells.unstack("metric").rename(columns=COLUMNS).reset_index())
+    table["cell"] = [_mean_and_std(mean, std) for mean, std in zip(table["mean"], table["std"], strict=True)]
+    wide = table.pivot_table(index=["detector", "category", "arm"], columns="metric", values="cell", aggfunc="first")
+    return markdown(wide.rename(columns=COLUMNS).reset_index())
 
 
-def _differences_frame(compared: Sequence[Difference]) -> pd.DataFrame:
-    rows = [(*row[:4], *row.pairs, row.equal_arms, row.verdict) for row in compared]
-    heads = ["detector", "metric", "arm", "difference", "pairs_low", "pairs_high", "equal_arms", "verdict"]
-    return pd.DataFrame(rows, columns=heads)
-
-
-def _differences_table(compared: Sequence[Difference]) -> str:
+def _differences_table(compared: pd.DataFrame) -> str:
     """The placebo stands above the generators, metric by metric: the yardstick beside what it measures."""
-    rows = [
-        {
-            "detector": row.detector,
-            "metric": COLUMNS[row.metric],
-            "arm": row.arm,
-            "difference": "-" if pd.isna(row.difference) else f"{row.difference:+.3f}",
-            "pairs": _interval(row.pairs),
-            "equal arms": "-" if pd.isna(row.equal_arms) else f"±{row.equal_arms:.3f}",
-            "verdict": row.verdict,
-        }
-        for row in compared
-    ]
-    return markdown(pd.DataFrame(rows))
+    cells = {
+        "detector": compared["detector"],
+        "metric": compared["metric"].map(COLUMNS),
+        "arm": compared["arm"],
+        "difference": compared["difference"].map(_signed),
+        "pairs": [_interval(low, high) for low, high in zip(compared["low"], compared["high"], strict=True)],
+        "equal arms": compared["equal_arms"].map(_short).radd("±"),
+        "verdict": compared["verdict"],
+    }
+    return f"{markdown(pd.DataFrame(cells))}\n\n{DIFFERENCES_NOTE}"
 
 
 def _types_table(params: Params, folder: Path) -> str:
@@ -338,11 +311,6 @@ def markdown(frame: pd.DataFrame) -> str:
     return frame.astype(str).to_markdown(index=False, disable_numparse=True)
 
 
-def _arms(params: Params) -> list[str]:
-    """All arms of all detectors, each once."""
-    return list(dict.fromkeys(arm for detector in params.detectors for arm in params.arms(detector)))
-
-
 def _gates(params: Params, metrics: Path, generator: str) -> Mapping[str, dict[str, Any]]:
     """The gate's numbers of each category."""
     gates = _json(metrics / "masks" / f"{generator}.json")
@@ -373,5 +341,9 @@ def _mean_and_std(mean: float | None, std: float | None) -> str:
     return _short(mean) if pd.isna(std) else f"{_short(mean)} ± {_short(std)}"
 
 
-def _interval(ends: tuple[float, float]) -> str:
-    return "-" if pd.isna(ends[0]) else f"[{ends[0]:+.3f}, {ends[1]:+.3f}]"
+def _signed(value: float) -> str:
+    return "-" if pd.isna(value) else f"{value:+.3f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "-" if pd.isna(low) else f"[{low:+.3f}, {high:+.3f}]"
