@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lib.core.errors import UserError
-from lib.core.params import Params, Positive, Section, load
+from lib.core.params import Params, Positive, Section, load, methods
 from tests.conftest import ROOT
 
 
@@ -128,7 +128,7 @@ def test_the_own_settings_of_a_method_are_refused_with_their_keys(raw_params: di
 def test_the_committed_settings_of_every_method_are_valid(raw_params: dict):
     params = load(ROOT / "params.yaml")
     for kind in ("generators", "detectors"):
-        for name in getattr(params, kind):
+        for name in methods(kind):
             module = importlib.import_module(f"lib.{kind}.{name}")
             assert params.section(name, module.Settings).model_dump(mode="json") == raw_params[name]
 
