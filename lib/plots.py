@@ -3,8 +3,9 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,6 +25,8 @@ LEGEND = 1.6  # inches beside the panels
 BAR = 0.45  # inches for a bar and its gap
 MAX_COLUMNS = 3  # of panels, before the next row begins
 MARKED = 50  # a curve of more points is a line without markers
+LEVEL: dict[str, Any] = {"colors": "black", "linestyles": "--", "linewidth": 1}
+BAND: dict[str, Any] = {"color": "black", "alpha": 0.18, "linewidth": 0, "zorder": 2}  # above the bars
 
 
 @dataclass(frozen=True)
@@ -100,45 +103,48 @@ def learning_curve(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) 
             marker = "o" if len(points) <= MARKED else ""
             x, y = zip(*points, strict=True)
             handles[run] = axes.plot(x, y, color=colours[run], linewidth=1.2, marker=marker, markersize=4)[0]
+        axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)  # after drawing: before it, the upper end would stay at 1
         axes.grid(alpha=0.3)
     _legend(figure, {run: handle for run, handle in handles.items() if run})
     _save(figure, path)
 
 
-def bars(
-    path: Path,
-    groups: Mapping[str, Mapping[str, tuple[float, float]]],
-    label: str,
-    references: Sequence[str] = (),
-) -> None:
-    """Draw the bars of each group side by side, each (mean, standard deviation), as PNG; `label` names the axis.
+class Bar(NamedTuple):
+    """One bar: mean, standard deviation, and how far chance alone may put it from the reference; NaN is not drawn."""
 
-    A bar has the same colour in every group. Those in `references` are grey, all but the first of them hatched, and the
-    first one's mean runs as a line through its group: what the others are compared with. NaN leaves a bar out.
+    mean: float
+    deviation: float
+    chance: float = nan
+
+
+def bars(path: Path, groups: Mapping[str, Mapping[str, Bar]], label: str, references: Sequence[str]) -> None:
+    """Draw the bars of each group side by side with their deviations, as PNG; `label` names the axis.
+
+    A bar has the same colour in every group. Those in `references` are grey, all but the first of them hatched. The
+    first one, which every group has, is what the others are compared with: its mean runs as a line through the group,
+    and a bar that ends within the band around that line is as high as chance alone might make it.
     """
-    styles: dict[str, dict[str, Any]] = {references[0]: {"color": "#757575"}} if references else {}
+    styles: dict[str, dict[str, Any]] = {references[0]: {"color": "#757575"}}
     styles |= {name: {"color": "#c8c8c8", "hatch": "////"} for name in references[1:]}
     others = [name for group in groups.values() for name in group if name not in styles]
     styles |= {name: {"color": colour} for name, colour in _colours(others).items()}
     figure = _figure(max(PANEL, BAR * sum(len(group) + 1 for group in groups.values())), PANEL)
     axes = figure.add_subplot(ylabel=label)
     handles: dict[str, Any] = {}
-    centres, left = [], 0.0
+    centres, left = [], 0
     for group in groups.values():
-        for place, (name, (mean, deviation)) in enumerate(group.items()):
-            handles[name] = axes.bar(
-                left + place, mean, 0.85, yerr=deviation, capsize=3, edgecolor="white", **styles[name]
-            )
-        right = left + len(group) - 1
-        if references:
-            axes.hlines(group[references[0]][0], left - 0.5, right + 0.5, colors="black", linestyles="--", linewidth=1)
+        level, right = group[references[0]].mean, left + len(group) - 1
+        for place, (name, (mean, deviation, chance)) in enumerate(group.items(), start=left):
+            handles[name] = axes.bar(place, mean, 0.85, yerr=deviation, capsize=3, edgecolor="white", **styles[name])
+            band = axes.fill_between([place - 0.5, place + 0.5], level - chance, level + chance, **BAND)
+        handles[f"mean of {references[0]}"] = axes.hlines(level, left - 0.5, right + 0.5, **LEVEL)
         centres.append((left + right) / 2)
         left = right + 2
-    axes.set_xticks(centres, list(groups))
-    axes.set_axisbelow(True)
+    axes.set(xticks=centres, xticklabels=list(groups), xlim=(-1, left - 1), axisbelow=True)
+    axes.set_ylim(bottom=0)
     axes.grid(axis="y", alpha=0.3)
-    _legend(figure, handles)
+    _legend(figure, {**handles, "equal arms, 95 %": band})
     _save(figure, path)
 
 

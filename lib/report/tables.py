@@ -27,7 +27,7 @@ COLUMNS = {
 }
 HEADLINE = "pixel_ap"  # the metric of the verdict in words, chosen before any result: one, lest the best be picked
 DRAWN = ("pixel_ap", "aupro")  # the metrics with bars of their own
-ALL = "all"  # the row of the mean over categories
+ALL = "all categories"  # the row of their mean; a blank keeps it apart from every category's name
 LEVEL = 0.95  # of all intervals
 MASK_METHODS = {
     "measured": "measured",
@@ -54,6 +54,12 @@ than that: the verdict *within* is then too careful, and the pairs are the sharp
 the noise of training seeds alone. Another split, other test pictures or newly drawn samples would add to it."""
 
 
+SAMPLES_NOTE = """Requests = accepted + rejected + failed. Masks are known where the generator tells them, else \
+measured from the change. Real ones accepted: the share of the real defects that pass the gate, each compared with the \
+others; where it is low, the gate is too narrow. Kernel distance and diversity are taken on features of \
+EfficientNet-Lite0, which learned from ImageNet; they rank generators on one data set and are not Inception KID."""
+
+
 def read_scores(params: Params, folder: Path) -> pd.DataFrame:
     """One row for each value in `<folder>/<detector>.json`, of the categories and arms that params.yaml names.
 
@@ -67,7 +73,7 @@ def read_scores(params: Params, folder: Path) -> pd.DataFrame:
             for arm in params.arms(detector):
                 seeds = scores[category][arm]["seeds"]
                 rows += [
-                    (detector, category, arm, metric, rank, seeds[seed].get(metric))
+                    (detector, category, arm, metric, rank, seeds[seed][metric])
                     for rank, seed in enumerate(sorted(seeds, key=int))
                     for metric in COLUMNS
                 ]
@@ -133,16 +139,16 @@ def summary(params: Params, metrics: Path, scores: pd.DataFrame) -> dict[str, An
             entry["pixel_ap_std"] = _number(row["std"])
     rates = tree["acceptance_rate"] = {}
     for generator in params.generators:
-        gates = _gates(params, metrics, generator)
-        rates[generator] = _number(np.mean([gate["acceptance_rate"] for gate in gates.values()]))
-    return tree | {"mask_iou": _json(metrics / "mask_truth.json").get(ALL, {})}
+        shares = [gate["acceptance_rate"] for gate in _gates(params, metrics, generator).values()]
+        rates[generator] = _number(float(np.mean(shares)))
+    return tree | {"mask_iou": _json(metrics / "mask_truth.json").get("all", {})}
 
 
 def write_report(params: Params, metrics: Path) -> str:
     """Write `summary.json` and the folder `report/` below `metrics`; returns verdict and table for the terminal.
 
-    The folder gets report.md, arms.csv, differences.csv and training/ for DVC's plots, and the same as pictures for
-    people who have no connection to the content network that DVC's own page needs.
+    The folder gets report.md, differences.csv, arms.csv and training/ for DVC's plots, and the same as pictures, since
+    DVC's own page needs a network.
     """
     scores, out = read_scores(params, metrics / "detection"), metrics / "report"
     compared = differences(params, scores)
@@ -158,11 +164,11 @@ def write_report(params: Params, metrics: Path) -> str:
     write_text(out / "report.md", "\n\n".join(parts) + "\n")
     write_text(out / "differences.csv", _csv(compared))
     write_json(metrics / "summary.json", summary(params, metrics, scores))
-    _write_plots(params, metrics, scores)
+    _write_plots(params, metrics, scores, compared)
     return terminal
 
 
-def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame) -> None:
+def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, compared: pd.DataFrame) -> None:
     """Tables for DVC's plots, and pictures."""
     out = metrics / "report"
     means = spread(scores)["mean"].xs("pixel_ap", level="metric").reset_index()
@@ -177,11 +183,13 @@ def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame) -> None:
                 write_text(out / "training" / f"{generator}-{category}.csv", _csv(points))
                 curves[f"loss of {generator}, {category}"] = points.to_numpy().tolist()
     plots.learning_curve(out / "training.png", curves)
-    bars = spread(over_categories(scores)).reset_index()
+    heights = spread(over_categories(scores)).reset_index()
+    chance = compared.set_index(["detector", "metric", "arm"])["equal_arms"].to_dict()
     for metric in DRAWN:
-        groups: dict[str, dict[str, tuple[float, float]]] = {}
-        for row in bars[bars["metric"] == metric].to_dict("records"):
-            groups.setdefault(row["detector"], {})[row["arm"]] = (row["mean"], row["std"])
+        groups: dict[str, dict[str, plots.Bar]] = {}
+        for row in heights[heights["metric"] == metric].to_dict("records"):
+            bar = plots.Bar(row["mean"], row["std"], chance.get((row["detector"], metric, row["arm"]), np.nan))
+            groups.setdefault(row["detector"], {})[row["arm"]] = bar
         plots.bars(out / f"{metric}.png", groups, f"{COLUMNS[metric]}, mean over categories", (REAL_ONLY, PLACEBO))
 
 
@@ -195,7 +203,7 @@ def verdict(compared: pd.DataFrame) -> str:
     if len(told):
         lines += [
             f"\nOver all metrics {(told['verdict'] == 'beyond').sum()} of {len(told)} differences of generators lie "
-            f"beyond it; if none had any effect, about {(1 - LEVEL) * len(told):.1f} would by chance."
+            f"beyond what two equal arms differ by; without any effect up to {(1 - LEVEL) * len(told):.1f} would."
         ]
     return "\n".join(lines)
 
@@ -250,17 +258,20 @@ def _types_table(params: Params, folder: Path) -> str:
 
 
 def _samples_table(params: Params, metrics: Path) -> str:
+    """Raises ValueError where a request is neither accepted nor rejected nor failed."""
     rows, fidelity = [], _json(metrics / "fidelity.json")
     for generator in params.generators:
         for category, gate in _gates(params, metrics, generator).items():
             likeness = fidelity[generator][category]
-            rejected = sum(gate["rejected"].values())
-            accepted = round(gate["acceptance_rate"] * gate["samples"])
+            accepted, rejected = round(gate["acceptance_rate"] * gate["samples"]), sum(gate["rejected"].values())
+            if (known := accepted + rejected + gate["failed"]) != gate["samples"]:
+                raise ValueError(f"{generator}, {category}: {gate['samples']} requests, {known} with an outcome")
+            reasons = [f"{count} {reason}" for reason, count in (gate["rejected"] | gate["failures"]).items()]
             rows.append(
                 {
                     "generator": generator,
                     "category": category,
-                    "requests": accepted + rejected + gate["failed"],
+                    "requests": gate["samples"],
                     "accepted": f"{accepted} ({gate['acceptance_rate']:.0%})",
                     "rejected": rejected,
                     "failed": gate["failed"],
@@ -271,17 +282,10 @@ def _samples_table(params: Params, metrics: Path) -> str:
                     "diversity": _short(likeness["diversity"]),
                     "diversity of real ones": _short(likeness["diversity_real"]),
                     "memorised": _share(likeness["memorised_share"]),
-                    "rejected because": ", ".join(f"{n} {why}" for why, n in gate["rejected"].items()) or "-",
+                    "rejected or failed because": ", ".join(reasons) or "-",
                 }
             )
-    note = (
-        "Requests = accepted + rejected + failed. Masks are known where the generator tells them, else measured from "
-        "the change. Real ones accepted: the share of the real defects that pass the gate, each compared with the "
-        "others; where it is low, the gate is too narrow. Kernel distance and diversity are taken on features of "
-        "EfficientNet-Lite0, which learned from ImageNet; they rank generators on one data set and are not Inception "
-        "KID."
-    )
-    return f"{markdown(pd.DataFrame(rows))}\n\n{note}"
+    return f"{markdown(pd.DataFrame(rows))}\n\n{SAMPLES_NOTE}"
 
 
 def _truth_table(path: Path) -> str:
@@ -298,11 +302,9 @@ def _truth_table(path: Path) -> str:
 
 def _pictures(params: Params) -> str:
     lines = ["- `metrics/report/`: this page, bars and training curves"]
-    for generator in params.generators:
-        lines.append(f"- `metrics/synth/{generator}/`, `metrics/masks/{generator}/`, `metrics/fidelity/{generator}/`")
-    lines += [
-        f"- `metrics/detection/{detector}/<category>/<arm>/best.png`, `worst.png`" for detector in params.detectors
-    ]
+    for name in params.generators:
+        lines.append(f"- `metrics/synth/{name}/`, `metrics/masks/{name}/`, `metrics/fidelity/{name}/`")
+    lines += [f"- `metrics/detection/{name}/<category>/<arm>/best.png`, `worst.png`" for name in params.detectors]
     return "\n".join(lines)
 
 
@@ -322,7 +324,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _csv(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False, lineterminator="\n")
+    return frame.to_csv(index=False, lineterminator="\n", float_format="%.6g")
 
 
 def _number(value: float) -> float | None:
