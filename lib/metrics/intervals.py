@@ -10,6 +10,7 @@ from math import nan, sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 
 def mean_std(values: ArrayLike) -> tuple[float, float]:
@@ -66,8 +67,6 @@ def chance_difference(blocks: Sequence[Sequence[ArrayLike]], level: float = 0.95
     >>> round(chance_difference([[[0.4, 0.5, 0.6], [0.5, 0.6, 0.7], [0.3, 0.4, 0.5]]]), 3)
     0.2
     """
-    from scipy.stats import t
-
     _check(level)
     if not blocks or any(len(arms) < 2 for arms in blocks):
         raise ValueError("expected at least one category with two arms")
@@ -84,7 +83,7 @@ def chance_difference(blocks: Sequence[Sequence[ArrayLike]], level: float = 0.95
     if total == 0 or np.isnan(total):
         return float(total)
     satterthwaite = total**2 / sum(variance**2 / own for variance, own in zip(variances, freedoms, strict=True))
-    return float(t.ppf((1 + level) / 2, satterthwaite)) * sqrt(total) / len(blocks)
+    return float(stdtrit(satterthwaite, (1 + level) / 2)) * sqrt(total) / len(blocks)
 
 
 def _check(level: float) -> None:

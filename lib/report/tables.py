@@ -77,7 +77,7 @@ def read_scores(params: Params, folder: Path) -> pd.DataFrame:
                     for rank, seed in enumerate(sorted(seeds, key=int))
                     for metric in COLUMNS
                 ]
-    frame = pd.DataFrame(rows, columns=["detector", "category", "arm", "metric", "seed", "value"])
+    names = ["detector", "category", "arm", "metric", "seed", "value"]
     orders = {
         "detector": list(params.detectors),
         "category": [*params.dataset.categories, ALL],
@@ -85,7 +85,7 @@ def read_scores(params: Params, folder: Path) -> pd.DataFrame:
         "metric": list(COLUMNS),
     }
     kinds = {name: pd.CategoricalDtype(order, ordered=True) for name, order in orders.items()}
-    return frame.astype({**kinds, "value": float})
+    return pd.DataFrame(rows, columns=names).astype({**kinds, "value": float})
 
 
 def over_categories(scores: pd.DataFrame) -> pd.DataFrame:
@@ -120,11 +120,10 @@ def differences(params: Params, scores: pd.DataFrame) -> pd.DataFrame:
             difference, low, high = paired_difference(np.concatenate(values), np.concatenate(none), LEVEL)
             equals = [none] if arm == PLACEBO else [none, placebo]
             equal_arms = chance_difference(list(zip(values, *equals, strict=True)), LEVEL)
-            verdict = "beyond" if abs(difference) > equal_arms else "within"
-            told = not np.isnan(difference + equal_arms)
-            rows.append((detector, metric, arm, difference, low, high, equal_arms, verdict if told else "-"))
-    heads = ["detector", "metric", "arm", "difference", "low", "high", "equal_arms", "verdict"]
-    return pd.DataFrame(rows, columns=heads)
+            rows.append((detector, metric, arm, difference, low, high, equal_arms))
+    table = pd.DataFrame(rows, columns=["detector", "metric", "arm", "difference", "low", "high", "equal_arms"])
+    excess = table["difference"].abs() - table["equal_arms"]
+    return table.assign(verdict=np.select([excess > 0, excess <= 0], ["beyond", "within"], "-"))
 
 
 def summary(params: Params, metrics: Path, scores: pd.DataFrame) -> dict[str, Any]:
@@ -150,25 +149,25 @@ def write_report(params: Params, metrics: Path) -> str:
     The folder gets report.md, differences.csv, arms.csv and training/ for DVC's plots, and the same as pictures, since
     DVC's own page needs a network.
     """
-    scores, out = read_scores(params, metrics / "detection"), metrics / "report"
-    compared = differences(params, scores)
-    terminal = f"{verdict(compared)}\n\n{_arms_table(scores)}"
+    out, scores = metrics / "report", read_scores(params, metrics / "detection")
+    contrasts = differences(params, scores)
+    terminal = f"{verdict(contrasts)}\n\n{_arms_table(scores)}"
     parts = [
         f"# Does synthesis help?\n\n{terminal}\n\n{ARMS_NOTE}",
-        f"## Difference from real defects alone\n\n{_differences_table(compared)}",
+        f"## Difference from real defects alone\n\n{_differences_table(contrasts)}",
         f"## Pixel AP by defect type\n\n{_types_table(params, metrics / 'detection')}",
         f"## Synthetic samples\n\n{_samples_table(params, metrics)}",
         f"## Masks against the exact truth\n\n{_truth_table(metrics / 'mask_truth.json')}",
         f"## Pictures\n\n{_pictures(params)}",
     ]
     write_text(out / "report.md", "\n\n".join(parts) + "\n")
-    write_text(out / "differences.csv", _csv(compared))
+    write_text(out / "differences.csv", _csv(contrasts))
     write_json(metrics / "summary.json", summary(params, metrics, scores))
-    _write_plots(params, metrics, scores, compared)
+    _write_plots(params, metrics, scores, contrasts)
     return terminal
 
 
-def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, compared: pd.DataFrame) -> None:
+def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> None:
     """Tables for DVC's plots, and pictures."""
     out = metrics / "report"
     means = spread(scores)["mean"].xs("pixel_ap", level="metric").reset_index()
@@ -184,7 +183,7 @@ def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, compared: 
                 curves[f"loss of {generator}, {category}"] = points.to_numpy().tolist()
     plots.learning_curve(out / "training.png", curves)
     heights = spread(over_categories(scores)).reset_index()
-    chance = compared.set_index(["detector", "metric", "arm"])["equal_arms"].to_dict()
+    chance = contrasts.set_index(["detector", "metric", "arm"])["equal_arms"].to_dict()
     for metric in DRAWN:
         groups: dict[str, dict[str, plots.Bar]] = {}
         for row in heights[heights["metric"] == metric].to_dict("records"):
@@ -193,17 +192,17 @@ def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, compared: 
         plots.bars(out / f"{metric}.png", groups, f"{COLUMNS[metric]}, mean over categories", (REAL_ONLY, PLACEBO))
 
 
-def verdict(compared: pd.DataFrame) -> str:
+def verdict(contrasts: pd.DataFrame) -> str:
     """One sentence for each detector and arm in the headline metric, and how many of all verdicts chance would give."""
     lines = [
         f"- {row['detector']}, {row['arm']}: {_sentence(row)}"
-        for row in compared[compared["metric"] == HEADLINE].to_dict("records")
+        for row in contrasts[contrasts["metric"] == HEADLINE].to_dict("records")
     ]
-    told = compared[(compared["arm"] != PLACEBO) & (compared["verdict"] != "-")]
-    if len(told):
+    verdicts = contrasts[(contrasts["arm"] != PLACEBO) & (contrasts["verdict"] != "-")]["verdict"]
+    if len(verdicts):
         lines += [
-            f"\nOver all metrics {(told['verdict'] == 'beyond').sum()} of {len(told)} differences of generators lie "
-            f"beyond what two equal arms differ by; without any effect up to {(1 - LEVEL) * len(told):.1f} would."
+            f"\nOver all metrics {(verdicts == 'beyond').sum()} of {len(verdicts)} differences of generators lie "
+            f"beyond what two equal arms differ by; without any effect up to {(1 - LEVEL) * len(verdicts):.1f} would."
         ]
     return "\n".join(lines)
 
@@ -215,8 +214,8 @@ def _sentence(row: Mapping[Hashable, Any]) -> str:
         return f"{COLUMNS[row['metric']]} is not defined"
     if row["verdict"] == "-":
         return f"{name}, no verdict: one seed does not tell chance from effect"
-    range_ = f"(±{row['equal_arms']:.3f}); pairs {_interval(row['low'], row['high'])}"
-    return f"{name}, {row['verdict']} what two equal arms differ by {range_}"
+    pairs = _interval(row["low"], row["high"])
+    return f"{name}, {row['verdict']} what two equal arms differ by (±{row['equal_arms']:.3f}); pairs {pairs}"
 
 
 def _arms_table(scores: pd.DataFrame) -> str:
@@ -226,16 +225,16 @@ def _arms_table(scores: pd.DataFrame) -> str:
     return markdown(wide.rename(columns=COLUMNS).reset_index())
 
 
-def _differences_table(compared: pd.DataFrame) -> str:
+def _differences_table(contrasts: pd.DataFrame) -> str:
     """The placebo stands above the generators, metric by metric: the yardstick beside what it measures."""
     cells = {
-        "detector": compared["detector"],
-        "metric": compared["metric"].map(COLUMNS),
-        "arm": compared["arm"],
-        "difference": compared["difference"].map(_signed),
-        "pairs": [_interval(low, high) for low, high in zip(compared["low"], compared["high"], strict=True)],
-        "equal arms": compared["equal_arms"].map(_short).radd("±"),
-        "verdict": compared["verdict"],
+        "detector": contrasts["detector"],
+        "metric": contrasts["metric"].map(COLUMNS),
+        "arm": contrasts["arm"],
+        "difference": contrasts["difference"].map(_signed),
+        "pairs": [_interval(low, high) for low, high in zip(contrasts["low"], contrasts["high"], strict=True)],
+        "equal arms": contrasts["equal_arms"].map(lambda half: "-" if pd.isna(half) else f"±{half:.3f}"),
+        "verdict": contrasts["verdict"],
     }
     return f"{markdown(pd.DataFrame(cells))}\n\n{DIFFERENCES_NOTE}"
 
@@ -264,8 +263,8 @@ def _samples_table(params: Params, metrics: Path) -> str:
         for category, gate in _gates(params, metrics, generator).items():
             likeness = fidelity[generator][category]
             accepted, rejected = round(gate["acceptance_rate"] * gate["samples"]), sum(gate["rejected"].values())
-            if (known := accepted + rejected + gate["failed"]) != gate["samples"]:
-                raise ValueError(f"{generator}, {category}: {gate['samples']} requests, {known} with an outcome")
+            if (outcomes := accepted + rejected + gate["failed"]) != gate["samples"]:
+                raise ValueError(f"{generator}, {category}: {gate['samples']} requests, {outcomes} with an outcome")
             reasons = [f"{count} {reason}" for reason, count in (gate["rejected"] | gate["failures"]).items()]
             rows.append(
                 {
