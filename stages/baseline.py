@@ -7,9 +7,10 @@ from lib.detection import train_arm
 
 
 def main(detector: str, category: str) -> None:
-    key = input_key("baseline", detector=detector, category=category)
+    params = load()
+    key = input_key("baseline", params.detect.encoder, detector=detector, category=category)
     for arm in (REAL_ONLY, PLACEBO):
-        train_arm(load(), detector, arm, category, [], key)
+        train_arm(params, detector, arm, category, [], key)
 
 
 if __name__ == "__main__":

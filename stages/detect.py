@@ -12,8 +12,9 @@ from lib.detection import train_arm
 def main(detector: str, generator: str, category: str) -> None:
     records = read_records(Path(f"data/masks/{generator}/{category}/manifest.jsonl"), Synthetic)
     accepted = [record for record in records if record.accepted]
-    key = input_key("detect", detector=detector, generator=generator, category=category)
-    train_arm(load(), detector, generator, category, accepted, key)
+    params = load()
+    key = input_key("detect", params.detect.encoder, detector=detector, generator=generator, category=category)
+    train_arm(params, detector, generator, category, accepted, key)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from lib.synthesis import finetune
 
 
 def main(generator: str, category: str) -> None:
-    key = input_key("finetune", generator=generator, category=category)
+    params = load()
+    key = input_key("finetune", params.base.model, generator=generator, category=category)
     curves = Path(f"metrics/finetune/{generator}/{category}")
-    finetune(load(), read_real(category), generator, key, Path(f"models/generators/{generator}/{category}"), curves)
+    finetune(params, read_real(category), generator, key, Path(f"models/generators/{generator}/{category}"), curves)
 
 
 if __name__ == "__main__":

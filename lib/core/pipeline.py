@@ -11,12 +11,12 @@ from lib.core.errors import UserError
 from lib.core.runtime import fingerprint
 
 
-def input_key(stage: str, *extra: Path, **item: str) -> str:
+def input_key(stage: str, *names: str, **item: str) -> str:
     """The fingerprint of everything that a stage reads: its command, dependencies (by content) and parameters.
 
     stage: its name in dvc.yaml; item: the names of its matrix, such as category="hex_nut". Unfinished work under
-    another key is not continued. extra: files or folders that the parameters name outside of the repository and that
-    DVC does not watch.
+    another key is not continued. names: parameters that name a model, by a folder, a file or a hub id; DVC does not
+    watch what lies at such a place, so it is looked at here.
     Raises UserError when dvc.yaml lists a dependency that is not there.
     """
     entry, params = _entry(stage, item)
@@ -24,7 +24,7 @@ def input_key(stage: str, *extra: Path, **item: str) -> str:
     if absent := [str(path) for path in paths if not path.exists()]:
         raise UserError(f"{', '.join(absent)}: not found; `dvc repro` makes what the stage {stage} reads")
     values = {key: _value(params, key) for key in entry.get("params", [])}
-    return fingerprint(entry["cmd"], values, *paths, *extra)
+    return fingerprint(entry["cmd"], values, *paths, *(Path(name) for name in names if Path(name).exists()))
 
 
 def _entry(stage: str, item: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
