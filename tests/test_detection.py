@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lib.core.errors import UserError
 from lib.core.images import read_image, read_mask, recent, write_png
@@ -239,6 +240,25 @@ def test_predictions_and_rankings_are_the_same_on_one_core_and_on_several(
                 assert (one.lowest, one.highest) == (one.scores.min(), one.scores.max())
         assert len(names) > 1 if cores > 1 else names == {"MainThread"}
     assert results[0] == results[1]
+
+
+def test_a_network_predicts_the_same_bits_with_one_thread_and_with_pictures_side_by_side(tmp_path: Path):
+    network, before, results = torch.nn.Conv2d(3, 1, 9, padding=4), torch.get_num_threads(), []
+
+    class Network:
+        @staticmethod
+        @torch.inference_mode()
+        def predict(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
+            return model(torch.from_numpy(image).permute(2, 0, 1)[None].float())[0, 0].numpy()
+
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with predictions(Network, network, bright_discs(7, 3), tmp_path) as predicted:  # type: ignore[arg-type]
+                results.append(np.stack([one.scores for one in predicted]))
+    finally:
+        torch.set_num_threads(before)
+    assert (results[0] == results[1]).all() and (results[0] == results[2]).all()
 
 
 def test_a_part_is_ranked_by_its_own_types_alone(tmp_path: Path):
