@@ -82,7 +82,18 @@ def place_boxes(
         location = language.location_of(box, *good.size)
         text = language.prompt(defect_type, good.category, location)
         placements.append(
-            Placement(name, good.category, defect_type, good.id, box, location, text, seed_for(seed, name))
+            Placement(
+                name,
+                good.category,
+                defect_type,
+                good.id,
+                box,
+                location,
+                text,
+                seed_for(seed, name),
+                real.sample,
+                real.component,
+            )
         )
     return placements
 

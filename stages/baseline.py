@@ -1,12 +1,16 @@
-"""Train one detector per seed on the few real defects alone: what every generator is compared with."""
+"""Train one detector per seed on the few real defects alone, and the same once more under other seeds, the placebo."""
 
 from lib.core.command import run
-from lib.core.params import REAL_ONLY
+from lib.core.params import PLACEBO, REAL_ONLY, load
+from lib.core.pipeline import input_key
 from lib.detection import train_arm
 
 
 def main(detector: str, category: str) -> None:
-    train_arm(detector, REAL_ONLY, category, [])
+    params = load()
+    key = input_key("baseline", params.detect.encoder, detector=detector, category=category)
+    for arm in (REAL_ONLY, PLACEBO):
+        train_arm(params, detector, arm, category, [], key)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,18 @@
 from pathlib import Path
 
 from lib.core.command import run
+from lib.core.params import load
+from lib.core.pipeline import input_key
 from lib.core.records import Synthetic, read_records
 from lib.detection import train_arm
 
 
 def main(detector: str, generator: str, category: str) -> None:
     records = read_records(Path(f"data/masks/{generator}/{category}/manifest.jsonl"), Synthetic)
-    train_arm(detector, generator, category, [record for record in records if record.accepted])
+    accepted = [record for record in records if record.accepted]
+    params = load()
+    key = input_key("detect", params.detect.encoder, detector=detector, generator=generator, category=category)
+    train_arm(params, detector, generator, category, accepted, key)
 
 
 if __name__ == "__main__":

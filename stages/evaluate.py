@@ -16,7 +16,7 @@ def main(detector: str) -> None:
     out = Path(f"metrics/detection/{detector}")
     for category in params.dataset.categories:
         samples = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "test")
-        arms = {arm: Path(f"models/detectors/{detector}/{category}/{arm}") for arm in params.arms}
+        arms = {arm: Path(f"models/detectors/{detector}/{category}/{arm}") for arm in params.arms(detector)}
         scores[category] = evaluate(find(detector), arms, samples, params.evaluate, out / category)
     write_json(out.with_suffix(".json"), scores)
 

@@ -74,6 +74,8 @@ def placement(
         "location": "in the center",
         "prompt": captions("scratch", CATEGORY, "in the center")[0],
         "seed": 100 + number,
+        "like": "scratch-0",
+        "component": 0,
     }
     return Placement(**values | changes)
 
@@ -85,7 +87,8 @@ def tiny_params(raw: dict[str, Any], base: Path | str = "none", **sections: dict
         "dataset": {"categories": [CATEGORY]},
         "base": {"model": str(base)},
         "window": {"min_side": 16},
-        "finetune": {"rank": 2, "steps": 3, "batch_size": 2, "variants": 2, "warmup_steps": 0, "learning_rate": 0.02},
+        "finetune": {"steps": 3, "batch_size": 2, "warmup_steps": 0, "learning_rate": 0.02},
+        "mvp_diff": {"rank": 2, "variants": 2},
         "synth": {"steps": 2, "batch_size": 2},
     }
     for changes in (small, sections):

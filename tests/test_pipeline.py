@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lib.core.runtime import source
-from lib.detectors import DETECTORS
-from lib.generators import GENERATORS
+from lib.core.params import methods
 from tests.conftest import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -56,7 +54,7 @@ def closure(*files: Path) -> set[str]:
 
 def variants(stage: dict) -> list[dict[str, str]]:
     """The names that a matrix stage is made for; generators and detectors decide which module runs."""
-    lists = {"generator": GENERATORS, "detector": DETECTORS}
+    lists = {"generator": methods("generators"), "detector": methods("detectors")}
     chosen: list[dict[str, str]] = [{}]
     for name in stage.get("matrix", {}):
         if name in lists:
@@ -87,26 +85,6 @@ def test_a_stage_depends_on_exactly_the_code_that_it_runs(name: str):
     assert filled_all - anywhere == set(), "code that no variant runs would rerun the stage"
 
 
-# What a resumable stage may leave out of the key of its unfinished work: it says who is asked, not what is computed.
-UNKEYED = {"lib/launch.py", "lib/plots.py", "lib/generators/__init__.py"}
-
-
-@pytest.mark.parametrize("name", ["stages/finetune.py", "stages/synth.py", "lib/detection.py"])
-def test_changed_code_never_continues_old_work(name: str):
-    script = ROOT / name
-    call = next(
-        node
-        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "source"
-    )
-    modules = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
-    methods = DETECTORS if "detection" in name else GENERATORS
-    for method in methods.values():
-        keyed = [path.relative_to(ROOT).as_posix() for path in source(*modules, method)]
-        needed = closure(script, *source(method)) - UNKEYED - {name}
-        assert {file for file in needed if not any(file == k or file.startswith(f"{k}/") for k in keyed)} == set()
-
-
 def leaves(values: dict, prefix: str = "") -> set[str]:
     """Dotted keys of all values that are no sections."""
     return {
@@ -116,12 +94,83 @@ def leaves(values: dict, prefix: str = "") -> set[str]:
     }
 
 
-def test_every_stage_lists_single_keys_and_every_key_moves_a_stage(raw_params: dict):
-    keys = leaves(raw_params)
+def test_every_stage_lists_single_keys_or_the_section_of_its_method(raw_params: dict):
+    own = {name for kind in ("generators", "detectors") for name in methods(kind) if name in raw_params}
+    keys = leaves({name: value for name, value in raw_params.items() if name not in own})
     listed = {key for stage in STAGES.values() for key in stage.get("params", [])}
-    assert listed <= keys, "a whole section, or a key that is not in params.yaml"
+    assert listed - {"${item.generator}", "${item.detector}"} <= keys, "a whole section, or a key of no section"
     templates = set(re.findall(r"\$\{([a-z_.]+)\}", (ROOT / "dvc.yaml").read_text(encoding="utf-8")))
-    assert keys == listed | (templates & keys)
+    assert keys == (listed | templates) & keys, "a key that moves no stage"
+
+
+@pytest.mark.parametrize("kind", ["generator", "detector"])
+def test_the_settings_of_a_method_rerun_the_stages_of_that_method_alone(kind: str):
+    with_own = {name for name, stage in STAGES.items() if f"${{item.{kind}}}" in stage.get("params", [])}
+    assert with_own == {"generator": {"finetune", "synth"}, "detector": {"baseline", "detect"}}[kind]
+    for stage in STAGES.values():
+        assert not set(stage.get("params", [])) & set(methods(f"{kind}s")), "the section of one method, for all of them"
+
+
+# Each place of the library, from the ground up; what stands in one line does not import what stands below it.
+LAYERS_UP = [
+    ["lib/core"],
+    ["lib/dataset", "lib/metrics/ranking.py", "lib/metrics/intervals.py"],
+    ["lib/language.py", "lib/foreground.py", "lib/tiles.py", "lib/plots.py", "lib/backbones.py", "lib/diffusion"],
+    ["lib/boxes.py", "lib/metrics"],
+    ["lib/placement.py", "lib/labels", "lib/windows.py", "lib/generators/__init__.py", "lib/detectors/__init__.py"],
+    ["lib/generators", "lib/detectors"],
+    ["lib/synthesis.py", "lib/detection.py", "lib/report", "lib/base", "lib/launch.py"],
+    ["lib/predict.py"],
+    ["stages"],
+]
+
+
+def layer_of(file: str) -> int:
+    """The layer of the longest place that holds the file."""
+    places = [(len(place), number) for number, row in enumerate(LAYERS_UP) for place in row if file.startswith(place)]
+    assert places, f"{file} has no layer"
+    return max(places)[1]
+
+
+FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("lib", "stages")
+    for path in (ROOT / folder).rglob("*.py")
+    if not is_bare(path) and path != SETTINGS
+)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_imports_point_down(file: str):
+    up = {
+        path
+        for path in (one.relative_to(ROOT).as_posix() for one in imported(ROOT / file))
+        if layer_of(path) > layer_of(file)
+    }
+    assert up == set()
+
+
+def test_no_two_files_import_each_other_in_a_circle():
+    graph = {file: {one.relative_to(ROOT).as_posix() for one in imported(ROOT / file)} - {file} for file in FILES}
+    graph = {file: {one for one in others if one in graph} for file, others in graph.items()}
+    while ends := [file for file, others in graph.items() if not others]:
+        graph = {file: others - set(ends) for file, others in graph.items() if file not in ends}
+    assert not graph, f"in or above a circle: {sorted(graph)}"
+
+
+def test_a_file_can_be_read_in_one_sitting():
+    long = {file: len((ROOT / file).read_text(encoding="utf-8").splitlines()) for file in FILES}
+    assert {file: lines for file, lines in long.items() if lines > 350} == {
+        file: lines for file, lines in long.items() if file == "lib/dataset/surfaces.py"  # the renderer
+    }
+
+
+@pytest.mark.parametrize("kind", ["generators", "detectors"])
+def test_a_method_is_a_file_with_a_section_and_a_test(kind: str, raw_params: dict):
+    for name in methods(kind):
+        assert isinstance(raw_params.get(name), dict), f"lib/{kind}/{name}.py: its section is missing in params.yaml"
+        test = ROOT / "tests" / kind / f"test_{name}.py"
+        assert test.is_file(), f"lib/{kind}/{name}.py: its test is missing, tests/{kind}/test_{name}.py"
 
 
 def test_stage_scripts_are_thin():

@@ -1,14 +1,13 @@
 """How a stage is run: `python -m stages.NAME --category ...` from the root of the repository."""
 
 import argparse
-import dis
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from typing import NoReturn
 
-OURS = Path(__file__).resolve().parents[2]
+from lib.core.errors import UserError
 
-MADE = ("data/", "models/", "metrics/")  # what stages leave for other stages
+OUTPUTS = ("data/", "models/", "metrics/")  # what stages write for other stages
 
 HELP = {
     "category": "a name from dataset.categories in params.yaml",
@@ -18,9 +17,10 @@ HELP = {
 
 
 def run(stage: Callable[..., None], description: str | None, *names: str) -> None:
-    """Call a stage with its command-line arguments; a mistake of the user's is one message and exit code 2.
+    """Call a stage with its command-line arguments `--name`, one for each of `names`.
 
-    What our own code refuses with a `raise` is such a mistake. Any other error is a bug and keeps its traceback.
+    A UserError, or a missing output of an earlier stage, ends as one message and exit code 2. Any other error is a
+    fault of the program and keeps its traceback.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in names:
@@ -28,28 +28,13 @@ def run(stage: Callable[..., None], description: str | None, *names: str) -> Non
     try:
         stage(**vars(parser.parse_args()))
     except FileNotFoundError as error:
-        if not str(error.filename).startswith(MADE):
+        if not str(error.filename).startswith(OUTPUTS):
             raise
-        sys.exit(_said(f"{error.filename}: not found; `dvc repro` makes what a stage reads"))
-    except (ValueError, FloatingPointError) as error:
-        if not _raised_by_us(error):
-            raise
-        sys.exit(_said(str(error)))
+        _refuse(f"{error.filename}: not found; `dvc repro` makes what a stage reads")
+    except UserError as error:
+        _refuse(str(error))
 
 
-def _raised_by_us(error: Exception) -> bool:
-    last = error.__traceback__
-    while last and last.tb_next:
-        last = last.tb_next
-    if last is None:
-        return False
-    code = last.tb_frame.f_code
-    place = Path(code.co_filename).resolve()
-    # What fails in compiled code, such as adding arrays that do not fit, has no frame of its own: it seems to be ours.
-    raised = code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
-    return raised and OURS in place.parents and "site-packages" not in place.parts
-
-
-def _said(message: str) -> int:
+def _refuse(message: str) -> NoReturn:
     print(message, file=sys.stderr)
-    return 2
+    sys.exit(2)

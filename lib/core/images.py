@@ -3,13 +3,16 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 import cv2
 import numpy as np
+from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, resize
 from lib.core.runtime import write_bytes
 
@@ -25,7 +28,7 @@ Pixels = TypeVar("Pixels", bound=NDArray)
 def decode(path: Path) -> Image.Image:
     """Open and fully decode a picture, turned upright as its EXIF tag says.
 
-    Raises ValueError, with the file's name, for anything that is no whole PNG, JPEG, BMP or TIFF of at most
+    Raises UserError, with the file's name, for anything that is no whole PNG, JPEG, BMP or TIFF of at most
     MAX_PIXELS pixels.
     """
     try:
@@ -37,7 +40,7 @@ def decode(path: Path) -> Image.Image:
             upright.format = opened.format
             return upright
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as a picture: {error}") from error
+        raise UserError(f"{path}: cannot be read as a picture: {error}") from error
 
 
 def read_image(path: Path) -> RGB:
@@ -57,20 +60,11 @@ def read_image(path: Path) -> RGB:
 
 
 def recent(read: Callable[[Path], Pixels], room: int = 256 * 2**20) -> Callable[[Path], Pixels]:
-    """`read` with a memory of its latest results: as many as fit into `room` bytes, and the very last one anyway.
+    """`read` with a memory of its latest results: as many as fit into `room` bytes. Callers do not change them.
 
-    By bytes, not by number as functools has it: 64 pictures are 10 MB of one data set and 4 GB of another.
+    By bytes, not by number: 64 pictures are 10 MB of one data set and 4 GB of another.
     """
-    kept: dict[Path, Pixels] = {}  # oldest first
-
-    def remembered(path: Path) -> Pixels:
-        kept[path] = found = kept.pop(path) if path in kept else read(path)
-        held = sum(pixels.nbytes for pixels in kept.values())
-        while held > room and len(kept) > 1:
-            held -= kept.pop(next(iter(kept))).nbytes
-        return found
-
-    return remembered
+    return cached(LRUCache(room, getsizeof=lambda pixels: pixels.nbytes), lock=Lock())(read)
 
 
 def read_mask(path: Path) -> Mask:

@@ -1,4 +1,8 @@
-"""The typed, validated view of params.yaml. Unknown keys and impossible values are refused with the key's name."""
+"""The typed, validated view of params.yaml. Unknown keys and impossible values are refused with the key's name.
+
+What every method shares has a section here. What one method alone understands stands in the section of its name, and
+its types stand in the method's own file as `Settings`: a method is one file in `lib/generators` or `lib/detectors`.
+"""
 
 import re
 from pathlib import Path
@@ -6,6 +10,11 @@ from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from lib.core.errors import UserError
+
+LIB = Path(__file__).parents[1]
 
 
 # Names become parts of paths. (In a command of dvc.yaml they stand in quotes, and no stage runs with any other.)
@@ -21,7 +30,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 REAL_ONLY = "none"  # the arm without a generator: detectors trained on the few real defects alone
-
+PLACEBO = "placebo"  # the same arm once more under other seeds: what two equal arms differ by
 
 Item = TypeVar("Item")
 
@@ -102,17 +111,16 @@ class Training(Section):
 
 
 class Finetune(Training):
-    adapter: Literal["lora", "full"]
-    rank: Positive
+    """The training budget of every diffusion method, and how its objective is weighted."""
+
     min_snr_gamma: Annotated[float, Field(gt=0)] | None
     caption_dropout: Share
-    variants: Positive
 
 
 class Synth(Section):
     scheduler: Literal["ddim", "dpm++", "euler", "unipc"]
     steps: Positive
-    guidance_scale: Annotated[float, Field(ge=0)]
+    guidance_scale: Annotated[float, Field(ge=0, le=100)]
     guidance_share: Share
     strength: Annotated[float, Field(gt=0, le=1)]
     noise_blur: Share
@@ -139,11 +147,13 @@ class Fidelity(Section):
 
 
 class Detect(Section):
-    seeds: Several[int]
+    """The training budget of every detector, and which of them are trained once more for every generator."""
+
+    on_synthetic: tuple[Name, ...]
+    seeds: Several[Annotated[int, Field(ge=0)]]
     scale: Annotated[float, Field(gt=0, le=1)]
     window: Annotated[int, Field(ge=32, multiple_of=16)]
-    width: Positive
-    encoder: str | None
+    encoder: str
     steps: Positive
     batch_size: Annotated[int, Field(ge=2)]
     learning_rate: Annotated[float, Field(gt=0)]
@@ -156,8 +166,21 @@ class Evaluate(Section):
     overlays: Positive
 
 
-class Params(Section):
-    """The whole of params.yaml; what each key means stands there, behind its value."""
+def methods(kind: Literal["generators", "detectors"]) -> tuple[str, ...]:
+    """The names of all methods: every file in the folder `lib/<kind>` is one."""
+    return tuple(sorted(file.stem for file in (LIB / kind).glob("*.py") if file.stem != "__init__"))
+
+
+Own = TypeVar("Own", bound=Section)
+
+
+class Params(BaseModel):
+    """The whole of params.yaml; what each key means stands there, behind its value.
+
+    Beside the shared sections below stands one for every method that is in use, by the method's name.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     seed: Annotated[int, Field(ge=0)]
     workpieces: Workpieces
@@ -177,27 +200,77 @@ class Params(Section):
     detect: Detect
     evaluate: Evaluate
 
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """What detectors are compared on: real defects alone, then with the samples of each generator."""
-        return REAL_ONLY, *self.generators
+    def arms(self, detector: str) -> tuple[str, ...]:
+        """What a detector is compared on: real defects alone, twice, then with the samples of each generator."""
+        return REAL_ONLY, PLACEBO, *(self.generators if detector in self.detect.on_synthetic else ())
+
+    def section(self, method: str, settings: type[Own]) -> Own:
+        """The settings of one method, from its own section. Raises UserError with one line per problem."""
+        try:
+            return settings.model_validate((self.model_extra or {}).get(method))
+        except ValidationError as error:
+            raise UserError(_told(Path("params.yaml"), error.errors(), method)) from error
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
-    """Read and check params.yaml.
+    """Read and check params.yaml: the shared sections, and that every method in use exists and has its section.
 
-    Raises ValueError with one line per problem: the key, what was expected, what stands there.
+    Raises UserError with one line per problem: the key, what was expected, what stands there.
     """
     try:
-        return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        params = Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: no valid YAML: {error}") from error
+        raise UserError(f"{path}: no valid YAML: {error}") from error
     except ValidationError as error:
-        problems = error.errors()
-        places = {problem["loc"][:-1] for problem in problems}
-        lines = [
-            f"  {'.'.join(map(str, problem['loc'])) or 'top level'}: {problem['msg']} (found {problem['input']!r:.80})"
-            for problem in problems
-            if problem["type"] != "too_short" or problem["loc"] not in places  # short only without its wrong items
-        ]
-        raise ValueError(f"{path}: {len(lines)} problem(s):\n" + "\n".join(lines)) from error
+        raise UserError(_told(path, error.errors())) from error
+    if problems := _methods_at_fault(params):
+        raise UserError(f"{path}: {len(problems)} problem(s):\n" + "\n".join(f"  {problem}" for problem in problems))
+    return params
+
+
+def _methods_at_fault(params: Params) -> list[str]:
+    """One line for each method without a file or a section, and for each key that is neither section nor method."""
+    generators, detectors, sections = methods("generators"), methods("detectors"), params.model_extra or {}
+    problems = [
+        f"{kind}.{number}: no method has this name, known are {', '.join(known)} (found {name!r}); "
+        f"a new one is a file lib/{kind}/{name}.py"
+        for kind, known, names in (
+            ("generators", generators, params.generators),
+            ("detectors", detectors, params.detectors),
+        )
+        for number, name in enumerate(names)
+        if name not in known
+    ]
+    problems += [
+        f"{name}: the method has no section of its own: add the line `{name}: {{}}`, or its settings"
+        for name in dict.fromkeys((*params.generators, *params.detectors))
+        if name in (*generators, *detectors) and name not in sections
+    ]
+    problems += [
+        f"{name}: a section holds keys and values (found {value!r:.80})"
+        for name, value in sections.items()
+        if name in (*generators, *detectors) and not isinstance(value, dict)
+    ]
+    problems += [
+        f"{name}: Extra inputs are not permitted; neither a section nor a method has this name"
+        for name in sections
+        if name not in (*generators, *detectors)
+    ]
+    problems += [
+        f"detect.on_synthetic.{number}: expected a name from detectors (found {name!r})"
+        for number, name in enumerate(params.detect.on_synthetic)
+        if name not in params.detectors
+    ]
+    return problems
+
+
+def _told(path: Path, problems: list[ErrorDetails], section: str = "") -> str:
+    """One line per problem: key, expectation, value."""
+    places = {problem["loc"][:-1] for problem in problems}
+    lines = [
+        f"  {'.'.join(map(str, (*([section] if section else []), *problem['loc']))) or 'top level'}: {problem['msg']} "
+        f"(found {problem['input']!r:.80})"
+        for problem in problems
+        if problem["type"] != "too_short" or problem["loc"] not in places  # short only without its wrong items
+    ]
+    return f"{path}: {len(lines)} problem(s):\n" + "\n".join(lines)

@@ -1,25 +1,29 @@
-"""The records that stages exchange: one frozen dataclass each, stored as JSON Lines.
+"""The records that stages exchange: one frozen, strictly typed dataclass each, stored as JSON Lines.
 
 Paths in records are relative to the repository, written with forward slashes. Ids are stable and sortable, so a
 sample can be followed from a synthetic picture back to the photograph that it came from.
 """
 
+import dataclasses
 import io
 import json
-import types
-import typing
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from lib.core.errors import UserError
 from lib.core.geometry import Box
 from lib.core.runtime import write_text
 
 GOOD = "good"  # the defect type of a picture without a defect
 
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=STRICT)
 class Sample:
     """One real picture. `mask` is None for good pictures; `size` is (width, height) in pixels.
 
@@ -40,7 +44,7 @@ class Sample:
     twin_sha256: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Description:
     """The captions of one defect of one real picture; `component` numbers the defects of the picture."""
 
@@ -50,7 +54,7 @@ class Description:
     captions: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DefectBox:
     """The box around one defect of a real mask, grown by the margin; `area` is the defect's own, in px."""
 
@@ -61,9 +65,12 @@ class DefectBox:
     area: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Placement:
-    """Where a defect shall appear: on which good picture, of which type, in which box, said in which words."""
+    """A request: a defect of which type, on which good picture, in which box, in which words.
+
+    `like` and `component` name the real defect from which place, size and aspect were drawn.
+    """
 
     id: str
     category: str
@@ -73,27 +80,36 @@ class Placement:
     location: str
     prompt: str
     seed: int
+    like: str  # id of the Sample that shows the real defect
+    component: int  # its number among the defects of that Sample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Synthetic:
-    """One synthesized picture with everything that is needed to make it again."""
+    """The answer to one request, with everything that is needed to give it again.
+
+    `normal` is None where the generator paints its own background. A request that failed has no picture: `image` is
+    None, and `reason` says why. `accepted` is None until the gate has judged.
+    """
 
     placement: str
     category: str
     defect_type: str
-    normal: str
+    normal: str | None
     box: Box
+    like: str
+    component: int
     generator: str
     model: str  # base model @ revision + hash of the fine-tuned weights, or the name of the procedure
     prompt: str
     seed: int
     knobs: dict[str, Any]
-    image: str
-    sha256: str  # of the picture's file
+    image: str | None
+    sha256: str | None  # of the picture's file
     mask: str | None = None
     mask_sha256: str | None = None
-    scores: dict[str, float] = field(default_factory=dict)
+    notes: dict[str, Any] = Field(default_factory=dict)  # a generator's own numbers
+    scores: dict[str, float] = Field(default_factory=dict)
     accepted: bool | None = None
     reason: str | None = None
 
@@ -103,28 +119,28 @@ Record = TypeVar("Record", Sample, Description, DefectBox, Placement, Synthetic)
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
     """Write records as JSON Lines, one per line, keys in the order of the dataclass; the file appears whole or not."""
-    write_text(path, "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records))
+    rows = (json.dumps(dataclasses.asdict(record), ensure_ascii=False) for record in records)
+    write_text(path, "".join(f"{row}\n" for row in rows))
 
 
 def read_records(path: Path, kind: type[Record]) -> list[Record]:
     """Read the records that `write_records` wrote.
 
-    Raises ValueError that names file, line and field when a line is no JSON object of this kind.
+    Raises UserError that names file, line and fields when a line is no JSON object of this kind.
     """
-    names = {item.name for item in fields(kind)}
-    hints = typing.get_type_hints(kind)
+    adapter = TypeAdapter(kind)
     records = []
     # Not `splitlines`, which also breaks at characters that JSON lets stand within a text, such as U+2028.
     for number, line in enumerate(io.StringIO(path.read_text(encoding="utf-8")), start=1):
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError(f"expected an object, found {line:.40}")
-            if unknown := set(row) - names:
-                raise ValueError(f"unknown fields {sorted(unknown)}")
-            records.append(kind(**{name: _frozen(value, hints[name]) for name, value in row.items()}))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: not a {kind.__name__} record: {error}") from error
+            records.append(adapter.validate_json(line))
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, problem['loc'])) or 'line'}: {problem['msg']}" for problem in error.errors()
+            )
+            raise UserError(
+                f"{path}, line {number}: not a {kind.__name__} record ({problems}); `dvc repro` writes it anew"
+            ) from error
     return records
 
 
@@ -141,11 +157,3 @@ def of_split(samples: Sequence[Sample], *splits: str) -> list[Sample]:
 def by_id(samples: Iterable[Sample]) -> dict[str, Sample]:
     """Samples by their id."""
     return {sample.id: sample for sample in samples}
-
-
-def _frozen(value: Any, hint: Any) -> Any:
-    """JSON has no tuples: turn a list back into one where the dataclass says tuple."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if isinstance(value, list) and any(typing.get_origin(option) is tuple for option in options):
-        return tuple(value)
-    return value

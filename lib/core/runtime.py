@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import filelock
 from tqdm import tqdm
 
+from lib.core.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -114,7 +116,7 @@ def work_folder(stage: str, key: str) -> Path:
     """The folder where a stage keeps unfinished work under the fingerprint of its inputs, so that a killed run goes
     on where it was and a changed run never meets stale state. Work of the same stage under other keys is removed.
 
-    It is this process's until it ends. Raises ValueError when another one holds it: killing `dvc` alone leaves its
+    It is this process's until it ends. Raises UserError when another one holds it: killing `dvc` alone leaves its
     stage running, and the two would write over each other.
     """
     folder = WORK / stage / key
@@ -147,7 +149,7 @@ def _claim(path: Path) -> None:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         holder = note.read_text(encoding="utf-8") if note.exists() else "unknown"
-        raise ValueError(
+        raise UserError(
             f"{path.stem} is already at work in process {holder}, perhaps left over from a killed `dvc repro`: "
             f"wait for it, or stop it with `kill {holder}`, then run again"
         ) from None

@@ -1,19 +1,25 @@
-"""Detectors: what they learn from, how one is trained per seed, how it is judged on the untouched test part.
+"""The detectors: one method, one file; the name in params.yaml is the file's name.
 
-A detector is a module with three functions:
-`fit(examples_train, examples_val, params, seed, out)` writes its weights as safetensors, `config.json`,
-`threshold.json` ({"threshold": chosen on val}) and `history.json` ({"loss": one per step, "val_pixel_ap": [step, AP]
-per validation});
-`load(folder)` returns a model; `predict(model, image)` maps (H, W, 3) uint8 to (H, W) float32 in [0, 1].
+A method's module offers
+
+- `Settings`: a `Section` with the types of its own section in params.yaml;
+- `LEARNS_FROM`: "defects", and it is trained for every arm, or "good", and it is trained on good pictures alone;
+- `fit(train, val, params, settings, seed, out)`: trains on examples, selects on val, writes weights as safetensors and
+  `config.json` into the folder `out`, returns its `History`;
+- `load(folder)`: the model that `fit` wrote; `predict(model, image)`: (H, W, 3) uint8 -> (H, W) float32, higher where
+  a defect is likelier, on one scale for all pictures.
+
+`lib/detection.py` drives them all: it reads examples, chooses thresholds on val, draws curves and judges on test.
 """
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import ModuleType
 
+from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask
-
-DETECTORS = {"unet": "lib.detectors.unet"}  # names in params.yaml; imported only when used
+from lib.core.params import methods
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,15 @@ class Example:
     defect_type: str
 
 
+@dataclass(frozen=True)
+class History:
+    """The curves of one training, by name: (step, value) each. Empty where nothing is trained step by step."""
+
+    curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
+
+
 def find(name: str) -> ModuleType:
-    """The module of a detector. Raises ValueError for a name that is not in DETECTORS."""
-    if name not in DETECTORS:
-        raise ValueError(f"detector {name!r} is unknown, expected one of {', '.join(DETECTORS)}")
-    return importlib.import_module(DETECTORS[name])
+    """The module of a detector, imported when it is asked for. Raises UserError with the known names for any other."""
+    if name not in methods("detectors"):
+        raise UserError(f"detectors: {name!r} is unknown, known are {', '.join(methods('detectors'))}")
+    return importlib.import_module(f"lib.detectors.{name}")

@@ -1,21 +1,27 @@
-"""The generators, by the names that stand in params.yaml. A module is imported only when it is asked for.
+"""The generators: one method, one file; the name in params.yaml is the file's name.
 
-Each offers `finetune(params, real, key, out, curves)` and `synthesize(params, real, model, batches)`; equal jobs,
-equal signatures, and this dict is the whole plug-in system.
+A method's module offers
+
+- `Settings`: a `Section` with the types of its own section in params.yaml;
+- `finetune(params, settings, real, key, out, curves)`: learns from the real defects and writes the model into the
+  folder `out`, with a `model.json` that names base, revision and weights; `key` names its unfinished work, `curves` is
+  the folder for its loss. A procedure, which learns nothing, has no such function;
+- `synthesize(params, settings, real, model, batches)`: yields for each batch of placements its list of `Made`. A sample
+  depends on its own seed alone, whatever the batch, the order and the number of processes.
+
+`lib/synthesis.py` drives them all.
 """
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask
+from lib.core.params import methods
 from lib.core.records import DefectBox, Description, Sample, read_records, read_train
-
-GENERATORS = {
-    "perlin": "lib.generators.perlin",
-    "mvp_diff": "lib.generators.mvp_diff",
-}
 
 
 @dataclass(frozen=True)
@@ -30,17 +36,24 @@ class RealData:
 
 @dataclass(frozen=True)
 class Made:
-    """One synthesized picture of the good picture's size; `mask` where the generator knows what it painted."""
+    """One synthesized picture.
+
+    image: (H, W, 3) uint8, of the good picture's size unless `normal` is given. mask: (H, W) bool, where the generator
+    knows what it painted; None has it measured. normal: the picture without the defect, where the generator made that,
+    too. notes: the generator's own numbers, fit for JSON.
+    """
 
     image: RGB
     mask: Mask | None = None
+    normal: RGB | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
-def find(name: str) -> Any:
-    """The module of a generator. Raises ValueError, with the known names, for any other."""
-    if name not in GENERATORS:
-        raise ValueError(f"generators: {name} is unknown, known are {', '.join(GENERATORS)}")
-    return importlib.import_module(GENERATORS[name])
+def find(name: str) -> ModuleType:
+    """The module of a generator, imported when it is asked for. Raises UserError with the known names for any other."""
+    if name not in methods("generators"):
+        raise UserError(f"generators: {name!r} is unknown, known are {', '.join(methods('generators'))}")
+    return importlib.import_module(f"lib.generators.{name}")
 
 
 def read_real(category: str) -> RealData:

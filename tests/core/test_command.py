@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from lib.core.command import run
+from lib.core.errors import UserError
+from lib.core.geometry import box_mask
 
 
 @pytest.fixture(autouse=True)
@@ -15,13 +17,21 @@ def no_arguments(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["stage"])
 
 
-def test_what_our_code_refuses_is_one_message_and_exit_code_two(capsys: pytest.CaptureFixture):
+def test_what_a_user_can_mend_is_one_message_and_exit_code_two(capsys: pytest.CaptureFixture):
     def stage() -> None:
-        raise ValueError("synth.strength: 7 is above 1")
+        raise UserError("synth.strength: 7 is above 1")
 
     with pytest.raises(SystemExit) as caught:
         run(stage, "a stage")
     assert caught.value.code == 2 and capsys.readouterr().err == "synth.strength: 7 is above 1\n"
+
+
+def test_an_invariant_of_our_own_that_broke_keeps_its_trace():
+    def stage() -> None:
+        box_mask((0, 0, 1, 1), -1, 4)
+
+    with pytest.raises(ValueError, match="negative"):
+        run(stage, "a stage")
 
 
 def test_a_missing_file_names_the_file_and_the_remedy(capsys: pytest.CaptureFixture):

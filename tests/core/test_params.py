@@ -1,6 +1,7 @@
 """params.yaml: what is committed loads, what is wrong is refused with the name of its key, nothing stands idle."""
 
 import copy
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lib.core.params import load
+from lib.core.errors import UserError
+from lib.core.params import Params, Positive, Section, load, methods
 from tests.conftest import ROOT
 
 
@@ -22,7 +24,7 @@ def refusal(tmp_path: Path, raw: dict, key: str, value: Any) -> str:
     section[last] = value
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(values))
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         load(path)
     return str(error.value)
 
@@ -34,13 +36,13 @@ def test_the_committed_params_load_and_hold_what_the_file_says(raw_params: dict)
 
 @pytest.mark.parametrize("key", ["synth.guidence_scale", "colour"])
 def test_an_unknown_key_is_refused_and_named(tmp_path: Path, raw_params: dict, key: str):
-    said = refusal(tmp_path, raw_params, key, 3)
-    assert f"1 problem(s):\n  {key}: Extra inputs are not permitted" in said
+    message = refusal(tmp_path, raw_params, key, 3)
+    assert f"1 problem(s):\n  {key}: Extra inputs are not permitted" in message
 
 
 def test_a_name_that_is_unfit_for_a_path_is_refused_with_one_that_is_not(tmp_path: Path, raw_params: dict):
-    said = refusal(tmp_path, raw_params, "dataset.categories", ["steel bracket"])
-    assert "1 problem(s)" in said and "rename it to, say, steel_bracket" in said
+    message = refusal(tmp_path, raw_params, "dataset.categories", ["steel bracket"])
+    assert "1 problem(s)" in message and "rename it to, say, steel_bracket" in message
 
 
 @pytest.mark.parametrize(
@@ -58,25 +60,83 @@ def test_a_name_that_is_unfit_for_a_path_is_refused_with_one_that_is_not(tmp_pat
         ("detect.seeds", [1, 1], "each may stand there once"),
         ("base", None, "valid dictionary"),
         ("seed", -1, "greater than or equal to 0"),
+        ("synth.guidance_scale", float("inf"), "less than or equal to 100"),
     ],
 )
 def test_an_impossible_value_is_refused_with_key_expectation_and_what_was_found(
     tmp_path: Path, raw_params: dict, key: str, value: Any, expected: str
 ):
-    said = refusal(tmp_path, raw_params, key, value)
-    assert str(tmp_path / "params.yaml") in said
-    assert f"  {key}: " in said and expected in said and f"(found {value!r})" in said
+    message = refusal(tmp_path, raw_params, key, value)
+    assert str(tmp_path / "params.yaml") in message
+    assert f"  {key}: " in message and expected in message and f"(found {value!r})" in message
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path, raw_params: dict):
-    said = refusal(tmp_path, {**raw_params, "seed": -1, "masks": {}}, "gate.min_area", 0)
-    assert "4 problem(s)" in said
-    assert all(f"  {key}: " in said for key in ("seed", "masks.method", "masks.component_ratio", "gate.min_area"))
+    message = refusal(tmp_path, {**raw_params, "seed": -1, "masks": {}}, "gate.min_area", 0)
+    assert "4 problem(s)" in message
+    assert all(f"  {key}: " in message for key in ("seed", "masks.method", "masks.component_ratio", "gate.min_area"))
 
 
 def test_a_missing_key_is_named(tmp_path: Path, raw_params: dict):
     keys = {key: value for key, value in raw_params["gate"].items() if key != "outlier"}
     assert "  gate.outlier: Field required" in refusal(tmp_path, raw_params, "gate", keys)
+
+
+@pytest.mark.parametrize("kind", ["generators", "detectors"])
+def test_a_method_that_has_no_file_is_refused_with_the_known_ones(tmp_path: Path, raw_params: dict, kind: str):
+    message = refusal(tmp_path, raw_params, kind, [*raw_params[kind], "magic"])
+    number = len(raw_params[kind])
+    assert f"1 problem(s):\n  {kind}.{number}: no method has this name, known are " in message
+    assert all(name in message for name in raw_params[kind]) and f"lib/{kind}/magic.py" in message
+
+
+@pytest.mark.parametrize("name", ["perlin", "mvp_diff", "unet"])
+def test_a_method_in_use_needs_its_section(tmp_path: Path, raw_params: dict, name: str):
+    values = {key: value for key, value in raw_params.items() if key != name}
+    assert f"  {name}: the method has no section of its own: add the line `{name}: {{}}`" in refusal(
+        tmp_path, values, "seed", 0
+    )
+    assert f"  {name}: a section holds keys and values (found 3)" in refusal(tmp_path, raw_params, name, 3)
+
+
+def test_a_detector_of_the_arms_is_one_of_the_detectors(tmp_path: Path, raw_params: dict):
+    message = refusal(tmp_path, raw_params, "detect.on_synthetic", ["rgpkd"])
+    assert "  detect.on_synthetic.0: expected a name from detectors (found 'rgpkd')" in message
+
+
+class Knobs(Section):
+    depth: Positive
+    blend: str
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"depth": 0, "blend": "soft"}, "  magic.depth: Input should be greater than or equal to 1 (found 0)"),
+        ({"depth": 1}, "  magic.blend: Field required"),
+        ({"depth": 1, "blend": "soft", "hue": 2}, "  magic.hue: Extra inputs are not permitted (found 2)"),
+        (None, "  magic: Input should be a valid dictionary"),
+    ],
+)
+def test_the_own_settings_of_a_method_are_refused_with_their_keys(raw_params: dict, values: Any, problem: str):
+    params = Params.model_validate({**raw_params, "magic": values})
+    with pytest.raises(UserError) as error:
+        params.section("magic", Knobs)
+    assert str(error.value).startswith("params.yaml: 1 problem(s):\n") and problem in str(error.value)
+
+
+def test_the_committed_settings_of_every_method_are_valid(raw_params: dict):
+    params = load(ROOT / "params.yaml")
+    for kind in ("generators", "detectors"):
+        for name in methods(kind):
+            module = importlib.import_module(f"lib.{kind}.{name}")
+            assert params.section(name, module.Settings).model_dump(mode="json") == raw_params[name]
+
+
+def test_detectors_that_learn_from_defects_have_an_arm_for_every_generator(raw_params: dict):
+    params = load(ROOT / "params.yaml")
+    assert params.arms("unet") == ("none", "placebo", *params.generators)
+    assert params.arms("patchcore") == ("none", "placebo")
 
 
 @pytest.mark.parametrize("text", ["a: [", "", "- a\n- b\n"])
@@ -91,8 +151,8 @@ def test_a_file_that_holds_no_mapping_is_refused_by_its_name(tmp_path: Path, tex
 def test_a_table_of_groups_needs_its_column_and_a_column_its_table(
     tmp_path: Path, raw_params: dict, key: str, value: str
 ):
-    said = refusal(tmp_path, raw_params, f"dataset.{key}", value)
-    assert "  dataset: " in said and "group_table and group_column belong together" in said
+    message = refusal(tmp_path, raw_params, f"dataset.{key}", value)
+    assert "  dataset: " in message and "group_table and group_column belong together" in message
 
 
 def test_groups_have_one_source(tmp_path: Path, raw_params: dict):
@@ -118,7 +178,7 @@ def test_every_key_is_read_by_some_stage(raw_params: dict):
         path.read_text(encoding="utf-8")
         for folder in ("lib", "stages")
         for path in (ROOT / folder).rglob("*.py")
-        if path != ROOT / "lib" / "params.py"
+        if path != ROOT / "lib/core/params.py"
     )
     templates = "\n".join(path.read_text(encoding="utf-8") for path in [ROOT / "dvc.yaml"] if path.exists())
     idle = [

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from lib.core.errors import UserError
 from lib.core.records import (
     DefectBox,
     Description,
@@ -20,31 +22,35 @@ from lib.core.records import (
     write_records,
 )
 
+PLACEMENT = {
+    "category": "slab",
+    "defect_type": "scratch",
+    "normal": "a/1",
+    "box": (0, 0, 5, 6),
+    "prompt": "There is",
+    "seed": 2**63 - 1,
+    "like": "a/2",
+    "component": 1,
+}
+SYNTHETIC = {**PLACEMENT, "placement": "p1", "generator": "perlin", "model": "perlin", "knobs": {"a": 2}}
 EXAMPLES: list[Any] = [
     Sample("a/1", "slab", "good", "images/1.png", None, "g", "train", (48, 32), "ab"),
     Sample("a/2", "slab", "scratch", "images/ä 2.png", "masks/2.png", "g", "test", (48, 32), "cd"),
     Description("a/2", 0, "in the center", ("There is a scratch", "“Kratzer”")),
     DefectBox("a/2", 1, "scratch", (0, 1, 10, 12), 33),
-    Placement("p1", "slab", "scratch", "a/1", (-1, 0, 5, 6), "in the center", "There is", 2**63 - 1),
-    Synthetic("p1", "slab", "scratch", "a/1", (0, 0, 5, 6), "perlin", "perlin", "There is", 7, {"a": 2}, "x.png", "ab"),
+    Placement(id="p1", location="in the center", **PLACEMENT | {"box": (-1, 0, 5, 6)}),
+    Synthetic(image="x.png", sha256="ab", **SYNTHETIC),
+    Synthetic(image=None, sha256=None, accepted=False, reason="non-finite output", **SYNTHETIC | {"normal": None}),
     Synthetic(
-        "p2",
-        "slab",
-        "scratch",
-        "a/1",
-        (0, 0, 5, 6),
-        "mvp_diff",
-        "base@1",
-        "There is",
-        8,
-        {"strength": 0.5, "scheduler": "ddim"},
-        "y.png",
-        "cd",
-        "m.png",
-        "ef",
-        {"fill": 0.25},
-        False,
-        "no visible change",
+        image="y.png",
+        sha256="cd",
+        mask="m.png",
+        mask_sha256="ef",
+        notes={"candidates": [0.25, 0.5], "angle": 3},
+        scores={"fill": 0.25},
+        accepted=False,
+        reason="no visible change",
+        **SYNTHETIC | {"knobs": {"strength": 0.5, "scheduler": "ddim"}},
     ),
 ]
 
@@ -82,28 +88,39 @@ def test_no_records_make_an_empty_file(tmp_path: Path):
     assert (tmp_path / "r.jsonl").read_bytes() == b"" and read_records(tmp_path / "r.jsonl", Sample) == []
 
 
+BOX_ROW = {"sample": "a", "component": 0, "defect_type": "b", "box": [0, 0, 1, 1], "area": 1}
+
+
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "problem"),
     [
-        ('{"sample": "a"', "Expecting"),
+        ('{"sample": "a"', "Invalid JSON"),
         ("[]", "not a DefectBox record"),
         ("7", "not a DefectBox record"),
         ('""', "not a DefectBox record"),
-        ("", "Expecting value"),
-        ('{"sample": "a", "component": 0, "defect_type": "b", "box": [0, 0, 1, 1]}', "'area'"),
-        (
-            '{"sample": "a", "component": 0, "defect_type": "b", "box": [0, 0, 1, 1], "area": 1, "hue": 2}',
-            "'hue'",
-        ),
+        ("", "Invalid JSON"),
+        (json.dumps({key: value for key, value in BOX_ROW.items() if key != "area"}), "area: Field required"),
+        (json.dumps({**BOX_ROW, "hue": 2}), "hue: Unexpected keyword argument"),
+        (json.dumps({**BOX_ROW, "box": "abc"}), "box: Input should be a valid"),
+        (json.dumps({**BOX_ROW, "box": [0, 0, 1]}), "box.3: Field required"),
+        (json.dumps({**BOX_ROW, "box": [0, 0, 1, "1"]}), "box.3: Input should be a valid integer"),
+        (json.dumps({**BOX_ROW, "component": True}), "component: Input should be a valid integer"),
+        (json.dumps({**BOX_ROW, "sample": None, "area": 1.5}), "area: Input should be a valid integer"),
     ],
 )
-def test_a_broken_line_is_named_with_its_file_and_field(tmp_path: Path, line: str, said: str):
+def test_a_broken_line_is_named_with_its_file_and_field(tmp_path: Path, line: str, problem: str):
     path = tmp_path / "boxes.jsonl"
     write_records(path, [EXAMPLES[3]])
     path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         read_records(path, DefectBox)
-    assert f"{path}, line 2: not a DefectBox record" in str(error.value) and said in str(error.value)
+    assert f"{path}, line 2: not a DefectBox record" in str(error.value) and problem in str(error.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_no_record(value: float):
+    with pytest.raises(ValidationError, match="finite number"):
+        Synthetic(image="x.png", sha256="ab", scores={"fill": value}, **SYNTHETIC)
 
 
 def test_keys_stand_in_the_order_of_the_dataclass(tmp_path: Path):

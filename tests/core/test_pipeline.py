@@ -1,0 +1,108 @@
+"""The key of unfinished work: everything that dvc.yaml lists for a stage moves it, and nothing else does."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib.core.errors import UserError
+from lib.core.pipeline import _filled, input_key
+
+STAGE = {
+    "matrix": {"method": "${methods}", "category": "${dataset.categories}"},
+    "cmd": "python -m stages.paint --method ${item.method}",
+    "deps": ["data/${item.category}.jsonl", "lib/paint", "${dataset.path}"],
+    "params": ["seed", "paint.depth", "${item.method}"],
+}
+PARAMS = {
+    "seed": 1,
+    "methods": ["brush", "spray"],
+    "dataset": {"path": "mine", "categories": ["nut"]},
+    "paint": {"depth": 2, "gloss": 3},
+    "brush": {"hair": 4},
+    "spray": {},
+}
+FILES = {"data/nut.jsonl": "a", "lib/paint/a.py": "b", "mine/x.png": "c", "other.txt": "d"}
+
+
+@pytest.fixture
+def project(inside: Path) -> Path:
+    for name, text in FILES.items():
+        (inside / name).parent.mkdir(parents=True, exist_ok=True)
+        (inside / name).write_text(text)
+    write(STAGE, PARAMS)
+    return inside
+
+
+def write(stage: dict, params: dict) -> None:
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"paint": stage}}))
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+
+
+def key(method: str = "brush") -> str:
+    return input_key("paint", method=method, category="nut")
+
+
+@pytest.mark.parametrize("name", ["data/nut.jsonl", "lib/paint/a.py", "mine/x.png"])
+def test_every_dependency_moves_the_key(project: Path, name: str):
+    before = key()
+    Path(name).write_text("changed")
+    assert key() != before
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"seed": 2}, {"paint": {"depth": 9, "gloss": 3}}, {"brush": {"hair": 9}}, {"brush": {}}],
+)
+def test_every_parameter_moves_the_key(project: Path, values: dict):
+    before = key()
+    write(STAGE, PARAMS | values)
+    assert key() != before
+
+
+@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("name", ["deps", "params"])
+def test_an_entry_that_is_taken_out_moves_the_key(project: Path, name: str, index: int):
+    before = key()
+    entries = list(STAGE[name])
+    del entries[index]
+    write({**STAGE, name: entries}, PARAMS)
+    assert key() != before
+
+
+def test_what_is_not_listed_does_not_move_the_key(project: Path):
+    before = key()
+    Path("other.txt").write_text("changed")
+    write(STAGE, PARAMS | {"paint": {"depth": 2, "gloss": 9}, "spray": {"cap": 1}})
+    assert key() == before
+
+
+def test_methods_have_keys_of_their_own(project: Path):
+    assert key("brush") != key("spray")
+    before = key("brush")
+    write(STAGE, PARAMS | {"spray": {"cap": 1}})
+    assert key("brush") == before
+
+
+def test_a_model_that_a_parameter_names_moves_the_key_where_it_is_a_file_or_folder(project: Path):
+    named = input_key("paint", "other.txt", method="brush", category="nut")
+    assert named != key() and input_key("paint", "some/hub-id", method="brush", category="nut") == key()
+    Path("other.txt").write_text("changed")
+    assert input_key("paint", "other.txt", method="brush", category="nut") != named
+
+
+def test_a_dependency_that_is_not_there_is_named(project: Path):
+    Path("data/nut.jsonl").unlink()
+    with pytest.raises(UserError, match=r"data/nut.jsonl: not found; `dvc repro` makes what the stage paint reads"):
+        key()
+
+
+@given(st.recursive(st.integers() | st.text("ab{}$", max_size=4), lambda inner: st.lists(inner, max_size=3)))
+def test_text_without_templates_stays_as_it_is(node):
+    assert _filled(node, {}) == node
+
+
+def test_a_template_that_is_all_of_a_text_keeps_its_type():
+    assert _filled({"matrix": "${a.b}"}, {"a": {"b": [1, 2]}}) == {"matrix": [1, 2]}
