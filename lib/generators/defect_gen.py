@@ -61,8 +61,8 @@ class Settings(Section):
     """side: of the joint picture, px; `wide_*` and `narrow_*`: channels of the first level, and number of levels;
     blocks: residual blocks for each level; attention_side: the largest level of the wide network with attention, px;
     switch: the noise level, of 1000, from which on the narrow network takes over, 0 never, 1000 from the start;
-    steps, batch_size: of training, for each network; variants: cached views of each real defect; tries: noises that are
-    drawn until a label is not empty; min_component: px, smaller pieces of a label are specks.
+    train_steps: for each network; train_batch: windows in a step; variants: cached views of each real defect; tries:
+    noises that are drawn until a label is not empty; min_component: px, smaller pieces of a label are specks.
 
     Refused where the narrow network would see all of the picture.
     """
@@ -75,8 +75,8 @@ class Settings(Section):
     blocks: Positive
     attention_side: Positive
     switch: Annotated[int, Field(ge=0, le=LEVELS)]
-    steps: Positive
-    batch_size: Positive
+    train_steps: Positive
+    train_batch: Positive
     variants: Positive
     tries: Positive
     min_component: Positive
@@ -104,7 +104,7 @@ def finetune(params: Params, settings: Settings, real: RealData, key: str, out: 
     where, types = device(), defect_types(real)
     views = training_views(params, settings, real, types, params.seed)
     signals = joint_signals(views, len(types)).to(where)
-    budget = params.finetune.model_copy(update={"steps": settings.steps, "batch_size": settings.batch_size})
+    budget = params.finetune.model_copy(update={"steps": settings.train_steps, "batch_size": settings.train_batch})
     for name, network in networks(settings, signals.shape[1]).items():
         objective = PixelObjective(network.to(where), signals, cosine_schedule(LEVELS), "x0")
         stage, folder = f"finetune-defect_gen-{real.category}/{name}", curves if name == "narrow" else curves / name

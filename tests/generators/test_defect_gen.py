@@ -39,6 +39,7 @@ from lib.generators.defect_gen import (
     two_stages,
     view_of,
 )
+from lib.synthesis import synthesize_all
 from tests.category import CATEGORY, placement, tiny_params, write_category
 
 SIDE, TYPES = 32, ["dent", "scratch"]
@@ -50,8 +51,8 @@ TINY = {
     "wide_levels": 2,
     "narrow_width": 4,
     "narrow_levels": 1,
-    "steps": 3,
-    "batch_size": 2,
+    "train_steps": 3,
+    "train_batch": 2,
     "variants": 4,
     "tries": 2,
     "min_component": 4,
@@ -468,6 +469,28 @@ def test_signals_have_equal_bits_in_every_batch(model: Path):
     together = sampler([1, 2, 3], [1, 2, 1])
     assert np.array_equal(together[1:2], sampler([2], [2])) and np.array_equal(together[2:], sampler([3], [1]))
     assert not np.array_equal(together[:1], sampler([1], [2])), "another type, another sample"
+
+
+def test_the_manifest_names_both_networks_the_switch_and_the_seed_and_counts_what_has_no_label(
+    params: Params, model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def sampler(self: Sampler, seeds: list[int], kinds: list[int]) -> list[np.ndarray]:
+        return [signal_of(kind, square(4, 12) & (kind == 2)) for kind in kinds]
+
+    monkeypatch.setattr(Sampler, "__call__", sampler)
+    asked = [placement(0), placement(1, defect_type="dent")]
+    full, empty = synthesize_all(params, read_real(CATEGORY), "defect_gen", model, asked, "k", Path("synth"))
+    facts = json.loads((model / "model.json").read_text())
+    assert full.model.endswith(f"+{facts['weights']}") and facts["weights"].count("+") == 1
+    assert (
+        full.knobs["switch"] == 400
+        and full.knobs["steps"] == params.synth.steps
+        and full.knobs["train_steps"] == 3
+        and full.seed == asked[0].seed
+    )
+    assert full.normal is None and full.box == (4, 4, 12, 12)
+    assert Path(str(full.image)).stem == Path(str(full.mask)).stem == asked[0].id
+    assert empty.image is None and empty.reason == "empty label in each of 2 tries"
 
 
 # Copies
