@@ -6,9 +6,10 @@ a handful of pictures a model that sees them whole learns them by heart; the nar
 them. Both are trained from nothing, on windows around real defects. A sample is such a window: it brings a background
 of its own.
 
-The published method cannot be told what to paint. Here the label channels of all types but the one that is asked for
-are known, namely empty, and are kept so at every noise level, as in inpainting (Lugmayr et al. 2022); both networks
-see them and paint the rest to match. Whatever comes without a label is drawn again.
+The published method cannot be told what to paint. Here some label channels are known and kept so at every noise level,
+as in inpainting (Lugmayr et al. 2022), and both networks paint the rest to match. Either those of all types but the
+requested one are known, namely empty, and what comes without a label is drawn again; or the whole label is: it is that
+of a real defect, and the picture alone is new.
 """
 
 import json
@@ -16,7 +17,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -60,7 +61,8 @@ Width = Annotated[int, Field(ge=4, multiple_of=4)]
 class Settings(Section):
     """side: of the joint picture, px; `wide_*` and `narrow_*`: channels of the first level, and number of levels;
     blocks: residual blocks for each level; attention_side: the largest level of the wide network with attention, px;
-    switch: the noise level, of 1000, from which on the narrow network takes over, 0 never, 1000 from the start;
+    switch: the noise level, of 1000, from which on the narrow network takes over, 0 never, 1000 from the start; label:
+    drawn comes out with the picture, as published; real is that of the defect which the placement is like;
     train_steps: for each network; train_batch: windows in a step; variants: cached views of each real defect; tries:
     noises that are drawn until a label is not empty; min_component: px, smaller pieces of a label are specks.
 
@@ -75,6 +77,7 @@ class Settings(Section):
     blocks: Positive
     attention_side: Positive
     switch: Annotated[int, Field(ge=0, le=LEVELS)]
+    label: Literal["drawn", "real"]
     train_steps: Positive
     train_batch: Positive
     variants: Positive
@@ -91,9 +94,10 @@ class Settings(Section):
 
 @dataclass(frozen=True)
 class View:
-    """One training window: the sample that it shows, its picture (S, S, 3) uint8, its label (S, S) uint8 in 0..K."""
+    """One training window around a defect of a sample: picture (S, S, 3) uint8, label (S, S) uint8 in 0..K."""
 
     sample: str
+    component: int
     picture: RGB
     label: NDArray[np.uint8]
 
@@ -152,8 +156,11 @@ def synthesize(
             if not missing:
                 break
             seeds = [seed_for(placement.seed, "defect_gen", attempt) for placement in missing]
-            signals = sampler(seeds, [kinds[placement.id] for placement in missing])
-            for placement, signal in zip(missing, signals, strict=True):
+            known = [
+                known_channels(len(facts["types"]), kinds[item.id], real_label(item, views, seed), settings)
+                for item, seed in zip(missing, seeds, strict=True)
+            ]
+            for placement, signal in zip(missing, sampler(seeds, torch.stack(known)), strict=True):
                 answers[placement.id] = answer(placement, kinds[placement.id], signal, attempt)
         yield [answers[placement.id] or Failed(f"empty label in each of {settings.tries} tries") for placement in batch]
 
@@ -174,18 +181,18 @@ def networks(settings: Settings, channels: int) -> dict[str, Any]:
     }
 
 
-def two_stages(wide: Any, narrow: Any, schedule: Schedule, switch: int, barred: Tensor) -> Denoise:
+def two_stages(wide: Any, narrow: Any, schedule: Schedule, switch: int, known: Tensor) -> Denoise:
     """Estimate x0 with the wide network at noise levels from `switch` on, below it with the narrow one.
 
-    barred: (B, C, 1, 1) bool, the channels that are known to be empty. Raises ValueError when the switch lies outside
-    of the levels.
+    known: (B, C, S, S) or (B, C, 1, 1), what x0 is known to be, NaN where nobody knows. Raises ValueError when the
+    switch lies outside of the levels.
     """
     if not 0 <= switch <= LEVELS:
         raise ValueError(f"switch: {switch}, expected 0 to {LEVELS}")
 
     def denoise(x: Tensor, t: int) -> Tensor:
         network = wide if int(schedule.timestep(t)) >= switch else narrow
-        return torch.where(barred, -1.0, ask(network, schedule, x, t))
+        return torch.where(known.isnan(), ask(network, schedule, x, t), known)
 
     return denoise
 
@@ -199,30 +206,22 @@ class Sampler:
     schedule: Schedule
     switch: int
 
-    def __call__(self, seeds: Sequence[int], kinds: Sequence[int]) -> NDArray[np.float32]:
-        """Signals (B, C, S, S) from one seed, and for one type in 1..K, each.
+    def __call__(self, seeds: Sequence[int], known: Tensor) -> NDArray[np.float32]:
+        """Signals (B, C, S, S) from one seed, and one tensor of what is known (`two_stages`), each.
 
         On a CPU every sample is computed alone, on one core, so that no bit depends on the batch.
         """
         where, config = self.wide.device, self.wide.config
-        channels = int(config.in_channels)
-        noise = starting_noise(seeds, (channels, config.sample_size, config.sample_size)).to(where)
-        barred = torch.stack([barred_channels(channels, kind) for kind in kinds]).to(where)
+        noise = starting_noise(seeds, (config.in_channels, config.sample_size, config.sample_size)).to(where)
         share = 1 if where.type == "cpu" else len(noise)
         # Also the last ones of a batch keep to one core each: twice the cores is more calls than run at a time.
-        done = on_cores(where, self._draw, noise.split(share), barred.split(share), out_of=2 * cores(where))
+        parts = noise.split(share), known.to(where).split(share)
+        done = on_cores(where, self._draw, *parts, out_of=2 * cores(where))
         return torch.cat(done).cpu().numpy()
 
     @torch.inference_mode()
-    def _draw(self, noise: Tensor, barred: Tensor) -> Tensor:
-        return descend(self.schedule, two_stages(self.wide, self.narrow, self.schedule, self.switch, barred), noise)
-
-
-def barred_channels(channels: int, kind: int) -> Tensor:
-    """(C, 1, 1) bool: the label channels of all types but `kind`, which is 1 for the first."""
-    barred = torch.arange(channels) > COLOURS
-    barred[COLOURS + kind] = False
-    return barred.view(-1, 1, 1)
+    def _draw(self, noise: Tensor, known: Tensor) -> Tensor:
+        return descend(self.schedule, two_stages(self.wide, self.narrow, self.schedule, self.switch, known), noise)
 
 
 # Signals
@@ -244,6 +243,24 @@ def joint_signals(views: Sequence[View], types: int) -> Tensor:
     """(N, 3 + types + 1, S, S) in [-1, 1]: pictures and their labels, side by side."""
     pictures = to_tensor(np.stack([view.picture for view in views]))
     return torch.cat([pictures, one_hot(np.stack([view.label for view in views]), types)], dim=1)
+
+
+def known_channels(types: int, kind: int, label: NDArray[np.uint8], settings: Settings) -> Tensor:
+    """(3 + types + 1, S, S): what is known of a signal with a defect of type `kind`, NaN for the rest.
+
+    The whole label (S, S) in 0..K if it is to be real, else that no other type is to be seen.
+    """
+    coded = one_hot(label[None], types)[0]
+    if settings.label == "drawn":
+        coded[:] = -1
+        coded[[0, kind]] = math.nan
+    return torch.cat([torch.full((COLOURS, *label.shape), math.nan), coded])
+
+
+def real_label(placement: Placement, views: Sequence[View], seed: int) -> NDArray[np.uint8]:
+    """The label of one view of the real defect that the placement is like, chosen by the seed."""
+    like = [view for view in views if (view.sample, view.component) == (placement.like, placement.component)]
+    return like[seed % len(like)].label
 
 
 def finished(signal: NDArray[np.float32], kind: int, side: int, min_component: int) -> tuple[RGB, Mask]:
@@ -281,7 +298,7 @@ def training_views(
             flips = bool(variant & 1), bool(variant & 2)
             picture, defect = view_of(image, mask, item.box, flips, params.window, settings.side, rng)
             label = (defect * (types.index(item.defect_type) + 1)).astype(np.uint8)
-            views.append(View(item.sample, picture, label))
+            views.append(View(item.sample, item.component, picture, label))
     return tuple(views)
 
 

@@ -25,15 +25,16 @@ from lib.generators.defect_gen import (
     Sampler,
     Settings,
     View,
-    barred_channels,
     defect_types,
     distance_between_real,
     finetune,
     finished,
     joint_signals,
+    known_channels,
     nearest,
     networks,
     one_hot,
+    real_label,
     synthesize,
     training_views,
     two_stages,
@@ -44,7 +45,7 @@ from tests.category import CATEGORY, placement, tiny_params, write_category
 
 SIDE, TYPES = 32, ["dent", "scratch"]
 CHANNELS = 3 + 1 + len(TYPES)
-NONE_BARRED = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
+UNKNOWN = torch.full((1, 1, 1, 1), torch.nan)
 TINY = {
     "side": SIDE,
     "wide_width": 4,
@@ -204,14 +205,14 @@ def start(seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("switch", [0, 1, 400, 999, 1000])
 def test_the_wide_network_sees_every_level_down_to_the_switch_and_the_narrow_one_all_below(switch: int):
     wide, narrow, schedule = Recorder(), Recorder(), cosine_schedule()
-    descend(schedule, two_stages(wide, narrow, schedule, switch, NONE_BARRED), start())
+    descend(schedule, two_stages(wide, narrow, schedule, switch, UNKNOWN), start())
     assert [t for t, _ in wide.calls] == list(range(999, switch - 1, -1))
     assert [t for t, _ in narrow.calls] == list(range(switch - 1, -1, -1))
 
 
 def test_with_fewer_steps_the_networks_still_share_them_at_the_switch():
     wide, narrow, schedule = Recorder(), Recorder(), cosine_schedule().respaced(20)
-    descend(schedule, two_stages(wide, narrow, schedule, 400, NONE_BARRED), start())
+    descend(schedule, two_stages(wide, narrow, schedule, 400, UNKNOWN), start())
     told = [t for t, _ in wide.calls + narrow.calls]
     assert told == schedule.timesteps.flip(0).tolist() and len(told) == 20
     assert min(t for t, _ in wide.calls) >= 400 > max(t for t, _ in narrow.calls)
@@ -220,7 +221,7 @@ def test_with_fewer_steps_the_networks_still_share_them_at_the_switch():
 @pytest.mark.parametrize("switch", [-1, 1001])
 def test_a_switch_outside_of_the_levels_is_refused(raw_params: dict, switch: int):
     with pytest.raises(ValueError, match=f"switch: {switch}, expected 0 to 1000"):
-        two_stages(Recorder(), Recorder(), cosine_schedule(), switch, NONE_BARRED)
+        two_stages(Recorder(), Recorder(), cosine_schedule(), switch, UNKNOWN)
     with pytest.raises(UserError, match=r"defect_gen\.switch"):
         tiny_params(raw_params, defect_gen={"switch": switch}).section("defect_gen", Settings)
 
@@ -228,7 +229,7 @@ def test_a_switch_outside_of_the_levels_is_refused(raw_params: dict, switch: int
 def test_the_narrow_network_goes_on_with_the_signal_as_the_wide_one_left_it():
     schedule = cosine_schedule(20)
     wide, narrow = Recorder(), Recorder()
-    descend(schedule, two_stages(wide, narrow, schedule, 8, NONE_BARRED), start())
+    descend(schedule, two_stages(wide, narrow, schedule, 8, UNKNOWN), start())
     x = start()
     for t in range(19, 7, -1):
         x = pixel.cold_step(schedule, x, 0.5 * x, t, t - 1)
@@ -238,7 +239,7 @@ def test_the_narrow_network_goes_on_with_the_signal_as_the_wide_one_left_it():
 def test_one_network_in_both_stages_does_not_notice_the_switch():
     schedule, network = cosine_schedule(50), Recorder()
     results = [
-        descend(schedule, two_stages(network, network, schedule, switch, NONE_BARRED), start())
+        descend(schedule, two_stages(network, network, schedule, switch, UNKNOWN), start())
         for switch in (0, 20, 49, 50)
     ]
     assert all(torch.equal(result, results[0]) for result in results)
@@ -249,7 +250,7 @@ def test_with_the_true_signal_as_estimate_both_stages_end_at_it(views: tuple[Vie
     true = joint_signals(views[:1], len(TYPES))
     wide, narrow, schedule = Recorder(true), Recorder(true), cosine_schedule().respaced(50)
     noise = pixel.starting_noise([5], true.shape[1:])
-    result = descend(schedule, two_stages(wide, narrow, schedule, switch, NONE_BARRED), noise)
+    result = descend(schedule, two_stages(wide, narrow, schedule, switch, UNKNOWN), noise)
     assert torch.allclose(result, true, atol=1e-4)
 
 
@@ -263,20 +264,33 @@ def test_a_sampler_keeps_nothing_of_the_calls_before(model: Path):
     results = {}
     for switch in (0, 1000, 400):
         sampler = Sampler(used.wide, used.narrow, used.schedule, switch)
-        results[switch] = sampler([1], [2])
-        assert np.array_equal(results[switch], sampler_of(model, 6, switch)([1], [2]))
+        results[switch] = sampler([1], UNKNOWN)
+        assert np.array_equal(results[switch], sampler_of(model, 6, switch)([1], UNKNOWN))
     assert not np.array_equal(results[0], results[1000])
 
 
-def test_the_types_that_were_not_asked_for_stay_empty_at_every_level():
-    wide, schedule = Recorder(), cosine_schedule().respaced(12)
-    barred = barred_channels(CHANNELS, 2)[None]
-    assert barred.flatten().tolist() == [False] * 4 + [True, False]
-    result = descend(schedule, two_stages(wide, wide, schedule, 0, barred), start())
-    assert torch.allclose(result[:, 4], torch.tensor(-1.0), atol=1e-5)
+@pytest.mark.parametrize("label", ["drawn", "real"])
+def test_what_is_known_of_a_label_is_kept_at_every_level(own: Settings, label: str):
+    wide, schedule, mask = Recorder(), cosine_schedule().respaced(12), square(1, 3, side=4)
+    known = known_channels(2, 2, 2 * mask.astype(np.uint8), own.model_copy(update={"label": label}))
+    assert known[:3].isnan().all() and (known[4] == -1).all()
+    if label == "drawn":
+        assert known[[3, 5]].isnan().all()
+    else:
+        assert np.array_equal(known[5].numpy(), np.where(mask, 1, -1)) and torch.equal(known[3], -known[5])
+    result = descend(schedule, two_stages(wide, wide, schedule, 0, known[None]), start())[0]
+    channels = [channel for channel in range(CHANNELS) if not known[channel].isnan().any()]
+    assert torch.allclose(result[channels], known[channels], atol=1e-5)
     for t, (_, x) in zip(reversed(range(12)), wide.calls, strict=True):
-        known = schedule.noisy(torch.full((4, 4), -1.0), t, start()[0, 4])
-        assert torch.allclose(x[0, 4], known, atol=2e-2), "the empty channel, with as much of its own noise"
+        expected = schedule.noisy(known, t, start()[0])[channels]
+        assert torch.allclose(x[0, channels], expected, atol=2e-2), "with as much of its own noise"
+
+
+def test_a_real_label_is_that_of_the_defect_that_the_placement_is_like(views: tuple[View, ...]):
+    like = placement(0, like="dent-0")
+    chosen = [real_label(like, views, seed) for seed in range(4)]
+    assert [any(np.array_equal(label, view.label) for view in views if view.sample == "dent-0") for label in chosen]
+    assert all(set(np.unique(label)) == {0, 1} for label in chosen) and len({label.tobytes() for label in chosen}) > 1
 
 
 # Networks and training
@@ -370,8 +384,8 @@ def signal_of(kind: int, label: np.ndarray, level: float = 0.2) -> np.ndarray:
     return signal
 
 
-def square(x0: int, x1: int) -> np.ndarray:
-    return box_mask((x0, x0, x1, x1), SIDE, SIDE)
+def square(x0: int, x1: int, side: int = SIDE) -> np.ndarray:
+    return box_mask((x0, x0, x1, x1), side, side)
 
 
 def test_specks_are_no_part_of_a_mask():
@@ -395,7 +409,7 @@ def drawn(params: Params, own: Settings, model: Path, *batches: list) -> list[Ma
 def test_a_sample_is_a_window_of_its_own_with_its_mask_and_notes(
     params: Params, own: Settings, model: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(Sampler, "__call__", lambda self, seeds, kinds: [signal_of(2, square(4, 12)) for _ in seeds])
+    monkeypatch.setattr(Sampler, "__call__", lambda self, seeds, known: [signal_of(2, square(4, 12)) for _ in seeds])
     small, large = drawn(params, own, model, [placement(0), placement(1, box=(2, 2, 42, 20))])
     assert isinstance(small, Made) and isinstance(large, Made)
     assert small.image.shape == (SIDE, SIDE, 3) and large.image.shape == (48, 48, 3), "at most the good picture's side"
@@ -411,7 +425,7 @@ def test_an_empty_label_is_drawn_again_and_fails_with_a_reason_in_the_end(
 ):
     empty, asked = np.zeros((SIDE, SIDE), bool), list[list[int]]()
 
-    def sampler(self: Sampler, seeds: list[int], kinds: list[int]) -> list[np.ndarray]:
+    def sampler(self: Sampler, seeds: list[int], known: Tensor) -> list[np.ndarray]:
         asked.append(list(seeds))
         full = len(asked) == 2
         return [signal_of(2, square(4, 12) if full and n == 0 else empty) for n in range(len(seeds))]
@@ -424,7 +438,7 @@ def test_an_empty_label_is_drawn_again_and_fails_with_a_reason_in_the_end(
 
 
 def test_a_label_of_specks_alone_is_empty(params: Params, own: Settings, model: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Sampler, "__call__", lambda self, seeds, kinds: [signal_of(2, square(4, 5)) for _ in seeds])
+    monkeypatch.setattr(Sampler, "__call__", lambda self, seeds, known: [signal_of(2, square(4, 5)) for _ in seeds])
     assert isinstance(drawn(params, own, model, [placement(0)])[0], Failed)
 
 
@@ -432,26 +446,37 @@ def test_a_signal_that_is_not_finite_fails_as_such(
     params: Params, own: Settings, model: Path, monkeypatch: pytest.MonkeyPatch
 ):
     broken = signal_of(2, square(4, 12), level=float("nan"))
-    monkeypatch.setattr(Sampler, "__call__", lambda self, seeds, kinds: [broken for _ in seeds])
+    monkeypatch.setattr(Sampler, "__call__", lambda self, seeds, known: [broken for _ in seeds])
     assert drawn(params, own, model, [placement(0)]) == [Failed(NON_FINITE)]
 
 
 def test_every_placement_is_asked_for_in_its_own_type(
     params: Params, own: Settings, model: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    asked: list[int] = []
+    asked: list[Tensor] = []
 
-    def sampler(self: Sampler, seeds: list[int], kinds: list[int]) -> list[np.ndarray]:
-        asked.extend(kinds)
-        return [signal_of(kind, square(4, 12)) for kind in kinds]
+    def sampler(self: Sampler, seeds: list[int], known: Tensor) -> list[np.ndarray]:
+        asked.extend(known)
+        return [signal_of(kind, square(4, 12)) for kind in (2, 1)]
 
     monkeypatch.setattr(Sampler, "__call__", sampler)
-    drawn(params, own, model, [placement(0), placement(1, defect_type="dent")])
-    assert asked == [2, 1]
+    items = [placement(0), placement(1, defect_type="dent", like="dent-0")]
+    drawn(params, own.model_copy(update={"label": "drawn"}), model, items)
+    assert [one[3:].isnan().flatten(1).all(dim=1).tolist() for one in asked] == [
+        [True, False, True],
+        [True, True, False],
+    ]
+    asked.clear()
+    drawn(params, own.model_copy(update={"label": "real"}), model, items)
+    assert [(one[3:] == 1).flatten(1).any(dim=1).tolist() for one in asked] == [
+        [True, False, True],
+        [True, True, False],
+    ]
 
 
 def test_a_sample_depends_on_its_seed_alone_whatever_the_batch(params: Params, own: Settings, model: Path):
-    items = [placement(number, defect_type=TYPES[number % 2]) for number in range(5)]
+    pairs = [("scratch", "scratch-0"), ("dent", "dent-0")]
+    items = [placement(n, defect_type=pairs[n % 2][0], like=pairs[n % 2][1]) for n in range(5)]
     together = drawn(params, own, model, items)
     again = drawn(params, own, model, items[:3], items[3:])
     alone = drawn(params, own, model, *([item] for item in items))
@@ -466,19 +491,22 @@ def test_a_sample_depends_on_its_seed_alone_whatever_the_batch(params: Params, o
 
 def test_signals_have_equal_bits_in_every_batch(model: Path):
     sampler = sampler_of(model, 5, 400)
-    together = sampler([1, 2, 3], [1, 2, 1])
-    assert np.array_equal(together[1:2], sampler([2], [2])) and np.array_equal(together[2:], sampler([3], [1]))
-    assert not np.array_equal(together[:1], sampler([1], [2])), "another type, another sample"
+    known = torch.full((3, CHANNELS, 1, 1), torch.nan)
+    known[:2, 4], known[2:, 5] = -1, -1
+    together = sampler([1, 2, 3], known)
+    assert np.array_equal(together[1:2], sampler([2], known[1:2]))
+    assert np.array_equal(together[2:], sampler([3], known[2:]))
+    assert not np.array_equal(together[:1], sampler([1], known[2:])), "another type, another sample"
 
 
 def test_the_manifest_names_both_networks_the_switch_and_the_seed_and_counts_what_has_no_label(
     params: Params, model: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def sampler(self: Sampler, seeds: list[int], kinds: list[int]) -> list[np.ndarray]:
-        return [signal_of(kind, square(4, 12) & (kind == 2)) for kind in kinds]
+    def sampler(self: Sampler, seeds: list[int], known: Tensor) -> list[np.ndarray]:
+        return [signal_of(2, square(4, 12) & ((one[5] == 1).any() or bool(one[5].isnan().all()))) for one in known]
 
     monkeypatch.setattr(Sampler, "__call__", sampler)
-    asked = [placement(0), placement(1, defect_type="dent")]
+    asked = [placement(0), placement(1, defect_type="dent", like="dent-0")]
     full, empty = synthesize_all(params, read_real(CATEGORY), "defect_gen", model, asked, "k", Path("synth"))
     facts = json.loads((model / "model.json").read_text())
     assert full.model.endswith(f"+{facts['weights']}") and facts["weights"].count("+") == 1
@@ -500,7 +528,7 @@ def test_a_training_window_is_told_for_a_copy_of_itself(views: tuple[View, ...])
 
 def test_the_distance_between_real_windows_looks_at_other_pictures_alone():
     flat = [
-        View(name, np.full((4, 4, 3), level, np.uint8), np.zeros((4, 4), np.uint8))
+        View(name, 0, np.full((4, 4, 3), level, np.uint8), np.zeros((4, 4), np.uint8))
         for name, level in (("a", 10), ("a", 11), ("b", 20), ("c", 50))
     ]
     assert distance_between_real(flat) == 9.5  # nearest of another: 10, 9, 9, 30
