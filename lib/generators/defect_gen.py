@@ -152,8 +152,7 @@ def synthesize(
         kinds = {placement.id: facts["types"].index(placement.defect_type) + 1 for placement in batch}
         answers: dict[str, Answer | None] = dict.fromkeys(kinds)
         for attempt in range(1, settings.tries + 1):
-            missing = [placement for placement in batch if answers[placement.id] is None]
-            if not missing:
+            if not (missing := [placement for placement in batch if answers[placement.id] is None]):
                 break
             seeds = [seed_for(placement.seed, "defect_gen", attempt) for placement in missing]
             known = [
@@ -336,22 +335,16 @@ def window_side(placement: Placement, real: RealData, params: Params, settings: 
 
 
 def nearest(picture: RGB, views: Sequence[View]) -> dict[str, Any]:
-    """The sample whose window looks most like the picture (S, S, 3), and the distance in grey levels (root mean square
-    over pixels and colours): 0 for a copy. Beside it stands `distance_between_real` in model.json."""
-    distances = [_distance(picture, view.picture) for view in views]
+    """The sample whose window is nearest to the picture (S, S, 3), and the distance in grey levels (root mean square):
+    0 for a copy; to be read beside `distance_between_real` in model.json."""
+    distances = [math.sqrt(np.square(picture.astype(np.float32) - view.picture).mean()) for view in views]
     closest = int(np.argmin(distances))
     return {"nearest": views[closest].sample, "nearest_distance": round(distances[closest], 3)}
 
 
 def distance_between_real(views: Sequence[View]) -> float | None:
-    """Median distance of a real window from the nearest one of another picture; None where there is one picture."""
-    distances = [
-        min(others)
-        for view in views
-        if (others := [_distance(view.picture, other.picture) for other in views if other.sample != view.sample])
-    ]
+    """Median distance of a real defect's first window from the nearest of another picture; None where none is."""
+    firsts = {(view.sample, view.component): view for view in reversed(views)}.values()
+    others = [(first, [view for view in views if view.sample != first.sample]) for first in firsts]
+    distances = [nearest(first.picture, rest)["nearest_distance"] for first, rest in others if rest]
     return round(float(np.median(distances)), 3) if distances else None
-
-
-def _distance(first: RGB, second: RGB) -> float:
-    return math.sqrt(np.square(first.astype(np.float32) - second).mean())

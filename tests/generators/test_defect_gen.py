@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -489,6 +490,28 @@ def test_a_sample_depends_on_its_seed_alone_whatever_the_batch(params: Params, o
     assert len(pictures) >= 2 and len(set(pictures)) == len(pictures)
 
 
+class Threads(Recorder):
+    """Keeps how many threads it was given."""
+
+    device, config = torch.device("cpu"), SimpleNamespace(in_channels=CHANNELS, sample_size=4)
+
+    def forward(self, x, timesteps, class_labels=None):
+        self.calls.append((torch.get_num_threads(), x))
+        return type("Output", (), {"sample": 0.5 * x})()
+
+
+def test_a_sample_has_one_core_in_every_batch_since_threads_add_up_in_another_order():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for count in (1, 3, 9):
+            network = Threads()
+            Sampler(network, network, cosine_schedule(3), 400)(range(count), UNKNOWN.expand(count, 1, 1, 1))
+            assert len(network.calls) == 3 * count and {threads for threads, _ in network.calls} == {1}
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_signals_have_equal_bits_in_every_batch(model: Path):
     sampler = sampler_of(model, 5, 400)
     known = torch.full((3, CHANNELS, 1, 1), torch.nan)
@@ -531,5 +554,5 @@ def test_the_distance_between_real_windows_looks_at_other_pictures_alone():
         View(name, 0, np.full((4, 4, 3), level, np.uint8), np.zeros((4, 4), np.uint8))
         for name, level in (("a", 10), ("a", 11), ("b", 20), ("c", 50))
     ]
-    assert distance_between_real(flat) == 9.5  # nearest of another: 10, 9, 9, 30
+    assert distance_between_real(flat) == 10  # of a, b and c from the nearest of another: 10, 9, 30
     assert distance_between_real(flat[:2]) is None
