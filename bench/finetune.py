@@ -86,7 +86,7 @@ def main() -> None:
             write_png(file, workpiece("brushed_metal", "scratch", 0, index).defect)
         table = embed(parts, texts).clone()
         views = [view_of(read_image(file), BOX, (False, False), params, parts.resolution, 0) for file in files]
-        batch = (np.stack([v for v, _ in views]), np.stack([m for _, m in views]), torch.tensor([0]))
+        batch = (np.stack([v for v, _ in views]), np.stack([m for _, m in views]), torch.arange(COUNT))
         rows = tuple((index % len(texts),) for index in range(COUNT))
         cached = InpaintingObjective(
             parts.unet,
