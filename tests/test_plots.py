@@ -65,16 +65,6 @@ def test_heat_maps_share_one_scale_whatever_the_picture_holds():
     assert (np.diff(heat_map(np.array([[0, 0.5, 1]], np.float32)).astype(int).sum(axis=2)) > 0).all()
 
 
-def test_scores_of_any_range_are_drawn_on_the_limits_of_the_sheet():
-    scores = np.array([[-3, 2, 7, 9]], np.float32)
-    np.testing.assert_array_equal(heat_map(scores, (-3, 7)), heat_map((scores + 3) / 10))
-    wide = Overlay("", np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), bool), np.full((20, 20), 7, np.float32))
-    assert (overlay_sheet([wide], 8, limits=(-3, 7)) == overlay_sheet([wide], 8, limits=(0, 7))).all()
-    assert (overlay_sheet([wide], 8, limits=(-3, 7)) != overlay_sheet([wide], 8, limits=(-3, 20))).any()
-    with pytest.raises(ValueError, match="limits are"):
-        heat_map(scores, (1, 1))
-
-
 GROUPS = {
     "unet": {"none": Bar(0.4, 0.05), "placebo": Bar(0.42, 0.05, 0.06), "perlin": Bar(0.5, 0.02, 0.05)},
     "patchcore": {"none": Bar(0.6, 0.01), "placebo": Bar(0.6, nan, nan)},

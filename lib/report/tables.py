@@ -262,7 +262,7 @@ def _samples_table(params: Params, metrics: Path) -> str:
     for generator in params.generators:
         for category, gate in _gates(params, metrics, generator).items():
             likeness = fidelity[generator][category]
-            accepted, rejected = round(gate["acceptance_rate"] * gate["samples"]), sum(gate["rejected"].values())
+            accepted, rejected = gate["accepted"], sum(gate["rejected"].values())
             if (outcomes := accepted + rejected + gate["failed"]) != gate["samples"]:
                 raise ValueError(f"{generator}, {category}: {gate['samples']} requests, {outcomes} with an outcome")
             reasons = [f"{count} {reason}" for reason, count in (gate["rejected"] | gate["failures"]).items()]

@@ -39,6 +39,7 @@ VALUES = {
 }
 GATE = {
     "samples": 14,
+    "accepted": 10,
     "acceptance_rate": 0.714286,
     "real_acceptance_rate": 0.9,
     "rejected": {"no visible change": 3},
