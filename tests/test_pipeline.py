@@ -161,7 +161,9 @@ def test_no_two_files_import_each_other_in_a_circle():
 def test_a_file_can_be_read_in_one_sitting():
     long = {file: len((ROOT / file).read_text(encoding="utf-8").splitlines()) for file in FILES}
     assert {file: lines for file, lines in long.items() if lines > 350} == {
-        file: lines for file, lines in long.items() if file == "lib/dataset/surfaces.py"  # the renderer
+        file: lines
+        for file, lines in long.items()
+        if file == "lib/dataset/surfaces.py"  # the renderer
     }
 
 
