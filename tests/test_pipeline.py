@@ -119,7 +119,7 @@ LAYERS_UP = [
     ["lib/boxes.py", "lib/metrics"],
     ["lib/placement.py", "lib/labels", "lib/windows.py", "lib/generators/__init__.py", "lib/detectors/__init__.py"],
     ["lib/generators", "lib/detectors"],
-    ["lib/synthesis.py", "lib/detection.py", "lib/report", "lib/base", "lib/launch.py"],
+    ["lib/finetuning.py", "lib/synthesis.py", "lib/detection.py", "lib/report", "lib/base", "lib/launch.py"],
     ["lib/predict.py", "lib/evaluation.py"],
     ["stages"],
 ]
