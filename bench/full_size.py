@@ -23,7 +23,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib.base.recipe import make_tokenizer
+from lib.base.text import make_tokenizer
 from lib.dataset.workpieces import workpiece
 from lib.diffusion.components import Components, save
 from lib.generators import RealData

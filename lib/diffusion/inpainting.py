@@ -62,9 +62,8 @@ class InpaintingObjective(nn.Module):
 
     `text` gives embeddings (B, T, D) for rows of captions; row `empty` is the empty caption. `scheduler` is the base's:
     it says how noise is mixed in, and whether the U-Net predicts the noise (epsilon: Stable Diffusion 1.5) or the
-    velocity (v_prediction, Salimans & Ho 2022: Stable Diffusion 2 and the embedded base). `outside_weight` is that of
-    the error outside of the mask beside 1 inside of it; published: 1. `timesteps_share` of the samples draw theirs
-    between the two `timesteps` alone; published: none.
+    velocity (v_prediction, Salimans & Ho 2022: Stable Diffusion 2 and the embedded base). A subclass may weigh pixels
+    and noise levels otherwise: `mean_error`, `draw_timestep`.
     """
 
     def __init__(
@@ -76,14 +75,10 @@ class InpaintingObjective(nn.Module):
         scheduler: Any,
         min_snr_gamma: float | None,
         caption_dropout: float,
-        outside_weight: float = 1.0,
-        timesteps: tuple[int, int] | None = None,
-        timesteps_share: float = 0.0,
     ) -> None:
         super().__init__()
         self.unet, self.text, self.empty, self.cache = unet, text, empty, cache
-        self.gamma, self.dropout, self.outside = min_snr_gamma, caption_dropout, outside_weight
-        self.timesteps, self.timesteps_share = timesteps, timesteps_share
+        self.gamma, self.dropout = min_snr_gamma, caption_dropout
         self.prediction = str(scheduler.config.prediction_type)
         if self.prediction not in ("epsilon", "v_prediction"):
             raise ValueError(f"the base's scheduler predicts {self.prediction!r}, expected epsilon or v_prediction")
@@ -93,33 +88,32 @@ class InpaintingObjective(nn.Module):
     def forward(self, indices: Tensor, draws: list[torch.Generator]) -> Tensor:
         """Losses (b,): mean squared error of the prediction, weighted by min-SNR where `min_snr_gamma` is given."""
         where = self.alphas_cumprod.device
-        chosen = indices.to(where)
-        latents, masked, masks = self.cache.latents[chosen], self.cache.masked[chosen], self.cache.masks[chosen]
+        rows = indices.to(where)
+        latents, masked, masks = self.cache.latents[rows], self.cache.masked[rows], self.cache.masks[rows]
         noise = torch.stack([torch.randn(latents.shape[1:], generator=draw) for draw in draws]).to(where)
-        timesteps = torch.cat([self._timestep(draw) for draw in draws]).to(where)
-        rows = [self._caption(index, draw) for index, draw in zip(indices.tolist(), draws, strict=True)]
+        timesteps = torch.cat([self.draw_timestep(draw) for draw in draws]).to(where)
+        captions = [self.draw_caption(index, draw) for index, draw in zip(indices.tolist(), draws, strict=True)]
 
         level = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         noisy = level.sqrt() * latents + (1 - level).sqrt() * noise
-        predicted = self.unet(torch.cat([noisy, masks, masked], dim=1), timesteps, self.text(rows)).sample
+        prediction = self.unet(torch.cat([noisy, masks, masked], dim=1), timesteps, self.text(captions)).sample
         target = noise if self.prediction == "epsilon" else level.sqrt() * noise - (1 - level).sqrt() * latents
-        weights = masks + self.outside * (1 - masks)
-        weights = weights / weights.mean(dim=(1, 2, 3), keepdim=True)
-        errors = (weights * (predicted.float() - target).square()).mean(dim=(1, 2, 3))
+        errors = self.mean_error((prediction.float() - target).square(), masks)
         if self.gamma is None:
             return errors
         return min_snr_weight(self.alphas_cumprod, timesteps, self.gamma, self.prediction) * errors
 
-    def _timestep(self, draw: torch.Generator) -> Tensor:
-        """(1,) int64, even over all noise levels, or over some of them for a share of the samples."""
-        low, high = 0, len(self.alphas_cumprod)
-        if self.timesteps is not None and torch.rand((), generator=draw).item() < self.timesteps_share:
-            low, high = self.timesteps
-        return torch.randint(low, high, (1,), generator=draw)
+    def mean_error(self, squares: Tensor, masks: Tensor) -> Tensor:
+        """Error of each sample, (b,), from its squares (b, 4, h, w) and masks (b, 1, h, w): all cells count alike."""
+        return squares.mean(dim=(1, 2, 3))
 
-    def _caption(self, index: int, draw: torch.Generator) -> int:
-        """One of the sample's captions, or none: guidance needs a model that also knows the caption's absence."""
-        choices = self.cache.captions[index]
-        dropped = torch.rand((), generator=draw).item() < self.dropout
-        chosen = choices[int(torch.randint(len(choices), (1,), generator=draw))]
-        return self.empty if dropped else chosen
+    def draw_timestep(self, draw: torch.Generator) -> Tensor:
+        """(1,) int64, even over all noise levels."""
+        return torch.randint(len(self.alphas_cumprod), (1,), generator=draw)
+
+    def draw_caption(self, index: int, draw: torch.Generator) -> int:
+        """The row of one of the sample's captions, or of the empty one: guidance needs a model that knows both."""
+        captions = self.cache.captions[index]
+        drop = torch.rand((), generator=draw).item() < self.dropout
+        caption = captions[int(torch.randint(len(captions), (1,), generator=draw))]
+        return self.empty if drop else caption

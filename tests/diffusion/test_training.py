@@ -305,23 +305,6 @@ def test_a_velocity_model_is_asked_for_the_velocity_with_its_own_weights():
     assert torch.allclose(losses, snr.clamp(max=5) / (snr + 1) * velocity.square().mean(dim=(1, 2, 3)), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("outside", "expected"), [(1.0, 0.25), (0.5, 0.4), (0.0, 1.0)])
-def test_an_error_in_the_hole_counts_for_its_share_of_the_weight(outside: float, expected: float):
-    mask = torch.zeros(1, 1, 4, 4)
-    mask[..., :2, :2] = 1  # a quarter
-    latents, text = torch.zeros(1, 4, 4, 4), torch.zeros(1, 1, 1)
-
-    class Wrong(nn.Module):  # by 1 in the hole, by nothing elsewhere
-        def forward(self, sample, timesteps, text):
-            noise = torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(0))[None]
-            return type("Output", (), {"sample": noise + sample[:, 4:5]})()
-
-    cache = Cache(latents, latents, mask, ((0,),))
-    objective = InpaintingObjective(Wrong(), lambda rows: text, 0, cache, DDIMScheduler(), None, 0.0, outside)
-    [loss] = objective(torch.tensor([0]), [torch.Generator().manual_seed(0)])
-    assert float(loss) == pytest.approx(expected, rel=1e-4)
-
-
 def test_captions_are_dropped_at_the_asked_rate(tmp_path: Path):
     spy = Spy()
     cache = Cache(torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4, 4), torch.zeros(1, 1, 4, 4), ((1,),))
@@ -329,20 +312,6 @@ def test_captions_are_dropped_at_the_asked_rate(tmp_path: Path):
     objective = InpaintingObjective(spy, lambda rows: text[rows], 0, cache, DDIMScheduler(), 10.0, 0.25)
     objective(torch.zeros(2000, dtype=torch.int64), [torch.Generator().manual_seed(seed) for seed in range(2000)])
     assert abs(float((spy.text == 0).float().mean()) - 0.25) < 0.04
-
-
-def test_a_share_of_the_samples_draws_its_timestep_between_two_bounds_and_the_others_anywhere():
-    spy = Spy()
-    cache = Cache(torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 4, 4), torch.zeros(1, 1, 4, 4), ((0,),))
-    text = torch.zeros(1, 1, 1)
-    for bounds, share, expected in ((None, 0.0, 0.2), ((300, 500), 0.75, 0.75 + 0.25 * 0.2)):
-        objective = InpaintingObjective(
-            spy, lambda rows: text[rows], 0, cache, DDIMScheduler(), None, 0.0, 1.0, bounds, share
-        )
-        objective(torch.zeros(2000, dtype=torch.int64), [torch.Generator().manual_seed(seed) for seed in range(2000)])
-        inside = (spy.timesteps >= 300) & (spy.timesteps < 500)
-        assert float(inside.float().mean()) == pytest.approx(expected, abs=0.04)
-        assert spy.timesteps.min() < 50 and spy.timesteps.max() > 950
 
 
 def test_the_masked_picture_is_zero_inside_of_the_box_and_untouched_outside():
