@@ -26,9 +26,8 @@ from tests.test_chain import MICRO
 pytestmark = pytest.mark.slow
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-SPEED = {"lib/launch.py"}  # read before a stage begins
-# Read in some configurations alone: the revision of a hub id.
-SELDOM = {"base.revision", "base.allow_download"}
+# Read in some configurations alone: the revision of a hub id, the column of a table.
+SELDOM = {"base.revision", "base.allow_download", "dataset.group_column"}
 
 recorder: "Recorder | None" = None
 
