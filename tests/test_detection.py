@@ -106,6 +106,16 @@ def test_reading_the_list_opens_no_file_and_names_what_is_missing_when_asked(ins
         read_examples([synthetic(image=None)])
 
 
+def test_equal_names_below_another_folder_are_other_pictures(inside: Path, monkeypatch: pytest.MonkeyPatch):
+    for shade in (10, 20):
+        Path(f"{shade}").mkdir()
+        monkeypatch.chdir(inside / f"{shade}")
+        write_png(Path("a.png"), np.full((8, 8, 3), shade, np.uint8))
+        (example,) = read_examples([sample()])
+        assert (example.image == shade).all()
+        monkeypatch.chdir(inside)
+
+
 def test_a_mask_of_another_size_than_its_picture_is_refused(inside: Path):
     write_png(Path("a.png"), np.zeros((8, 8, 3), np.uint8))
     write_png(Path("a_mask.png"), np.ones((8, 9), bool))
