@@ -89,6 +89,18 @@ def tiny_params(raw: dict[str, Any], base: Path | str = "none", **sections: dict
         "window": {"min_side": 16},
         "finetune": {"steps": 3, "batch_size": 2, "warmup_steps": 0, "learning_rate": 0.02},
         "mvp_diff": {"rank": 2, "variants": 2},
+        "defect_gen": {
+            "side": 32,
+            "wide_width": 4,
+            "wide_levels": 2,
+            "narrow_width": 4,
+            "narrow_levels": 1,
+            "train_steps": 3,
+            "train_batch": 2,
+            "variants": 4,
+            "tries": 2,
+            "min_component": 4,
+        },
         "synth": {"steps": 2, "batch_size": 2},
     }
     for changes in (small, sections):

@@ -116,7 +116,8 @@ def test_every_record_holds_what_its_sample_was_made_from(trained: Trained):
         assert record.placement == request.id and record.generator == trained.name
         assert settings.items() <= record.knobs.items()
         if hasattr(find(trained.name), "finetune"):
-            assert record.model.startswith(f"{trained.params.base.model}@")
+            bases = (trained.params.base.model, "scratch")  # the latter: trained from nothing
+            assert record.model.startswith(tuple(f"{base}@" for base in bases))
             assert {"steps", "guidance_scale", "context"} <= record.knobs.keys()
         else:
             assert record.model == trained.name
