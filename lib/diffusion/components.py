@@ -101,9 +101,9 @@ def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) ->
     return parts
 
 
-def save(parts: Components, folder: Path) -> None:
-    """Save all parts in the folder format, with the `model_index.json` that any diffusers program reads."""
-    StableDiffusionInpaintPipeline(
+def as_pipeline(parts: Components) -> StableDiffusionInpaintPipeline:
+    """The parts as a pipeline of diffusers, which knows how to save them, and to read adapters and words into them."""
+    return StableDiffusionInpaintPipeline(
         vae=parts.vae,
         text_encoder=parts.text_encoder,
         tokenizer=parts.tokenizer,
@@ -112,7 +112,12 @@ def save(parts: Components, folder: Path) -> None:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(folder, safe_serialization=True)
+    )
+
+
+def save(parts: Components, folder: Path) -> None:
+    """Save all parts in the folder format, with the `model_index.json` that any diffusers program reads."""
+    as_pipeline(parts).save_pretrained(folder, safe_serialization=True)
 
 
 def encode(vae: Any, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -37,13 +37,23 @@ from lib.core.runtime import (
 LOG_EVERY = 10  # steps; also how often the loss is fetched from the device
 
 
-def train(objective: nn.Module, count: int, settings: Training, seed: int, stage: str, key: str, curves: Path) -> None:
+def train(
+    objective: nn.Module,
+    count: int,
+    settings: Training,
+    seed: int,
+    stage: str,
+    key: str,
+    curves: Path,
+    rate: Callable[[str], float] = lambda name: 1.0,
+) -> None:
     """Train the parameters of `objective` that require a gradient; they end as their exponential moving average.
 
     objective: called as `objective(indices (b,) int64, draws: list of b CPU generators)`, returns losses (b,).
     count: number of samples to draw from. stage, key: where checkpoints lie, and the fingerprint of all inputs: a
     killed run with an equal key continues, bit for bit on a CPU, and any other key starts afresh.
-    curves: folder for the loss curve (DVCLive), rewritten by every run.
+    curves: folder for the loss curve (DVCLive), rewritten by every run. rate: the learning rate of a parameter, by its
+    name, in multiples of the settings' one.
     Raises FloatingPointError, naming the step, when a loss is not finite; no checkpoint is written after that step.
     """
     where = device()
@@ -56,9 +66,12 @@ def train(objective: nn.Module, count: int, settings: Training, seed: int, stage
     work = work_folder(stage, key)
     named = {name: value for name, value in objective.named_parameters() if value.requires_grad}
     weights = list(named.values())
-    optimizer = torch.optim.AdamW(
-        named.values(), lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2, fused=True
-    )
+    rates = {name: rate(name) for name in named}
+    groups = [
+        {"params": [named[name] for name in named if rates[name] == value], "rate": value}
+        for value in dict.fromkeys(rates.values())
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2, fused=True)
     prepared, optimizer = accelerator.prepare(objective, optimizer)
     ema = EMAModel(named.values(), decay=settings.ema_decay)
     first, history = _resume(work, named, optimizer, ema)
@@ -75,7 +88,7 @@ def train(objective: nn.Module, count: int, settings: Training, seed: int, stage
     with side_by_side(where, shares) as run:
         for step in progress(left, stage, total=settings.steps, initial=first) if main else left:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, settings)
+                group["lr"] = group["rate"] * learning_rate(step, settings)
             positions = range(step * settings.batch_size, (step + 1) * settings.batch_size)
             mine = positions[accelerator.process_index :: accelerator.num_processes]
             indices = torch.tensor([sample_at(position, count, seed) for position in mine])
