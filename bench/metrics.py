@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib.metrics.ranking import aupro, auroc, average_precision, pixel_and_image_metrics
+from lib.metrics.ranking import average_precision, defect_pixels, rank, rank_pixels
 
 LIMIT, THRESHOLDS = 0.3, 200
 
@@ -34,10 +34,31 @@ def scored_pictures(pictures=60, size=256, seed=0):
             cx, cy, a, b = *rng.integers(20, size - 20, 2), *rng.integers(2, 24, 2)
             mask |= ((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 <= 1
         noise = ndimage.gaussian_filter(rng.normal(size=mask.shape), 4) * 8
-        found = ndimage.gaussian_filter(mask.astype(float), 3) * rng.uniform(0, 4)
-        maps.append((noise + found).astype(np.float32))
+        bump = ndimage.gaussian_filter(mask.astype(float), 3) * rng.uniform(0, 4)
+        maps.append((noise + bump).astype(np.float32))
         masks.append(mask)
     return maps, masks
+
+
+def auroc(scores, labels):
+    return rank(scores, labels).auroc()
+
+
+def streamed(maps, masks):
+    """The ranking of all pixels, with one picture at a time in hand, as `evaluate` does it."""
+    ranking = rank_pixels([defect_pixels(scores, mask) for scores, mask in zip(maps, masks, strict=True)])
+    for scores, mask in zip(maps, masks, strict=True):
+        ranking.count(scores[~mask])
+    return ranking
+
+
+def aupro(maps, masks):
+    return streamed(maps, masks).aupro(LIMIT)
+
+
+def all_five(maps, masks):
+    ranking = streamed(maps, masks)
+    return ranking.auroc(), ranking.average_precision(), *ranking.f1_max(), ranking.aupro(LIMIT)
 
 
 def area_to_limit(fpr, pro):
@@ -69,9 +90,9 @@ def careful_loop(maps, masks):
     """The same 200 thresholds with regions labelled once, pixels gathered once, and an end at the limit."""
     ids, count = [], 0
     for mask in masks:
-        labels, found = ndimage.label(mask, structure=np.ones((3, 3)))
+        labels, regions = ndimage.label(mask, structure=np.ones((3, 3)))
         ids.append(labels[mask] + count - 1)
-        count += found
+        count += regions
     ids = np.concatenate(ids)
     sizes = np.bincount(ids)
     positives = np.concatenate([m[mask] for m, mask in zip(maps, masks, strict=True)])
@@ -146,8 +167,8 @@ def main():
         for name, (seconds, value) in rows:
             ratio, error = seconds / own_seconds, value - own_value
             print(f"| {metric} | {name} | {seconds:.3f} | {ratio:.1f} | {error:+.0e} |")
-    seconds, _ = timed(pixel_and_image_metrics, maps, masks)
-    print(f"| all eight | pixel_and_image_metrics | {seconds:.3f} | | |")
+    seconds, _ = timed(all_five, maps, masks)
+    print(f"| AUROC, AP, F1-max and its threshold, AUPRO | ours, one ranking | {seconds:.3f} | | |")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Boxes around real defects, and boxes drawn by their law for defects that are still to be made."""
+"""Boxes around real defects."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -26,28 +26,28 @@ def mask_boxes(mask: Mask, margin: float, min_area: int) -> list[Component]:
     """The defects of a mask (H, W) bool, the largest first (equal ones by y, then x), each with its box.
 
     A defect is an 8-connected component together with all others whose boxes it meets: a box is grown on each side by
-    `margin` times its longer side, rounded up, and clipped to the picture; grown boxes that overlap or share a side
-    are fragments of one defect (a crack in twenty pieces) and are joined, and the joint box, with its own margin, may
-    meet more. Defects of fewer than `min_area` px are dropped unless none would be left; then the largest stays. An
-    empty mask has none.
+    `margin` times its longer side, rounded up, and clipped to the picture. Boxes that then overlap or share a side are
+    fragments of one defect (a crack in twenty pieces) and are united, and the united box, with its own margin, may
+    meet more. Defects of fewer than `min_area` px are dropped, unless all are: then the largest stays. An empty mask
+    has none.
     """
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     boxes = [(x, y, x + w, y + h) for x, y, w, h, _ in stats[1:].tolist()]
     while True:
-        grown = [_grown(box, margin, mask.shape) for box in boxes]
-        joined = _joined(boxes, grown, mask.shape)
-        if len(joined) == len(boxes):
+        outer = [_with_margin(box, margin, mask.shape) for box in boxes]
+        unions = _unite(boxes, outer, mask.shape)
+        if len(unions) == len(boxes):
             break
-        boxes = joined
+        boxes = unions
 
-    found = []
-    for tight, box in zip(boxes, grown, strict=True):
+    components = []
+    for tight, box in zip(boxes, outer, strict=True):
         # The final boxes are disjoint, so whatever of the mask lies within one is that defect's.
         rows, columns = np.nonzero(mask[tight[1] : tight[3], tight[0] : tight[2]])
         centroid = (tight[0] + float(columns.mean()) + 0.5, tight[1] + float(rows.mean()) + 0.5)
-        found.append(Component(box, len(rows), centroid))
-    found.sort(key=lambda item: (-item.area, item.box[1], item.box[0]))
-    return [item for item in found if item.area >= min_area] or found[:1]
+        components.append(Component(box, len(rows), centroid))
+    components.sort(key=lambda item: (-item.area, item.box[1], item.box[0]))
+    return [item for item in components if item.area >= min_area] or components[:1]
 
 
 def real_components(samples: Sequence[Sample], margin: float, min_area: int) -> Iterator[tuple[Sample, int, Component]]:
@@ -58,22 +58,22 @@ def real_components(samples: Sequence[Sample], margin: float, min_area: int) -> 
         yield from ((sample, number, component) for number, component in enumerate(components))
 
 
-def _grown(box: Box, margin: float, shape: tuple[int, ...]) -> Box:
+def _with_margin(box: Box, margin: float, shape: tuple[int, ...]) -> Box:
     by = math.ceil(margin * max(box[2] - box[0], box[3] - box[1]))
     return max(box[0] - by, 0), max(box[1] - by, 0), min(box[2] + by, shape[1]), min(box[3] + by, shape[0])
 
 
-def _joined(boxes: list[Box], grown: list[Box], shape: tuple[int, ...]) -> list[Box]:
-    """The boxes, with those made one whose grown boxes meet. Drawn and labelled, so that specks are cheap."""
-    drawn = np.zeros(shape, dtype=np.uint8)
-    for x0, y0, x1, y1 in grown:
-        drawn[y0:y1, x0:x1] = 1
-    _, labels = cv2.connectedComponents(drawn, connectivity=4)
-    joined: dict[int, Box] = {}
+def _unite(boxes: list[Box], outer: list[Box], shape: tuple[int, ...]) -> list[Box]:
+    """The boxes, with one for all whose outer boxes meet. Drawn and labelled, so that specks are cheap."""
+    canvas = np.zeros(shape, dtype=np.uint8)
+    for x0, y0, x1, y1 in outer:
+        canvas[y0:y1, x0:x1] = 1
+    _, labels = cv2.connectedComponents(canvas, connectivity=4)
+    unions: dict[int, Box] = {}
     for box in boxes:
         label = int(labels[box[1], box[0]])
-        other = joined.get(label, box)
-        joined[label] = (
+        other = unions.get(label, box)
+        unions[label] = (
             min(box[0], other[0]), min(box[1], other[1]), max(box[2], other[2]), max(box[3], other[3])
         )  # fmt: skip
-    return list(joined.values())
+    return list(unions.values())

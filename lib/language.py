@@ -30,7 +30,7 @@ def location_of(place: Sequence[float], width: int, height: int) -> str:
     anything that is neither a point nor a box.
     """
     if len(place) not in (2, 4):
-        raise ValueError(f"expected a point (x, y) or a box (x0, y0, x1, y1), found {tuple(place)}")
+        raise ValueError(f"expected a point (x, y) or a box (x0, y0, x1, y1), not {tuple(place)}")
     x, y = place if len(place) == 2 else ((place[0] + place[2]) / 2, (place[1] + place[3]) / 2)
     row, column = _ROWS[_third(y, height)], _COLUMNS[_third(x, width)]
     return _CENTER if (row, column) == ("middle", "center") else f"in the {row} {column}"
@@ -38,26 +38,26 @@ def location_of(place: Sequence[float], width: int, height: int) -> str:
 
 def mirrored(location: str, left_right: bool, up_down: bool) -> str:
     """The location phrase of the same place in the picture flipped left to right, upside down, or both."""
-    swapped = {*(("left", "right") if left_right else ()), *(("upper", "bottom") if up_down else ())}
-    return " ".join(_OPPOSITE[word] if word in swapped else word for word in location.split(" "))
+    words = {*(("left", "right") if left_right else ()), *(("upper", "bottom") if up_down else ())}
+    return " ".join(_OPPOSITE[word] if word in words else word for word in location.split(" "))
 
 
 def captions(defect_type: str, category: str, location: str) -> tuple[str, ...]:
     """All captions of one defect; the first is the `prompt`. `location` is what `location_of` returns."""
     words = _words(defect_type)
     noun = words if words.split()[-1] == "defect" else f"{words} defect"
-    says = {
+    parts = {
         "a_defect": f"{_article(noun)} {noun}",
         "category": _words(category),
         "location": location,
         "tag": _tag(category, defect_type),
     }
-    sentences = (template.format(**says) for template in _TEMPLATES)
+    sentences = (template.format(**parts) for template in _TEMPLATES)
     return tuple(sentence[0].upper() + sentence[1:] for sentence in sentences)
 
 
 def prompt(defect_type: str, category: str, location: str) -> str:
-    """The one sentence that a generator is asked with: the first of `captions`."""
+    """The one sentence that a generator is given: the first of `captions`."""
     return captions(defect_type, category, location)[0]
 
 

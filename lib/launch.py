@@ -1,6 +1,9 @@
-"""Run a module alone, or on all devices that the user's `accelerate config` names: `python -m lib.launch stages.synth`.
+"""Run a module alone, or on several devices: `python -m lib.launch stages.synth --generator ...`.
 
-The command in dvc.yaml is the same on a laptop and on a cluster, so moving between them invalidates no cache.
+On several devices as a file of `accelerate config --config_file FILE` says: the file that the variable
+ACCELERATE_CONFIG_FILE names, else accelerate.yaml in the root of the repository. Accelerate's default file in the home
+folder counts for nothing here: another project may have written it, and another number of devices gives other last
+bits. The command in dvc.yaml is the same on a laptop and on a cluster, so moving between them invalidates no cache.
 """
 
 import os
@@ -8,11 +11,33 @@ import runpy
 import sys
 from pathlib import Path
 
+from lib.core.errors import UserError
+
+VARIABLE = "ACCELERATE_CONFIG_FILE"
+FILE = Path("accelerate.yaml")
+
+
+def config_file() -> Path | None:
+    """The file that says which devices to use, if there is one. Raises UserError when the named file is not there."""
+    name = os.environ.get(VARIABLE)
+    if not name:
+        return FILE if FILE.is_file() else None
+    if not Path(name).is_file():
+        raise UserError(
+            f"{VARIABLE}: there is no file {name}; write it with `accelerate config --config_file {name}`, or unset "
+            f"the variable to use one device"
+        )
+    return Path(name)
+
 
 def main() -> None:
-    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    config = Path(os.environ.get("ACCELERATE_CONFIG_FILE", cache / "accelerate" / "default_config.yaml"))
-    if config.is_file():
+    """Become the accelerate launcher of the module that the arguments name, or run that module here."""
+    try:
+        config = config_file()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    if config is not None:
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--module"]
         os.execv(sys.executable, [*launcher, *sys.argv[1:]])
     sys.argv = sys.argv[1:]

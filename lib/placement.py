@@ -1,7 +1,7 @@
-"""Where new defects go: boxes on good pictures, drawn by the law of the real ones."""
+"""Where new defects go: boxes on good pictures, each drawn from the box of a real defect."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib import language
+from lib.core.errors import UserError
 from lib.core.geometry import Box
 from lib.core.images import read_image, recent
-from lib.core.records import GOOD, DefectBox, Placement, Sample, of_split
+from lib.core.records import GOOD, DefectBox, Placement, Sample, by_id, of_split
 from lib.core.runtime import progress, seed_for
 from lib.foreground import foreground_mask
+
+Sums = NDArray[np.int32]  # (H + 1, W + 1), of a foreground: the share of any box is read from it in four values
 
 # Spread of a placement's centre about the real one's, in picture widths and heights. A handful of real defects says
 # roughly where a type occurs (at the rim, in the middle), no more.
@@ -21,15 +24,15 @@ CENTRE_SPREAD = 0.15
 # A placement may lie on the object to this much more or less than the real box that it is drawn from. The real share
 # is the measure because defects of an edge lie half on the background: on the object alone they would be no such.
 SHARE_TOLERANCE = 0.1
-MIN_SHARE = 0.25  # asked at least: a real box that lies on less of the object tells of a bad foreground, not of a law
+MIN_SHARE = 0.25  # of a box on the object: a real box with less than that tells of a bad foreground
 TRIES = 60  # boxes drawn before the best one is taken as it is
-VERDICT_PICTURES = 9  # good pictures that are asked whether the category is an object or a texture
+VERDICT_PICTURES = 9  # good pictures that decide whether the category is an object or a texture
 
 
 def place_boxes(
     samples: Sequence[Sample], boxes: Sequence[DefectBox], per_type: int, jitter: float, seed: int
 ) -> list[Placement]:
-    """`per_type` placements for each defect type of one category, by the law of its boxes in the train part.
+    """`per_type` placements for each defect type of one category, drawn from its real boxes in the train part.
 
     Size, aspect and place come together from one real box, drawn at random. Width and height (px) are multiplied by
     log-normal factors of spread `jitter`. On an object the centre keeps its relative place but for a normal spread of
@@ -37,87 +40,99 @@ def place_boxes(
     own; on a texture, where a defect can be anywhere, the box is put uniformly. The good pictures of the train part
     take turns in an order shuffled for each type.
 
-    Every placement has a random generator of its own: asking for more changes none of the others. Raises ValueError
+    Every placement has a random generator of its own: a larger `per_type` changes none of the others. Raises UserError
     when the train part has no good picture or no box.
     """
-    known = {sample.id: sample for sample in of_split(samples, "train")}
-    goods = sorted((sample for sample in known.values() if sample.defect_type == GOOD), key=lambda good: good.id)
-    law: dict[str, list[DefectBox]] = {}
-    for real in sorted(boxes, key=lambda real: (real.sample, real.component)):
-        if real.sample in known:
-            law.setdefault(real.defect_type, []).append(real)
-    if not goods or not law:
+    sample_of = by_id(of_split(samples, "train"))
+    goods = sorted((sample for sample in sample_of.values() if sample.defect_type == GOOD), key=lambda good: good.id)
+    reals = _by_type([real for real in boxes if real.sample in sample_of])
+    if not goods or not reals:
         what = "a box of a real defect" if goods else "a good picture"
-        raise ValueError(f"placements need {what} in the train part, there is none: check the split of the data set")
+        raise UserError(f"placements need {what} in the train part, there is none: check the split of the data set")
 
-    sums_of = recent(foreground_sums)
+    read_sums = recent(foreground_sums)
 
-    def inside(sample_id: str) -> NDArray[np.int32]:
-        return sums_of(Path(known[sample_id].image))
+    def sums(sample: Sample) -> Sums:
+        return read_sums(Path(sample.image))
 
-    def is_texture(sums: NDArray[np.int32]) -> bool:
-        return bool(sums[-1, -1] == (sums.shape[0] - 1) * (sums.shape[1] - 1))
-
-    # A verdict on the category, not on single pictures, and on the same ones however many placements are asked for.
-    asked = goods[:VERDICT_PICTURES]
-    texture = 2 * sum(is_texture(inside(good.id)) for good in asked) > len(asked)
-
-    placements = []
+    texture = _is_texture(goods, sums)
     orders = {
         defect_type: np.random.default_rng(seed_for(seed, goods[0].category, defect_type)).permutation(len(goods))
-        for defect_type in sorted(law)
+        for defect_type in reals
     }
-    wanted = [(defect_type, index) for defect_type in orders for index in range(per_type)]
-    for defect_type, index in progress(wanted, "place boxes"):
+    placements = []
+    jobs = [(defect_type, index) for defect_type in reals for index in range(per_type)]
+    for defect_type, index in progress(jobs, "place boxes"):
         good = goods[orders[defect_type][index % len(goods)]]
         rng = np.random.default_rng(seed_for(seed, good.category, defect_type, index))
-        real = law[defect_type][rng.integers(len(law[defect_type]))]
-        real_size = known[real.sample].size
+        real = reals[defect_type][rng.integers(len(reals[defect_type]))]
+        sample = sample_of[real.sample]
         if texture:
-            box = _drawn(rng, real.box, real_size, good.size, jitter, spread=None)
+            box = _box_like(rng, real.box, sample.size, good.size, jitter, spread=None)
         else:
-            share = max(_share(inside(real.sample), real.box), MIN_SHARE)
-            box = _on_object(rng, real.box, real_size, good.size, jitter, share, inside(good.id))
-        name = f"{good.category}-{defect_type}-{index:05d}"
-        location = language.location_of(box, *good.size)
-        text = language.prompt(defect_type, good.category, location)
-        placements.append(
-            Placement(
-                name,
-                good.category,
-                defect_type,
-                good.id,
-                box,
-                location,
-                text,
-                seed_for(seed, name),
-                real.sample,
-                real.component,
-            )
-        )
+            share = max(_share(sums(sample), real.box), MIN_SHARE)
+            box = _box_on_object(rng, real.box, sample.size, good.size, jitter, share, sums(good))
+        placements.append(_placement(good, real, box, index, seed))
     return placements
 
 
-def foreground_sums(path: Path) -> NDArray[np.int32]:
-    """Sums of a picture's foreground, (H + 1, W + 1), from which the share of any box is read in four values."""
+def _by_type(boxes: Sequence[DefectBox]) -> dict[str, list[DefectBox]]:
+    """Boxes of each defect type, both in an order that does not depend on that of the boxes."""
+    reals: dict[str, list[DefectBox]] = {defect_type: [] for defect_type in sorted({box.defect_type for box in boxes})}
+    for real in sorted(boxes, key=lambda real: (real.sample, real.component)):
+        reals[real.defect_type].append(real)
+    return reals
+
+
+def _is_texture(goods: Sequence[Sample], sums: Callable[[Sample], Sums]) -> bool:
+    """Whether most of the first good pictures are foreground all over.
+
+    A verdict on the category, not on single pictures, and on the same ones however many placements there are.
+    """
+    votes = [
+        bool(one[-1, -1] == (one.shape[0] - 1) * (one.shape[1] - 1)) for one in map(sums, goods[:VERDICT_PICTURES])
+    ]
+    return 2 * sum(votes) > len(votes)
+
+
+def _placement(good: Sample, real: DefectBox, box: Box, index: int, seed: int) -> Placement:
+    """The record of placement number `index` of a type: its box, where that is in words, and its own seed."""
+    name = f"{good.category}-{real.defect_type}-{index:05d}"
+    location = language.location_of(box, *good.size)
+    return Placement(
+        id=name,
+        category=good.category,
+        defect_type=real.defect_type,
+        normal=good.id,
+        box=box,
+        location=location,
+        prompt=language.prompt(real.defect_type, good.category, location),
+        seed=seed_for(seed, name),
+        like=real.sample,
+        component=real.component,
+    )
+
+
+def foreground_sums(path: Path) -> Sums:
+    """Sums of a picture's foreground, from the upper left corner on."""
     foreground = foreground_mask(read_image(path))
     return np.asarray(cv2.integral(foreground.astype(np.uint8)), dtype=np.int32)
 
 
-def _on_object(
+def _box_on_object(
     rng: np.random.Generator,
     real: Box,
     real_size: tuple[int, int],
     size: tuple[int, int],
     jitter: float,
     share: float,
-    inside: NDArray[np.int32],
+    sums: Sums,
 ) -> Box:
-    """The first of TRIES boxes with the asked share on the object, within the tolerance, or else the closest."""
+    """The first of TRIES boxes whose share on the object is `share`, within the tolerance, or else the closest."""
     best, least = real, math.inf
     for _ in range(TRIES):
-        box = _drawn(rng, real, real_size, size, jitter, CENTRE_SPREAD)
-        miss = abs(_share(inside, box) - share)
+        box = _box_like(rng, real, real_size, size, jitter, CENTRE_SPREAD)
+        miss = abs(_share(sums, box) - share)
         if miss < least:
             best, least = box, miss
         if miss <= SHARE_TOLERANCE:
@@ -125,7 +140,7 @@ def _on_object(
     return best
 
 
-def _drawn(
+def _box_like(
     rng: np.random.Generator,
     real: Box,
     real_size: tuple[int, int],
@@ -149,8 +164,8 @@ def _drawn(
     return x0, y0, x1, y1
 
 
-def _share(sums: NDArray[np.int32], box: Box) -> float:
-    """Share of a box that is foreground, from the foreground's sums (H + 1, W + 1)."""
+def _share(sums: Sums, box: Box) -> float:
+    """Share of a box that is foreground, from the foreground's sums."""
     x0, y0, x1, y1 = box
     inside = int(sums[y1, x1]) - int(sums[y0, x1]) - int(sums[y1, x0]) + int(sums[y0, x0])
     return inside / ((x1 - x0) * (y1 - y0))

@@ -3,8 +3,9 @@
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,10 +20,18 @@ if TYPE_CHECKING:
 CAPTION = 18  # height of the caption strip, in pixels
 GAP = 4  # between the pictures of a sheet
 
+PANEL = 4.0  # inches, at 100 pixels an inch: side of one panel of a drawing
+LEGEND = 1.6  # inches beside the panels
+BAR = 0.45  # inches for a bar and its gap
+MAX_COLUMNS = 3  # of panels, before the next row begins
+MARKED = 50  # a curve of more points is a line without markers
+LEVEL: dict[str, Any] = {"colors": "black", "linestyles": "--", "linewidth": 1}
+BAND: dict[str, Any] = {"color": "black", "alpha": 0.18, "linewidth": 0, "zorder": 2}  # above the bars
+
 
 @dataclass(frozen=True)
 class Overlay:
-    """One row of a sheet. image: (H, W, 3) uint8; truth: (H, W) bool; scores: (H, W) float in [0, 1]."""
+    """One row of a sheet. image: (H, W, 3) uint8; truth: (H, W) bool; scores: (H, W) float."""
 
     caption: str
     image: RGB
@@ -30,15 +39,24 @@ class Overlay:
     scores: Scores
 
 
-def heat_map(scores: Scores) -> RGB:
-    """Scores in [0, 1] as colours, (H, W, 3) uint8, on one scale for all pictures: 0 is black, 1 is pale yellow."""
-    levels = np.rint(np.clip(scores, 0, 1) * 255).astype(np.uint8)
+def heat_map(scores: Scores, limits: tuple[float, float] = (0.0, 1.0)) -> RGB:
+    """Scores as colours, (H, W, 3) uint8, on one scale for all pictures: limits[0] is black, limits[1] pale yellow.
+
+    Raises ValueError unless limits[0] < limits[1].
+    """
+    low, high = limits
+    if not low < high:
+        raise ValueError(f"limits are {limits}, expected a lower and a higher score")
+    levels = np.rint(np.clip((scores - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     return np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
 
 
-def overlay_sheet(overlays: Sequence[Overlay], threshold: float, tile: int = 200) -> RGB:
+def overlay_sheet(
+    overlays: Sequence[Overlay], threshold: float, tile: int = 200, limits: tuple[float, float] = (0.0, 1.0)
+) -> RGB:
     """Rows of picture, outline of the truth, score map, outline of `scores >= threshold`, each under its caption.
 
+    limits: the scores that are drawn black and pale yellow, the same for all rows; what lies beyond is drawn like them.
     The shorter side of a picture is shown with `tile` px, of one that is longer than 2.4 times as much with fewer.
     """
     shapes = [sorted(overlay.image.shape[:2]) for overlay in overlays]
@@ -50,7 +68,7 @@ def overlay_sheet(overlays: Sequence[Overlay], threshold: float, tile: int = 200
                 [
                     overlay.image,
                     outlined(overlay.image, overlay.truth),
-                    heat_map(overlay.scores),
+                    heat_map(overlay.scores, limits),
                     outlined(overlay.image, overlay.scores >= threshold, (40, 200, 255)),
                 ]
             ],
@@ -64,33 +82,92 @@ def overlay_sheet(overlays: Sequence[Overlay], threshold: float, tile: int = 200
 
 
 def learning_curve(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
-    """Draw curves of (step, value) points, one per name, as PNG."""
-    figure = _figure()
-    axes = figure.add_subplot(xlabel="step")
+    """Draw curves of (step, value) points as PNG.
+
+    A name says quantity and run, such as "loss, seed 0": each quantity has a panel of its own, since a loss and a
+    precision share no scale, and a run has the same colour in all of them. A curve without points is left out.
+    """
+    panels: dict[str, dict[str, Sequence[Sequence[float]]]] = {}
     for name, points in curves.items():
+        quantity, _, run = name.partition(", ")
         if points:
-            axes.plot(*zip(*points, strict=True), label=name, linewidth=1, marker="" if len(points) > 50 else "o")
-    axes.set_ylim(bottom=0)  # after drawing: before it, the upper end would stay at 1
-    if any(curves.values()):
-        axes.legend(fontsize=7)
-    axes.grid(alpha=0.3)
+            panels.setdefault(quantity, {})[run] = points
+    colours = _colours([run for panel in panels.values() for run in panel])
+    columns = max(min(len(panels), MAX_COLUMNS), 1)
+    rows = max(-(-len(panels) // columns), 1)
+    figure = _figure(PANEL * columns, PANEL * rows)
+    handles: dict[str, Any] = {}
+    for place, (quantity, panel) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place, xlabel="step", title=quantity)
+        for run, points in panel.items():
+            marker = "o" if len(points) <= MARKED else ""
+            x, y = zip(*points, strict=True)
+            handles[run] = axes.plot(x, y, color=colours[run], linewidth=1.2, marker=marker, markersize=4)[0]
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)  # after drawing: before it, the upper end would stay at 1
+        axes.grid(alpha=0.3)
+    _legend(figure, {run: handle for run, handle in handles.items() if run})
     _save(figure, path)
 
 
-def bars(path: Path, values: Mapping[str, tuple[float, float]], label: str) -> None:
-    """Draw one bar per name with its error bar, (mean, standard deviation), as PNG; `label` names the axis."""
-    figure = _figure()
+class Bar(NamedTuple):
+    """One bar: mean, standard deviation, and how far chance alone may put it from the reference; NaN is not drawn."""
+
+    mean: float
+    deviation: float
+    chance: float = nan
+
+
+def bars(path: Path, groups: Mapping[str, Mapping[str, Bar]], label: str, references: Sequence[str]) -> None:
+    """Draw the bars of each group side by side with their deviations, as PNG; `label` names the axis.
+
+    A bar has the same colour in every group. Those in `references` are grey, all but the first of them hatched. The
+    first one, which every group has, is what the others are compared with: its mean runs as a line through the group,
+    and a bar that ends within the band around that line is as high as chance alone might make it.
+    """
+    styles: dict[str, dict[str, Any]] = {references[0]: {"color": "#757575"}}
+    styles |= {name: {"color": "#c8c8c8", "hatch": "////"} for name in references[1:]}
+    others = [name for group in groups.values() for name in group if name not in styles]
+    styles |= {name: {"color": colour} for name, colour in _colours(others).items()}
+    figure = _figure(max(PANEL, BAR * sum(len(group) + 1 for group in groups.values())), PANEL)
     axes = figure.add_subplot(ylabel=label)
-    means, deviations = zip(*values.values(), strict=True)
-    axes.bar(list(values), means, yerr=deviations, capsize=4, color="#4c78a8")
+    handles: dict[str, Any] = {}
+    centres, left = [], 0
+    for group in groups.values():
+        level, right = group[references[0]].mean, left + len(group) - 1
+        for place, (name, (mean, deviation, chance)) in enumerate(group.items(), start=left):
+            handles[name] = axes.bar(place, mean, 0.85, yerr=deviation, capsize=3, edgecolor="white", **styles[name])
+            band = axes.fill_between([place - 0.5, place + 0.5], level - chance, level + chance, **BAND)
+        handles[f"mean of {references[0]}"] = axes.hlines(level, left - 0.5, right + 0.5, **LEVEL)
+        centres.append((left + right) / 2)
+        left = right + 2
+    axes.set(xticks=centres, xticklabels=list(groups), xlim=(-1, left - 1), axisbelow=True)
+    axes.set_ylim(bottom=0)
     axes.grid(axis="y", alpha=0.3)
+    _legend(figure, {**handles, "equal arms, 95 %": band})
     _save(figure, path)
 
 
-def _figure() -> "Figure":
+def _colours(names: Sequence[str]) -> dict[str, Any]:
+    """A colour for each distinct name: of ten strong ones, or of twenty where ten are too few."""
+    from matplotlib import colormaps
+
+    distinct = list(dict.fromkeys(names))
+    palette = colormaps["tab10" if len(distinct) <= 10 else "tab20"]
+    return {name: palette(number % palette.N) for number, name in enumerate(distinct)}
+
+
+def _legend(figure: "Figure", handles: Mapping[str, Any]) -> None:
+    """Beside the panels, where it hides no curve."""
+    if handles:
+        figure.legend(list(handles.values()), list(handles), loc="outside right upper", fontsize=8)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """Panels of width x height inches in all, and room for the legend beside them."""
     from matplotlib.figure import Figure  # half a second to import, and only drawing needs it
 
-    return Figure(figsize=(6.4, 4), dpi=100, layout="constrained")
+    return Figure(figsize=(width + LEGEND, height), dpi=100, layout="constrained")
 
 
 def _save(figure: "Figure", path: Path) -> None:

@@ -2,16 +2,20 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from lib.core.geometry import crop, window_around
-from lib.core.images import contact_sheet, read_image, write_png
+import numpy as np
+
+from lib.core.errors import UserError
+from lib.core.geometry import Box, crop, window_around
+from lib.core.images import contact_sheet, read_image, recent, write_png
 from lib.core.params import Params
 from lib.core.records import Placement, Synthetic, read_records, write_records
 from lib.core.runtime import progress, replace_folder, work_folder
-from lib.generators import Made, RealData, find
-from lib.labels.masks import only_what_changed
+from lib.generators import NON_FINITE, Answer, Failed, Made, RealData, find
 
 SHEET = (6, 8)  # rows and columns of each defect type on the contact sheet
 
@@ -19,84 +23,167 @@ SHEET = (6, 8)  # rows and columns of each defect type on the contact sheet
 def synthesize_all(
     params: Params, real: RealData, name: str, model: Path, placements: list[Placement], key: str, out: Path
 ) -> list[Synthetic]:
-    """Synthesize every placement and put `images/`, `masks/` and `manifest.jsonl` into the folder `out`.
+    """Synthesize every placement and put `images/`, `masks/`, `normals/` and `manifest.jsonl` into the folder `out`.
 
+    `masks/` holds those that the generator knows, `normals/` the clean twins of pictures with a background of their
+    own; both under the names of their pictures.
     Batches are fixed, so that a sample's bytes do not depend on where a killed run stopped; a batch counts as done
     when its list of records is there, which is written after its pictures. `key`: fingerprint of all inputs.
+    Raises UserError when every sample of a batch failed for one reason, and RuntimeError when the generator breaks
+    its contract (`lib/generators/__init__.py`).
     """
     size = params.synth.batch_size
     batches = [placements[start : start + size] for start in range(0, len(placements), size)]
     work = work_folder(f"synth-{name}-{real.category}", key)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     mine = [number for number in range(len(batches)) if number % world == rank]
-    todo = [number for number in mine if not (work / f"batch-{number:06d}.jsonl").exists()]
-    if todo:
-        made = find(name).synthesize(params, real, model, [batches[number] for number in todo])
-        done = len(mine) - len(todo)
-        for number, pictures in progress(
-            zip(todo, made, strict=True), f"{name} {real.category}", total=len(mine), initial=done
-        ):
+    missing = [number for number in mine if not _batch_file(work, number).exists()]
+    if missing:
+        keep = _Keeper(params, real, name, model, work, out)
+        answers = _answers(params, real, name, model, [batches[number] for number in missing])
+        bar = progress(missing, f"{name} {real.category}", total=len(mine), initial=len(mine) - len(missing))
+        for number in bar:
             records = [
-                _keep(params, real, name, model, placement, picture, work, out)
-                for placement, picture in zip(batches[number], pictures, strict=True)
+                keep(placement, answer) for placement, answer in zip(batches[number], next(answers), strict=True)
             ]
-            write_records(work / f"batch-{number:06d}.jsonl", records)
+            write_records(_batch_file(work, number), records)
     if world > 1:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
         if rank > 0:
             return []
-    records = [
-        record
-        for number in range(len(batches))
-        for record in read_records(work / f"batch-{number:06d}.jsonl", Synthetic)
-    ]
+    return _publish(work, len(batches), out)
+
+
+def _batch_file(work: Path, number: int) -> Path:
+    return work / f"batch-{number:06d}.jsonl"
+
+
+def _publish(work: Path, batches: int, out: Path) -> list[Synthetic]:
+    """Join the records of all batches, and put the finished folder into its place."""
+    records = [record for number in range(batches) for record in read_records(_batch_file(work, number), Synthetic)]
     write_records(work / "manifest.jsonl", records)
-    for left in [*work.glob("batch-*.jsonl"), *work.rglob("*.tmp-*")]:  # the latter: what a kill left half written
-        left.unlink()
+    for unfinished in [*work.glob("batch-*.jsonl"), *work.rglob("*.tmp-*")]:  # the latter: half written before a kill
+        unfinished.unlink()
     replace_folder(work, out)
     return records
 
 
-def _keep(
-    params: Params, real: RealData, name: str, model: Path, placement: Placement, made: Made, work: Path, out: Path
-) -> Synthetic:
-    """Write one sample's picture, and its mask where the generator knows it, and say how it was made."""
-    facts = json.loads((model / "model.json").read_text())
-    file = f"{placement.id}.png"
-    image = made.image
-    if made.mask is None and params.synth.keep == "changed":
-        normal = read_image(Path(real.samples[placement.normal].image))
-        image = only_what_changed(image, normal, placement.box, params.synth.feather, params.masks.component_ratio)
-    record = Synthetic(
-        placement=placement.id,
-        category=placement.category,
-        defect_type=placement.defect_type,
-        normal=placement.normal,
-        box=placement.box,
-        generator=name,
-        model=name if facts.get("training_free") else f"{facts['base']}@{facts['revision']}+{facts['weights']}",
-        prompt=placement.prompt,
-        seed=placement.seed,
-        knobs={} if facts.get("training_free") else params.synth.model_dump() | params.window.model_dump(),
-        image=(out / "images" / file).as_posix(),
-        sha256=write_png(work / "images" / file, image),
-    )
-    if made.mask is None:
-        return record
-    digest = write_png(work / "masks" / file, made.mask)
-    return replace(record, mask=(out / "masks" / file).as_posix(), mask_sha256=digest)
+def _answers(
+    params: Params, real: RealData, name: str, model: Path, batches: list[list[Placement]]
+) -> Iterator[list[Answer]]:
+    """The generator's answers, batch by batch, as many as there are placements."""
+    module = find(name)
+    stream = iter(module.synthesize(params, params.section(name, module.Settings), real, model, batches))
+    for batch in batches:
+        answers: list[Answer] = next(stream, [])
+        if len(answers) != len(batch):
+            first = batch[min(len(answers), len(batch) - 1)].id
+            raise RuntimeError(
+                f"generator {name}: {len(answers)} pictures for a batch of {len(batch)} placements, "
+                f"of which {first} is the first without its own"
+            )
+        if len(batch) > 1 and all(answer == Failed(NON_FINITE) for answer in answers):
+            raise UserError(
+                f"generator {name}: {NON_FINITE} for every sample of the batch from {batch[0].id} on: "
+                f"synth.guidance_scale is too high, or the model in {model} is damaged; lower the one, or delete the "
+                f"other and run `dvc repro`"
+            )
+        yield answers
+
+
+class _Keeper:
+    """Writes the files of one answer, and says in a record how it was made."""
+
+    def __init__(self, params: Params, real: RealData, name: str, model: Path, work: Path, out: Path) -> None:
+        facts = json.loads((model / "model.json").read_text(encoding="utf-8"))
+        trained = not facts.get("training_free")
+        self.real, self.name, self.work, self.out = real, name, work, out
+        self.model = f"{facts['base']}@{facts['revision']}+{facts['weights']}" if trained else name
+        self.knobs = params.section(name, find(name).Settings).model_dump(mode="json")
+        if trained:
+            self.knobs |= params.synth.model_dump(exclude={"keep"}) | params.window.model_dump()
+
+    def __call__(self, placement: Placement, answer: Answer) -> Synthetic:
+        """The record of one answer, whose files lie in the working folder. Raises RuntimeError for a broken one."""
+        record = Synthetic(
+            placement=placement.id,
+            category=placement.category,
+            defect_type=placement.defect_type,
+            normal=placement.normal,
+            box=placement.box,
+            like=placement.like,
+            component=placement.component,
+            generator=self.name,
+            model=self.model,
+            prompt=placement.prompt,
+            seed=placement.seed,
+            knobs=self.knobs,
+            image=None,
+            sha256=None,
+        )
+        if isinstance(answer, Failed):
+            return replace(record, reason=answer.reason)
+        if problem := _problem(answer, self.real.samples[placement.normal].size):
+            raise RuntimeError(f"generator {self.name}, placement {placement.id}: {problem}")
+        image, digest = self._write("images", placement, answer.image)
+        record = replace(record, image=image, sha256=digest, notes=answer.notes)
+        if answer.own_background:
+            record = replace(record, normal=None, box=_extent(answer))
+        if answer.normal is not None:
+            self._write("normals", placement, answer.normal)
+        if answer.mask is None:
+            return record
+        mask, digest = self._write("masks", placement, answer.mask)
+        return replace(record, mask=mask, mask_sha256=digest)
+
+    def _write(self, folder: str, placement: Placement, pixels: Any) -> tuple[str, str]:
+        """Write one picture or mask; its final path, and the digest of the file."""
+        file = f"{placement.id}.png"
+        return (self.out / folder / file).as_posix(), write_png(self.work / folder / file, pixels)
+
+
+def _problem(answer: Made, size: tuple[int, int]) -> str | None:
+    """What is wrong with a picture for a good picture of `size` (width, height); None if nothing is."""
+    shape = (*(answer.image.shape[:2] if answer.own_background else size[::-1]), 3)
+    for what, pixels in (("image", answer.image), ("normal", answer.normal)):
+        if pixels is not None and (pixels.shape != shape or pixels.dtype != np.uint8):
+            return f"{what} is {pixels.dtype} {pixels.shape}, expected uint8 {shape}"
+    if answer.mask is not None and (answer.mask.shape != shape[:2] or answer.mask.dtype != bool):
+        return f"mask is {answer.mask.dtype} {answer.mask.shape}, expected bool {shape[:2]}"
+    if answer.own_background and answer.mask is None and answer.normal is None:
+        return "a picture with a background of its own needs a mask, or a normal to measure it against"
+    if answer.normal is not None and not answer.own_background:
+        return "a normal is given although the good picture is the background"
+    return None
+
+
+def _extent(answer: Made) -> Box:
+    """The box of a mask on a background of its own; the whole picture where there is no mask yet, or an empty one."""
+    height, width = answer.image.shape[:2]
+    if answer.mask is None or not answer.mask.any():
+        return 0, 0, width, height
+    rows, columns = np.nonzero(answer.mask)
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
 def write_sheet(records: list[Synthetic], real: RealData, params: Params, path: Path) -> None:
-    """A contact sheet of the first samples of every defect type, each window beside the good one it was made from."""
+    """A contact sheet of the first samples of every defect type, each window beside the good one it was made from.
+
+    A picture with a background of its own stands beside the real picture that its request was drawn from.
+    """
     rows, columns = SHEET
-    types = sorted({record.defect_type for record in records})
+    read = recent(read_image)
     tiles = []
-    for defect_type in types:
-        for record in [record for record in records if record.defect_type == defect_type][: rows * columns // 2]:
-            normal, image = read_image(Path(real.samples[record.normal].image)), read_image(Path(record.image))
-            window = window_around(record.box, normal.shape, params.window.context, params.window.min_side)
-            tiles += [crop(normal, window), crop(image, window)]
+    for defect_type in sorted({record.defect_type for record in records}):
+        pictured = [record for record in records if record.defect_type == defect_type and record.image]
+        for record in pictured[: rows * columns // 2]:
+            image = read_image(Path(str(record.image)))
+            window = window_around(record.box, image.shape, params.window.context, params.window.min_side)
+            if record.normal is None:
+                beside = read(Path(real.samples[record.like].image))
+            else:
+                beside = crop(read(Path(real.samples[record.normal].image)), window)
+            tiles += [beside, crop(image, window)]
     write_png(path, contact_sheet([tiles[start : start + columns] for start in range(0, len(tiles), columns)]))

@@ -1,24 +1,24 @@
 """Judge the trained detectors of all arms on the test part, which nothing before this stage has seen."""
 
 from pathlib import Path
-from typing import Any
 
 from lib.core.command import run
 from lib.core.params import load
-from lib.core.records import Sample, of_split, read_records
-from lib.core.runtime import write_json
-from lib.detection import evaluate
-from lib.detectors import find
+from lib.core.runtime import atomic_folder, write_json
+from lib.evaluation import judge_arm
 
 
 def main(detector: str) -> None:
-    params, scores = load(), dict[str, Any]()
-    out = Path(f"metrics/detection/{detector}")
-    for category in params.dataset.categories:
-        samples = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "test")
-        arms = {arm: Path(f"models/detectors/{detector}/{category}/{arm}") for arm in params.arms(detector)}
-        scores[category] = evaluate(find(detector), arms, samples, params.evaluate, out / category)
-    write_json(out.with_suffix(".json"), scores)
+    params = load()
+    place = Path(f"metrics/detection/{detector}")
+    with atomic_folder(place) as out:
+        verdicts = {
+            category: {
+                arm: judge_arm(params, detector, category, arm, out / category / arm) for arm in params.arms(detector)
+            }
+            for category in params.dataset.categories
+        }
+    write_json(place.with_suffix(".json"), verdicts)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from pathlib import Path
 from lib.core.command import run
 from lib.core.params import load
 from lib.core.pipeline import input_key
+from lib.finetuning import finetune
 from lib.generators import read_real
-from lib.synthesis import finetune
 
 
 def main(generator: str, category: str) -> None:

@@ -16,9 +16,9 @@ def main(generator: str) -> None:
     for category in params.dataset.categories:
         arm = f"{generator}/{category}"
         records, final = read_records(Path(f"data/synth/{arm}/manifest.jsonl"), Synthetic), Path(f"data/masks/{arm}")
-        known = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "train", "val")
+        real = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "train", "val")
         with atomic_folder(final) as folder:
-            labelled, numbers[category], sheet = label_all(params, by_id(known), records, folder, final)
+            labelled, numbers[category], sheet = label_all(params, by_id(real), records, folder, final)
             write_records(folder / "manifest.jsonl", labelled)
         write_png(Path(f"metrics/masks/{arm}.png"), sheet)
     write_json(Path(f"metrics/masks/{generator}.json"), numbers)

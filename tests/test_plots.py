@@ -1,7 +1,30 @@
-import numpy as np
+"""Pictures for people: what is drawn where, and equal bytes for equal input."""
 
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+
+from lib import plots
 from lib.core.images import read_image, write_png
-from lib.plots import CAPTION, Overlay, bars, heat_map, learning_curve, overlay_sheet
+from lib.plots import CAPTION, Bar, Overlay, bars, heat_map, learning_curve, overlay_sheet
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved, as matplotlib's own objects."""
+    saved: list[Figure] = []
+    save = plots._save
+
+    def recorded(figure: Figure, path: Path) -> None:
+        save(figure, path)
+        saved.append(figure)
+
+    monkeypatch.setattr(plots, "_save", recorded)
+    return saved
 
 
 def overlay(caption="hex_nut/crack/003"):
@@ -42,20 +65,78 @@ def test_heat_maps_share_one_scale_whatever_the_picture_holds():
     assert (np.diff(heat_map(np.array([[0, 0.5, 1]], np.float32)).astype(int).sum(axis=2)) > 0).all()
 
 
-def test_learning_curves_and_bars_are_png_with_equal_bytes_twice(tmp_path):
+def test_scores_of_any_range_are_drawn_on_the_limits_of_the_sheet():
+    scores = np.array([[-3, 2, 7, 9]], np.float32)
+    np.testing.assert_array_equal(heat_map(scores, (-3, 7)), heat_map((scores + 3) / 10))
+    wide = Overlay("", np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), bool), np.full((20, 20), 7, np.float32))
+    assert (overlay_sheet([wide], 8, limits=(-3, 7)) == overlay_sheet([wide], 8, limits=(0, 7))).all()
+    assert (overlay_sheet([wide], 8, limits=(-3, 7)) != overlay_sheet([wide], 8, limits=(-3, 20))).any()
+    with pytest.raises(ValueError, match="limits are"):
+        heat_map(scores, (1, 1))
+
+
+GROUPS = {
+    "unet": {"none": Bar(0.4, 0.05), "placebo": Bar(0.42, 0.05, 0.06), "perlin": Bar(0.5, 0.02, 0.05)},
+    "patchcore": {"none": Bar(0.6, 0.01), "placebo": Bar(0.6, nan, nan)},
+}
+
+
+def test_learning_curves_and_bars_are_png_with_equal_bytes_twice(tmp_path: Path):
     draw = {
-        "learning": lambda path: learning_curve(path, {"loss": [(1, 0.9), (2, 0.5)], "pixel AP": []}),
-        "bars": lambda path: bars(path, {"none": (0.4, 0.05), "perlin": (0.5, 0.02)}, "pixel AP"),
+        "learning": lambda path: learning_curve(path, {"loss, seed 0": [(1, 0.9), (2, 0.5)], "pixel AP, seed 0": []}),
+        "bars": lambda path: bars(path, GROUPS, "pixel AP", ("none", "placebo")),
     }
     for name, function in draw.items():
         function(tmp_path / f"{name}-1.png")
         function(tmp_path / f"{name}-2.png")
         image = read_image(tmp_path / f"{name}-1.png")
-        assert image.shape == (400, 640, 3) and np.unique(image).size > 2
+        assert image.shape == (400, 560, 3) and np.unique(image).size > 2
         assert (tmp_path / f"{name}-1.png").read_bytes() == (tmp_path / f"{name}-2.png").read_bytes()
 
 
-def test_a_loss_above_one_stays_inside_of_the_drawing(tmp_path):
-    for name, end in (("falls", 1.1), ("stays", 1.6)):
-        learning_curve(tmp_path / name, {"loss": [(1, 1.6), (2, end)]})
-    assert (tmp_path / "falls").read_bytes() != (tmp_path / "stays").read_bytes()
+def test_every_quantity_has_a_panel_and_a_run_one_colour_in_all_of_them(figures: list[Figure], tmp_path: Path):
+    curves = {f"{what}, seed {seed}": [(1, 0.5), (2, 0.4)] for seed in (0, 1) for what in ("loss", "pixel AP on val")}
+    learning_curve(tmp_path / "curves.png", curves)
+    [figure] = figures
+    assert [axes.get_title() for axes in figure.axes] == ["loss", "pixel AP on val"]
+    assert len({tuple(line.get_color() for line in axes.lines) for axes in figure.axes}) == 1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["seed 0", "seed 1"]
+
+
+def test_the_legend_lies_beside_the_panels(figures: list[Figure], tmp_path: Path):
+    learning_curve(tmp_path / "curves.png", {f"loss, category {n}": [(1, 0.5), (2, 0.4)] for n in range(15)})
+    bars(tmp_path / "bars.png", GROUPS, "pixel AP", ("none", "placebo"))
+    for figure in figures:
+        legend = figure.legends[0].get_window_extent()
+        assert all(axes.get_window_extent().x1 < legend.x0 for axes in figure.axes)
+        assert legend.y0 > 0, "all names are to be read"
+
+
+def test_what_arms_are_compared_with_is_grey_and_the_placebo_hatched(figures: list[Figure], tmp_path: Path):
+    bars(tmp_path / "bars.png", GROUPS, "pixel AP", ("none", "placebo"))
+    patches = figures[0].axes[0].patches
+    assert [patch.get_height() for patch in patches] == [0.4, 0.42, 0.5, 0.6, 0.6]
+    assert [patch.get_hatch() for patch in patches] == [None, "////", None, None, "////"]
+    assert [len(set(patch.get_facecolor()[:3])) == 1 for patch in patches] == [True, True, False, True, True], "grey"
+    names = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert {"none", "placebo", "perlin", "mean of none"} < set(names)
+
+
+def test_the_band_of_chance_lies_around_the_mean_of_the_reference(figures: list[Figure], tmp_path: Path):
+    bars(tmp_path / "bars.png", {"unet": GROUPS["unet"]}, "pixel AP", ("none", "placebo"))
+    axes = figures[0].axes[0]
+    bands = [item.get_datalim(axes.transData) for item in axes.collections if isinstance(item, PolyCollection)]
+    bands = [band for band in bands if np.isfinite(band.y1) and band.height > 0]
+    assert [(band.y0, band.y1) for band in bands] == [pytest.approx(ends) for ends in ((0.34, 0.46), (0.35, 0.45))]
+
+
+@pytest.mark.filterwarnings("error")
+def test_nothing_to_draw_is_an_empty_drawing(tmp_path: Path):
+    learning_curve(tmp_path / "none.png", {})
+    bars(tmp_path / "bars.png", {"unet": {"none": Bar(nan, nan, nan)}}, "AUPRO", ("none", "placebo"))
+    assert read_image(tmp_path / "none.png").size and read_image(tmp_path / "bars.png").size
+
+
+def test_a_loss_above_one_stays_inside_of_the_drawing(figures: list[Figure], tmp_path: Path):
+    learning_curve(tmp_path / "curves.png", {"loss, seed 0": [(1, 1.6), (2, 1.1)]})
+    assert figures[0].axes[0].get_ylim()[0] == 0 and figures[0].axes[0].get_ylim()[1] >= 1.6

@@ -1,5 +1,7 @@
 """Synthesis goes on where it was killed: no gaps, no repeats, the same bytes; every sample says how it was made."""
 
+import itertools
+import json
 import os
 import signal
 import subprocess
@@ -8,13 +10,16 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from lib.core.images import read_image
-from lib.core.params import Params
+from lib.core.errors import UserError
+from lib.core.images import read_image, read_mask
+from lib.core.params import Params, methods
 from lib.core.records import Placement, Synthetic, read_records
 from lib.core.runtime import write_json
-from lib.generators import RealData, find, perlin, read_real
+from lib.finetuning import finetune
+from lib.generators import NON_FINITE, Answer, Failed, Made, RealData, find, perlin, read_real
 from lib.synthesis import synthesize_all, write_sheet
 from tests.category import CATEGORY, placement, tiny_params, write_category
 from tests.conftest import ROOT
@@ -24,12 +29,12 @@ OUT = Path("data/synth/perlin/slab")
 MODEL = Path("models/generators/perlin/slab")
 
 
-def made(
-    params: Params, name: str = "perlin", key: str = "k", out: Path = OUT, placements: list[Placement] = PLACEMENTS
+def synthesized(
+    params: Params, key: str = "k", out: Path = OUT, placements: list[Placement] = PLACEMENTS
 ) -> list[Synthetic]:
     real = read_real(CATEGORY)
-    find(name).finetune(params, real, key, MODEL, Path("curves"))
-    return synthesize_all(params, real, name, MODEL, placements, key, out)
+    finetune(params, real, "perlin", key, MODEL, Path("curves"))
+    return synthesize_all(params, real, "perlin", MODEL, placements, key, out)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -44,24 +49,24 @@ def params(inside: Path, raw_params: dict) -> Params:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The ids of every batch that the generator was asked for."""
-    seen: list[list[str]] = []
+    """The ids of every batch that the generator was given."""
+    given: list[list[str]] = []
     plain = perlin.synthesize
 
-    def counted(params: Params, real: RealData, model: Path, batches):
+    def counted(params: Params, settings: perlin.Settings, real: RealData, model: Path, batches):
         for batch in batches:
-            seen.append([item.id for item in batch])
-            yield from plain(params, real, model, [batch])
+            given.append([item.id for item in batch])
+            yield from plain(params, settings, real, model, [batch])
 
     monkeypatch.setattr(perlin, "synthesize", counted)
-    return seen
+    return given
 
 
 def kill_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = perlin.synthesize
 
-    def dies(params: Params, real: RealData, model: Path, batches):
-        for number, batch in enumerate(plain(params, real, model, batches)):
+    def dies(params: Params, settings: perlin.Settings, real: RealData, model: Path, batches):
+        for number, batch in enumerate(plain(params, settings, real, model, batches)):
             if number == count:
                 raise KeyboardInterrupt
             yield batch
@@ -70,7 +75,7 @@ def kill_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_placement_gets_one_picture_in_its_order(params: Params):
-    records = made(params)
+    records = synthesized(params)
     assert [record.placement for record in records] == [item.id for item in PLACEMENTS]
     assert read_records(OUT / "manifest.jsonl", Synthetic) == records
     pictures = {f"{folder}/{item.id}.png" for item in PLACEMENTS for folder in ("images", "masks")}
@@ -81,14 +86,14 @@ def test_every_placement_gets_one_picture_in_its_order(params: Params):
 def test_a_run_that_was_stopped_goes_on_without_gaps_or_repeats(
     params: Params, calls: list, monkeypatch: pytest.MonkeyPatch, count: int
 ):
-    made(params, key="whole", out=Path("whole"))
+    synthesized(params, key="whole", out=Path("whole"))
     calls.clear()
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         kill_after(count, patched)
-        made(params, out=Path("stopped"))
+        synthesized(params, out=Path("stopped"))
     assert not Path("stopped").exists(), "what is not finished is not published"
     before = len(calls)
-    resumed = made(params, out=Path("stopped"))
+    resumed = synthesized(params, out=Path("stopped"))
     assert calls[before:] == [[item.id for item in PLACEMENTS[at : at + 2]] for at in range(2 * count, 7, 2)]
     assert [record.placement for record in resumed] == [item.id for item in PLACEMENTS]
     whole, stopped = contents(Path("whole")), contents(Path("stopped"))
@@ -100,25 +105,25 @@ def test_a_run_that_was_stopped_goes_on_without_gaps_or_repeats(
 def test_a_changed_key_starts_afresh(params: Params, calls: list, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         kill_after(2, patched)
-        made(params, key="old")
+        synthesized(params, key="old")
     calls.clear()
-    made(params, key="new")
+    synthesized(params, key="new")
     assert len(calls) == 4 and not list(Path(".work").rglob("*old*"))
 
 
 def test_a_new_run_replaces_the_old_samples(params: Params):
-    made(params)
-    made(params, key="new", placements=PLACEMENTS[:1])
+    synthesized(params)
+    synthesized(params, key="new", placements=PLACEMENTS[:1])
     assert sorted(path.name for path in (OUT / "images").iterdir()) == [f"{PLACEMENTS[0].id}.png"]
 
 
 def test_what_a_kill_left_half_written_is_not_published(params: Params, monkeypatch: pytest.MonkeyPatch):
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         kill_after(1, patched)
-        made(params)
+        synthesized(params)
     [images] = Path(".work").rglob("images")
     (images / f"{PLACEMENTS[2].id}.png.tmp-4242").write_bytes(b"half a pict")
-    made(params)
+    synthesized(params)
     assert not list(OUT.rglob("*.tmp-*"))
 
 
@@ -129,11 +134,11 @@ import lib
 from lib.generators import perlin
 from tests.conftest import ROOT
 from tests.category import tiny_params
-from tests.test_synthesis import made
+from tests.test_synthesis import synthesized
 import yaml
 plain = perlin._altered
 perlin._altered = lambda *args: time.sleep(0.1) or plain(*args)
-made(tiny_params(yaml.safe_load((ROOT / "params.yaml").read_text())))
+synthesized(tiny_params(yaml.safe_load((ROOT / "params.yaml").read_text())))
 """
 
 
@@ -145,10 +150,10 @@ def test_kill_9_and_a_rerun_give_the_bytes_of_an_uninterrupted_run(params: Param
         time.sleep(0.01)
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
-    made(params)
+    synthesized(params)
     assert 1 <= len(calls) <= 2, "the first two batches were not made again"
     resumed = contents(OUT)
-    made(params, key="fresh")
+    synthesized(params, key="fresh")
     assert contents(OUT) == resumed
 
 
@@ -159,67 +164,159 @@ def test_two_processes_share_the_batches_and_the_first_one_publishes(
         def wait_for_everyone(self) -> None:
             """Nobody to wait for: the processes of this test run one after the other."""
 
-    made(params, key="whole")
+    synthesized(params, key="whole")
     whole = contents(OUT)
     calls.clear()
     monkeypatch.setitem(sys.modules, "accelerate", SimpleNamespace(PartialState=Alone))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    made(params, out=Path("shared"))
+    synthesized(params, out=Path("shared"))
     assert not Path("shared").exists() and len(calls) == 2
     monkeypatch.setenv("RANK", "0")
-    made(params, out=Path("shared"))
-    asked = sorted(identity for batch in calls for identity in batch)
-    assert asked == [item.id for item in PLACEMENTS], "each sample was made once"
+    synthesized(params, out=Path("shared"))
+    given = sorted(identity for batch in calls for identity in batch)
+    assert given == [item.id for item in PLACEMENTS], "each sample was made once"
     shared = contents(Path("shared"))
     assert shared.pop("manifest.jsonl").count(b"\n") == 7
     assert shared == {name: data for name, data in whole.items() if name != "manifest.jsonl"}
 
 
 def test_a_record_says_everything_that_its_sample_was_made_from(params: Params, monkeypatch: pytest.MonkeyPatch):
-    def trained(params: Params, real: RealData, key: str, out: Path, curves: Path) -> None:
-        write_json(
-            out / "model.json", {"generator": "perlin", "base": "models/base", "revision": "abc", "weights": "def"}
-        )
+    def trained(params: Params, settings: perlin.Settings, real: RealData, key: str, out: Path, curves: Path) -> None:
+        facts = {"generator": "perlin", "base": "models/base", "revision": "abc", "weights": "def"}
+        write_json(out / "model.json", facts)
 
-    monkeypatch.setattr(perlin, "finetune", trained)
-    asked = PLACEMENTS[1]
-    record = made(params)[1]
-    assert (record.placement, record.category, record.defect_type) == (asked.id, CATEGORY, "scratch")
-    assert (record.normal, record.box, record.prompt, record.seed) == (
-        asked.normal,
-        asked.box,
-        asked.prompt,
-        asked.seed,
-    )
+    monkeypatch.setattr(perlin, "finetune", trained, raising=False)
+    request = PLACEMENTS[1]
+    record = synthesized(params)[1]
+    assert (record.placement, record.category, record.defect_type) == (request.id, CATEGORY, "scratch")
+    for name in ("normal", "box", "prompt", "seed", "like", "component"):
+        assert getattr(record, name) == getattr(request, name)
     assert (record.generator, record.model) == ("perlin", "models/base@abc+def")
-    assert record.knobs == {**params.synth.model_dump(), **params.window.model_dump()}
-    assert read_image(Path(record.image)).shape == read_image(Path(record.mask or "")).shape == (40, 48, 3)
+    shared = params.synth.model_dump(exclude={"keep"}) | params.window.model_dump()
+    assert record.knobs == shared, "perlin has no settings of its own; what is kept is decided later"
+    assert read_image(Path(record.image or "")).shape == read_image(Path(record.mask or "")).shape == (40, 48, 3)
     assert record.accepted is None and record.scores == {}, "nobody has judged it yet"
 
 
+def test_the_settings_of_a_method_are_knobs_of_its_samples(params: Params, monkeypatch: pytest.MonkeyPatch):
+    class Settings(perlin.Settings):
+        opacity: float
+
+    monkeypatch.setattr(perlin, "Settings", Settings)
+    changed = Params.model_validate(params.model_dump() | {"perlin": {"opacity": 0.5}})
+    assert {tuple(record.knobs.items()) for record in synthesized(changed)} == {(("opacity", 0.5),)}
+    with pytest.raises(UserError, match=r"perlin.opacity"):
+        synthesized(params)
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, *answers: Answer | None) -> None:
+    """Have the generator give these answers, in turn, where they are not None."""
+    plain = perlin.synthesize
+
+    def changed(params: Params, settings: perlin.Settings, real: RealData, model: Path, batches):
+        queue = list(answers)
+        for batch in plain(params, settings, real, model, batches):
+            yield [(queue.pop(0) if queue else None) or answer for answer in batch]
+
+    monkeypatch.setattr(perlin, "synthesize", changed)
+
+
+def test_a_sample_that_failed_has_no_picture_and_says_why(params: Params, monkeypatch: pytest.MonkeyPatch):
+    answering(monkeypatch, None, Failed(NON_FINITE))
+    records = synthesized(params)
+    assert [record.reason for record in records[:3]] == [None, NON_FINITE, None]
+    failed = records[1]
+    assert (failed.image, failed.sha256, failed.mask, failed.accepted) == (None, None, None, None)
+    assert failed.like == PLACEMENTS[1].like and len(records) == len(PLACEMENTS)
+    assert not (OUT / "images" / f"{failed.placement}.png").exists()
+    write_sheet(records, read_real(CATEGORY), params, Path("sheet.png"))
+
+
+def test_a_batch_that_is_not_finite_at_all_stops_the_run_and_names_the_cause(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    answering(monkeypatch, None, None, Failed(NON_FINITE), Failed(NON_FINITE))
+    with pytest.raises(UserError, match=rf"perlin.*{PLACEMENTS[2].id}.*synth.guidance_scale.*{MODEL}"):
+        synthesized(params)
+
+
+PLAIN = np.full((60, 70, 3), 120, np.uint8)
+
+
+def test_a_picture_with_a_background_of_its_own_names_no_good_one_and_keeps_its_twin(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    mask = np.zeros((60, 70), bool)
+    mask[5:9, 20:40] = True
+    shown = np.where(mask[..., None], np.uint8(20), PLAIN)
+    answering(
+        monkeypatch,
+        Made(shown, mask, own_background=True, notes={"score": 0.5}),
+        Made(shown, normal=PLAIN, own_background=True),
+    )
+    with_mask, with_twin, plain = synthesized(params)[:3]
+    assert (with_mask.normal, with_mask.box, with_mask.notes) == (None, (20, 5, 40, 9), {"score": 0.5})
+    assert np.array_equal(read_mask(Path(with_mask.mask or "")), mask)
+    assert (with_twin.normal, with_twin.box, with_twin.mask) == (None, (0, 0, 70, 60), None)
+    assert np.array_equal(read_image(OUT / "normals" / f"{with_twin.placement}.png"), PLAIN)
+    assert plain.normal == PLACEMENTS[2].normal
+    write_sheet(synthesized(params, key="again"), read_real(CATEGORY), params, Path("sheet.png"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (Made(PLAIN), r"image is uint8 \(60, 70, 3\), expected uint8 \(40, 48, 3\)"),
+        (Made(PLAIN / 2, own_background=True), "image is float64"),
+        (Made(PLAIN, np.ones((60, 71), bool), own_background=True), "mask is bool"),
+        (Made(PLAIN, np.ones((60, 70)), own_background=True), "mask is float64"),
+        (Made(PLAIN, own_background=True), "needs a mask, or a normal"),
+        (Made(PLAIN[:40, :48], normal=PLAIN[:40, :48]), "a normal is given"),
+    ],
+)
+def test_a_broken_answer_is_named_with_its_placement(
+    params: Params, monkeypatch: pytest.MonkeyPatch, answer: Made, problem: str
+):
+    answering(monkeypatch, None, answer)
+    with pytest.raises(RuntimeError, match=f"generator perlin, placement {PLACEMENTS[1].id}: .*{problem}"):
+        synthesized(params)
+
+
 def test_a_procedure_is_named_where_there_is_no_model(params: Params):
-    assert {record.model for record in made(params)} == {"perlin"}
+    records = synthesized(params)
+    assert {record.model for record in records} == {"perlin"} and all(record.knobs == {} for record in records)
+    assert json.loads((MODEL / "model.json").read_text()) == {"generator": "perlin", "training_free": True}
+    assert json.loads(Path("curves/metrics.json").read_text()) == {"step": 0}
 
 
 def test_no_placements_are_an_empty_manifest(params: Params):
-    assert made(params, placements=[]) == []
+    assert synthesized(params, placements=[]) == []
     assert contents(OUT) == {"manifest.jsonl": b""}
     write_sheet([], read_real(CATEGORY), params, Path("sheet.png"))
     assert read_image(Path("sheet.png")).size
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_a_generator_that_makes_too_little_is_found_out(params: Params, monkeypatch: pytest.MonkeyPatch, count: int):
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_generator_that_gives_too_few_or_too_many_is_named(
+    params: Params, monkeypatch: pytest.MonkeyPatch, count: int
+):
     plain = perlin.synthesize
-    monkeypatch.setattr(perlin, "synthesize", lambda *args: (batch[:count] for batch in plain(*args)))
-    with pytest.raises(ValueError):
-        made(params)
+    monkeypatch.setattr(perlin, "synthesize", lambda *args: ((batch * 2)[:count] for batch in plain(*args)))
+    with pytest.raises(RuntimeError, match=f"generator perlin: {count} pictures.*{PLACEMENTS[min(count, 1)].id}"):
+        synthesized(params)
+
+
+def test_a_generator_that_ends_before_the_last_batch_is_named(params: Params, monkeypatch: pytest.MonkeyPatch):
+    plain = perlin.synthesize
+    monkeypatch.setattr(perlin, "synthesize", lambda *args: itertools.islice(plain(*args), 2))
+    with pytest.raises(RuntimeError, match=f"generator perlin: 0 pictures.*{PLACEMENTS[4].id}"):
+        synthesized(params)
 
 
 def test_a_sheet_shows_samples_of_all_types(params: Params):
     dents = [placement(number, defect_type="dent") for number in range(20, 22)]
-    records = made(params, placements=[*PLACEMENTS, *dents])
+    records = synthesized(params, placements=[*PLACEMENTS, *dents])
     write_sheet(records, read_real(CATEGORY), params, Path("sheet.png"))
     first = Path("sheet.png").read_bytes()
     write_sheet(records, read_real(CATEGORY), params, Path("sheet.png"))
@@ -228,12 +325,14 @@ def test_a_sheet_shows_samples_of_all_types(params: Params):
 
 
 def test_an_unknown_generator_is_refused_with_the_known_names():
-    with pytest.raises(ValueError, match=r"generators: perlni is unknown, known are perlin, mvp_diff"):
+    with pytest.raises(
+        UserError, match=rf"generators: 'perlni' is unknown, known are {', '.join(methods('generators'))}"
+    ):
         find("perlni")
 
 
 def test_a_generator_sees_the_train_part_alone(params: Params):
     real = read_real(CATEGORY)
     assert {sample.split for sample in real.samples.values()} == {"train"} and len(real.samples) == 6
-    known = {box.sample for box in real.boxes} | {sample for sample, _ in real.descriptions}
-    assert known == {"scratch-0", "scratch-1", "dent-0"}
+    shown = {box.sample for box in real.boxes} | {sample for sample, _ in real.descriptions}
+    assert shown == {"scratch-0", "scratch-1", "dent-0"}

@@ -1,7 +1,7 @@
 """What a stage reads, as dvc.yaml says it: the one list of inputs, from which the keys of unfinished work come."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,38 @@ def input_key(stage: str, *names: str, **item: str) -> str:
     Raises UserError when dvc.yaml lists a dependency that is not there.
     """
     entry, params = _entry(stage, item)
-    paths = [Path(path) for path in entry["deps"]]
-    if absent := [str(path) for path in paths if not path.exists()]:
+    paths = _there(stage, entry["deps"])
+    return fingerprint(
+        entry["cmd"], _values(params, entry), *paths, *(Path(name) for name in names if Path(name).exists())
+    )
+
+
+def part_key(stage: str, narrower: Mapping[str, Path], unread: Collection[str] = (), **item: str) -> str:
+    """`input_key` of one of several parts that a stage works on by themselves, by which a part that is done is known.
+
+    narrower: for a dependency of which the part reads but a file or folder, what it reads instead; unread: parameters
+    of the stage that the part does not read. Whatever else dvc.yaml lists counts.
+    Raises UserError as `input_key`, and ValueError for a dependency or parameter that dvc.yaml does not list.
+    """
+    entry, params = _entry(stage, item)
+    if unlisted := {*narrower, *unread} - {*entry["deps"], *entry.get("params", [])}:
+        raise ValueError(f"{', '.join(sorted(unlisted))}: not listed for the stage {stage} in dvc.yaml")
+    paths = _there(stage, [narrower.get(dep, dep) for dep in entry["deps"]])
+    values = {key: value for key, value in _values(params, entry).items() if key not in unread}
+    return fingerprint(entry["cmd"], values, *paths)
+
+
+def _there(stage: str, deps: Iterable[str | Path]) -> list[Path]:
+    """Dependencies as paths. Raises UserError with the names of those that are not there."""
+    paths = [Path(dep) for dep in deps]
+    if absent := [path.as_posix() for path in paths if not path.exists()]:
         raise UserError(f"{', '.join(absent)}: not found; `dvc repro` makes what the stage {stage} reads")
-    values = {key: _value(params, key) for key in entry.get("params", [])}
-    return fingerprint(entry["cmd"], values, *paths, *(Path(name) for name in names if Path(name).exists()))
+    return paths
+
+
+def _values(params: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of all parameters that an entry lists."""
+    return {key: _value(params, key) for key in entry.get("params", [])}
 
 
 def _entry(stage: str, item: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:

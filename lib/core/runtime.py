@@ -163,7 +163,7 @@ def seed_for(*parts: int | str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def progress(items: Iterable[Item], what: str, total: int | None = None, initial: int = 0) -> Iterable[Item]:
+def progress(items: Iterable[Item], what: str, total: int | None = None, initial: int = 0) -> "tqdm[Item]":
     """A progress bar with the time left, on the error stream; in a log file, a line every half minute.
 
     What is done sooner than SHOWN_AFTER shows nothing.

@@ -15,21 +15,24 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
+from lib.core.errors import UserError
 from lib.core.images import SUFFIXES
 from lib.core.params import Dataset, Name
 from lib.core.records import GOOD
 
-SHOWN = 10  # names listed in one message; beyond them only the number is told
+NAMES_IN_MESSAGE = 10  # of a list; beyond them only their number is told
+TRAIN, TEST, TWINS = "train", "test", "twins"
 MASK_FOLDERS = ("ground_truth", "masks")
-TWINS = "twins"
+MASK_ENDING = "_mask"
 FOLDER_NAME: TypeAdapter[str] = TypeAdapter(Name)
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
-class DatasetProblems(ValueError):  # noqa: N818 (it carries many)
+class DatasetProblems(UserError):  # noqa: N818 (it carries many)
     """Everything that forbids the use of a data set, one sentence per problem in `problems`."""
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -46,7 +49,7 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
 
     def raise_problems(self) -> None:
-        """Raise DatasetProblems with all problems found so far, if there are any."""
+        """Raise DatasetProblems with all problems so far, if there are any."""
         if self.problems:
             raise DatasetProblems(self.problems)
 
@@ -67,16 +70,30 @@ class Picture:
         return "-".join(filter(None, (self.defect_type, self.folder, self.path.stem)))
 
 
+class Layout(NamedTuple):
+    """The folders of one category: of pictures, each with its part (`train`, `test` or nothing), and of masks."""
+
+    base: Path
+    pictures: tuple[tuple[str, Path], ...]
+    defects: Path  # holds a folder of pictures for each defect type
+    masks: tuple[Path, ...]  # each holds a folder of masks for each defect type
+    others: tuple[Path, ...] = ()  # folders that nothing reads
+
+    def masks_of(self, defect_type: str) -> list[Path]:
+        """Where masks of a defect type may lie."""
+        return [folder / defect_type for folder in self.masks]
+
+
 def natural_key(name: str) -> tuple[list[str | int], str]:
     """A sort key that puts 2 before 10 and takes any name; equal numbers (1, 01) go by their spelling."""
     pieces = re.split(r"([0-9]+)", name)  # text and number take turns
     return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], name
 
 
-def listed(names: Sequence[str], between: str = ", ") -> str:
+def shortlist(names: Sequence[str], between: str = ", ") -> str:
     """The first names of a list, and how many more there are."""
-    rest = len(names) - SHOWN
-    return between.join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(names) - NAMES_IN_MESSAGE
+    return between.join(names[:NAMES_IN_MESSAGE]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def fits(name: str) -> bool:
@@ -94,63 +111,120 @@ def read_category(root: Path, category: str, findings: Findings) -> list[Picture
     Adds to the findings what the names alone tell: pictures and masks without each other,
     names that are unfit for a path, files that nothing reads. Raises DatasetProblems when there is no such category.
     """
+    layout = _layout_of(_category_folder(root, category))
+    pictures: list[Picture] = []
+    for part, folder in layout.pictures:
+        if part == TRAIN and folder.name != GOOD:
+            findings.problems.append(f"{folder}: defects in train/; move them to {layout.defects / folder.name}")
+        else:
+            pictures += _read_folder(layout, part, folder, findings)
+    _report_masks_without_pictures(layout, findings)
+    return pictures
+
+
+def _category_folder(root: Path, category: str) -> Path:
+    """The folder of a category; raises DatasetProblems when its name is unfit or the folder is not there."""
     if not fits(category):
         raise DatasetProblems([f"the category {category!r}: no name of at most 64 letters, digits, _ and -"])
     base = root / category
     if not base.is_dir():
-        found = listed([folder.name for folder in _folders(root)]) if root.is_dir() else "nothing, it is missing too"
+        content = (
+            shortlist([folder.name for folder in _folders(root)]) if root.is_dir() else "nothing, it is missing too"
+        )
         message = (
-            f"{base}: this folder is missing; {root} holds: {found}; correct dataset.path or dataset.categories in "
+            f"{base}: this folder is missing; {root} holds: {content}; correct dataset.path or dataset.categories in "
             f"params.yaml, or run the stage that makes the data set"
         )
         raise DatasetProblems([message])
-    parts = [part for part in ("train", "test") if (base / part).is_dir()]
-    folders = (
-        [(part, folder) for part in parts for folder in _folders(base / part)]
-        if parts
-        else [("", folder) for folder in _folders(base) if folder.name not in MASK_FOLDERS]
-    )
-    mask_folders = [base / name for name in (MASK_FOLDERS[:1] if parts else MASK_FOLDERS)]
-    known = ("train", "test", TWINS, *MASK_FOLDERS)
-    others = [folder.name for folder in _folders(base) if folder.name not in known]
-    unread = f" (not read: {listed(others)})" if parts and others else ""
-    pictures, read = [], set()
-    for part, folder in folders:
-        if part == "train" and folder.name != GOOD:
-            findings.problems.append(f"{folder}: defects in train/; move them to {base / 'test' / folder.name}")
-            continue
-        if not fits(folder.name):
-            findings.problems.append(f"{folder}: unfit as the name of a defect type; {_advice(folder.name)}")
-        files = _files(folder, findings)
-        beside = [] if part else [file for file in files if file.stem.endswith("_mask")]
-        shown = [file for file in files if file not in beside]
-        masks = list(beside)
-        for mask_folder in mask_folders:
-            if part != "train" and (mask_folder / folder.name).is_dir():
-                masks += _files(mask_folder / folder.name, findings)
-                read.add(mask_folder / folder.name)
-        if not shown:
-            findings.warnings.append(f"{folder}: no picture in it; nothing is read from this folder")
-        if folder.name != GOOD and len(shown) > 1 and not masks:  # one line instead of one for each picture
-            places = " or ".join(str(place / folder.name) for place in mask_folders)
+    return base
+
+
+def _layout_of(base: Path) -> Layout:
+    """The layout of a category's folder: MVTec AD's where it has a folder `train` or `test`, else plain folders."""
+    parts = [part for part in (TRAIN, TEST) if (base / part).is_dir()]
+    if not parts:
+        pictures = [("", folder) for folder in _folders(base) if folder.name not in MASK_FOLDERS]
+        return Layout(base, tuple(pictures), base, tuple(base / name for name in MASK_FOLDERS))
+    pictures = [(part, folder) for part in parts for folder in _folders(base / part)]
+    others = [folder for folder in _folders(base) if folder.name not in (TRAIN, TEST, TWINS, *MASK_FOLDERS)]
+    return Layout(base, tuple(pictures), base / TEST, (base / MASK_FOLDERS[0],), tuple(others))
+
+
+def _read_folder(layout: Layout, part: str, folder: Path, findings: Findings) -> list[Picture]:
+    """The pictures of one folder, each with its mask and its twin; notes what is wrong with their names."""
+    defect_type = folder.name
+    if not fits(defect_type):
+        findings.problems.append(f"{folder}: unfit as the name of a defect type; {_advice(defect_type)}")
+    files = _files(folder, findings)
+    masks = [] if part else [file for file in files if file.stem.endswith(MASK_ENDING)]
+    images = [file for file in files if file not in masks]
+    for place in layout.masks_of(defect_type):
+        if part != TRAIN and place.is_dir():
+            masks += _files(place, findings)
+    if not images:
+        findings.warnings.append(f"{folder}: no picture in it; nothing is read from this folder")
+    if defect_type != GOOD and len(images) > 1 and not masks:
+        findings.problems.append(_all_masks_missing(layout, folder, images))
+        return [Picture(defect_type, part, image) for image in images]
+    mask_of = _match_masks(folder, images, masks, findings)
+    for image in images:
+        if not FILE_NAME.fullmatch(image.name):
+            findings.problems.append(f"{folder}: unfit as a file name: {image.name!r}; {_advice(image.stem)}")
+        if defect_type != GOOD and image not in mask_of:
             findings.problems.append(
-                f"{folder}: {len(shown)} defect pictures and not one mask; add masks to {places}, named like "
-                f"{shown[0].stem}_mask.png, or move the pictures to the good ones{unread}"
+                f"{image}: a defect picture without a mask; add a mask named {image.stem}{MASK_ENDING}.png, "
+                f"or move the picture to the good ones"
             )
-            pictures += [Picture(folder.name, part, file, None) for file in shown]
-            continue
-        pictures += _paired(part, folder, shown, masks, findings)
-    for mask_folder in mask_folders:
-        for folder in _folders(mask_folder) if mask_folder.is_dir() else []:
-            if folder not in read:
-                _paired(
-                    "",
-                    base / "test" / folder.name if parts else base / folder.name,
-                    [],
-                    _files(folder, findings),
-                    findings,
-                )
-    return pictures
+    twin_of = _twins_of(layout, part, defect_type, images)
+    return [Picture(defect_type, part, image, mask_of.get(image), twin_of.get(image)) for image in images]
+
+
+def _all_masks_missing(layout: Layout, folder: Path, images: Sequence[Path]) -> str:
+    """One problem for a whole folder, instead of one for each of its pictures."""
+    places = " or ".join(map(str, layout.masks_of(folder.name)))
+    unread = f" (not read: {shortlist([other.name for other in layout.others])})" if layout.others else ""
+    return (
+        f"{folder}: {len(images)} defect pictures and not one mask; add masks to {places}, named like "
+        f"{images[0].stem}{MASK_ENDING}.png, or move the pictures to the good ones{unread}"
+    )
+
+
+def _match_masks(folder: Path, images: Sequence[Path], masks: Sequence[Path], findings: Findings) -> dict[Path, Path]:
+    """The mask of each picture of a folder, by their names; notes masks that have no picture, or a picture twice."""
+    if folder.name == GOOD and masks:
+        findings.warnings.append(f"{masks[0].parent}: {len(masks)} masks of good pictures are ignored")
+        return {}
+    by_stem = {image.stem: image for image in images}
+    mask_of: dict[Path, Path] = {}
+    for mask in masks:
+        stem = mask.stem.removesuffix(MASK_ENDING)
+        image = by_stem.get(mask.stem) or by_stem.get(stem)
+        if image is None:
+            findings.problems.append(
+                f"{mask}: a mask without a picture; add {stem}.png (or .jpg, ...) to {folder} or remove the mask"
+            )
+        elif image in mask_of:
+            findings.problems.append(f"{mask}: a second mask of {image}, beside {mask_of[image]}; remove one of them")
+        else:
+            mask_of[image] = mask
+    return mask_of
+
+
+def _twins_of(layout: Layout, part: str, defect_type: str, images: Sequence[Path]) -> dict[Path, Path]:
+    """The defect-free twins that pictures of `test` may have, by the pictures."""
+    twins = layout.base / TWINS / defect_type
+    if part != TEST or defect_type == GOOD or not twins.is_dir():
+        return {}
+    return {image: twins / image.name for image in images if (twins / image.name).exists()}
+
+
+def _report_masks_without_pictures(layout: Layout, findings: Findings) -> None:
+    """Note the masks of defect types that have no folder of pictures."""
+    types = {folder.name for part, folder in layout.pictures if part != TRAIN}
+    for masks in layout.masks:
+        for folder in _folders(masks) if masks.is_dir() else []:
+            if folder.name not in types:
+                _match_masks(layout.defects / folder.name, [], _files(folder, findings), findings)
 
 
 def read_groups(dataset: Dataset, pictures: Sequence[Picture], findings: Findings) -> dict[str, str]:
@@ -164,34 +238,47 @@ def read_groups(dataset: Dataset, pictures: Sequence[Picture], findings: Finding
     names = {picture.id: picture.path.relative_to(root).as_posix() for picture in pictures}
     if dataset.group_table is not None and dataset.group_column is not None:
         source = f"{root / dataset.group_table}, column {dataset.group_column!r}"
-        table = _read_table(root / dataset.group_table, dataset.group_column, findings)
-        if table and not any(name in table for name in names.values()):
-            findings.problems.append(
-                f"{source}: no row for any picture; the column 'path' must hold paths relative to "
-                f"{root}, such as {next(iter(names.values()), 'category/good/1.png')}"
-            )
-        found = {key: table.get(name, "") for key, name in names.items()}
+        groups = _groups_from_table(source, root, dataset.group_table, dataset.group_column, names, findings)
     elif dataset.group_pattern is not None:
         source = f"dataset.group_pattern {dataset.group_pattern!r}"
-        try:
-            pattern = re.compile(dataset.group_pattern)
-        except re.error as error:
-            findings.problems.append(f"{source}: no regular expression: {error}")
-            return {}
-        if not pattern.groups:
-            findings.problems.append(f"{source}: has no group; put parentheses around what names the capture group")
-            return {}
-        found = {key: (match[1] or "") if (match := pattern.search(name)) else "" for key, name in names.items()}
-        if found and not any(found.values()):
-            findings.problems.append(f"{source}: matches no picture, such as {next(iter(names.values()))}")
+        groups = _groups_from_pattern(source, dataset.group_pattern, names, findings)
     else:
         return {key: key for key in names}
-    if missing := [names[key] for key, group in found.items() if not group]:
+    if missing := [names[key] for key, group in groups.items() if not group]:
         findings.warnings.append(
             f"{source}: no group for {len(missing)} of {len(names)} pictures, each of which "
-            f"becomes a group of its own: {listed(missing)}"
+            f"becomes a group of its own: {shortlist(missing)}"
         )
-    return {key: group or key for key, group in found.items()}
+    return {key: group or key for key, group in groups.items()}
+
+
+def _groups_from_table(
+    source: str, root: Path, table: str, column: str, names: dict[str, str], findings: Findings
+) -> dict[str, str]:
+    """The group of each picture, or "", by id, from a table in the data set; names: paths in the data set, by id."""
+    group_of = _read_table(root / table, column, findings)
+    if group_of and not any(name in group_of for name in names.values()):
+        findings.problems.append(
+            f"{source}: no row for any picture; the column 'path' must hold paths relative to "
+            f"{root}, such as {next(iter(names.values()), 'category/good/1.png')}"
+        )
+    return {key: group_of.get(name, "") for key, name in names.items()}
+
+
+def _groups_from_pattern(source: str, pattern: str, names: dict[str, str], findings: Findings) -> dict[str, str]:
+    """The group of each picture, or "", by id, from its path; none at all where the pattern is unfit."""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        findings.problems.append(f"{source}: no regular expression: {error}")
+        return {}
+    if not compiled.groups:
+        findings.problems.append(f"{source}: has no group; put parentheses around what names the capture group")
+        return {}
+    groups = {key: (match[1] or "") if (match := compiled.search(name)) else "" for key, name in names.items()}
+    if groups and not any(groups.values()):
+        findings.problems.append(f"{source}: matches no picture, such as {next(iter(names.values()))}")
+    return groups
 
 
 def _read_table(path: Path, column: str, findings: Findings) -> dict[str, str]:
@@ -232,45 +319,12 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path, findings: Findings) -> list[Path]:
-    """The visible pictures in a folder, in natural order; a dangling link counts, so that it is found unreadable."""
+    """The visible pictures in a folder, in natural order; a dangling link counts, so that it is read and refused."""
     entries = sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=lambda e: natural_key(e.name))
     files = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and not entry.is_dir()]
     if ignored := [entry.name for entry in entries if entry not in files]:
-        findings.warnings.append(f"{folder}: not read, since no {', '.join(SUFFIXES)} file: {listed(ignored)}")
+        findings.warnings.append(f"{folder}: not read, since no {', '.join(SUFFIXES)} file: {shortlist(ignored)}")
     return files
-
-
-def _paired(part: str, folder: Path, files: list[Path], masks: list[Path], findings: Findings) -> list[Picture]:
-    """The pictures of one folder, each with the mask of its name; notes what has no counterpart or an unfit name."""
-    defect_type = folder.name
-    by_stem = {file.stem: file for file in files}
-    mask_of: dict[Path, Path] = {}
-    if defect_type == GOOD and masks:
-        findings.warnings.append(f"{masks[0].parent}: {len(masks)} masks of good pictures are ignored")
-        masks = []
-    for mask in masks:
-        file = by_stem.get(mask.stem) or by_stem.get(mask.stem.removesuffix("_mask"))
-        if file is None:
-            findings.problems.append(
-                f"{mask}: a mask without a picture; add {mask.stem.removesuffix('_mask')}.png "
-                f"(or .jpg, ...) to {folder} or remove the mask"
-            )
-        elif file in mask_of:
-            findings.problems.append(f"{mask}: a second mask of {file}, beside {mask_of[file]}; remove one of them")
-        else:
-            mask_of[file] = mask
-    for file in files:
-        if not FILE_NAME.fullmatch(file.name):
-            findings.problems.append(f"{folder}: unfit as a file name: {file.name!r}; {_advice(file.stem)}")
-        if defect_type != GOOD and file not in mask_of:
-            findings.problems.append(
-                f"{file}: a defect picture without a mask; add a mask named {file.stem}_mask.png, "
-                f"or move the picture to the good ones"
-            )
-    twins = folder.parents[1] / TWINS / defect_type
-    has_twins = part == "test" and defect_type != GOOD and twins.is_dir()
-    twin_of = {file: twins / file.name for file in files if has_twins and (twins / file.name).exists()}
-    return [Picture(defect_type, part, file, mask_of.get(file), twin_of.get(file)) for file in files]
 
 
 def _advice(name: str) -> str:

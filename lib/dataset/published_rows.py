@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lib.core.errors import UserError
 from lib.core.geometry import box_mask
 from lib.core.images import write_png
 from lib.core.records import Placement, Sample, by_id, read_records
@@ -20,15 +21,13 @@ from lib.core.runtime import write_text
 def published_rows(placements: Sequence[Placement], samples: Sequence[Sample], folder: Path) -> list[dict[str, str]]:
     """Write FOLDER/<defect_type>/<id>.png, a mask of 0 and 255 per placement, and FOLDER/rows.jsonl; return the rows.
 
-    Raises ValueError when a placement names a picture that is not among the samples.
+    Raises UserError when a placement names a picture that is not among the samples.
     """
-    known, rows = by_id(samples), []
+    sample_of, rows = by_id(samples), []
     for placement in placements:
-        if placement.normal not in known:
-            raise ValueError(
-                f"placement {placement.id}: no sample {placement.normal}; run the stage random_boxes again"
-            )
-        good = known[placement.normal]
+        if placement.normal not in sample_of:
+            raise UserError(f"placement {placement.id}: no sample {placement.normal}; run the stage random_boxes again")
+        good = sample_of[placement.normal]
         mask = folder / placement.defect_type / f"{placement.id}.png"
         write_png(mask, box_mask(placement.box, *good.size))
         rows.append({"good": good.image, "mask": mask.as_posix(), "text": placement.prompt})
@@ -49,6 +48,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, FileNotFoundError) as error:
+    except (UserError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)

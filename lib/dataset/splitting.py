@@ -13,12 +13,12 @@ from lib.dataset.layouts import (
     DatasetProblems,
     Findings,
     Picture,
-    listed,
     natural_key,
     read_category,
     read_groups,
+    shortlist,
 )
-from lib.dataset.validation import validate
+from lib.dataset.validation import Examination, validate
 
 PARTS = ("train", "val", "test")
 NEAR = 4  # of 64 bits; re-encoding or rescaling a picture changes about as many
@@ -26,16 +26,16 @@ NEAR = 4  # of 64 bits; re-encoding or rescaling a picture changes about as many
 
 def split_categories(dataset: Dataset, split: Split) -> dict[str, tuple[list[Sample], dict[str, Any]]]:
     """`split_category` of every category; raises DatasetProblems with everything that is wrong in any of them."""
-    done: dict[str, tuple[list[Sample], dict[str, Any]]] = {}
+    splits: dict[str, tuple[list[Sample], dict[str, Any]]] = {}
     problems: list[str] = []
     for category in dataset.categories:
         try:
-            done[category] = split_category(dataset, split, category)
+            splits[category] = split_category(dataset, split, category)
         except DatasetProblems as error:
             problems += error.problems
     if problems:
         raise DatasetProblems(problems)
-    return done
+    return splits
 
 
 def split_category(dataset: Dataset, split: Split, category: str) -> tuple[list[Sample], dict[str, Any]]:
@@ -46,44 +46,45 @@ def split_category(dataset: Dataset, split: Split, category: str) -> tuple[list[
     findings = Findings()
     pictures = read_category(Path(dataset.path), category, findings)
     groups = read_groups(dataset, pictures, findings)
-    examined = validate(pictures, findings)
+    examinations = validate(pictures, findings)
     findings.raise_problems()
 
     part_of = assign_splits(pictures, groups, split)
-    samples = sorted(
-        (
-            Sample(
-                id=one.picture.id,
-                category=category,
-                defect_type=one.picture.defect_type,
-                image=one.picture.path.as_posix(),
-                mask=one.picture.mask.as_posix() if one.picture.mask else None,
-                group=groups[one.picture.id],
-                split=part_of[groups[one.picture.id]],
-                size=one.size,
-                sha256=one.sha256,
-                mask_sha256=one.mask_sha256,
-                twin=one.picture.twin.as_posix() if one.picture.twin else None,
-                twin_sha256=one.twin_sha256,
-            )
-            for one in examined
-        ),
-        key=lambda sample: sample.id,
-    )
+    samples = [_sample(category, one, groups[one.picture.id], part_of[groups[one.picture.id]]) for one in examinations]
+    samples.sort(key=lambda sample: sample.id)
     _check_parts(samples, findings)
     findings.raise_problems()
     check_leaks(samples)
 
-    _warn_of_moved(pictures, {sample.id: sample.split for sample in samples}, findings)
-    _warn_of_near_duplicates(samples, {one.picture.id: one.perceptual_hash for one in examined}, findings)
+    _warn_of_moves(pictures, {sample.id: sample.split for sample in samples}, findings)
+    _warn_of_near_duplicates(samples, {one.picture.id: one.perceptual_hash for one in examinations}, findings)
     return samples, _summary(samples, split, findings.warnings)
+
+
+def _sample(category: str, examination: Examination, group: str, part: str) -> Sample:
+    """The record of an examined picture in its part."""
+    picture = examination.picture
+    return Sample(
+        id=picture.id,
+        category=category,
+        defect_type=picture.defect_type,
+        image=picture.path.as_posix(),
+        mask=picture.mask.as_posix() if picture.mask else None,
+        group=group,
+        split=part,
+        size=examination.size,
+        sha256=examination.sha256,
+        mask_sha256=examination.mask_sha256,
+        twin=picture.twin.as_posix() if picture.twin else None,
+        twin_sha256=examination.twin_sha256,
+    )
 
 
 def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split: Split) -> dict[str, str]:
     """The part (`train`, `val` or `test`) of every capture group.
 
     groups: the group of every picture, by the picture's id. Types with the fewest groups choose first, and a group
-    keeps the part that it got, so that a common type cannot take the only groups of a rare one.
+    keeps its part, so that a common type cannot take the only groups of a rare one.
 
     Defects: of a type's groups, ordered by the name of their first picture, the first ones are for fitting and the
     rest is test. Rule `first_third`: a third of the groups, rounded down, at least one. Rule `shots`: as many groups
@@ -104,15 +105,15 @@ def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split:
     for defect_type in sorted(ordered.keys() - {GOOD}, key=lambda one: (len(ordered[one]), one)):
         part_of |= _assign_defects(ordered[defect_type], split, part_of)
 
-    held_out = {groups[one.id] for one in pictures if one.defect_type == GOOD and one.folder == "test"}
     free = [group for group in ordered[GOOD] if group not in part_of]
-    if not any(picture.folder for picture in pictures):
-        held_out = set(free[len(free) - max(1, len(free) // 3) :])
-    part_of |= {group: "test" for group in free if group in held_out}
-    fitting = [group for group in free if group not in held_out]
+    if any(picture.folder for picture in pictures):
+        test = {groups[one.id] for one in pictures if one.defect_type == GOOD and one.folder == "test"}
+    else:
+        test = set(free[len(free) - max(1, len(free) // 3) :])
+    fitting = [group for group in free if group not in test]
     number = _val_number(len(fitting), split.val_fraction)
-    chosen = {fitting[int((index + 0.5) * len(fitting) / number)] for index in range(number)}
-    return part_of | {group: "val" if group in chosen else "train" for group in fitting}
+    val = {fitting[int((index + 0.5) * len(fitting) / number)] for index in range(number)}
+    return part_of | {group: "test" if group in test else "val" if group in val else "train" for group in free}
 
 
 def check_leaks(samples: Sequence[Sample]) -> None:
@@ -123,9 +124,9 @@ def check_leaks(samples: Sequence[Sample]) -> None:
         parts["the file content", sample.sha256].setdefault(sample.split, sample.image)
     leaks = [
         f"{what} {value} is in more than one part: "
-        + ", ".join(f"{image} in {part}" for part, image in sorted(seen.items()))
-        for (what, value), seen in parts.items()
-        if len(seen) > 1
+        + ", ".join(f"{image} in {part}" for part, image in sorted(first.items()))
+        for (what, value), first in parts.items()
+        if len(first) > 1
     ]
     if leaks:
         raise DatasetProblems(leaks)
@@ -143,14 +144,14 @@ def near_duplicates(samples: Sequence[Sample], hashes: Mapping[str, int]) -> lis
         if sample.split != "test":
             distance = np.bitwise_count(bits ^ np.uint64(hashes[sample.id]))
             pairs += [(int(distance[index]), sample, test[index]) for index in np.flatnonzero(distance <= NEAR)]
-    return [(fit, held) for _, fit, held in sorted(pairs, key=lambda pair: (pair[0], pair[1].id, pair[2].id))]
+    return [(fitting, test) for _, fitting, test in sorted(pairs, key=lambda pair: (pair[0], pair[1].id, pair[2].id))]
 
 
 def _assign_defects(sizes: Mapping[str, int], split: Split, part_of: Mapping[str, str]) -> dict[str, str]:
     """The part of each group of one defect type that has none yet; sizes: pictures per group, in order."""
 
-    def pictures(chosen: Iterable[str]) -> int:
-        return sum(sizes[group] for group in chosen)
+    def pictures(some: Iterable[str]) -> int:
+        return sum(sizes[group] for group in some)
 
     fixed = [group for group in sizes if part_of.get(group) in ("train", "val")]
     free = [group for group in sizes if group not in part_of]
@@ -158,10 +159,10 @@ def _assign_defects(sizes: Mapping[str, int], split: Split, part_of: Mapping[str
     # Unless another type has put a group of this one into test already, the last one stays there.
     most = len(candidates) - (len(candidates) == len(sizes))
     if split.rule == "first_third":
-        wanted = max(1, len(sizes) // 3)
+        number = max(1, len(sizes) // 3)
     else:
-        wanted = int(np.searchsorted(np.cumsum([sizes[group] for group in candidates]), split.shots)) + 1
-    number = max(min(wanted, most), len(fixed))
+        number = int(np.searchsorted(np.cumsum([sizes[group] for group in candidates]), split.shots)) + 1
+    number = max(min(number, most), len(fixed))
     if number == 1 and most > 1:
         number = 2  # the second one is for val
     train = [group for group in fixed if part_of[group] == "train"]
@@ -180,7 +181,7 @@ def _assign_defects(sizes: Mapping[str, int], split: Split, part_of: Mapping[str
 
 
 def _val_number(number: int, fraction: float) -> int:
-    """How many of the groups for fitting are val: at least one, but never the last one left for training."""
+    """How many of the groups for fitting are val: at least one, but never all of them."""
     return min(max(1, round(fraction * number)), max(number - 1, 0))
 
 
@@ -213,30 +214,30 @@ def _check_parts(samples: Sequence[Sample], findings: Findings) -> None:
                 (findings.warnings if part == "val" else findings.problems).append(message)
 
 
-def _warn_of_moved(pictures: Sequence[Picture], part_of: Mapping[str, str], findings: Findings) -> None:
+def _warn_of_moves(pictures: Sequence[Picture], part_of: Mapping[str, str], findings: Findings) -> None:
     """Say which good pictures left the part that their folder names."""
     for folder in ("train", "test"):
-        moved = [
+        moves = [
             str(one.path)
             for one in pictures
             if one.defect_type == GOOD and one.folder == folder != part_of[one.id].replace("val", "train")
         ]
-        if moved:
+        if moves:
             findings.warnings.append(
-                f"{len(moved)} good pictures of {folder}/ went to another part with the rest of their capture group: "
-                f"{listed(moved)}"
+                f"{len(moves)} good pictures of {folder}/ went to another part with the rest of their capture group: "
+                f"{shortlist(moves)}"
             )
 
 
 def _warn_of_near_duplicates(samples: Sequence[Sample], hashes: Mapping[str, int], findings: Findings) -> None:
     """Say which pictures for fitting look like pictures of the test part."""
     if pairs := near_duplicates(samples, hashes):
-        number = len({held.id for _, held in pairs})
+        number = len({test.id for _, test in pairs})
         findings.warnings.append(
             f"{number} test pictures look almost like a picture that is trained or selected on ({len(pairs)} pairs, "
             f"perceptual hashes within {NEAR} of 64 bits). A fixed camera gives such pairs by nature; but if they "
             f"show the same workpiece, put them into one capture group (dataset.group_table or dataset.group_pattern), "
-            f"or the test will flatter:\n  " + listed([f"{fit.image} ~ {held.image}" for fit, held in pairs], "\n  ")
+            f"or the test will flatter:\n  " + shortlist([f"{fit.image} ~ {test.image}" for fit, test in pairs], "\n  ")
         )
 
 

@@ -1,28 +1,29 @@
-"""Opens every picture and mask of a category and finds all that is wrong with them, in one go."""
+"""Opens every picture and mask of a category and tells all that is wrong with them, in one go."""
 
 import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask
 from lib.core.images import decode, read_image, read_mask
 from lib.core.records import GOOD
 from lib.core.runtime import progress
-from lib.dataset.layouts import Findings, Picture, listed
+from lib.dataset.layouts import Findings, Picture, shortlist
 
 THREADS = 8  # more would gain little, and each may hold a picture of a hundred million pixels
 
 
 @dataclass(frozen=True)
-class Examined:
-    """What opening a picture and its mask told; only `problems` counts when there are any."""
+class Examination:
+    """What opening a picture, its mask and its twin told; only `problems` counts when there are any."""
 
     picture: Picture
     problems: tuple[str, ...] = ()
@@ -32,36 +33,52 @@ class Examined:
     twin_sha256: str | None = None
     pixels: str = ""  # digest of the decoded picture: equal for equal pictures in different files
     perceptual_hash: int = 0
-    graded_mask: bool = False
+    graded_mask: bool = False  # holds values between 0 and 255
     covering_mask: bool = False  # marks more than half of the picture
 
 
-def validate(pictures: Sequence[Picture], findings: Findings) -> list[Examined]:
+def validate(pictures: Sequence[Picture], findings: Findings) -> list[Examination]:
     """Examine all pictures, on several threads, and add to the findings what is wrong with them, alone and together.
 
     Looks for unreadable files, masks that do not fit or mark nothing, ids that clash, the same picture twice, and too
     few pictures of a kind.
     """
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        examined = list(progress(pool.map(examine, pictures), "pictures", total=len(pictures)))
-    findings.problems += [problem for one in examined for problem in one.problems]
-    for first, second in _twice((picture.id.casefold(), picture) for picture in pictures):
+        examinations = list(progress(pool.map(examine, pictures), "pictures", total=len(pictures)))
+    findings.problems += [problem for one in examinations for problem in one.problems]
+    _note_repetitions(examinations, findings)
+    _note_doubtful_masks(examinations, findings)
+    _note_scarcity(pictures, findings)
+    return examinations
+
+
+def _note_repetitions(examinations: Sequence[Examination], findings: Findings) -> None:
+    """Note ids and pictures that occur twice."""
+    for first, second in _repetitions((one.picture.id.casefold(), one.picture) for one in examinations):
         findings.problems.append(
             f"{first.path} and {second.path}: names that differ only in their ending, in upper and lower case or in "
             f"their dashes would give both the id {second.id}; rename one"
         )
-    for first, second in _twice((one.pixels, one.picture) for one in examined if one.pixels):
+    for first, second in _repetitions((one.pixels, one.picture) for one in examinations if one.pixels):
         findings.problems.append(f"{first.path} and {second.path}: the same picture twice; remove one")
-    if graded := [str(one.picture.mask) for one in examined if one.graded_mask]:
+
+
+def _note_doubtful_masks(examinations: Sequence[Examination], findings: Findings) -> None:
+    """Warn of masks with grey values, and of masks that may be inverted."""
+    if graded := [str(one.picture.mask) for one in examinations if one.graded_mask]:
         findings.warnings.append(
             f"{len(graded)} mask(s) hold values other than 0 and 255; every value but 0 counts as defect (in a JPEG, "
-            f"every value above 127), even where it looks black: {listed(graded)}"
+            f"every value above 127), even where it looks black: {shortlist(graded)}"
         )
-    if covering := [str(one.picture.mask) for one in examined if one.covering_mask]:
+    if covering := [str(one.picture.mask) for one in examinations if one.covering_mask]:
         findings.warnings.append(
             f"{len(covering)} mask(s) mark more than half of their picture; every value but 0 counts as defect, so if "
-            f"the defect is black in them, invert them: {listed(covering)}"
+            f"the defect is black in them, invert them: {shortlist(covering)}"
         )
+
+
+def _note_scarcity(pictures: Sequence[Picture], findings: Findings) -> None:
+    """Note kinds of pictures that are missing, or too few to be split."""
     number = Counter(picture.defect_type for picture in pictures)
     if not number[GOOD]:  # first, since it may be why so many have no mask
         findings.problems.insert(0, "no good pictures; add them to the folder `good` (`train/good` and `test/good`)")
@@ -73,50 +90,57 @@ def validate(pictures: Sequence[Picture], findings: Findings) -> list[Examined]:
         for defect_type, count in sorted(number.items())
         if defect_type != GOOD and count < 2
     ]
-    return examined
 
 
-def examine(picture: Picture) -> Examined:
+def examine(picture: Picture) -> Examination:
     """Open a picture, its mask and its twin. Anything wrong is reported in `problems`, never raised."""
     try:
         image = read_image(picture.path)
-        sha256 = hashlib.sha256(picture.path.read_bytes()).hexdigest()
-    except (OSError, ValueError) as error:
-        return Examined(picture, (f"{error}; replace or remove the file",))
+        sha256 = _sha256(picture.path)
+    except (OSError, UserError) as error:
+        return Examination(picture, (f"{error}; replace or remove the file",))
     height, width = image.shape[:2]
-    problems, graded, covering, mask_sha256, twin_sha256 = [], False, False, None, None
-    if picture.mask is not None:
-        try:
-            mask = read_mask(picture.mask)
-            problems, covering = _mask_problems(picture.mask, mask, image), bool(mask.mean() > 0.5)
-            graded = _graded(picture.mask)
-            mask_sha256 = hashlib.sha256(picture.mask.read_bytes()).hexdigest()
-        except ValueError as error:
-            problems = [f"{error}; replace the file"]
-    if picture.twin is not None:
-        try:
-            high, wide = read_image(picture.twin).shape[:2]
-            twin_sha256 = hashlib.sha256(picture.twin.read_bytes()).hexdigest()
-            if (high, wide) != (height, width):
-                problems.append(
-                    f"{picture.twin}: the twin is {wide} x {high} px, its picture {width} x {height} px; it has to be "
-                    f"the same picture without the defect, or not be there"
-                )
-        except (OSError, ValueError) as error:
-            problems.append(f"{error}; replace or remove the file")
-    pixels = hashlib.sha256(f"{width}x{height}".encode() + image.tobytes()).hexdigest()
-    return Examined(
+    result = Examination(
         picture,
-        tuple(problems),
-        (width, height),
-        sha256,
-        mask_sha256,
-        twin_sha256,
-        pixels,
-        perceptual_hash(image),
-        graded,
-        covering,
+        size=(width, height),
+        sha256=sha256,
+        pixels=hashlib.sha256(f"{width}x{height}".encode() + image.tobytes()).hexdigest(),
+        perceptual_hash=perceptual_hash(image),
     )
+    if picture.mask is not None:
+        result = _with_mask(result, picture.mask, image)
+    return result if picture.twin is None else _with_twin(result, picture.twin)
+
+
+def _with_mask(result: Examination, path: Path, image: RGB) -> Examination:
+    """The examination of a picture with that of its mask."""
+    try:
+        mask = read_mask(path)
+        return replace(
+            result,
+            problems=(*result.problems, *_mask_problems(path, mask, image)),
+            mask_sha256=_sha256(path),
+            graded_mask=_is_graded(path),
+            covering_mask=bool(mask.mean() > 0.5),
+        )
+    except (OSError, UserError) as error:
+        return replace(result, problems=(*result.problems, f"{error}; replace the file"))
+
+
+def _with_twin(result: Examination, path: Path) -> Examination:
+    """The examination of a picture with that of its twin."""
+    try:
+        height, width = read_image(path).shape[:2]
+        result = replace(result, twin_sha256=_sha256(path))
+    except (OSError, UserError) as error:
+        return replace(result, problems=(*result.problems, f"{error}; replace or remove the file"))
+    if (width, height) == result.size:
+        return result
+    problem = (
+        f"{path}: the twin is {width} x {height} px, its picture {result.size[0]} x {result.size[1]} px; it has to be "
+        f"the same picture without the defect, or not be there"
+    )
+    return replace(result, problems=(*result.problems, problem))
 
 
 def perceptual_hash(image: RGB) -> int:
@@ -145,8 +169,7 @@ def _mask_problems(path: Path, mask: Mask, image: RGB) -> list[str]:
         return [f"{path}: the mask is empty; mark the defect, or move its picture to the good ones"]
     if mask.all():
         return [f"{path}: the mask marks the whole picture; mark only the defect (0 means no defect)"]
-    content = cv2.boundingRect((image != image[0, 0]).any(axis=2).astype(np.uint8))
-    left, top, wide, high = content
+    left, top, wide, high = cv2.boundingRect((image != image[0, 0]).any(axis=2).astype(np.uint8))
     if not mask[top : top + high, left : left + wide].any():
         return [
             f"{path}: the mask touches nothing: it lies wholly in the picture's one-coloured margin, outside of "
@@ -155,13 +178,17 @@ def _mask_problems(path: Path, mask: Mask, image: RGB) -> list[str]:
     return []
 
 
-def _graded(path: Path) -> bool:
+def _is_graded(path: Path) -> bool:
     """Whether an 8-bit mask holds values other than 0 and 255; a palette's numbers are names and not grey values."""
     mask = decode(path)
     return mask.mode in {"L", "RGB"} and bool(np.reshape(mask.histogram(), (-1, 256))[:, 1:255].any())
 
 
-def _twice(keyed: Iterable[tuple[str, Picture]]) -> list[tuple[Picture, Picture]]:
-    """Pictures whose key was seen before, each behind the first one with that key."""
+def _repetitions(pairs: Iterable[tuple[str, Picture]]) -> list[tuple[Picture, Picture]]:
+    """Pictures whose key an earlier one has, too, each behind the first one with that key."""
     first: dict[str, Picture] = {}
-    return [(first[key], picture) for key, picture in keyed if first.setdefault(key, picture) is not picture]
+    return [(first[key], picture) for key, picture in pairs if first.setdefault(key, picture) is not picture]
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -9,7 +9,9 @@ from zlib import crc32
 import numpy as np
 from numpy.random import Generator
 
+from lib.core.errors import UserError
 from lib.core.images import write_png
+from lib.core.records import GOOD
 from lib.core.runtime import progress
 from lib.dataset.surfaces import (
     Camera,
@@ -27,6 +29,8 @@ from lib.dataset.surfaces import (
     sensor_grain,
     woven,
 )
+
+SCENES = 20  # tries for one visible defect
 
 # What one picture of a category needs: the scene, where its defect may be, and the lamp.
 Station = tuple[Scene, tuple[float, float], Light]
@@ -103,20 +107,25 @@ def workpiece(category: str, defect_type: str, seed: int, index: int) -> Pair:
         raise ValueError(f"unknown defect type {defect_type!r} for {category}, expected one of {sorted(sizes)}")
     rng = np.random.default_rng([seed, crc32(category.encode()), crc32(defect_type.encode()), index])
     camera = Camera(vignetting=0.12, blur=0.65, read=0.8, shot=1.8)
-    for _ in range(20):
+    for _ in range(SCENES):
         scene, target, light = build(rng, defect_type)
         bright = level * rng.normal(1, 0.035)
         if good:
-            light_in = radiance(scene, light)
-            camera = replace(camera, exposure=exposure_for(light_in, scene.foreground, bright))
-            picture = expose(develop(light_in, camera), camera, sensor_grain(rng, light_in.shape[:2]))
-            return Pair(picture, picture, np.zeros(picture.shape[:2], bool), scene.foreground, surface, "good")
+            return _without_defect(rng, scene, light, camera, surface, bright)
         extent = _log_uniform(rng, *sizes[defect_type])
         strength = _log_uniform(rng, 0.45, 1.5)
         pair = render_pair(scene, light, camera, rng, defect_type, target, extent, strength, surface, bright)
         if pair is not None:
             return pair
-    raise RuntimeError(f"20 scenes of {category} in a row had no visible {defect_type}")
+    raise RuntimeError(f"{SCENES} scenes of {category} in a row had no visible {defect_type}")
+
+
+def _without_defect(rng: Generator, scene: Scene, light: Light, camera: Camera, surface: str, bright: float) -> Pair:
+    """A good picture of the mean value `bright`, which is its own twin."""
+    incoming = radiance(scene, light)
+    camera = replace(camera, exposure=exposure_for(incoming, scene.foreground, bright))
+    picture = expose(develop(incoming, camera), camera, sensor_grain(rng, incoming.shape[:2]))
+    return Pair(picture, picture, np.zeros(picture.shape[:2], bool), scene.foreground, surface, GOOD)
 
 
 def write_workpieces(
@@ -131,11 +140,14 @@ def write_workpieces(
 
     <category>/train/good, test/good, test/<type> and ground_truth/<type> hold 000.png (000_mask.png, 0 or
     255) and on; <category>/twins/<type> holds each defect picture as it would be without the defect. Adding
-    pictures or categories changes none of the others. Raises ValueError for an unknown category.
+    pictures or categories changes none of the others. Raises UserError for an unknown category.
     """
     unknown = sorted(set(categories) - set(STATIONS))
     if unknown:
-        raise ValueError(f"unknown categories {unknown}, expected some of {sorted(STATIONS)}")
+        raise UserError(
+            f"dataset.categories: {', '.join(unknown)} cannot be rendered, only {', '.join(sorted(STATIONS))}; correct "
+            f"it, or set dataset.path to the folder of your own pictures"
+        )
     jobs = [
         (category, defect_type, index)
         for category in categories
@@ -149,7 +161,7 @@ def write_workpieces(
     for category, defect_type, index in progress(jobs, "workpieces"):
         pair = workpiece(category, defect_type, seed, index)
         folder, name = Path(root) / category, f"{index:03d}"
-        if pair.defect_type == "good":
+        if pair.defect_type == GOOD:
             write_png(folder / defect_type / f"{name}.png", pair.normal)
             continue
         write_png(folder / "test" / defect_type / f"{name}.png", pair.defect)

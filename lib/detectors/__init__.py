@@ -5,31 +5,66 @@ A method's module offers
 - `Settings`: a `Section` with the types of its own section in params.yaml;
 - `LEARNS_FROM`: "defects", and it is trained for every arm, or "good", and it is trained on good pictures alone;
 - `fit(train, val, params, settings, seed, out)`: trains on examples, selects on val, writes weights as safetensors and
-  `config.json` into the folder `out`, returns its `History`;
+  `config.json` into the folder `out`, returns its `History`; seeds may train side by side, in threads;
 - `load(folder)`: the model that `fit` wrote; `predict(model, image)`: (H, W, 3) uint8 -> (H, W) float32, higher where
-  a defect is likelier, on one scale for all pictures.
+  a defect is likelier, on one scale for all pictures; several calls may run at once, in threads.
 
-`lib/detection.py` drives them all: it reads examples, chooses thresholds on val, draws curves and judges on test.
+`lib/detection.py` trains them all, chooses thresholds on val and draws curves; `lib/evaluation.py` judges on test.
 """
 
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
+
+import numpy as np
 
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask
+from lib.core.images import read_image, read_mask, recent
 from lib.core.params import methods
+
+# Room for decoded pictures and for as many masks: two thousand of 256 px, or the latest hundred and more of 1024 px.
+_image = recent(read_image, 384 * 2**20)
+_mask = recent(read_mask, 128 * 2**20)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture to learn from. image: (H, W, 3) uint8; mask: (H, W) bool, all False for good pictures."""
+    """One picture to learn from or to be judged on, in memory or, since thousands do not fit there, in its file.
 
-    image: RGB
-    mask: Mask
+    picture: (H, W, 3) uint8, or its file. truth: (H, W) bool, or its file, of which it is known that it marks a defect
+    (`prepare` and the gate refuse empty masks); None where there is no defect. Files are read anew each time, through
+    a cache of the latest ones that all examples share: keep the example, not its arrays, and change no array.
+    """
+
+    picture: RGB | Path
+    truth: Mask | Path | None
     synthetic: bool
     defect_type: str
+
+    @property
+    def image(self) -> RGB:
+        """(H, W, 3) uint8. Raises UserError where the file is no picture."""
+        return _image(self.picture) if isinstance(self.picture, Path) else self.picture
+
+    @property
+    def mask(self) -> Mask:
+        """(H, W) bool. Raises UserError where the file is no mask of the picture's size."""
+        if self.truth is None:
+            return np.zeros(self.image.shape[:2], bool)
+        if not isinstance(self.truth, Path):
+            return self.truth
+        mask, shape = _mask(self.truth), self.image.shape[:2]
+        if mask.shape != shape:
+            raise UserError(f"{self.truth}: size {mask.shape[::-1]}, its picture has {shape[::-1]}")
+        return mask
+
+    @property
+    def has_defect(self) -> bool:
+        """Whether any pixel is marked; told without reading a file."""
+        return self.truth is not None and (isinstance(self.truth, Path) or bool(self.truth.any()))
 
 
 @dataclass(frozen=True)

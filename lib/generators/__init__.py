@@ -6,8 +6,13 @@ A method's module offers
 - `finetune(params, settings, real, key, out, curves)`: learns from the real defects and writes the model into the
   folder `out`, with a `model.json` that names base, revision and weights; `key` names its unfinished work, `curves` is
   the folder for its loss. A procedure, which learns nothing, has no such function;
-- `synthesize(params, settings, real, model, batches)`: yields for each batch of placements its list of `Made`. A sample
-  depends on its own seed alone, whatever the batch, the order and the number of processes.
+- `synthesize(params, settings, real, model, batches)`: yields for each batch of placements the list of its answers, a
+  `Made` or a `Failed` for every placement. A sample depends on its own seed alone, whatever the batch, the order and
+  the number of processes.
+
+Most methods paint into the good picture that the placement names: the answer has that picture's size, and outside of
+the placement's box nothing changes, bit for bit. One that paints the background as well says so (`own_background`);
+it then gives the mask, or `normal`, the same picture without the defect, from which the mask is measured.
 
 `lib/synthesis.py` drives them all.
 """
@@ -38,15 +43,28 @@ class RealData:
 class Made:
     """One synthesized picture.
 
-    image: (H, W, 3) uint8, of the good picture's size unless `normal` is given. mask: (H, W) bool, where the generator
-    knows what it painted; None has it measured. normal: the picture without the defect, where the generator made that,
-    too. notes: the generator's own numbers, fit for JSON.
+    image: (H, W, 3) uint8. mask: (H, W) bool, where the generator knows what it painted; None has it measured.
+    normal: (H, W, 3) uint8, the picture without the defect, where the generator made that, too. own_background: the
+    picture does not show the placement's good picture. notes: the generator's own numbers, fit for JSON.
     """
 
     image: RGB
     mask: Mask | None = None
     normal: RGB | None = None
+    own_background: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A placement for which there is no picture, and why."""
+
+    reason: str
+
+
+Answer = Made | Failed
+
+NON_FINITE = "non-finite output"  # the reason of a diffusion method whose sample holds NaN or infinity
 
 
 def find(name: str) -> ModuleType:

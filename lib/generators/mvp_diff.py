@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,9 +20,11 @@ from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors import safe_open
 from torch import Tensor
 
 from lib import language
+from lib.core.errors import UserError
 from lib.core.geometry import (
     RGB,
     Box,
@@ -37,26 +39,35 @@ from lib.core.geometry import (
     window_around,
 )
 from lib.core.images import read_image, recent
-from lib.core.params import Params
+from lib.core.params import Params, Positive, Section
 from lib.core.records import DefectBox, Placement
 from lib.core.runtime import device, fingerprint, mixed_precision, progress, seed_for, write_json
 from lib.diffusion.components import PARTS, Components, embed, load, to_pixels, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.sampling import inpaint, starting_noise
 from lib.diffusion.training import train
-from lib.generators import Made, RealData
+from lib.generators import NON_FINITE, Answer, Failed, Made, RealData
 
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # all attention layers of the U-Net, as published
+View = tuple[DefectBox, tuple[bool, bool], int]  # a real defect, flipped across and down, its seed
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
-def finetune(params: Params, real: RealData, key: str, out: Path, curves: Path) -> None:
+class Settings(Section):
+    """The adaptation: `adapter` lora trains adapters of that `rank` on the attention layers, full every weight of the
+    U-Net; `variants` is the number of cached views of each real defect."""
+
+    adapter: Literal["lora", "full"]
+    rank: Positive
+    variants: Positive
+
+
+def finetune(params: Params, settings: Settings, real: RealData, key: str, out: Path, curves: Path) -> None:
     """Adapt the base to the category's real defects; `out` gets adapters or a U-Net in diffusers format."""
     torch.manual_seed(params.seed)
     parts = load(params.base, device())
-    cache, captions = cached_views(params, real, parts)
+    cache, captions = cached_views(params, settings, real, parts)
     table = embed(parts, captions).clone()
-    settings = params.finetune
     if settings.adapter == "lora":
         config = LoraConfig(
             r=settings.rank, lora_alpha=settings.rank, init_lora_weights="gaussian", target_modules=LORA_TARGETS
@@ -70,10 +81,12 @@ def finetune(params: Params, real: RealData, key: str, out: Path, curves: Path) 
         empty=0,
         cache=cache,
         scheduler=parts.scheduler,
-        min_snr_gamma=settings.min_snr_gamma,
-        caption_dropout=settings.caption_dropout,
+        min_snr_gamma=params.finetune.min_snr_gamma,
+        caption_dropout=params.finetune.caption_dropout,
     )
-    train(objective, len(cache.latents), settings, params.seed, f"finetune-mvp_diff-{real.category}", key, curves)
+    train(
+        objective, len(cache.latents), params.finetune, params.seed, f"finetune-mvp_diff-{real.category}", key, curves
+    )
     if settings.adapter == "lora":
         layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(parts.unet))
         StableDiffusionInpaintPipeline.save_lora_weights(out, unet_lora_layers=layers)
@@ -90,7 +103,9 @@ def finetune(params: Params, real: RealData, key: str, out: Path, curves: Path) 
     write_json(out / "model.json", facts)
 
 
-def synthesize(params: Params, real: RealData, model: Path, batches: Iterable[list[Placement]]) -> Iterator[list[Made]]:
+def synthesize(
+    params: Params, settings: Settings, real: RealData, model: Path, batches: Iterable[list[Placement]]
+) -> Iterator[list[Answer]]:
     """Paint a defect into the box of every placement; outside of it nothing changes, bit for bit."""
     where = device()
     precision = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision(where)]
@@ -118,6 +133,8 @@ def synthesize(params: Params, real: RealData, model: Path, batches: Iterable[li
         changes = to_pixels(generated) - to_pixels(round_trip)
         yield [
             Made(apply_change(normal, window, change, placement.box, params.synth.feather))
+            if np.isfinite(change).all()
+            else Failed(NON_FINITE)
             for normal, window, change, placement in zip(normals, windows, changes, batch, strict=True)
         ]
 
@@ -143,46 +160,64 @@ def hole(box: Box, window: Window, side: int) -> Mask:
 
 
 def adapted(params: Params, model: Path, where: torch.device, dtype: torch.dtype) -> Components:
-    """The base with the fine-tuned weights in it, merged, ready to sample."""
-    facts = json.loads((model / "model.json").read_text())
+    """The base with the fine-tuned weights in it, merged, ready to sample.
+
+    Raises UserError when the adapters are not those of this base's attention layers, all of them and no others.
+    """
+    facts = json.loads((model / "model.json").read_text(encoding="utf-8"))
     parts = load(params.base, where, dtype)
     if facts["adapter"] == "lora":
+        _check_adapters(model / LORA_FILE, parts.unet)
         parts.unet.load_lora_adapter(model, prefix="unet", weight_name=LORA_FILE, use_safetensors=True)
         parts.unet.fuse_lora()
         parts.unet.unload_lora()
         unet = parts.unet
     else:
-        unet = UNet2DConditionModel.from_pretrained(model / "unet", dtype=dtype)
+        unet = UNet2DConditionModel.from_pretrained(model / "unet", dtype=dtype, use_safetensors=True)
     unet.requires_grad_(False).eval().to(where, memory_format=torch.channels_last)
     return Components(unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.scheduler)
 
 
-def cached_views(params: Params, real: RealData, parts: Components) -> tuple[Cache, list[str]]:
+def _check_adapters(file: Path, unet: torch.nn.Module) -> None:
+    """Refuse a file without an adapter for every attention projection: diffusers would load what is there."""
+    layers = [name for name, _ in unet.named_modules() if any(name.endswith(f".{target}") for target in LORA_TARGETS)]
+    expected = {f"unet.{name}.lora.{half}.weight" for name in layers for half in ("down", "up")}
+    with safe_open(file, framework="pt") as weights:
+        keys = set(weights.keys())
+    if wrong := sorted(expected ^ keys):
+        raise UserError(
+            f"{file}: {len(expected - keys)} of {len(expected)} weights are missing and {len(keys - expected)} belong "
+            f"to no layer of {type(unet).__name__}, such as {wrong[0]}: the file is damaged, or was made for another "
+            f"base; delete the folder and run `dvc repro`"
+        )
+
+
+def cached_views(params: Params, settings: Settings, real: RealData, parts: Components) -> tuple[Cache, list[str]]:
     """Encode several views of every real defect once, and list the captions that the cache points to.
 
     Row 0 of the captions is the empty one.
     """
-    asked, rows, table = [], [], {"": 0}
+    views, rows, table = list[View](), [], {"": 0}
     for item in real.boxes:
         described = real.descriptions[item.sample, item.component]
-        for variant in range(params.finetune.variants):
+        for variant in range(settings.variants):
             flips = (bool(variant & 1), bool(variant & 2))
-            asked.append((item, flips, seed_for(params.seed, item.sample, item.component, variant)))
+            views.append((item, flips, seed_for(params.seed, item.sample, item.component, variant)))
             mirrored = language.mirrored(described.location, *flips)
             texts = language.captions(item.defect_type, real.category, mirrored) if any(flips) else described.captions
             rows.append(tuple(table.setdefault(text, len(table)) for text in texts))
     read = recent(read_image)
 
-    def cut(batch: list[tuple[DefectBox, tuple[bool, bool], int]]) -> tuple[Any, Any, Tensor]:
-        views = [
+    def cut(batch: list[View]) -> tuple[RGB, NDArray[np.bool_], Tensor]:
+        pairs = [
             view_of(read(Path(real.samples[item.sample].image)), item.box, flips, params, parts.resolution, seed)
             for item, flips, seed in batch
         ]
-        pictures, masks = zip(*views, strict=True)
+        pictures, masks = zip(*pairs, strict=True)
         return np.stack(pictures), np.stack(masks), torch.tensor([seed % 2**31 for *_, seed in batch])
 
     size = params.finetune.batch_size
-    batches = [asked[start : start + size] for start in range(0, len(asked), size)]
+    batches = [views[start : start + size] for start in range(0, len(views), size)]
     latents, masked, masks = encode_views(parts.vae, (cut(batch) for batch in progress(batches, "encode views")))
     return Cache(latents, masked, masks, tuple(rows)), list(table)
 

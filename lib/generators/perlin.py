@@ -12,33 +12,33 @@ from numpy.typing import NDArray
 
 from lib.core.geometry import RGB, Box, crop, paste_back, resize, window_around
 from lib.core.images import read_image, recent
-from lib.core.params import Params
+from lib.core.params import Params, Section
 from lib.core.records import GOOD, Placement
-from lib.core.runtime import seed_for, write_json
-from lib.generators import Made, RealData
+from lib.core.runtime import seed_for
+from lib.generators import Answer, Made, RealData
 
 THRESHOLD = 0.5  # of the noise, in units of its largest absolute value; DRAEM's own for noise in [-1, 1]
 OPACITY = (0.2, 1.0)  # beta of DRAEM's section 3.3, drawn uniformly
 
 
-def finetune(params: Params, real: RealData, key: str, out: Path, curves: Path) -> None:
-    """Nothing is learnt: there is a name to write, and a record of no steps."""
-    write_json(out / "model.json", {"generator": "perlin", "training_free": True})
-    write_json(curves / "metrics.json", {"step": 0})
+class Settings(Section):
+    """Nothing to choose: what the paper fixes stands above."""
 
 
-def synthesize(params: Params, real: RealData, model: Path, batches: Iterable[list[Placement]]) -> Iterator[list[Made]]:
+def synthesize(
+    params: Params, settings: Settings, real: RealData, model: Path, batches: Iterable[list[Placement]]
+) -> Iterator[list[Answer]]:
     """Blend one Perlin-shaped piece of foreign texture into the box of every placement."""
     read = recent(read_image)
-    normals = sorted(Path(sample.image) for sample in real.samples.values() if sample.defect_type == GOOD)
+    goods = sorted(Path(sample.image) for sample in real.samples.values() if sample.defect_type == GOOD)
+
+    def answer(placement: Placement) -> Answer:
+        rng = np.random.default_rng(seed_for(placement.seed, "perlin"))
+        normal = read(Path(real.samples[placement.normal].image))
+        return blend(normal, read(goods[rng.integers(len(goods))]), placement.box, rng)
+
     for batch in batches:
-        made = []
-        for placement in batch:
-            rng = np.random.default_rng(seed_for(placement.seed, "perlin"))
-            normal = read(Path(real.samples[placement.normal].image))
-            source = read(normals[rng.integers(len(normals))])
-            made.append(blend(normal, source, placement.box, rng))
-        yield made
+        yield [answer(placement) for placement in batch]
 
 
 def blend(normal: RGB, source: RGB, box: Box, rng: np.random.Generator) -> Made:

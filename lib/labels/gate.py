@@ -7,11 +7,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.geometry import RGB, Box, Mask, box_mask
+from lib.core.geometry import RGB, Box, Mask
 from lib.core.params import Gate
 
 RING = 5  # px of surroundings that a defect is seen against
+GRADIENT = 3  # px beyond the ring that are cut out with it: dilation and the gradient look at their neighbours
 PIECE = 0.1  # of the largest piece's area; smaller ones are specks, as annotations have them, too
+BLANK = 0.5  # share of the mask that is pure black or white, above which a filled box is no picture at all
+TINY = 1e-6  # CIELAB units, so that nothing is divided by zero where `gate.min_contrast` is 0
 RELATIVE = ("strength", "size", "thickness", "likeness", "sharpness", "pieces")  # scores beside real defects
 
 Lab = NDArray[np.floating]  # (3,), CIELAB
@@ -33,8 +36,7 @@ def measure(image: RGB, mask: Mask) -> Traits:
 
     Where the mask leaves no ring around it, contrast and sharpness are 0.
     """
-    margin = RING + 3  # of which the last pixel is for the gradient
-    near = tuple(slice(max(int(i.min()) - margin, 0), int(i.max()) + margin + 1) for i in np.nonzero(mask))
+    near = _around(mask, RING + GRADIENT)
     lab, inside = _lab(image[near]), mask[near]
     solid = inside.astype(np.uint8)
     areas = cv2.connectedComponentsWithStats(solid)[2][1:, cv2.CC_STAT_AREA]
@@ -66,7 +68,7 @@ def likeness(contrast: Lab, real: Iterable[Lab]) -> float:
     return min(1.0, max(float(contrast @ other) / square if square else 1.0 for other, square in squares))
 
 
-def beside(found: Traits, known: Sequence[Traits], gate: Gate) -> dict[str, float]:
+def beside(traits: Traits, real: Sequence[Traits], gate: Gate) -> dict[str, float]:
     """The scores of a defect that compare with real ones of its type, at least one: those named in RELATIVE.
 
     strength: contrast in multiples of that which stands out most; size: area in multiples of the smallest; thickness:
@@ -75,15 +77,15 @@ def beside(found: Traits, known: Sequence[Traits], gate: Gate) -> dict[str, floa
     the number that the one with most has.
     """
     # Where real defects differ from their surroundings by texture alone, what is just visible is the measure.
-    strongest = max(gate.min_contrast, 1e-6, *(float(np.linalg.norm(real.contrast)) for real in known))
-    softest = min(real.sharpness for real in known)
+    strongest = max(gate.min_contrast, TINY, *(float(np.linalg.norm(other.contrast)) for other in real))
+    softest = min(other.sharpness for other in real)
     return {
-        "strength": float(np.linalg.norm(found.contrast)) / strongest,
-        "size": found.area / min(real.area for real in known),
-        "thickness": found.thickness / max(real.thickness for real in known),
-        "likeness": likeness(found.contrast, (real.contrast for real in known)),
-        "sharpness": found.sharpness / softest if softest > 0 else 1.0,
-        "pieces": found.pieces / max(real.pieces for real in known),
+        "strength": float(np.linalg.norm(traits.contrast)) / strongest,
+        "size": traits.area / min(other.area for other in real),
+        "thickness": traits.thickness / max(other.thickness for other in real),
+        "likeness": likeness(traits.contrast, (other.contrast for other in real)),
+        "sharpness": traits.sharpness / softest if softest > 0 else 1.0,
+        "pieces": traits.pieces / max(other.pieces for other in real),
     }
 
 
@@ -104,47 +106,89 @@ def out_of_range(scores: dict[str, float], gate: Gate) -> str | None:
     return None
 
 
-def real_acceptance(known: Sequence[Traits], gate: Gate) -> list[bool]:
+def real_acceptance(real: Sequence[Traits], gate: Gate) -> list[bool]:
     """Whether each real defect of a type would pass, compared with the others: what the ranges are worth.
 
     Empty with fewer than two.
     """
-    pairs = [(found, [*known[:n], *known[n + 1 :]]) for n, found in enumerate(known)]
-    return [out_of_range(beside(found, others, gate), gate) is None for found, others in pairs if others]
+    pairs = [(traits, [*real[:n], *real[n + 1 :]]) for n, traits in enumerate(real)]
+    return [out_of_range(beside(traits, others, gate), gate) is None for traits, others in pairs if others]
 
 
 def judge(
-    image: RGB, normal: RGB, mask: Mask, box: Box, gate: Gate, known: Sequence[Traits]
+    image: RGB, normal: RGB | None, mask: Mask, box: Box, gate: Gate, real: Sequence[Traits]
 ) -> tuple[dict[str, float], bool, str | None]:
     """The scores of one synthetic sample, whether it is accepted, and if not, why.
 
-    image, normal: (H, W, 3) uint8, with and without the defect; mask: (H, W) bool, as measured; known: the real defects
-    of its type, at least one. Scores: contrast: mean CIELAB distance between image and normal inside the mask; area: of
-    the mask, px; fill: the mask's share of the box; outside: pixels outside of the box that differ from `normal`;
-    clipped: share of the mask that became pure black or pure white; and those of `beside`. Of an empty mask there is
-    nothing to measure, and they are 0.
+    image, normal: (H, W, 3) uint8, with and without the defect; normal is None where nobody knows the picture without
+    it. mask: (H, W) bool; box: where change is allowed, the whole picture where the background is the generator's own;
+    real: the defects of its type, at least one. Scores: those of `absolute` and of `beside`; of an empty mask there
+    is nothing to measure, and they are 0.
     """
-    inside = box_mask(box, normal.shape[1], normal.shape[0])
-    area = int(mask.sum())
-    pure = (image == image[..., :1]).all(axis=2) & np.isin(image[..., 0], (0, 255)) & (image != normal).any(axis=2)
-    scores = {
-        "contrast": float(np.linalg.norm(_lab(image) - _lab(normal), axis=2)[mask].mean()) if area else 0.0,
-        "area": float(area),
-        "fill": area / max(int(inside.sum()), 1),
-        "outside": float(((image != normal).any(axis=2) & ~inside).sum()),
-        "clipped": float(pure[mask].mean()) if area else 0.0,
-        **(beside(measure(image, mask), known, gate) if area else dict.fromkeys(RELATIVE, 0.0)),
-    }
-    if scores["outside"]:
-        reason: str | None = "changed outside of the box"
-    elif scores["contrast"] < gate.min_contrast or area < gate.min_area:
-        reason = "no visible change"
-    elif scores["fill"] > gate.max_fill:
-        reason = "blank output" if scores["clipped"] > 0.5 else "the whole box changed"
+    scores = absolute(image, normal, mask, box)
+    if scores["area"]:
+        traits = measure(image, mask)
+        if normal is None:
+            scores["contrast"] = float(np.linalg.norm(traits.contrast))
+        scores |= beside(traits, real, gate)
     else:
-        reason = out_of_range(scores, gate)
+        scores |= dict.fromkeys(RELATIVE, 0.0)
+    reason = _reason(scores, gate)
     return scores, reason is None, reason
 
 
-def _lab(image: RGB) -> np.ndarray:
-    return cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+def absolute(image: RGB, normal: RGB | None, mask: Mask, box: Box) -> dict[str, float]:
+    """The scores of a defect for which real ones are not asked.
+
+    contrast: mean CIELAB distance between image and normal inside the mask (`judge` takes that to the ring around the
+    mask where there is no normal); area: of the mask, px; fill: the mask's share of the box; outside: pixels outside
+    of the box that differ from the normal, of which there are none without one; clipped: share of the mask that is
+    pure black or pure white, and is not so in the normal.
+    """
+    allowed = slice(max(box[1], 0), max(box[3], 0)), slice(max(box[0], 0), max(box[2], 0))
+    area = int(np.count_nonzero(mask))
+    scores = {"contrast": 0.0, "area": float(area), "fill": area / max(mask[allowed].size, 1)}
+    scores |= {"outside": 0.0, "clipped": 0.0}
+    if normal is not None:
+        scores["outside"] = float(_pixels_changed(image, normal, allowed))
+    if area:
+        near = _around(mask)  # a defect is small beside its picture: all that follows looks at its own pixels alone
+        inside, defect = mask[near], image[near]
+        pure = (defect == defect[..., :1]).all(axis=2) & np.isin(defect[..., 0], (0, 255))
+        if normal is not None:
+            pure &= (defect != normal[near]).any(axis=2)
+            scores["contrast"] = float(np.linalg.norm(_lab(defect) - _lab(normal[near]), axis=2)[inside].mean())
+        scores["clipped"] = float(pure[inside].mean())
+    return scores
+
+
+def _reason(scores: dict[str, float], gate: Gate) -> str | None:
+    """Why a sample with these scores is refused; None if it is not."""
+    if scores["outside"]:
+        return "changed outside of the box"
+    if scores["contrast"] < gate.min_contrast or scores["area"] < gate.min_area:
+        return "no visible change"
+    if scores["fill"] > gate.max_fill:
+        return "blank output" if scores["clipped"] > BLANK else "the whole box changed"
+    return out_of_range(scores, gate)
+
+
+def _pixels_changed(image: RGB, normal: RGB, but: tuple[slice, slice]) -> int:
+    """How many pixels differ, those in the rows and columns `but` not counted."""
+    change = cv2.absdiff(image, normal)
+    change[but] = 0
+    return int(np.count_nonzero(change.any(axis=2))) if change.any() else 0
+
+
+def _around(mask: Mask, margin: int = 0) -> tuple[slice, slice]:
+    """Rows and columns that hold all of a mask, not empty, and `margin` px more on each side."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return (
+        slice(max(top - margin, 0), top + height + margin),
+        slice(max(left - margin, 0), left + width + margin),
+    )
+
+
+def _lab(image: RGB) -> NDArray[np.float32]:
+    """CIELAB, (H, W, 3)."""
+    return np.asarray(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), dtype=np.float32)

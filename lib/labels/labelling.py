@@ -1,89 +1,195 @@
 """Label synthetic pictures: measure each one's mask, judge it, and count what was rejected and why."""
 
+import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 
-from lib.core.geometry import RGB, crop, window_around
+from lib.core.geometry import RGB, Box, Mask, crop, window_around
 from lib.core.images import contact_sheet, outlined, read_image, read_mask, recent, write_png
 from lib.core.params import Params
 from lib.core.records import Sample, Synthetic
 from lib.core.runtime import progress
 from lib.labels.gate import Traits, judge, measure, real_acceptance
-from lib.labels.masks import METHODS
+from lib.labels.masks import METHODS, only_what_changed
 
 ACCEPTED, REJECTED = (40, 220, 80), (255, 40, 40)  # outlines on the contact sheet
 SHEET = 12  # samples of each type on the contact sheet
+COLUMNS, TILE = 12, 128  # of the contact sheet: four samples in a row; px
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def label_all(
-    params: Params,
-    real: Mapping[str, Sample],
-    records: list[Synthetic],
-    folder: Path,
-    final: Path,
-) -> tuple[list[Synthetic], dict[str, Any], RGB]:
-    """Write each sample's mask into `folder`, which will be `final`; returns the records with mask, scores and verdict,
-    the gate's numbers, and a contact sheet. `real`: the samples of the train and val parts by their ids, since the
-    gate selects and does not train.
+@dataclass(frozen=True)
+class Judgement:
+    """A labelled record, and what a contact sheet shows of it: good picture (if any), picture, mask."""
 
-    A mask that the generator knows exactly is taken as it is; the gate judges it all the same.
+    record: Synthetic
+    tiles: tuple[RGB, ...] = ()
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """Labels single records. Called from several threads: a record's files and verdict depend on nothing else.
+
+    real: the samples of the train and val parts by their ids. traits: those of all real defects, by type. read: reads
+    a good picture, through a memory. folder: for new pictures and masks; `final`: where it will lie. shown: the
+    placements whose windows are asked for.
     """
-    known = _measured(real)
-    read = recent(read_image)
-    labelled, tiles = [], []
-    shown: Counter[str] = Counter()
-    for record in progress(records, "measure masks"):
-        image, normal = read_image(Path(record.image)), read(Path(real[record.normal].image))
+
+    params: Params
+    real: Mapping[str, Sample]
+    traits: Mapping[str, list[Traits]]
+    read: Callable[[Path], RGB]
+    folder: Path
+    final: Path
+    shown: frozenset[str]
+
+    def __call__(self, record: Synthetic) -> Judgement:
+        if record.image is None:
+            return Judgement(replace(record, accepted=False))
+        image, normal = read_image(Path(record.image)), self._normal(record)
+        height, width = image.shape[:2]
+        allowed: Box = record.box if record.normal is not None else (0, 0, width, height)
         if record.mask is not None:
             mask = read_mask(Path(record.mask))
         else:
-            mask = METHODS[params.masks.method](image, normal, record.box, params.masks.component_ratio)
-        scores, accepted, reason = judge(image, normal, mask, record.box, params.gate, known[record.defect_type])
+            if normal is None:
+                raise ValueError(f"{record.image}: neither a mask nor a normal picture to measure it against")
+            record, image, mask = self._measured(record, image, normal, allowed)
+        scores, accepted, reason = judge(
+            image, normal, mask, allowed, self.params.gate, self.traits[record.defect_type]
+        )
+        path, digest = self._write("masks", record, mask)
+        record = replace(
+            record,
+            mask=path,
+            mask_sha256=digest,
+            scores={name: round(value, 6) for name, value in scores.items()},
+            accepted=accepted,
+            reason=reason,
+        )
+        tiles = self._tiles(record, image, normal, mask) if record.placement in self.shown else ()
+        return Judgement(record, tiles)
+
+    def _normal(self, record: Synthetic) -> RGB | None:
+        """The picture without the defect: the good one, or the twin that the generator made; None if there is none."""
+        if record.normal is not None:
+            return self.read(Path(self.real[record.normal].image))
+        image = Path(str(record.image))
+        twin = image.parent.with_name("normals") / image.name
+        return read_image(twin) if twin.exists() else None
+
+    def _measured(self, record: Synthetic, image: RGB, normal: RGB, allowed: Box) -> tuple[Synthetic, RGB, Mask]:
+        """Measure the mask on the picture as it was painted, and put the normal back where nothing is to be seen."""
+        masks, synth = self.params.masks, self.params.synth
+        mask = METHODS[masks.method](image, normal, allowed, masks.component_ratio)
+        record = replace(record, knobs=record.knobs | masks.model_dump() | {"keep": synth.keep})
+        if synth.keep == "changed":
+            image = only_what_changed(image, normal, mask, synth.feather)
+            path, digest = self._write("images", record, image)
+            record = replace(record, image=path, sha256=digest)
+        if record.normal is None and mask.any():
+            left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+            record = replace(record, box=(left, top, left + width, top + height))
+        return record, image, mask
+
+    def _write(self, folder: str, record: Synthetic, pixels: RGB | Mask) -> tuple[str, str]:
+        """Write one picture or mask; its final path, and the digest of the file."""
         file = f"{record.placement}.png"
-        digest = write_png(folder / "masks" / file, mask)
-        scores = {name: round(value, 6) for name, value in scores.items()}
-        path = (final / "masks" / file).as_posix()
-        found = replace(record, mask=path, mask_sha256=digest, scores=scores, accepted=accepted, reason=reason)
-        labelled.append(found)
-        if shown[record.defect_type] < SHEET:
-            shown[record.defect_type] += 1
-            window = window_around(record.box, normal.shape, params.window.context, params.window.min_side)
-            drawn = outlined(image, mask, ACCEPTED if accepted else REJECTED)
-            tiles += [crop(picture, window) for picture in (normal, image, drawn)]
-    sheet = contact_sheet([tiles[start : start + 12] for start in range(0, len(tiles), 12)], tile=128)
-    return labelled, gate_numbers(labelled, [real_acceptance(traits, params.gate) for traits in known.values()]), sheet
+        return (self.final / folder / file).as_posix(), write_png(self.folder / folder / file, pixels)
+
+    def _tiles(self, record: Synthetic, image: RGB, normal: RGB | None, mask: Mask) -> tuple[RGB, ...]:
+        """The window around the defect: without it, with it, with its outline in the colour of the verdict."""
+        window = window_around(record.box, image.shape, self.params.window.context, self.params.window.min_side)
+        drawn = outlined(image, mask, ACCEPTED if record.accepted else REJECTED)
+        return tuple(crop(picture, window) for picture in (image if normal is None else normal, image, drawn))
+
+
+def label_all(
+    params: Params, real: Mapping[str, Sample], records: list[Synthetic], folder: Path, final: Path
+) -> tuple[list[Synthetic], dict[str, Any], RGB]:
+    """Label the records of one category; returns them with mask, scores and verdict, the gate's numbers, and a contact
+    sheet. Masks, and the pictures that were trimmed to them, are written into `folder`, which will be `final`.
+
+    real: the samples of the train and val parts by their ids, since the gate selects and does not train. A mask that
+    the generator knows exactly is taken as it is; the gate judges it all the same. A request without a picture is not
+    accepted, and keeps its reason.
+    """
+    traits = _real_traits(real)
+    label = Labeller(params, real, traits, recent(read_image), folder, final, _first_of_each_type(records))
+    judgements = _on_cores(label, records, "measure masks")
+    labelled = [judgement.record for judgement in judgements]
+    numbers = gate_numbers(labelled, [real_acceptance(of_type, params.gate) for of_type in traits.values()])
+    numbers["masks"] = "measured" if any(r.image and r.mask is None for r in records) else "known"
+    tiles = [tile for judgement in judgements for tile in judgement.tiles]
+    rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
+    return labelled, numbers, contact_sheet(rows, tile=TILE)
+
+
+def _first_of_each_type(records: list[Synthetic]) -> frozenset[str]:
+    """The placements of the first SHEET pictures of every type."""
+    of_type: dict[str, list[str]] = {}
+    for record in records:
+        if record.image is not None:
+            of_type.setdefault(record.defect_type, []).append(record.placement)
+    return frozenset(name for names in of_type.values() for name in names[:SHEET])
 
 
 def gate_numbers(records: list[Synthetic], of_real: list[list[bool]]) -> dict[str, Any]:
     """How many samples were accepted, overall and per type, why the others were not, and pixels changed outside.
 
-    of_real: for each type, whether each real defect would pass beside the others: a gate that refuses real defects is
-    too narrow.
+    samples = accepted + failed + the sum over `rejected`; `failures` says why there was no picture. Rates are shares
+    of the samples. of_real: for each type, whether each real defect would pass beside the others: a gate that refuses
+    real defects is too narrow.
     """
     passed = [verdict for verdicts in of_real for verdict in verdicts]
     verdicts: dict[str, list[bool]] = {}
     for record in records:
         verdicts.setdefault(record.defect_type, []).append(bool(record.accepted))
+    pictures, failures = ([r for r in records if (r.image is None) == failed] for failed in (False, True))
     return {
         "samples": len(records),
-        "acceptance_rate": round(float(np.mean([bool(r.accepted) for r in records])), 6),
-        "acceptance_rate_per_type": {name: round(float(np.mean(v)), 6) for name, v in sorted(verdicts.items())},
-        "real_acceptance_rate": round(float(np.mean(passed)), 6) if passed else None,
-        "rejected": dict(sorted(Counter(record.reason for record in records if record.reason).items())),
-        "pixels_changed_outside": int(sum(record.scores["outside"] for record in records)),
+        "accepted": sum(bool(record.accepted) for record in records),
+        "failed": len(failures),
+        "acceptance_rate": _share([bool(record.accepted) for record in records]),
+        "acceptance_rate_per_type": {name: _share(of_type) for name, of_type in sorted(verdicts.items())},
+        "real_acceptance_rate": _share(passed),
+        "rejected": _reasons(pictures),
+        "failures": _reasons(failures),
+        "pixels_changed_outside": int(sum(record.scores["outside"] for record in pictures)),
     }
 
 
-def _measured(real: Mapping[str, Sample]) -> dict[str, list[Traits]]:
+def _share(verdicts: list[bool]) -> float | None:
+    return round(float(np.mean(verdicts)), 6) if verdicts else None
+
+
+def _reasons(records: Iterable[Synthetic]) -> dict[str, int]:
+    return dict(sorted(Counter(record.reason for record in records if record.reason).items()))
+
+
+def _real_traits(real: Mapping[str, Sample]) -> dict[str, list[Traits]]:
     """The traits of all real defects, by their type."""
+    defects = [sample for sample in real.values() if sample.mask is not None]
+
+    def traits_of(sample: Sample) -> Traits:
+        return measure(read_image(Path(sample.image)), read_mask(Path(str(sample.mask))))
+
     traits: dict[str, list[Traits]] = {}
-    for sample in progress(real.values(), "measure real defects"):
-        if sample.mask is not None:
-            found = measure(read_image(Path(sample.image)), read_mask(Path(sample.mask)))
-            traits.setdefault(sample.defect_type, []).append(found)
+    for sample, measured in zip(defects, _on_cores(traits_of, defects, "measure real defects"), strict=True):
+        traits.setdefault(sample.defect_type, []).append(measured)
     return traits
+
+
+def _on_cores(function: Callable[[Item], Result], items: list[Item], what: str) -> list[Result]:
+    """`map` on all cores, in order: decoding, colour conversion and filters run outside of Python's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(progress(pool.map(function, items), what, total=len(items)))

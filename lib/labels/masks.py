@@ -23,6 +23,15 @@ VISIBLE = 2.2  # CIELAB units; 2.3 is one just noticeable difference (Mahy et al
 BORDER = 0.12  # of the strongest change: outside of it is what blur spills over the border of the defect
 CHROMA = 0.3  # weight of colour beside lightness: autoencoders carry it coarser, so it spills further over borders
 BLUR = 0.3  # px; averages sensor noise, yet spills less than BORDER over a straight sharp border
+TEXTURE_SHARE = 0.9  # of the texture's own variation: below it, a change is no other realisation of it
+TEXTURE_RANGE = 0.15  # from there to 1.05: what two realisations differ by, give or take the noise of the estimate
+SMOOTHING = 0.2  # weight of the total variation, in multiples of the texture: averages it out, keeps borders
+ITERATIONS = 60  # of the total variation at most: a bound on its time
+CALMER = (0.25, 0.5)  # quantiles of the change that a defect seldom reaches
+EXTENT = 0.9  # quantile of the texture's own variation that counts as its extent
+CALM, STRONGEST = 0.3, 0.98  # quantiles of the change: a defect rarely fills 70 % of its box; 2 % are outliers
+ABOVE_CALM = 1.5  # the autoencoder's noise, as the calm pixels show it, reaches this far
+OTSU_SHARE = 0.5  # of Otsu's threshold, which lies between ground and defect, so that half-strong defects count
 PINHOLE = 6  # px
 MARGIN = 2  # px around a measured mask that are kept whole: a defect's faint rim
 SHIFTS = ((0, 3), (3, 0), (3, 3), (3, -3), (0, 5), (5, 0), (5, 5), (5, -5))  # px, down and right
@@ -44,41 +53,40 @@ def measured_mask(generated: Picture, reference: Picture, box: Box, component_ra
         return mask
     rows, columns = (slice(axis.min(), axis.max() + 1) for axis in np.nonzero(mask))
     generated, reference = generated[rows, columns], reference[rows, columns]
-    share, texture = _repainted(generated, reference)
-    change = _moved(generated, reference, share * texture)
-    calm, strongest = np.quantile(change, (0.3, 0.98))
+    share, texture = _other_realisation(generated, reference)
+    change = _distance(generated, reference, share * texture)
+    calm, strongest = np.quantile(change, (CALM, STRONGEST))
     # A change that fills the box leaves nothing calm; then half of the strongest change bounds it.
-    low = max(VISIBLE, BORDER * strongest, share * texture, min(1.5 * calm, 0.5 * strongest))
-    high = max(low, 0.5 * threshold_otsu(change))
-    changed = _without_specks(apply_hysteresis_threshold(change, low, high), component_ratio)
-    mask[rows, columns] = remove_small_holes(changed, max_size=PINHOLE)
+    low = max(VISIBLE, BORDER * strongest, share * texture, min(ABOVE_CALM * calm, strongest / 2))
+    high = max(low, OTSU_SHARE * threshold_otsu(change))
+    visible = _without_specks(apply_hysteresis_threshold(change, low, high), component_ratio)
+    mask[rows, columns] = remove_small_holes(visible, max_size=PINHOLE)
     return mask
 
 
-def only_what_changed(generated: RGB, normal: RGB, box: Box, feather: int, component_ratio: float = 0.1) -> RGB:
-    """The generated picture with the normal one put back wherever in the box no change is to be seen: (H, W, 3) uint8.
+def only_what_changed(generated: RGB, normal: RGB, mask: Mask, feather: int) -> RGB:
+    """The generated picture with the normal one put back wherever no change is to be seen: (H, W, 3) uint8.
 
     A generator repaints the ground around its defect, too, never quite as it was; left in, the box itself is what
-    detectors learn. Kept is the measured mask and a margin, over which the change fades out within `feather` px.
-    `component_ratio` is that of the mask: what the label drops must not stay in the picture.
+    detectors learn. Kept is the mask, as measured on the untouched pair, and a margin, over which the change fades out
+    within `feather` px: inside of the mask every pixel stays as it was painted.
     """
-    seen = measured_mask(generated, normal, box, component_ratio)
-    reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * (feather + MARGIN) + 1,) * 2)
-    kept = (cv2.dilate(seen.astype(np.uint8), reach) > 0) & box_mask(box, *normal.shape[1::-1])
-    return paste_back(generated, normal, kept, feather)
+    reach = feather + MARGIN
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
+    return paste_back(generated, normal, cv2.dilate(mask.astype(np.uint8), disc) > 0, feather)
 
 
 def change_map(generated: Picture, reference: Picture) -> Heat:
-    """How far each pixel has moved, (H, W) float32 >= 0 in CIELAB units (CIE 1976 distance).
+    """How far each pixel lies from its reference, (H, W) float32 >= 0 in CIELAB units (CIE 1976 distance).
 
     Compared pixel by pixel and hardly smoothed, so a change of structure at equal mean colour counts as well. Where
-    the generator painted another realisation of the same texture, every pixel has moved although nothing is wrong:
+    the generator painted another realisation of the same texture, every pixel differs although nothing is wrong:
     there the signed change is smoothed by total variation (Rudin, Osher and Fatemi 1992), which averages the texture
     out and keeps borders. Raises ValueError when the sizes differ.
     """
     _check(generated, reference)
-    share, texture = _repainted(generated, reference)
-    return _moved(generated, reference, share * texture)
+    share, texture = _other_realisation(generated, reference)
+    return _distance(generated, reference, share * texture)
 
 
 def cosine_rgb_otsu(generated: Picture, normal: Picture, box: Box, component_ratio: float = 0.1) -> Mask:
@@ -124,15 +132,15 @@ def _lab(picture: Picture) -> NDArray[np.float32]:
     return cv2.GaussianBlur(lab, (0, 0), BLUR).astype(np.float32, copy=False)
 
 
-def _moved(generated: Picture, reference: Picture, repainted: float) -> Heat:
-    """`change_map`, where a repainted texture alone moves pixels by so many CIELAB units."""
+def _distance(generated: Picture, reference: Picture, texture: float) -> Heat:
+    """`change_map`, where another realisation of the texture alone moves pixels by so many CIELAB units."""
     change = _lab(generated) - _lab(reference)
-    if repainted > 0:
-        change = denoise_tv_chambolle(change, weight=0.2 * repainted, max_num_iter=60, channel_axis=2)
+    if texture > 0:
+        change = denoise_tv_chambolle(change, weight=SMOOTHING * texture, max_num_iter=ITERATIONS, channel_axis=2)
     return np.linalg.norm(change, axis=2).astype(np.float32)
 
 
-def _repainted(generated: Picture, reference: Picture) -> tuple[float, float]:
+def _other_realisation(generated: Picture, reference: Picture) -> tuple[float, float]:
     """How surely the texture is another realisation (0..1), and how far that alone moves a pixel (CIELAB units).
 
     Two realisations of a texture differ by as much as the texture differs from itself a few pixels on. So the change
@@ -149,9 +157,9 @@ def _repainted(generated: Picture, reference: Picture) -> tuple[float, float]:
     if not shifted:
         return 0.0, 0.0
     itself = np.concatenate(shifted)
-    moved = np.linalg.norm(_lab(generated) - lab, axis=2)
-    ratios = np.quantile(moved, (0.25, 0.5)) / np.maximum(np.quantile(itself, (0.25, 0.5)), 1e-3)
-    return float(np.clip((ratios.min() - 0.9) / 0.15, 0, 1)), float(np.quantile(itself, 0.9))
+    change = np.linalg.norm(_lab(generated) - lab, axis=2)
+    ratios = np.quantile(change, CALMER) / np.maximum(np.quantile(itself, CALMER), 1e-3)
+    return float(np.clip((ratios.min() - TEXTURE_SHARE) / TEXTURE_RANGE, 0, 1)), float(np.quantile(itself, EXTENT))
 
 
 def _without_specks(mask: Mask, component_ratio: float) -> Mask:

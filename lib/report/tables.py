@@ -1,19 +1,18 @@
-"""One table from all metrics: does synthesis help, whom, by how much, and is it more than noise?"""
+"""The report: one table of all metrics that says whether synthesis helps, where, by how much, and beyond chance."""
 
-import csv
-import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lib import plots
-from lib.core.params import REAL_ONLY, Params
+from lib.core.params import PLACEBO, REAL_ONLY, Params
 from lib.core.runtime import write_json, write_text
-from lib.metrics.intervals import mean_std, paired_difference
+from lib.metrics.intervals import chance_difference, paired_difference
 
 # The columns of the tables: the key in the detection metrics, and its name in the field.
 COLUMNS = {
@@ -26,199 +25,266 @@ COLUMNS = {
     "pixel_iou_max": "pixel IoU",
     "aupro": "AUPRO",
 }
+HEADLINE = "pixel_ap"  # the metric of the verdict in words, chosen before any result: one, lest the best be picked
+DRAWN = ("pixel_ap", "aupro")  # the metrics with bars of their own
+ALL = "all categories"  # the row of their mean; a blank keeps it apart from every category's name
+LEVEL = 0.95  # of all intervals
+MASK_METHODS = {
+    "measured": "measured",
+    "cosine_rgb_otsu": "cosine_rgb_otsu (published)",
+    "grey_difference": "grey difference, Otsu",
+}
+
+ARMS_NOTE = f"""Mean ± standard deviation over seeds, on the untouched test part. Every arm has the same real defects \
+and the same training budget; `{PLACEBO}` is `{REAL_ONLY}` once more under other seeds."""
+
+# The verdict rests on the pooled spread: three pairs have 2 degrees of freedom, and six seeds of one arm on photographs
+# lay 0.1 of pixel AP apart, so that an interval over three pairs that leaves out 0 is easily had among many.
+DIFFERENCES_NOTE = f"""Arm minus `{REAL_ONLY}`, mean over categories and seeds.
+
+- *pairs*: {LEVEL:.0%} interval (Student's t) over pairs of equal category and seed. `{PLACEBO}` has other seeds: its \
+pairs go by the seeds' rank.
+- *equal arms*: the range that holds {LEVEL:.0%} of the differences of two arms that differ in nothing but the seeds. \
+The spread over seeds is pooled, category by category, over `{REAL_ONLY}`, `{PLACEBO}` and the arm itself; other \
+generators have no part in it, so that one that fails hides no effect of another.
+- *verdict*: *beyond* where the difference is larger than that range, else *within*, whatever its pairs say.
+- Generators share their seeds with `{REAL_ONLY}`. Where a seed acts alike in both arms, equal arms differ by less \
+than that: the verdict *within* is then too careful, and the pairs are the sharper view.
+- `{PLACEBO}` and `{REAL_ONLY}` share data and split, and every generator has one set of samples: all of this is \
+the noise of training seeds alone. Another split, other test pictures or newly drawn samples would add to it."""
 
 
-@dataclass(frozen=True)
-class Arm:
-    """The detection metrics of one detector, trained with one generator's samples or without any, on one category."""
-
-    detector: str
-    name: str
-    category: str
-    seeds: dict[str, dict[str, float | None]]
-    per_type: dict[str, dict[str, dict[str, float | None]]]  # defect type: mean and std: metric
-
-    def values(self, metric: str) -> list[float]:
-        """The metric of every seed, in the order of the seeds; nan where it is not defined."""
-        found = (self.seeds[seed].get(metric) for seed in sorted(self.seeds, key=int))
-        return [float("nan") if value is None else float(value) for value in found]
+SAMPLES_NOTE = """Requests = accepted + rejected + failed. Masks are known where the generator tells them, else \
+measured from the change. Real ones accepted: the share of the real defects that pass the gate, each compared with the \
+others; where it is low, the gate is too narrow. Kernel distance and diversity are taken on features of \
+EfficientNet-Lite0, which learned from ImageNet; they rank generators on one data set and are not Inception KID."""
 
 
-def read_arms(params: Params, folder: Path) -> list[Arm]:
-    """Read `<folder>/<detector>.json` of all detectors, and of it the categories and arms that params.yaml names."""
-    arms = []
+def read_scores(params: Params, folder: Path) -> pd.DataFrame:
+    """One row for each value in `<folder>/<detector>.json`, of the categories and arms that params.yaml names.
+
+    Columns: detector, category, arm, metric (categoricals in the order of params.yaml and COLUMNS), seed (its rank
+    among the arm's seeds, from 0, since a placebo's are other numbers), value (NaN where the metric is not defined).
+    """
+    rows = []
     for detector in params.detectors:
-        found = _json(folder / f"{detector}.json")
+        scores = _json(folder / f"{detector}.json")
         for category in params.dataset.categories:
-            for name in params.arms:
-                scores = found[category][name]
-                arms.append(Arm(detector, name, category, scores["seeds"], scores["per_type"]))
-    return arms
+            for arm in params.arms(detector):
+                seeds = scores[category][arm]["seeds"]
+                rows += [
+                    (detector, category, arm, metric, rank, seeds[seed][metric])
+                    for rank, seed in enumerate(sorted(seeds, key=int))
+                    for metric in COLUMNS
+                ]
+    names = ["detector", "category", "arm", "metric", "seed", "value"]
+    orders = {
+        "detector": list(params.detectors),
+        "category": [*params.dataset.categories, ALL],
+        "arm": list(dict.fromkeys(arm for detector in params.detectors for arm in params.arms(detector))),
+        "metric": list(COLUMNS),
+    }
+    kinds = {name: pd.CategoricalDtype(order, ordered=True) for name, order in orders.items()}
+    return pd.DataFrame(rows, columns=names).astype({**kinds, "value": float})
 
 
-def summary(params: Params, arms: Sequence[Arm]) -> dict[str, Any]:
-    """Mean over categories and seeds, and spread over seeds, per detector and arm: what metrics diff shows."""
+def over_categories(scores: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with the mean over categories, seed by seed; category is ALL. A missing value leaves none."""
+    means = scores.groupby(["detector", "arm", "metric", "seed"])["value"].mean(skipna=False).reset_index()
+    return means.assign(category=ALL).astype({"category": scores["category"].dtype})
+
+
+def spread(scores: pd.DataFrame) -> pd.DataFrame:
+    """Columns `mean` and `std`, over seeds, by detector, category, arm and metric; NaN where a value is missing."""
+    groups = scores.groupby(["detector", "category", "arm", "metric"])["value"]
+    return pd.DataFrame({"mean": groups.mean(skipna=False), "std": groups.std(skipna=False)})
+
+
+def differences(params: Params, scores: pd.DataFrame) -> pd.DataFrame:
+    """The placebo and each generator beside real defects alone: one row for each detector, metric and arm.
+
+    Columns: detector, metric, arm; difference (mean over categories and seeds of arm minus none); low, high (its
+    interval over pairs of category and seed); equal_arms (half the range of what two equal arms differ by, see
+    `chance_difference`); verdict (`within` or `beyond` that range). NaN, and the verdict `-`, where it cannot be told:
+    a metric that is not defined, one seed.
+    """
+    seeds = scores.groupby(["detector", "metric", "arm", "category"])["value"].agg(list)
+    rows = []
+    for detector, metric in product(params.detectors, COLUMNS):
+        arms = {
+            arm: [seeds.loc[detector, metric, arm, category] for category in params.dataset.categories]
+            for arm in params.arms(detector)
+        }
+        none, placebo = arms[REAL_ONLY], arms[PLACEBO]
+        for arm, values in list(arms.items())[1:]:
+            difference, low, high = paired_difference(np.concatenate(values), np.concatenate(none), LEVEL)
+            equals = [none] if arm == PLACEBO else [none, placebo]
+            equal_arms = chance_difference(list(zip(values, *equals, strict=True)), LEVEL)
+            rows.append((detector, metric, arm, difference, low, high, equal_arms))
+    table = pd.DataFrame(rows, columns=["detector", "metric", "arm", "difference", "low", "high", "equal_arms"])
+    excess = table["difference"].abs() - table["equal_arms"]
+    return table.assign(verdict=np.select([excess > 0, excess <= 0], ["beyond", "within"], "-"))
+
+
+def summary(params: Params, metrics: Path, scores: pd.DataFrame) -> dict[str, Any]:
+    """What `dvc metrics diff` compares: for each detector and arm the mean of every metric over categories and seeds,
+    and the spread of pixel AP over seeds; the share of samples that the gate accepted; the masks' IoU with the truth.
+    """
     tree: dict[str, Any] = {}
-    for detector in params.detectors:
-        for name in params.arms:
-            rows = [arm for arm in arms if (arm.detector, arm.name) == (detector, name)]
-            entry = {metric: _all_categories(rows, metric) for metric in COLUMNS}
-            tree.setdefault(detector, {})[name] = {
-                **{metric: _number(mean) for metric, (mean, _) in entry.items()},
-                "pixel_ap_std": _number(entry["pixel_ap"][1]),
-            }
-    return tree
+    for row in spread(over_categories(scores)).reset_index().to_dict("records"):
+        entry = tree.setdefault(row["detector"], {}).setdefault(row["arm"], {})
+        entry[row["metric"]] = _number(row["mean"])
+        if row["metric"] == "pixel_ap":
+            entry["pixel_ap_std"] = _number(row["std"])
+    rates = tree["acceptance_rate"] = {}
+    for generator in params.generators:
+        shares = [gate["acceptance_rate"] for gate in _gates(params, metrics, generator).values()]
+        rates[generator] = _number(float(np.mean(shares)))
+    return tree | {"mask_iou": _json(metrics / "mask_truth.json").get("all", {})}
 
 
 def write_report(params: Params, metrics: Path) -> str:
-    """Write `summary.json` and the folder `report/` below `metrics`; returns the table for the terminal.
+    """Write `summary.json` and the folder `report/` below `metrics`; returns verdict and table for the terminal.
 
-    The folder gets report.md, arms.csv and training/ for DVC's plots, and the same as pictures for people who have
-    no connection to the content network that DVC's own page needs.
+    The folder gets report.md, differences.csv, arms.csv and training/ for DVC's plots, and the same as pictures, since
+    DVC's own page needs a network.
     """
-    arms = read_arms(params, metrics / "detection")
-    out = metrics / "report"
-    table = _arms_table(params, arms)
+    out, scores = metrics / "report", read_scores(params, metrics / "detection")
+    contrasts = differences(params, scores)
+    terminal = f"{verdict(contrasts)}\n\n{_arms_table(scores)}"
     parts = [
-        "# Does synthesis help?",
-        "Mean ± standard deviation over seeds, on the untouched test part. Every arm has the same real defects and the "
-        "same training budget.",
-        table,
-        "## Difference from real defects alone",
-        _differences(params, arms),
-        "## Pixel AP by defect type",
-        _types_table(params, arms),
-        "## Synthetic samples",
-        _samples_table(params, metrics),
-        "## Masks against the exact truth",
-        _truth_table(metrics / "mask_truth.json"),
-        "## Pictures",
-        _pictures(params),
+        f"# Does synthesis help?\n\n{terminal}\n\n{ARMS_NOTE}",
+        f"## Difference from real defects alone\n\n{_differences_table(contrasts)}",
+        f"## Pixel AP by defect type\n\n{_types_table(params, metrics / 'detection')}",
+        f"## Synthetic samples\n\n{_samples_table(params, metrics)}",
+        f"## Masks against the exact truth\n\n{_truth_table(metrics / 'mask_truth.json')}",
+        f"## Pictures\n\n{_pictures(params)}",
     ]
     write_text(out / "report.md", "\n\n".join(parts) + "\n")
-    write_json(metrics / "summary.json", summary(params, arms) | _labels(params, metrics))
-    means = [(f"{arm.name} {arm.category} {arm.detector}", mean_std(arm.values("pixel_ap"))[0]) for arm in arms]
-    _write_csv(out / "arms.csv", ("arm", "pixel_ap"), means)
-    curves = {
-        f"{generator} {category}": points
-        for generator in params.generators
-        for category in params.dataset.categories
-        if (points := _loss_curve(metrics / "finetune" / generator / category))
-    }
-    for arm, points in curves.items():
-        _write_csv(out / "training" / f"{arm.replace(' ', '-')}.csv", ("step", "loss"), points)
-    plots.learning_curve(out / "training.png", curves)
-    for metric in ("pixel_ap", "aupro"):
-        heights = {
-            f"{name}\n{detector}": _all_categories(
-                [arm for arm in arms if (arm.detector, arm.name) == (detector, name)], metric
-            )
-            for detector in params.detectors
-            for name in params.arms
-        }
-        plots.bars(out / f"{metric}.png", heights, f"{COLUMNS[metric]}, mean over categories")
-    return table
+    write_text(out / "differences.csv", _csv(contrasts))
+    write_json(metrics / "summary.json", summary(params, metrics, scores))
+    _write_plots(params, metrics, scores, contrasts)
+    return terminal
 
 
-def _labels(params: Params, metrics: Path) -> dict[str, Any]:
-    """Share of synthetic samples that the gate accepted, mean over categories, and the masks' IoU with the truth."""
-    rates = {}
+def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> None:
+    """Tables for DVC's plots, and pictures."""
+    out = metrics / "report"
+    means = spread(scores)["mean"].xs("pixel_ap", level="metric").reset_index()
+    names = means[["arm", "category", "detector"]].astype(str).agg(" ".join, axis="columns")
+    write_text(out / "arms.csv", _csv(pd.DataFrame({"arm": names, "pixel_ap": means["mean"]})))
+    curves = {}
     for generator in params.generators:
-        gate = _json(metrics / "masks" / f"{generator}.json")
-        found = [gate[category]["acceptance_rate"] for category in params.dataset.categories]
-        rates[generator] = round(float(np.mean(found)), 4)
-    return {"acceptance_rate": rates, "mask_iou": _json(metrics / "mask_truth.json").get("all", {})}
-
-
-def _all_categories(arms: Sequence[Arm], metric: str) -> tuple[float, float]:
-    """Mean over categories for each seed, then mean and sample standard deviation over seeds."""
-    return mean_std(np.mean([arm.values(metric) for arm in arms], axis=0).tolist())
-
-
-def _arms_table(params: Params, arms: Sequence[Arm]) -> str:
-    rows = []
-    for detector in params.detectors:
-        for category in [*params.dataset.categories, "all"]:
-            for name in params.arms:
-                chosen = [
-                    arm
-                    for arm in arms
-                    if (arm.detector, arm.name) == (detector, name) and category in (arm.category, "all")
-                ]
-                cells = ["{:.3f} ± {:.3f}".format(*_all_categories(chosen, metric)) for metric in COLUMNS]
-                rows.append([detector, category, name, *cells])
-    return markdown(["detector", "category", "arm", *COLUMNS.values()], rows)
-
-
-def _differences(params: Params, arms: Sequence[Arm]) -> str:
-    """Paired by category and seed, with an interval over those pairs."""
-    values = {(arm.detector, arm.name, arm.category): arm for arm in arms}
-    rows = []
-    for detector in params.detectors:
-        for generator in params.generators:
-            cells = []
-            for metric in COLUMNS:
-                with_it, without = (
-                    [
-                        value
-                        for category in params.dataset.categories
-                        for value in values[detector, name, category].values(metric)
-                    ]
-                    for name in (generator, REAL_ONLY)
-                )
-                mean, low, high = paired_difference(with_it, without)
-                cells.append(f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]")
-            rows.append([detector, generator, *cells])
-    note = (
-        "95 % intervals (Student's t) over pairs of equal category and seed; one that holds 0 shows no clear effect. "
-        "Seeds vary the detector's training, neither the split nor the synthetic samples."
-    )
-    return markdown(["detector", "arm", *COLUMNS.values()], rows) + f"\n\n{note}"
-
-
-def _types_table(params: Params, arms: Sequence[Arm]) -> str:
-    """One row for each defect type: over all types together a large kind of defect hides the small ones."""
-    values = {(arm.detector, arm.name, arm.category): arm for arm in arms}
-    rows = []
-    for detector in params.detectors:
         for category in params.dataset.categories:
-            for name in values[detector, REAL_ONLY, category].per_type:
-                found = [values[detector, arm, category].per_type[name] for arm in params.arms]
-                cells = [f"{_short(one['mean']['pixel_ap'])} ± {_short(one['std']['pixel_ap'])}" for one in found]
-                rows.append([detector, category, name, *cells])
+            path = metrics / "finetune" / generator / category / "plots" / "metrics" / "loss.tsv"  # DVCLive's
+            if path.exists():  # a generator that learns nothing has none
+                points = pd.read_csv(path, sep="\t")[["step", "loss"]]
+                write_text(out / "training" / f"{generator}-{category}.csv", _csv(points))
+                curves[f"loss of {generator}, {category}"] = points.to_numpy().tolist()
+    plots.learning_curve(out / "training.png", curves)
+    heights = spread(over_categories(scores)).reset_index()
+    chance = contrasts.set_index(["detector", "metric", "arm"])["equal_arms"].to_dict()
+    for metric in DRAWN:
+        groups: dict[str, dict[str, plots.Bar]] = {}
+        for row in heights[heights["metric"] == metric].to_dict("records"):
+            bar = plots.Bar(row["mean"], row["std"], chance.get((row["detector"], metric, row["arm"]), np.nan))
+            groups.setdefault(row["detector"], {})[row["arm"]] = bar
+        plots.bars(out / f"{metric}.png", groups, f"{COLUMNS[metric]}, mean over categories", (REAL_ONLY, PLACEBO))
+
+
+def verdict(contrasts: pd.DataFrame) -> str:
+    """One sentence for each detector and arm in the headline metric, and how many of all verdicts chance would give."""
+    lines = [
+        f"- {row['detector']}, {row['arm']}: {_sentence(row)}"
+        for row in contrasts[contrasts["metric"] == HEADLINE].to_dict("records")
+    ]
+    verdicts = contrasts[(contrasts["arm"] != PLACEBO) & (contrasts["verdict"] != "-")]["verdict"]
+    if len(verdicts):
+        lines += [
+            f"\nOver all metrics {(verdicts == 'beyond').sum()} of {len(verdicts)} differences of generators lie "
+            f"beyond what two equal arms differ by; without any effect up to {(1 - LEVEL) * len(verdicts):.1f} would."
+        ]
+    return "\n".join(lines)
+
+
+def _sentence(row: Mapping[Hashable, Any]) -> str:
+    """A row of `differences` in words."""
+    name = f"{COLUMNS[row['metric']]} {row['difference']:+.3f}"
+    if pd.isna(row["difference"]):
+        return f"{COLUMNS[row['metric']]} is not defined"
+    if row["verdict"] == "-":
+        return f"{name}, no verdict: one seed does not tell chance from effect"
+    pairs = _interval(row["low"], row["high"])
+    return f"{name}, {row['verdict']} what two equal arms differ by (±{row['equal_arms']:.3f}); pairs {pairs}"
+
+
+def _arms_table(scores: pd.DataFrame) -> str:
+    table = spread(pd.concat([scores, over_categories(scores)]))
+    table["cell"] = [_mean_and_std(mean, std) for mean, std in zip(table["mean"], table["std"], strict=True)]
+    wide = table.pivot_table(index=["detector", "category", "arm"], columns="metric", values="cell", aggfunc="first")
+    return markdown(wide.rename(columns=COLUMNS).reset_index())
+
+
+def _differences_table(contrasts: pd.DataFrame) -> str:
+    """The placebo stands above the generators, metric by metric: the yardstick beside what it measures."""
+    cells = {
+        "detector": contrasts["detector"],
+        "metric": contrasts["metric"].map(COLUMNS),
+        "arm": contrasts["arm"],
+        "difference": contrasts["difference"].map(_signed),
+        "pairs": [_interval(low, high) for low, high in zip(contrasts["low"], contrasts["high"], strict=True)],
+        "equal arms": contrasts["equal_arms"].map(lambda half: "-" if pd.isna(half) else f"±{half:.3f}"),
+        "verdict": contrasts["verdict"],
+    }
+    return f"{markdown(pd.DataFrame(cells))}\n\n{DIFFERENCES_NOTE}"
+
+
+def _types_table(params: Params, folder: Path) -> str:
+    """One row for each defect type: over all types together a large kind of defect hides the small ones."""
+    rows = []
+    for detector in params.detectors:
+        scores = _json(folder / f"{detector}.json")
+        for category in params.dataset.categories:
+            arms = {arm: scores[category][arm]["per_type"] for arm in params.arms(detector)}
+            for name in arms[REAL_ONLY]:
+                cells = {
+                    arm: _mean_and_std(types[name]["mean"]["pixel_ap"], types[name]["std"]["pixel_ap"])
+                    for arm, types in arms.items()
+                }
+                rows.append({"detector": detector, "category": category, "defect type": name, **cells})
     note = "Mean ± standard deviation over seeds, each type's pictures beside the good ones."
-    return markdown(["detector", "category", "defect type", *params.arms], rows) + f"\n\n{note}"
+    return f"{markdown(pd.DataFrame(rows).fillna('-'))}\n\n{note}"
 
 
 def _samples_table(params: Params, metrics: Path) -> str:
+    """Raises ValueError where a request is neither accepted nor rejected nor failed."""
     rows, fidelity = [], _json(metrics / "fidelity.json")
     for generator in params.generators:
-        gates = _json(metrics / "masks" / f"{generator}.json")
-        for category in params.dataset.categories:
-            gate = gates[category]
+        for category, gate in _gates(params, metrics, generator).items():
             likeness = fidelity[generator][category]
-            reasons = ", ".join(f"{count} {reason}" for reason, count in gate["rejected"].items())
+            accepted, rejected = round(gate["acceptance_rate"] * gate["samples"]), sum(gate["rejected"].values())
+            if (outcomes := accepted + rejected + gate["failed"]) != gate["samples"]:
+                raise ValueError(f"{generator}, {category}: {gate['samples']} requests, {outcomes} with an outcome")
+            reasons = [f"{count} {reason}" for reason, count in (gate["rejected"] | gate["failures"]).items()]
             rows.append(
-                [
-                    generator,
-                    category,
-                    str(gate["samples"]),
-                    f"{gate['acceptance_rate']:.0%}",
-                    "-" if gate["real_acceptance_rate"] is None else f"{gate['real_acceptance_rate']:.0%}",
-                    reasons or "-",
-                    str(gate["pixels_changed_outside"]),
-                    *(_short(likeness[name]) for name in ("kid", "diversity", "diversity_real", "memorised_share")),
-                ]
+                {
+                    "generator": generator,
+                    "category": category,
+                    "requests": gate["samples"],
+                    "accepted": f"{accepted} ({gate['acceptance_rate']:.0%})",
+                    "rejected": rejected,
+                    "failed": gate["failed"],
+                    "real ones accepted": _share(gate["real_acceptance_rate"]),
+                    "masks": gate["masks"],
+                    "pixels changed outside of the box": gate["pixels_changed_outside"],
+                    "kernel distance x 1000": _short(likeness["kid"]),
+                    "diversity": _short(likeness["diversity"]),
+                    "diversity of real ones": _short(likeness["diversity_real"]),
+                    "memorised": _share(likeness["memorised_share"]),
+                    "rejected or failed because": ", ".join(reasons) or "-",
+                }
             )
-    heads = ["generator", "category", "samples", "accepted", "real ones accepted", "rejected because"]
-    heads += ["pixels changed outside of the box", "kernel distance x 1000"]
-    heads += ["diversity", "of the real ones", "memorised"]
-    note = (
-        "Real ones accepted: the share of the known real defects that pass the gate, each compared with the others; "
-        "where it is low, the gate is too narrow. Kernel distance and diversity are taken on a classic descriptor "
-        "(gradients, binary patterns, colour); they rank generators on one data set and are not Inception KID."
-    )
-    return markdown(heads, rows) + f"\n\n{note}"
+    return f"{markdown(pd.DataFrame(rows))}\n\n{SAMPLES_NOTE}"
 
 
 def _truth_table(path: Path) -> str:
@@ -226,58 +292,59 @@ def _truth_table(path: Path) -> str:
     if not truth:
         return "The data set has no twins (the same picture without its defect), so there is no exact truth to hold."
     rows = [
-        [name, *(f"{scores[method]:.3f}" for method in ("measured", "cosine_rgb_otsu", "grey_difference"))]
+        {"category and type": name, **{head: _short(scores[key]) for key, head in MASK_METHODS.items()}}
         for name, scores in truth.items()
     ]
     note = "Mean IoU of masks taken from autoencoder round trips of a defect picture and its defect-free twin."
-    return f"{note}\n\n" + markdown(
-        ["category and type", "measured", "cosine_rgb_otsu (published)", "grey difference, Otsu"], rows
-    )
+    return f"{note}\n\n{markdown(pd.DataFrame(rows))}"
 
 
 def _pictures(params: Params) -> str:
     lines = ["- `metrics/report/`: this page, bars and training curves"]
-    for generator in params.generators:
-        lines.append(f"- `metrics/synth/{generator}/`, `metrics/masks/{generator}/`, `metrics/fidelity/{generator}/`")
-    lines += [
-        f"- `metrics/detection/{detector}/<category>/<arm>/best.png`, `worst.png`" for detector in params.detectors
-    ]
+    for name in params.generators:
+        lines.append(f"- `metrics/synth/{name}/`, `metrics/masks/{name}/`, `metrics/fidelity/{name}/`")
+    lines += [f"- `metrics/detection/{name}/<category>/<arm>/best.png`, `worst.png`" for name in params.detectors]
     return "\n".join(lines)
 
 
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns are padded, so that it reads well as plain text too."""
-    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
-    lines = [heads, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
+def markdown(frame: pd.DataFrame) -> str:
+    """A Markdown table of the cells as they are, padded, so that it reads well as plain text too."""
+    return frame.astype(str).to_markdown(index=False, disable_numparse=True)
 
 
-def _loss_curve(folder: Path) -> list[tuple[float, float]]:
-    """(step, loss) points that DVCLive wrote; none for generators that learn nothing."""
-    path = folder / "plots" / "metrics" / "loss.tsv"
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [(float(row["step"]), float(row["loss"])) for row in csv.DictReader(file, delimiter="\t")]
-
-
-def _write_csv(path: Path, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(heads)
-    writer.writerows(rows)
-    write_text(path, buffer.getvalue())
+def _gates(params: Params, metrics: Path, generator: str) -> Mapping[str, dict[str, Any]]:
+    """The gate's numbers of each category."""
+    gates = _json(metrics / "masks" / f"{generator}.json")
+    return {category: gates[category] for category in params.dataset.categories}
 
 
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _csv(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+
+
 def _number(value: float) -> float | None:
-    return None if np.isnan(value) else round(value, 4)
+    return None if pd.isna(value) else round(float(value), 4)
 
 
 def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if pd.isna(value) else f"{value:.3f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if pd.isna(value) else f"{value:.0%}"
+
+
+def _mean_and_std(mean: float | None, std: float | None) -> str:
+    return _short(mean) if pd.isna(std) else f"{_short(mean)} ± {_short(std)}"
+
+
+def _signed(value: float) -> str:
+    return "-" if pd.isna(value) else f"{value:+.3f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return "-" if pd.isna(low) else f"[{low:+.3f}, {high:+.3f}]"

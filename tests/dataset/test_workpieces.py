@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lib.core.errors import UserError
 from lib.dataset.surfaces import HALO
 from lib.dataset.workpieces import STATIONS, workpiece, write_workpieces
 
@@ -70,7 +71,7 @@ def test_defects_of_the_nut_lie_on_the_nut(defect_type: str):
 
 
 def test_unknown_names_are_told_with_the_known_ones(tmp_path: Path):
-    with pytest.raises(ValueError, match="brushed_metal"):
+    with pytest.raises(UserError, match=r"dataset\.categories: bolts cannot be rendered, only brushed_metal"):
         write_workpieces(tmp_path, 0, ["bolts"])
     with pytest.raises(ValueError, match="chipped_edge"):
         workpiece("hex_nut", "dent", 0, 0)

@@ -1,14 +1,11 @@
 import json
-import types
 
 import numpy as np
 import pytest
 
 from lib import detectors
-from lib.core.images import write_png
-from lib.core.params import Detect, Evaluate
-from lib.core.records import GOOD, Sample
-from lib.detection import evaluate, fit_seeds, image_score, precision_recall
+from lib.core.params import Detect
+from lib.core.records import GOOD
 from lib.detectors import Example, unet
 from lib.metrics.ranking import average_precision, f1_max
 from lib.windows import Pools, batch_of, evenly_by_type, scaled_example
@@ -206,94 +203,6 @@ def test_a_mask_keeps_lines_that_are_thinner_than_a_pixel_after_scaling():
     assert scaled.mask.shape == (32, 32) and scaled.mask.any(axis=1).all()
 
 
-def test_a_finished_seed_is_not_trained_again_and_a_killed_one_leaves_nothing_behind(tmp_path):
-    trained = []
-
-    def fit(train, val, params, seed, out):
-        trained.append(seed)
-        (out / "history.json").write_text('{"loss": [1.0, 0.5], "val_pixel_ap": [[2, 0.5]]}')
-        if seed == 1 and trained.count(1) == 1:
-            raise KeyboardInterrupt
-
-    module, work = types.SimpleNamespace(fit=fit), tmp_path / "work"
-    work.mkdir()
-    with pytest.raises(KeyboardInterrupt):
-        fit_seeds(module, [], [], BRIEF, work)
-    (work / "seed-1.tmp-99").mkdir()  # what SIGKILL would have left
-    (work / "learning.png.tmp-99").write_bytes(b"half")
-    fit_seeds(module, [], [], BRIEF, work)
-    assert sorted(trained) == [0, 1, 1]
-    assert sorted(path.name for path in work.iterdir()) == ["learning.png", "seed-0", "seed-1"]
-
-
-def test_seeds_that_train_side_by_side_end_as_they_do_one_after_the_other(tmp_path):
-    train, val, before = blobs(4, 0), blobs(3, 1), unet.torch.get_num_threads()
-    try:
-        for threads in (1, 2):
-            unet.torch.set_num_threads(threads)
-            (tmp_path / str(threads)).mkdir()
-            fit_seeds(unet, train, val, BRIEF, tmp_path / str(threads))
-    finally:
-        unet.torch.set_num_threads(before)
-    for seed in BRIEF.seeds:
-        one, other = (tmp_path / threads / f"seed-{seed}" / "model.safetensors" for threads in ("1", "2"))
-        assert one.read_bytes() == other.read_bytes()
-
-
-def test_the_score_of_a_picture_ignores_one_odd_pixel_but_not_a_small_defect():
-    scores = np.zeros((200, 200), np.float32)
-    scores[0, 0] = 1
-    assert image_score(scores) == pytest.approx(1 / 40)
-    scores[:7, :7] = 1
-    assert image_score(scores) == 1
-    assert image_score(np.full((1, 1), 0.5, np.float32)) == 0.5
-
-
-def test_precision_recall_runs_from_the_surest_pixel_to_all_of_them():
-    truth = np.array([[1, 0, 1, 0]], bool)
-    curve = precision_recall([np.array([[0.9, 0.8, 0.7, 0.1]], np.float32)], [truth])
-    np.testing.assert_allclose(curve[[0, 99, 100, -1]], [[0.005, 1], [0.5, 1], [0.505, 2 / 3], [1, 2 / 3]])
-
-
-@pytest.fixture
-def test_part(tmp_path):
-    samples = []
-    for n, example in enumerate(blobs(5, 3, side=40)):
-        image, mask = tmp_path / f"{n}.png", tmp_path / f"{n}_mask.png"
-        write_png(image, example.image)
-        write_png(mask, example.mask)
-        kind = example.defect_type
-        samples.append(
-            Sample(f"{n}", "nut", kind, str(image), str(mask) if kind != GOOD else None, f"{n}", "test", (40, 40), "")
-        )
-    return samples
-
-
-def test_evaluation_writes_the_same_metrics_curves_and_overlays_twice(tmp_path, test_part):
-    models = tmp_path / "models"
-    for seed in (0, 1):
-        (models / f"seed-{seed}").mkdir(parents=True)
-        unet.fit(blobs(4, 0), blobs(3, 1), BRIEF, seed, models / f"seed-{seed}")
-    written = []
-    for out in (tmp_path / "a" / "nut", tmp_path / "b" / "nut"):
-        arms = {"none": models, "perlin": models}
-        found = evaluate(unet, arms, test_part, Evaluate(fpr_limit=0.3, overlays=2), out)
-        files = [out / "none" / name for name in ("pr.csv", "best.png", "worst.png")]
-        written.append([json.dumps(found, allow_nan=False).encode(), *(file.read_bytes() for file in files)])
-    assert written[0] == written[1]
-    assert list(found) == ["none", "perlin"] and found["none"] == found["perlin"]
-    metrics = found["none"]
-    assert metrics["counts"] == {"seeds": 2, "good": 2, "blob": 3}
-    assert set(metrics["seeds"]) == {"0", "1"} and set(metrics["per_type"]) == {"blob"}
-    mean = (metrics["seeds"]["0"]["pixel_ap"] + metrics["seeds"]["1"]["pixel_ap"]) / 2
-    assert metrics["mean"]["pixel_ap"] == pytest.approx(mean, abs=2e-6)
-    assert written[0][1].decode().splitlines()[0] == "recall,precision"
-
-
-def test_a_detector_nobody_knows_and_a_test_part_without_defects_are_refused(tmp_path, test_part):
-    with pytest.raises(ValueError, match=r"'u-net' is unknown, expected one of unet"):
+def test_a_detector_nobody_knows_is_refused():
+    with pytest.raises(ValueError, match=r"'u-net' is unknown, known are .*unet"):
         detectors.find("u-net")
-    with pytest.raises(ValueError, match="holds no trained seeds"):
-        evaluate(unet, {"none": tmp_path}, test_part, Evaluate(fpr_limit=0.3, overlays=2), tmp_path / "out")
-    with pytest.raises(ValueError, match="no defect"):
-        evaluate(unet, {"none": tmp_path}, test_part[:2], Evaluate(fpr_limit=0.3, overlays=2), tmp_path / "out")

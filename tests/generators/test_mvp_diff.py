@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +12,15 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
+from lib.core.errors import UserError
 from lib.core.geometry import Window, box_mask, window_around
 from lib.core.images import png_bytes, read_image
 from lib.core.params import Params
 from lib.diffusion.components import Components, load
-from lib.generators import mvp_diff, read_real
-from lib.generators.mvp_diff import adapted, apply_change, finetune, hole, synthesize, view_of
+from lib.generators import NON_FINITE, Failed, Made, mvp_diff, read_real
+from lib.generators.mvp_diff import LORA_FILE, Settings, adapted, apply_change, finetune, hole, synthesize, view_of
 from tests.category import CATEGORY, placement, tiny_params, write_category
 
 CPU = torch.device("cpu")
@@ -57,20 +60,24 @@ def params(raw_params: dict, tiny_base: Path) -> Params:
     return tiny_params(raw_params, tiny_base)
 
 
+def settings_of(params: Params) -> Settings:
+    return params.section("mvp_diff", Settings)
+
+
 def finetuned(params: Params, out: Path, patch: pytest.MonkeyPatch) -> Finetuned:
     """Fine-tune into a folder; also the hashes of the base's weights before and after."""
-    seen: list[Components] = []
+    loaded: list[Components] = []
     before: list[dict[str, dict[str, str]]] = []
 
     def spying(*args) -> Components:
-        seen.append(load(*args))
-        before.append(hashes(seen[-1]))
-        return seen[-1]
+        loaded.append(load(*args))
+        before.append(hashes(loaded[-1]))
+        return loaded[-1]
 
     with patch.context() as patched:
         patched.setattr(mvp_diff, "load", spying)
-        finetune(params, read_real(CATEGORY), out.name, out, out / "curves")
-    return out, before[0], hashes(seen[0])
+        finetune(params, settings_of(params), read_real(CATEGORY), out.name, out, out / "curves")
+    return out, before[0], hashes(loaded[0])
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +87,7 @@ def lora(params: Params, workplace: Path, monkeymodule: pytest.MonkeyPatch) -> F
 
 @pytest.fixture(scope="module")
 def full(raw_params: dict, tiny_base: Path, workplace: Path, monkeymodule: pytest.MonkeyPatch) -> Finetuned:
-    chosen = tiny_params(raw_params, tiny_base, finetune={"adapter": "full"})
+    chosen = tiny_params(raw_params, tiny_base, mvp_diff={"adapter": "full"})
     return finetuned(chosen, workplace / "full", monkeymodule)
 
 
@@ -135,7 +142,7 @@ def test_the_model_says_what_it_is_and_which_base_it_stands_on(tiny_base: Path, 
 def test_the_unet_gets_the_train_part_alone(params: Params, monkeypatch: pytest.MonkeyPatch, tiny_base: Path):
     read: list[str] = []
     monkeypatch.setattr(mvp_diff, "read_image", lambda path: read.append(path.stem) or read_image(path))
-    cache, captions = mvp_diff.cached_views(params, read_real(CATEGORY), load(params.base, CPU))
+    cache, captions = mvp_diff.cached_views(params, settings_of(params), read_real(CATEGORY), load(params.base, CPU))
     assert set(read) == {"scratch-0", "scratch-1", "dent-0"}
     assert len(cache.latents) == len(cache.masked) == len(cache.masks) == len(cache.captions) == 3 * 2
     assert captions[0] == "" and all(captions[row] for rows in cache.captions for row in rows)
@@ -180,8 +187,8 @@ def compositions(draw: st.DrawFn) -> tuple[np.ndarray, Window, tuple[int, int, i
 
 @settings(max_examples=60, deadline=None)
 @given(compositions(), st.integers(0, 4), st.floats(1, 255))
-def test_outside_of_the_box_any_change_leaves_every_bit(made: tuple, feather: int, strength: float):
-    normal, window, box = made
+def test_outside_of_the_box_any_change_leaves_every_bit(case: tuple, feather: int, strength: float):
+    normal, window, box = case
     change = np.random.default_rng(0).normal(0, strength, (16, 16, 3)).astype(np.float32)
     result = apply_change(normal, window, change, box, feather)
     outside = ~box_mask(box, *normal.shape[1::-1])
@@ -190,15 +197,15 @@ def test_outside_of_the_box_any_change_leaves_every_bit(made: tuple, feather: in
 
 @settings(max_examples=30, deadline=None)
 @given(compositions(), st.integers(0, 4))
-def test_no_change_is_the_normal_picture(made: tuple, feather: int):
-    normal, window, box = made
+def test_no_change_is_the_normal_picture(case: tuple, feather: int):
+    normal, window, box = case
     assert np.array_equal(apply_change(normal, window, np.zeros((16, 16, 3), np.float32), box, feather), normal)
 
 
 @settings(max_examples=30, deadline=None)
 @given(compositions(), st.integers(-255, 255))
-def test_an_even_change_is_added_inside_of_the_box(made: tuple, amount: int):
-    normal, window, box = made
+def test_an_even_change_is_added_inside_of_the_box(case: tuple, amount: int):
+    normal, window, box = case
     result = apply_change(normal, window, np.full((16, 16, 3), amount, np.float32), box, 0)
     inside = box_mask(box, *normal.shape[1::-1])
     assert np.array_equal(result[inside], np.clip(normal[inside].astype(int) + amount, 0, 255))
@@ -216,8 +223,8 @@ def test_a_change_lands_where_it_was_painted_in_a_window_that_reaches_over_the_b
 
 @settings(max_examples=40)
 @given(compositions())
-def test_the_hole_covers_the_box_at_every_scale(made: tuple):
-    _, window, box = made
+def test_the_hole_covers_the_box_at_every_scale(case: tuple):
+    _, window, box = case
     mask = hole(box, window, 32)
     scale = 32 / window.side
     x0, y0, x1, y1 = (edge * scale for edge in window.inside(box))
@@ -230,22 +237,22 @@ def test_the_hole_covers_the_box_at_every_scale(made: tuple):
 
 
 def painted(params: Params, model: Path, *batches: list) -> list[np.ndarray]:
-    made = list(synthesize(params, read_real(CATEGORY), model, batches))
-    assert [len(batch) for batch in made] == [len(batch) for batch in batches]
-    return [one.image for batch in made for one in batch]
+    answers = list(synthesize(params, settings_of(params), read_real(CATEGORY), model, batches))
+    assert [len(batch) for batch in answers] == [len(batch) for batch in batches]
+    return [answer.image for batch in answers for answer in batch]
 
 
 def test_a_sample_changes_inside_of_its_box_alone_and_by_its_seed_alone(params: Params, lora: Finetuned):
-    asked = [placement(0), placement(1), placement(2, "good-1"), placement(3, "good-2", (30, 44, 40, 56))]
-    made = painted(params, lora[0], asked)
-    for image, item in zip(made, asked, strict=True):
+    batch = [placement(0), placement(1), placement(2, "good-1"), placement(3, "good-2", (30, 44, 40, 56))]
+    images = painted(params, lora[0], batch)
+    for image, item in zip(images, batch, strict=True):
         normal = read_image(Path(f"data/prepared/{CATEGORY}/images/{item.normal}.png"))
         inside = box_mask(item.box, *normal.shape[1::-1])
         assert image.shape == normal.shape and image.dtype == np.uint8
         assert np.array_equal(image[~inside], normal[~inside])
         assert (image != normal)[inside].mean() > 0.2
-    inside = box_mask(asked[0].box, 48, 48)
-    assert (made[0] != made[1])[inside].any(axis=1).mean() > 0.2, "another seed, another defect"
+    inside = box_mask(batch[0].box, 48, 48)
+    assert (images[0] != images[1])[inside].any(axis=1).mean() > 0.2, "another seed, another defect"
 
 
 def test_equal_runs_give_equal_bytes(params: Params, lora: Finetuned):
@@ -255,9 +262,9 @@ def test_equal_runs_give_equal_bytes(params: Params, lora: Finetuned):
 
 
 def test_a_batch_of_four_is_four_batches_of_one_within_two_grey_levels(params: Params, lora: Finetuned):
-    asked = [placement(number, f"good-{number % 3}") for number in range(4)]
-    together = painted(params, lora[0], asked)
-    alone = painted(params, lora[0], *([item] for item in asked))
+    batch = [placement(number, f"good-{number % 3}") for number in range(4)]
+    together = painted(params, lora[0], batch)
+    alone = painted(params, lora[0], *([item] for item in batch))
     for one, other in zip(together, alone, strict=True):
         assert np.abs(one.astype(int) - other).max() <= 2
 
@@ -271,3 +278,40 @@ def test_a_whole_unet_paints_too(params: Params, full: Finetuned):
     [image] = painted(params, full[0], [placement(0)])
     normal = read_image(Path(f"data/prepared/{CATEGORY}/images/good-0.png"))
     assert ((image != normal).any(axis=2) <= box_mask(placement(0).box, 48, 48)).all() and (image != normal).any()
+
+
+def damaged(folder: Path, lora: Path, change) -> Path:
+    """A copy of the adapters with another set of weights."""
+    shutil.copytree(lora, folder)
+    weights = load_file(folder / LORA_FILE)
+    save_file(change(weights), folder / LORA_FILE)
+    return folder
+
+
+def test_an_adapter_with_a_missing_or_a_foreign_key_is_refused(params: Params, lora: Finetuned, tmp_path: Path):
+    first = sorted(load_file(lora[0] / LORA_FILE))[0]
+    short = damaged(tmp_path / "short", lora[0], lambda weights: {k: v for k, v in weights.items() if k != first})
+    with pytest.raises(UserError, match=rf"1 of \d+ weights are missing and 0 belong to no layer .* {first}"):
+        adapted(params, short, CPU, torch.float32)
+    foreign = damaged(
+        tmp_path / "foreign", lora[0], lambda w: {k.replace(first, "unet.other"): v for k, v in w.items()}
+    )
+    with pytest.raises(UserError, match=r"1 of \d+ weights are missing and 1 belong to no layer"):
+        adapted(params, foreign, CPU, torch.float32)
+
+
+def test_a_sample_that_is_not_finite_fails_and_spoils_no_other(
+    params: Params, lora: Finetuned, monkeypatch: pytest.MonkeyPatch
+):
+    batch = [placement(0), placement(1)]
+    plain, whole = mvp_diff.inpaint, painted(params, lora[0], batch)
+
+    def with_nan(*args, **values):
+        generated, round_trip = plain(*args, **values)
+        generated[0, 1, 3, 3] = torch.nan
+        return generated, round_trip
+
+    monkeypatch.setattr(mvp_diff, "inpaint", with_nan)
+    [[first, second]] = synthesize(params, settings_of(params), read_real(CATEGORY), lora[0], [batch])
+    assert first == Failed(NON_FINITE)
+    assert isinstance(second, Made) and np.array_equal(second.image, whole[1])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lib.core.geometry import box_mask
 from lib.core.images import png_bytes, read_image
 from lib.generators import read_real
-from lib.generators.perlin import blend, finetune, perlin_noise, synthesize
+from lib.generators.perlin import Settings, blend, perlin_noise, synthesize
 from tests.category import CATEGORY, placement, tiny_params, write_category
 
 
@@ -86,7 +86,7 @@ def test_placements_on_pictures_of_any_size_are_painted_in_their_order(category)
         [placement(1, "good-0"), placement(2, "good-1", (0, 0, 48, 40))],
         [placement(3, "good-2", (39, 55, 40, 56))],
     ]
-    made = list(synthesize(params, real, Path("model"), batches))
+    made = list(synthesize(params, Settings(), real, Path("model"), batches))
     assert [len(batch) for batch in made] == [2, 1]
     for one, asked in zip(chain(*made), chain(*batches), strict=True):
         normal = read_image(Path(real.samples[asked.normal].image))
@@ -98,13 +98,7 @@ def test_placements_on_pictures_of_any_size_are_painted_in_their_order(category)
 def test_equal_seeds_give_equal_bytes_in_any_batch_and_other_seeds_differ(category):
     params, real = category
     first, second = placement(1), placement(2)
-    [together] = synthesize(params, real, Path("model"), [[first, second, first]])
-    [[alone]] = synthesize(params, real, Path("model"), [[first]])
+    [together] = synthesize(params, Settings(), real, Path("model"), [[first, second, first]])
+    [[alone]] = synthesize(params, Settings(), real, Path("model"), [[first]])
     assert png_bytes(together[0].image) == png_bytes(together[2].image) == png_bytes(alone.image)
     assert png_bytes(together[0].image) != png_bytes(together[1].image)
-
-
-def test_nothing_is_learnt_and_the_model_says_so(category, inside: Path):
-    finetune(*category, "key", inside / "model", inside / "curves")
-    assert '"training_free": true' in (inside / "model" / "model.json").read_text()
-    assert (inside / "curves" / "metrics.json").exists()

@@ -3,12 +3,12 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.core.geometry import box_mask
 from lib.core.params import Gate
-from lib.labels.gate import Traits, judge, likeness, measure, real_acceptance, thickness
+from lib.labels.gate import RELATIVE, Traits, absolute, judge, likeness, measure, real_acceptance, thickness
 
 SIDE, BOX = 64, (16, 16, 48, 48)
 GATE = Gate(min_contrast=4.0, min_area=8, max_fill=0.85, outlier=3.0, max_thickness=2.0)
@@ -184,3 +184,61 @@ def test_traits_are_those_of_the_surroundings_wherever_the_defect_lies():
     there, here = measure(wide, mask), measure(NORMAL, disc(8))
     assert np.array_equal(there.contrast, here.contrast) and there.sharpness == pytest.approx(here.sharpness)
     assert (there.area, there.pieces, there.thickness) == (here.area, here.pieces, here.thickness)
+
+
+def whole_picture_scores(image, normal, mask, box) -> dict[str, float]:
+    """The definition of the scores, on whole pictures."""
+    inside = box_mask(box, normal.shape[1], normal.shape[0])
+    pure = (image == image[..., :1]).all(axis=2) & np.isin(image[..., 0], (0, 255)) & (image != normal).any(axis=2)
+    lab, other = (cv2.cvtColor(one.astype(np.float32) / 255, cv2.COLOR_RGB2LAB) for one in (image, normal))
+    return {
+        "contrast": float(np.linalg.norm(lab - other, axis=2)[mask].mean()),
+        "area": float(mask.sum()),
+        "fill": int(mask.sum()) / max(int(inside.sum()), 1),
+        "outside": float(((image != normal).any(axis=2) & ~inside).sum()),
+        "clipped": float(pure[mask].mean()),
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.tuples(st.integers(8, 70), st.integers(8, 70)),
+    box=st.tuples(*[st.integers(-6, 40)] * 2, *[st.integers(2, 60)] * 2),
+    spread=st.integers(0, 3),
+)
+def test_scores_of_the_cut_out_are_those_of_the_whole_picture_to_the_last_bit(seed, size, box, spread):
+    rng = np.random.default_rng(seed)
+    normal = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+    image, mask = normal.copy(), np.zeros(size, bool)
+    for _ in range(spread + 1):
+        y, x = rng.integers(0, size[0]), rng.integers(0, size[1])
+        mask[y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = True
+    image[mask] = rng.choice([0, 255, 90], (int(mask.sum()), 1))
+    image[rng.integers(0, size[0]), rng.integers(0, size[1])] += 1
+    box = (box[0], box[1], box[0] + box[2], box[1] + box[3])
+    assert absolute(image, normal, mask, box) == whole_picture_scores(image, normal, mask, box)
+
+
+def test_without_a_normal_picture_the_contrast_is_that_to_the_ring_and_nothing_counts_as_outside():
+    image, whole = sample(disc(8), 40), (0, 0, SIDE, SIDE)
+    image[2, 3] = 255
+    scores, accepted, reason = judge(image, None, disc(8), whole, GATE, REAL)
+    assert accepted and reason is None and scores["outside"] == 0
+    assert scores["contrast"] == pytest.approx(np.linalg.norm(measure(image, disc(8)).contrast))
+    assert scores["fill"] == disc(8).sum() / SIDE**2
+    assert set(scores) == {"contrast", "area", "fill", "outside", "clipped", *RELATIVE}
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "reason"),
+    [
+        (NORMAL, disc(8), "no visible change"),
+        (NORMAL, disc(0) & False, "no visible change"),
+        (np.where(disc(8)[..., None], np.uint8([255, 0, 255]), NORMAL), disc(8), "stronger than real defects"),
+        (sample(disc(40), 40), disc(42), "the whole box changed"),
+        (np.where(disc(40)[..., None], np.uint8(0), NORMAL), disc(41), "blank output"),
+    ],
+)
+def test_the_reasons_hold_without_a_normal_picture(image, mask, reason):
+    assert judge(image, None, mask, (0, 0, SIDE, SIDE), GATE, REAL)[1:] == (False, reason)

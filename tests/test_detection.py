@@ -1,0 +1,280 @@
+"""What drives detectors: examples from files, seeds side by side that outlive a kill, thresholds, the placebo."""
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lib.core.errors import UserError
+from lib.core.images import read_image, read_mask, recent, write_png
+from lib.core.params import Params
+from lib.core.records import GOOD, Sample, Synthetic
+from lib.core.runtime import write_json
+from lib.detection import (
+    PLACEBO_SEED,
+    choose_threshold,
+    image_score,
+    predictions,
+    rank_parts,
+    read_examples,
+    train_arm,
+    train_seeds,
+)
+from lib.metrics.ranking import f1_max
+from tests import brightness
+from tests.brightness import bright_discs, write_discs
+from tests.category import tiny_params
+
+CATEGORY = "slab"
+
+
+@pytest.fixture
+def params(raw_params: dict, inside: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """A prepared category, and the brightness detector in the U-Net's place."""
+    monkeypatch.setattr("lib.detection.find", lambda name: brightness)
+    write_discs(CATEGORY, {"train": bright_discs(5, 0), "val": bright_discs(4, 1), "test": bright_discs(3, 2)})
+    return tiny_params(raw_params, detect={"seeds": [0, 1]})
+
+
+def sample(**changes: Any) -> Sample:
+    values: dict[str, Any] = {
+        "id": "a",
+        "category": CATEGORY,
+        "defect_type": "blob",
+        "image": "a.png",
+        "mask": "a_mask.png",
+        "group": "a",
+        "split": "train",
+        "size": (8, 8),
+        "sha256": "",
+    }
+    return Sample(**values | changes)
+
+
+def synthetic(**changes: Any) -> Synthetic:
+    values: dict[str, Any] = {
+        "placement": "p0",
+        "category": CATEGORY,
+        "defect_type": "blob",
+        "normal": "train-0",
+        "box": (8, 8, 20, 20),
+        "like": "train-2",
+        "component": 0,
+        "generator": "perlin",
+        "model": "perlin",
+        "prompt": "",
+        "seed": 0,
+        "knobs": {},
+        "image": f"data/prepared/{CATEGORY}/images/train-2.png",
+        "sha256": "",
+        "mask": f"data/prepared/{CATEGORY}/masks/train-2.png",
+        "accepted": True,
+    }
+    return Synthetic(**values | changes)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_an_example_of_files_equals_one_in_memory(params: Params):
+    samples = [json.loads(line) for line in Path(f"data/prepared/{CATEGORY}/samples.jsonl").read_text().splitlines()]
+    stored = read_examples(
+        sample(id=row["id"], defect_type=row["defect_type"], image=row["image"], mask=row["mask"])
+        for row in samples
+        if row["split"] == "train"
+    )
+    for one, other in zip(stored, bright_discs(5, 0), strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+        np.testing.assert_array_equal(one.mask, other.mask)
+        assert one.mask.dtype == bool and one.has_defect == other.has_defect == other.mask.any()
+        assert (one.synthetic, one.defect_type) == (False, other.defect_type)
+
+
+def test_reading_the_list_opens_no_file_and_names_what_is_missing_when_asked(inside: Path):
+    (example,) = read_examples([sample()])
+    assert example.has_defect
+    with pytest.raises(UserError, match=r"a\.png: cannot be read"):
+        _ = example.image
+    with pytest.raises(UserError, match=r"a\.png: a picture of type 'blob' needs a mask"):
+        read_examples([sample(mask=None)])
+    with pytest.raises(ValueError, match="no picture"):
+        read_examples([synthetic(image=None)])
+
+
+def test_a_mask_of_another_size_than_its_picture_is_refused(inside: Path):
+    write_png(Path("a.png"), np.zeros((8, 8, 3), np.uint8))
+    write_png(Path("a_mask.png"), np.ones((8, 9), bool))
+    (example,) = read_examples([sample()])
+    with pytest.raises(UserError, match=r"a_mask\.png: size \(9, 8\), its picture has \(8, 8\)"):
+        _ = example.mask
+
+
+def test_a_thousand_examples_hold_no_more_pixels_than_the_cache(inside: Path, monkeypatch: pytest.MonkeyPatch):
+    write_png(Path("a.png"), np.zeros((64, 64, 3), np.uint8))
+    write_png(Path("a_mask.png"), np.ones((64, 64), bool))
+    reads: list[Path] = []
+
+    def read(path: Path) -> np.ndarray:
+        reads.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr("lib.detectors._image", recent(read, 10 * 64 * 64 * 3))
+    monkeypatch.setattr("lib.detectors._mask", recent(read_mask, 10 * 64 * 64))
+    for n in range(30):
+        Path(f"{n}.png").symlink_to("a.png")
+    examples = read_examples(sample(image=f"{n}.png") for n in range(30))
+    for example in examples * 2:
+        assert example.image.shape == (64, 64, 3)
+    assert len(reads) == 60, "more pictures than fit are read anew"
+    for _ in range(5):
+        assert examples[-1].mask.all() and examples[-1].image.shape == (64, 64, 3)
+    assert len(reads) == 60, "the latest ones are not"
+
+
+def test_every_seed_tells_what_it_is_and_what_it_was_trained_on(params: Params):
+    train_arm(params, "unet", "perlin", CATEGORY, [synthetic()], "key")
+    folder = Path(f"models/detectors/unet/{CATEGORY}/perlin")
+    assert sorted(path.name for path in folder.iterdir()) == ["learning.png", "seed-0", "seed-1"]
+    for seed in (0, 1):
+        files = {path.name: read_json(path) for path in (folder / f"seed-{seed}").iterdir()}
+        assert files["detector.json"] == {"detector": "unet", "category": CATEGORY, "arm": "perlin", "seed": seed}
+        assert files["config.json"] == {"seed": seed, "width": 16, "examples": 6}
+        assert files["history.json"] == {"loss": [[1, 1.0], [2, 1 / (1 + seed)]]}
+        assert set(files) == {"detector.json", "config.json", "history.json", "threshold.json"}
+
+
+def test_the_placebo_is_the_same_training_under_other_seeds(params: Params):
+    for arm in ("none", "placebo"):
+        train_arm(params, "unet", arm, CATEGORY, [], "key")
+    folder = Path(f"models/detectors/unet/{CATEGORY}")
+    trained = {
+        arm: [read_json(path) for path in sorted((folder / arm).glob("seed-*/config.json"))]
+        for arm in ("none", "placebo")
+    }
+    assert [config["seed"] for config in trained["none"]] == [0, 1]
+    assert [config["seed"] for config in trained["placebo"]] == [PLACEBO_SEED, PLACEBO_SEED + 1]
+    assert [config["examples"] for config in trained["none"]] == [config["examples"] for config in trained["placebo"]]
+
+
+def test_one_that_learns_from_good_pictures_sees_no_others_and_is_refused_for_synthetic_ones(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(brightness, "LEARNS_FROM", "good")
+    train_arm(params, "unet", "none", CATEGORY, [], "key")
+    assert read_json(Path(f"models/detectors/unet/{CATEGORY}/none/seed-0/config.json"))["examples"] == 2
+    with pytest.raises(UserError, match=r"detect\.on_synthetic: unet learns from good pictures alone"):
+        train_arm(params, "unet", "perlin", CATEGORY, [synthetic()], "key")
+
+
+def test_a_finished_seed_is_not_trained_again_and_a_killed_one_leaves_nothing_behind(tmp_path: Path):
+    trained = []
+
+    def train_seed(seed: int, out: Path) -> None:
+        trained.append(seed)
+        write_json(out / "history.json", {"loss": [[1, 1.0], [2, 0.5]]})
+        if seed == 1 and trained.count(1) == 1:
+            raise KeyboardInterrupt
+
+    work = tmp_path / "work"
+    work.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        train_seeds(train_seed, (0, 1), work)
+    (work / "seed-1.tmp-99").mkdir()  # what SIGKILL would have left
+    (work / "learning.png.tmp-99").write_bytes(b"half")
+    train_seeds(train_seed, (0, 1), work)
+    assert sorted(trained) == [0, 1, 1]
+    assert sorted(path.name for path in work.iterdir()) == ["learning.png", "seed-0", "seed-1"]
+
+
+def test_the_threshold_is_that_of_the_best_f1_over_all_pixels_of_val(tmp_path: Path):
+    val = bright_discs(6, 1)
+    scores = np.concatenate([brightness.predict(3.0, example.image).ravel() for example in val])
+    truth = np.concatenate([example.mask.ravel() for example in val])
+    threshold = choose_threshold(brightness, 3.0, val, tmp_path)
+    assert threshold == {"threshold": f1_max(scores, truth)[1], "chosen_on": "val"}
+    assert not list(tmp_path.iterdir()), "the score maps are gone"
+
+
+def test_without_defects_in_val_the_threshold_is_the_highest_score_of_a_good_picture(tmp_path: Path):
+    val = bright_discs(3, 1, good=3)
+    highest = max(image_score(brightness.predict(3.0, example.image)) for example in val)
+    assert highest > 100, "a bare 0.5 would mark everything"
+    with pytest.warns(UserWarning, match="val part holds no defect"):
+        assert choose_threshold(brightness, 3.0, val, tmp_path) == {
+            "threshold": highest,
+            "chosen_on": "good pictures of val",
+        }
+    with pytest.raises(UserError, match="holds no picture"):
+        choose_threshold(brightness, 3.0, [], tmp_path)
+
+
+def test_predictions_and_rankings_are_the_same_on_one_core_and_on_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    examples, results = bright_discs(7, 3), []
+    for cores in (1, 4):
+        monkeypatch.setattr("lib.core.runtime.cores", lambda where, cores=cores: cores)
+        names = set()
+
+        class Watched:
+            @staticmethod
+            def predict(model: float, image: np.ndarray) -> np.ndarray:
+                names.add(threading.current_thread().name)  # noqa: B023
+                return brightness.predict(model, image)
+
+        with predictions(Watched, 5.0, examples, tmp_path) as predicted:  # type: ignore[arg-type]
+            rankings = rank_parts(examples, predicted, [{GOOD, "blob", "ring"}, {GOOD, "blob"}])
+            results.append(
+                [
+                    [one.image_score for one in predicted],
+                    [(r.auroc(), r.average_precision(), r.f1_max(), r.aupro()) for r in rankings],
+                ]
+            )
+            for example, one in zip(examples, predicted, strict=True):
+                np.testing.assert_array_equal(one.scores, brightness.predict(5.0, example.image))
+                assert (one.lowest, one.highest) == (one.scores.min(), one.scores.max())
+        assert len(names) > 1 if cores > 1 else names == {"MainThread"}
+    assert results[0] == results[1]
+
+
+def test_a_network_predicts_the_same_bits_with_one_thread_and_with_pictures_side_by_side(tmp_path: Path):
+    network, before, results = torch.nn.Conv2d(3, 1, 9, padding=4), torch.get_num_threads(), []
+
+    class Network:
+        @staticmethod
+        @torch.inference_mode()
+        def predict(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
+            return model(torch.from_numpy(image).permute(2, 0, 1)[None].float())[0, 0].numpy()
+
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with predictions(Network, network, bright_discs(7, 3), tmp_path) as predicted:  # type: ignore[arg-type]
+                results.append(np.stack([one.scores for one in predicted]))
+    finally:
+        torch.set_num_threads(before)
+    assert (results[0] == results[1]).all() and (results[0] == results[2]).all()
+
+
+def test_a_part_is_ranked_by_its_own_types_alone(tmp_path: Path):
+    examples = bright_discs(7, 3)
+    with predictions(brightness, 5.0, examples, tmp_path) as predicted:  # type: ignore[arg-type]
+        (blobs,) = rank_parts(examples, predicted, [{GOOD, "blob"}])
+    chosen = [example for example in examples if example.defect_type in {GOOD, "blob"}]
+    assert 0 < len(chosen) < len(examples)
+    assert blobs.positives.size == sum(int(example.mask.sum()) for example in chosen)
+    assert blobs.negatives == sum(int((~example.mask).sum()) for example in chosen)
+
+
+def test_the_score_of_a_picture_ignores_one_odd_pixel_but_not_a_small_defect():
+    scores = np.zeros((200, 200), np.float32)
+    scores[0, 0] = 1
+    assert image_score(scores) == pytest.approx(1 / 40)
+    scores[:7, :7] = 1
+    assert image_score(scores) == 1
+    assert image_score(np.full((1, 1), 0.5, np.float32)) == 0.5

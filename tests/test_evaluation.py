@@ -1,0 +1,208 @@
+"""Judging on the test part: every number again from all pixels at once, and each arm once while nothing changes."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from lib.core.errors import UserError
+from lib.core.params import Params
+from lib.core.records import GOOD
+from lib.detection import image_score, train_arm
+from lib.evaluation import RECALLS, judge, judge_arm
+from lib.metrics.intervals import mean_std
+from lib.metrics.ranking import rank
+from stages import evaluate
+from tests import brightness
+from tests.brightness import bright_discs, write_discs
+from tests.conftest import ROOT
+
+CATEGORY = "slab"
+TEST = bright_discs(9, 2)
+
+
+@pytest.fixture
+def predicted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The models that have predicted, once for each picture."""
+    models: list[float] = []
+    plain = brightness.predict
+
+    def predict(model: float, image: np.ndarray) -> np.ndarray:
+        models.append(model)
+        return plain(model, image)
+
+    monkeypatch.setattr(brightness, "predict", predict)
+    return models
+
+
+@pytest.fixture
+def project(inside: Path, raw_params: dict, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with two arms of two seeds each, trained by the brightness detector in the U-Net's place."""
+    for module in ("lib.detection", "lib.evaluation"):
+        monkeypatch.setattr(f"{module}.find", lambda name: brightness)
+    monkeypatch.setattr("stages.evaluate.load", read_params)
+    shutil.copy(ROOT / "dvc.yaml", inside)
+    for folder in ("lib", "stages"):
+        (inside / folder).symlink_to(ROOT / folder)
+    write_params(raw_params)
+    write_discs(CATEGORY, {"train": bright_discs(5, 0), "val": bright_discs(4, 1), "test": TEST})
+    for arm in ("none", "placebo"):
+        train_arm(read_params(), "unet", arm, CATEGORY, [], "key")
+    return inside
+
+
+def write_params(raw: dict[str, Any], **evaluate: Any) -> None:
+    changes = {"dataset": {"categories": [CATEGORY]}, "detect": {"seeds": [0, 1], "on_synthetic": []}}
+    values = {**raw, **{name: {**raw[name], **keys} for name, keys in changes.items()}, "detectors": ["unet"]}
+    values["evaluate"] = {**raw["evaluate"], "overlays": 2, **evaluate}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+
+
+def read_params() -> Params:
+    return Params.model_validate(yaml.safe_load(Path("params.yaml").read_text()))
+
+
+def outputs() -> dict[str, bytes]:
+    return {path.as_posix(): path.read_bytes() for path in sorted(Path("metrics").rglob("*")) if path.is_file()}
+
+
+def test_every_number_is_that_of_all_pixels_at_once(project: Path):
+    verdict = judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))
+    curves = []
+    for seed in (0, 1):
+        trained = Path(f"models/detectors/unet/{CATEGORY}/none/seed-{seed}")
+        model, threshold = brightness.load(trained), json.loads((trained / "threshold.json").read_text())["threshold"]
+        maps = [brightness.predict(model, example.image) for example in TEST]
+
+        def pixels(*types: str, maps: Any = maps, threshold: float = threshold) -> Any:
+            chosen = [n for n, example in enumerate(TEST) if example.defect_type in types]
+            scores, truth = (
+                np.concatenate([arrays[n].ravel() for n in chosen])
+                for arrays in (maps, [example.mask for example in TEST])
+            )
+            return rank(scores, truth, threshold)
+
+        everything = pixels(GOOD, "blob", "ring")
+        pictures = rank([image_score(scores) for scores in maps], [example.has_defect for example in TEST])
+        expected = {
+            "image_auroc": pictures.auroc(),
+            "image_ap": pictures.average_precision(),
+            "image_f1_max": pictures.f1_max()[0],
+            "pixel_auroc": everything.auroc(),
+            "pixel_ap": everything.average_precision(),
+            "pixel_f1_max": everything.f1_max()[0],
+            "pixel_f1_at_val_threshold": everything.f1(),
+            "pixel_iou_at_val_threshold": everything.iou(),
+        }
+        for name, value in expected.items():
+            assert verdict["seeds"][str(seed)][name] == round(value, 6), name
+        assert 0.2 < expected["pixel_ap"] < 1 and 0 < verdict["seeds"][str(seed)]["aupro"] < 1
+        curves.append(everything.precision_at(RECALLS))
+        blobs = pixels(GOOD, "blob")
+        if seed == 0:
+            first = blobs
+    assert verdict["per_type"]["blob"]["mean"] == {
+        "pixel_ap": round(mean_std([first.average_precision(), blobs.average_precision()])[0], 6),
+        "pixel_iou_at_val_threshold": round(mean_std([first.iou(), blobs.iou()])[0], 6),
+    }
+    assert verdict["counts"] == {"seeds": 2, "good": 2, "blob": 3, "ring": 4}
+    of_seeds = [verdict["seeds"][seed]["aupro"] for seed in ("0", "1")]
+    assert verdict["mean"]["aupro"] == pytest.approx(np.mean(of_seeds), abs=2e-6)
+    table = np.loadtxt("out/pr.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(table, np.column_stack([RECALLS, np.mean(curves, axis=0)]), atol=1e-6)
+
+
+def test_the_stage_writes_every_arm_and_nothing_else(project: Path):
+    stale = Path("metrics/detection/unet/other/none/best.png")
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"of a category that is no more")
+    evaluate.main("unet")
+    folder = f"metrics/detection/unet/{CATEGORY}"
+    files = {f"{folder}/{arm}/{name}" for arm in ("none", "placebo") for name in ("best.png", "worst.png", "pr.csv")}
+    assert set(outputs()) == {*files, "metrics/detection/unet.json"}
+    verdicts = json.loads(Path("metrics/detection/unet.json").read_text())[CATEGORY]
+    assert list(verdicts) == ["none", "placebo"]
+    assert {arm: list(verdict["seeds"]) for arm, verdict in verdicts.items()} == {
+        "none": ["0", "1"],
+        "placebo": ["1000", "1001"],
+    }
+    assert not list(Path(".work").rglob("*.npy")), "the score maps are gone"
+
+
+def test_a_second_run_predicts_nothing_and_without_its_memory_it_gives_the_same_bytes(project: Path, predicted: list):
+    evaluate.main("unet")
+    first, count = outputs(), len(predicted)
+    assert count == 4 * len(TEST)
+    shutil.rmtree("metrics")
+    evaluate.main("unet")
+    assert len(predicted) == count and outputs() == first
+    shutil.rmtree(".work")
+    evaluate.main("unet")
+    assert len(predicted) == 2 * count and outputs() == first
+
+
+def test_where_one_arm_has_changed_that_arm_alone_is_judged_again(project: Path, predicted: list):
+    evaluate.main("unet")
+    predicted.clear()
+    threshold = Path(f"models/detectors/unet/{CATEGORY}/placebo/seed-1000/threshold.json")
+    threshold.write_text('{"threshold": 150.0, "chosen_on": "val"}')
+    evaluate.main("unet")
+    assert set(predicted) == {20.0 * 1001, 20.0 * 1002} and len(predicted) == 2 * len(TEST)
+    kept = [path.relative_to(".work").as_posix() for path in Path(".work").glob("evaluate-unet/*/*")]
+    assert len(kept) == 2, "the older verdict of the arm is gone"
+
+
+def test_an_arm_more_or_less_leaves_the_others_as_they_are(project: Path, predicted: list, raw_params: dict):
+    evaluate.main("unet")
+    predicted.clear()
+    write_params({**raw_params, "generators": ["perlin"]})
+    evaluate.main("unet")
+    assert not predicted
+
+
+@pytest.mark.parametrize("change", ["record", "parameter", "code"])
+def test_whatever_a_verdict_depends_on_has_it_made_anew(project: Path, predicted: list, raw_params: dict, change: str):
+    evaluate.main("unet")
+    predicted.clear()
+    if change == "record":
+        records = Path(f"data/prepared/{CATEGORY}/samples.jsonl")
+        lines = records.read_text().splitlines()
+        records.write_text("\n".join(line for line in lines if '"test-8"' not in line) + "\n")
+    elif change == "parameter":
+        write_params(raw_params, fpr_limit=0.2)
+    else:
+        Path("lib").unlink()
+        shutil.copytree(ROOT / "lib", "lib")
+        with open("lib/metrics/ranking.py", "a") as file:
+            file.write("# changed\n")
+    evaluate.main("unet")
+    assert len(predicted) == 4 * (len(TEST) - (change == "record"))
+
+
+def test_a_killed_run_leaves_no_half_a_verdict(project: Path, monkeypatch: pytest.MonkeyPatch):
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    expected = judge_arm(read_params(), "unet", CATEGORY, "placebo", Path("whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr("lib.evaluation.write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))
+    (work,) = Path(".work").glob(f"evaluate-unet/{CATEGORY}-none/*")
+    (work / "maps-left").mkdir()  # what SIGKILL would have left
+    assert judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))["counts"] == expected["counts"]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["best.png", "pr.csv", "worst.png"]
+
+
+def test_without_trained_seeds_or_defects_it_says_so(project: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="perlin: not found; `dvc repro` makes"):
+        judge_arm(read_params(), "unet", CATEGORY, "perlin", Path("out"))
+    Path("models/empty").mkdir()
+    with pytest.raises(UserError, match="holds no trained seeds"):
+        judge("unet", Path("models/empty"), [], read_params().evaluate, tmp_path)
+    with pytest.raises(UserError, match="no defect, so there is nothing to measure"):
+        judge("unet", Path(f"models/detectors/unet/{CATEGORY}/none"), [], read_params().evaluate, tmp_path)

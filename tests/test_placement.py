@@ -1,0 +1,119 @@
+"""Placements: where new defects go, and which real defect each is drawn from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.core.errors import UserError
+from lib.core.images import read_image, write_png
+from lib.core.records import Sample, by_id
+from lib.foreground import foreground_mask
+from lib.language import location_of
+from lib.placement import place_boxes
+from tests.toy import toy_category
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return toy_category(tmp_path_factory.mktemp("toy"))
+
+
+def test_the_same_seed_gives_the_same_list_and_another_seed_another(toy):
+    assert place_boxes(*toy, 6, 0.15, seed=3) == place_boxes(*toy, 6, 0.15, seed=3)
+    assert place_boxes(*toy, 6, 0.15, seed=3) != place_boxes(*toy, 6, 0.15, seed=4)
+
+
+def test_more_placements_extend_the_list_of_each_type_without_changing_it(toy):
+    few, many = ({p.id: p for p in place_boxes(*toy, number, 0.15, seed=0)} for number in (4, 11))
+    assert len(few) == 8 and len(many) == 22
+    assert all(many[name] == placement for name, placement in few.items())
+
+
+def test_the_order_of_the_records_does_not_matter(toy):
+    samples, boxes = toy
+    assert place_boxes(samples[::-1], boxes[::-1], 5, 0.15, 0) == place_boxes(samples, boxes, 5, 0.15, 0)
+
+
+def test_good_pictures_of_the_train_part_are_used_equally(toy):
+    placements = place_boxes(*toy, 10, 0.15, 0)
+    for defect_type in ("chip", "scratch"):
+        normals = [p.normal for p in placements if p.defect_type == defect_type]
+        assert {name: normals.count(name) for name in normals} == {f"good-{k}": 2 for k in range(5)}
+
+
+def test_every_placement_says_where_its_own_box_lies_and_has_its_own_seed(toy):
+    placements = place_boxes(*toy, 12, 0.15, 0)
+    for placement in placements:
+        assert placement.location == location_of(placement.box, 160, 120)
+        assert placement.location in placement.prompt
+    assert len({p.seed for p in placements}) == len({p.id for p in placements}) == 24
+    assert placements[0].id == "toy-chip-00000"
+
+
+def shares(placements, samples):
+    sample_of = by_id(samples)
+    values = {}
+    for placement in placements:
+        x0, y0, x1, y1 = placement.box
+        foreground = foreground_mask(read_image(Path(sample_of[placement.normal].image)))
+        values.setdefault(placement.defect_type, []).append(foreground[y0:y1, x0:x1].mean())
+    return values
+
+
+def test_placements_lie_on_the_object_as_much_as_the_real_defects_do(toy):
+    values = shares(place_boxes(*toy, 15, 0.15, 0), toy[0])
+    assert min(values["scratch"]) >= 0.89
+    assert min(values["chip"]) > 0.25 and max(values["chip"]) < 0.85  # at the edge: neither beside nor inside
+
+
+def test_without_jitter_sizes_are_those_of_the_train_part(toy):
+    sizes = {(p.box[2] - p.box[0], p.box[3] - p.box[1]) for p in place_boxes(*toy, 20, 0.0, 0)}
+    train = {(b.box[2] - b.box[0], b.box[3] - b.box[1]) for b in toy[1] if not b.sample.endswith("val")}
+    assert sizes == train
+
+
+def test_on_a_texture_defects_can_be_anywhere(tmp_path):
+    placements = place_boxes(*toy_category(tmp_path, texture=True), 60, 0.15, 0)
+    assert len({p.location for p in placements if p.defect_type == "scratch"}) == 9
+
+
+@pytest.mark.parametrize("texture", [True, False])
+@pytest.mark.parametrize("size", [(20, 11), (3, 400), (1, 1)])
+def test_boxes_fit_into_good_pictures_of_any_size(tmp_path, texture, size):
+    samples, boxes = toy_category(tmp_path, texture)
+    good = Path(samples[0].image).with_name("tiny.png")
+    write_png(good, np.full((size[1], size[0], 3), 90, np.uint8))
+    tiny = Sample("tiny", "toy", "good", good.as_posix(), None, "tiny", "train", size, "tiny")
+    rest = [s for s in samples if s.defect_type != "good"]
+    for placement in place_boxes([tiny, *rest], boxes, 20, 0.8, 0):
+        x0, y0, x1, y1 = placement.box
+        assert 0 <= x0 < x1 <= size[0] and 0 <= y0 < y1 <= size[1]
+
+
+def test_a_train_part_without_good_pictures_or_boxes_is_refused(toy):
+    samples, boxes = toy
+    with pytest.raises(UserError, match="a good picture in the train part"):
+        place_boxes([s for s in samples if s.defect_type != "good"], boxes, 2, 0.1, 0)
+    with pytest.raises(UserError, match="a box of a real defect in the train part"):
+        place_boxes(samples, [b for b in boxes if b.sample == "scratch-val"], 2, 0.1, 0)
+
+
+def test_a_placement_names_the_real_defect_that_it_is_drawn_from(toy):
+    samples, boxes = toy
+    sides = {
+        (box.sample, box.component): (box.defect_type, box.box[2] - box.box[0], box.box[3] - box.box[1])
+        for box in boxes
+    }
+    placements = place_boxes(samples, boxes, 20, 0.0, 0)
+    for placement in placements:
+        x0, y0, x1, y1 = placement.box
+        assert sides[placement.like, placement.component] == (placement.defect_type, x1 - x0, y1 - y0)
+    assert {placement.like for placement in placements} == {"scratch-0", "scratch-1", "chip-0", "chip-1"}
+
+
+def test_placements_stay_where_they_were(toy):
+    boxes = [placement.box for placement in place_boxes(*toy, 3, 0.15, 0)]
+    chips = [(109, 28, 127, 44), (111, 39, 132, 55), (113, 48, 137, 63)]
+    scratches = [(88, 56, 108, 65), (64, 81, 74, 96), (83, 60, 93, 74)]
+    assert boxes == chips + scratches, "other random numbers would move every synthetic defect"
