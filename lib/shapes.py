@@ -12,6 +12,7 @@ AMPLITUDE = 0.03  # of the box's longer side: standard deviation of the displace
 STROKE_POINTS = 12  # of a drawn stroke
 STROKE_JITTER = 0.12  # of the box's shorter side: how far each point strays from the diagonal, on top of the last one
 BLOB_WAVES = 0.25  # of the box's shorter side: blur of the noise whose hills are the blob
+ELONGATED = 4.0  # times as long as thick: a line
 MARGIN = 0.12  # of a box's sides that a drawn shape leaves free on each
 
 
@@ -41,12 +42,13 @@ def bent(mask: Mask, size: tuple[int, int], growth: float, rng: np.random.Genera
     return np.asarray((warped + outside) / scale.mean() <= max(growth, 0.5))
 
 
-def drawn(size: tuple[int, int], thickness: float, rng: np.random.Generator) -> Mask:
-    """A random shape in a box of `size` (width, height): a stroke `thickness` px wide along a diagonal, or a blob.
+def drawn(size: tuple[int, int], like: Mask, rng: np.random.Generator) -> Mask:
+    """A random shape in a box of `size` (width, height): a stroke along a diagonal, as thick as a real defect's mask.
 
     A blob where such a stroke would fill half of the box's shorter side.
     """
     width, height = size
+    thickness = _thickness(like)
     if 2 * thickness >= min(width, height):
         return _blob(size, rng)
     along = np.linspace(MARGIN, 1 - MARGIN, STROKE_POINTS)[:, None] * [width, height]
@@ -80,6 +82,48 @@ def placed(shape: Mask, box: Box, width: int, height: int) -> Mask:
     mask = np.zeros((height, width), dtype=bool)
     mask[box[1] : box[3], box[0] : box[2]] = shape
     return mask
+
+
+def is_line(mask: Mask) -> bool:
+    """Whether a shape is much longer than thick."""
+    along = _along(mask)
+    return len(along) > 1 and bool(np.ptp(along) >= ELONGATED * _thickness(mask))
+
+
+def pieces(mask: Mask, longest: float, overlap: float) -> list[Mask]:
+    """A long thin shape as pieces along its length, each at most about `longest` px long; others as they are.
+
+    Neighbours share `overlap` px, each begins where the one before ends. Together they are the mask.
+    """
+    along = _along(mask)
+    if not is_line(mask) or np.ptp(along) <= longest:
+        return [mask]
+    start, length = along.min(), np.ptp(along)
+    count = int(np.ceil((length - overlap) / (longest - overlap)))
+    step = (length - overlap) / count
+    split = []
+    for number in range(count):
+        low = start + number * step
+        piece = np.zeros_like(mask)
+        # A pixel more: rounding must leave none out.
+        piece[tuple(np.argwhere(mask)[(along >= low - 1) & (along <= low + step + overlap + 1)].T)] = True
+        split.append(piece)
+    return split
+
+
+def _along(mask: Mask) -> NDArray[np.float64]:
+    """Where each pixel of the mask lies along its principal axis, in px from its centroid, in their order."""
+    points = np.argwhere(mask).astype(np.float64)
+    if len(points) < 2:
+        return np.zeros(len(points))
+    points -= points.mean(axis=0)
+    return np.asarray(points @ np.linalg.eigh(points.T @ points)[1][:, -1])
+
+
+def _thickness(mask: Mask) -> float:
+    """Diameter in px of the largest disc that fits into the mask; 0 when empty."""
+    padded = np.pad(mask.astype(np.uint8), 1)
+    return 2 * float(cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).max())
 
 
 def _waves(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float64]:

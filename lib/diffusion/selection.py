@@ -27,7 +27,10 @@ class Choice(NamedTuple):
 
 
 def choose(scores: Sequence[float], limit: float) -> Choice:
-    """The largest score up to the limit, of equal ones the first; where all are beyond it, the smallest."""
+    """The largest score up to the limit, of equal ones the first; where all are beyond it, the smallest.
+
+    A sample that is no picture at all has an infinite score.
+    """
     beyond = tuple(number for number, score in enumerate(scores) if score > limit)
     within = [number for number in range(len(scores)) if number not in beyond]
     if not within:

@@ -8,13 +8,16 @@ a window at native scale, and only the change is added to the good picture; sele
 real defects.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -34,8 +37,7 @@ from lib.diffusion.selection import choose, difference, without_defect
 from lib.diffusion.training import train
 from lib.diffusion.word_objective import Losses, Prompts, Views, WordObjective
 from lib.diffusion.words import add_adapters, add_words, load_words, save_words
-from lib.generators import Made, RealData
-from lib.labels.gate import thickness
+from lib.generators import NON_FINITE, Answer, Failed, Made, RealData
 
 LARGEST_SCALE = 1.125  # of training views; published
 
@@ -49,6 +51,7 @@ class Settings(Losses):
     learning_rate_word: Rate
     variants: Positive
     shape: Literal["real", "drawn", "box"]
+    long: Literal["parts", "shrink"]
     growth: Annotated[int, Field(ge=0)]
     candidates: Positive
     guard: Annotated[float, Field(ge=1)]
@@ -122,7 +125,11 @@ def encoded_views(params: Params, settings: Settings, real: RealData, parts: Com
             mask = shapes.grown(read_shape(Path(str(sample.mask))), settings.growth)
             flips = bool(variant & 1), bool(variant & 2)
             picture = read(Path(sample.image))
-            views.append(view_of(picture, mask, item.box, flips, params.window, parts.resolution, seed))
+            native = settings.long == "parts" and shapes.is_line(
+                mask[item.box[1] : item.box[3], item.box[0] : item.box[2]]
+            )
+            largest = parts.resolution if native else max(picture.shape)
+            views.append(view_of(picture, mask, item.box, flips, params.window, largest, parts.resolution, seed))
         pictures.extend(picture for picture, _ in views)
         seeds = torch.tensor([seed % 2**31 for *_, seed in batch])
         return np.stack([picture for picture, _ in views]), np.stack([mask for _, mask in views]), seeds
@@ -135,16 +142,24 @@ def encoded_views(params: Params, settings: Settings, real: RealData, parts: Com
 
 
 def view_of(
-    image: RGB, mask: Mask, box: Box, flips: tuple[bool, bool], windows: WindowParams, side: int, seed: int
+    image: RGB,
+    mask: Mask,
+    box: Box,
+    flips: tuple[bool, bool],
+    windows: WindowParams,
+    largest: int,
+    side: int,
+    seed: int,
 ) -> tuple[RGB, Mask]:
     """One training view of a defect: a random crop of its window, 1 to LARGEST_SCALE times enlarged, perhaps flipped.
 
-    image, mask: (H, W, 3) uint8 and (H, W) bool, whose defect lies in the box; both are cut and flipped together.
-    Returns (side, side, 3) uint8 and (side, side) bool, which holds at least a part of the defect.
+    image, mask: (H, W, 3) uint8 and (H, W) bool, whose defect lies in the box; both are cut and flipped together. The
+    crop has at most `largest` px. Returns (side, side, 3) uint8 and (side, side) bool, which holds at least a part of
+    the defect.
     """
     rng = np.random.default_rng(seed)
     window = window_around(box, image.shape, windows.context, windows.min_side)
-    smaller = max(round(window.side / rng.uniform(1, LARGEST_SCALE)), 1)
+    smaller = max(round(min(window.side, largest) / rng.uniform(1, LARGEST_SCALE)), 1)
     rows, columns = np.nonzero(mask & box_mask(box, *image.shape[1::-1]))
     pick = int(rng.integers(len(rows)))
     starts = []
@@ -160,18 +175,25 @@ def view_of(
 # What the model paints
 
 
-class Job(NamedTuple):
-    """One placement: the good picture, its hole (H, W) bool, and the window to paint in."""
+class Part(NamedTuple):
+    """What is painted at a time: a hole (H, W) bool, or a piece of a long one, in a window."""
 
-    placement: Placement
-    normal: RGB
     hole: Mask
     window: Window
 
 
+class Job(NamedTuple):
+    """One placement: the good picture, its whole hole, and the parts that are painted one after the other."""
+
+    placement: Placement
+    normal: RGB
+    hole: Mask
+    parts: list[Part]
+
+
 def synthesize(
     params: Params, settings: Settings, real: RealData, model: Path, batches: Iterable[list[Placement]]
-) -> Iterator[list[Made]]:
+) -> Iterator[list[Answer]]:
     """Paint candidates into the hole of every placement, and keep the one least like the good picture.
 
     Outside of the hole nothing changes, bit for bit. Notes: all scores, the chosen one, the limit that real defects
@@ -181,30 +203,58 @@ def synthesize(
     precision = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision(where)]
     parts = load_words(load(params.base, where, precision), model)
     backbone = load_backbone(DEFAULT).requires_grad_(False).to(where)
-    limits = {name: settings.guard * top for name, top in real_differences(params, real, backbone).items()}
+    limits = {name: settings.guard * most for name, most in real_differences(params, real, backbone).items()}
     text = lru_cache(maxsize=None)(lambda prompt: embed(parts, [prompt])[0].clone())
-    holes = Holes(settings, real)
+    holes = Holes(params, settings, real, parts.resolution)
     for batch in batches:
-        jobs = [holes.job(placement, params.window) for placement in batch]
+        jobs = [holes.job(placement) for placement in batch]
         prompts = [object_prompt(job.placement.defect_type, real.category) for job in jobs]
         embeddings = torch.stack([text(prompt) for prompt in prompts])
         candidates = [
             _painted(params, parts, jobs, embeddings, text("")[None], number) for number in range(settings.candidates)
         ]
         yield [
-            _kept(job, list(pictures), backbone, limits[job.placement.defect_type], prompt)
+            _kept(params, job, list(pictures), backbone, limits[job.placement.defect_type], prompt)
             for job, prompt, *pictures in zip(jobs, prompts, *candidates, strict=True)
         ]
 
 
 def _painted(
     params: Params, parts: Components, jobs: list[Job], text: Tensor, empty: Tensor, candidate: int
-) -> list[RGB]:
-    """One candidate for every job."""
+) -> list[RGB | None]:
+    """One candidate for every job, None where the model's output is no picture.
+
+    The parts of a long hole one after the other: each sees what was painted before.
+    """
+    pictures = {row: job.normal for row, job in enumerate(jobs)}
+    for number in range(max(len(job.parts) for job in jobs)):
+        rows = [row for row in pictures if number < len(jobs[row].parts)]
+        if not rows:
+            continue
+        now = [jobs[row].parts[number] for row in rows]
+        seeds = [seed_for(jobs[row].placement.seed, "candidate", candidate, number) for row in rows]
+        changes = _changes(params, parts, [pictures[row] for row in rows], now, text[rows], empty, seeds)
+        for row, part, change in zip(rows, now, changes, strict=True):
+            if np.isfinite(change).all():
+                pictures[row] = apply_change(pictures[row], part.window, change, part.hole, params.synth.feather)
+            else:
+                del pictures[row]
+    return [pictures.get(row) for row in range(len(jobs))]
+
+
+def _changes(
+    params: Params,
+    parts: Components,
+    pictures: list[RGB],
+    now: list[Part],
+    text: Tensor,
+    empty: Tensor,
+    seeds: list[int],
+) -> NDArray[np.float32]:
+    """What the model adds to the windows of some pictures: (B, S, S, 3) in [-255, 255]."""
     side, where = parts.resolution, text.device
-    views = [resize(crop(job.normal, job.window), side, side) for job in jobs]
-    holes = [shapes.covering(crop(job.hole, job.window), side) for job in jobs]
-    seeds = [seed_for(job.placement.seed, "candidate", candidate) for job in jobs]
+    views = [resize(crop(picture, part.window), side, side) for picture, part in zip(pictures, now, strict=True)]
+    holes = [shapes.covering(crop(part.hole, part.window), side) for part in now]
     generated, round_trip = inpaint(
         parts,
         pixels=to_tensor(np.stack(views)).to(where),
@@ -215,42 +265,58 @@ def _painted(
         settings=params.synth,
         keep_background=True,
     )
-    changes = to_pixels(generated) - to_pixels(round_trip)
-    return [
-        apply_change(job.normal, job.window, change, job.hole, params.synth.feather)
-        for job, change in zip(jobs, changes, strict=True)
-    ]
+    return to_pixels(generated) - to_pixels(round_trip)
 
 
-def _kept(job: Job, pictures: list[RGB], backbone: nn.Module, limit: float, prompt: str) -> Made:
+def _kept(
+    params: Params, job: Job, pictures: list[RGB | None], backbone: nn.Module, limit: float, prompt: str
+) -> Answer:
     """Low-fidelity selection, in the window around the hole."""
-    normal, hole = crop(job.normal, job.window), crop(job.hole, job.window)
-    scores = [difference(backbone, crop(picture, job.window), normal, hole) for picture in pictures]
-    chosen, beyond = choose(scores, limit)
+    box, shape = job.placement.box, job.normal.shape
+    window = window_around(box, shape, params.window.context, params.window.min_side)
+    normal, hole = crop(job.normal, window), crop(job.hole, window)
+    scores = [
+        math.inf if picture is None else difference(backbone, crop(picture, window), normal, hole)
+        for picture in pictures
+    ]
+    choice = choose(scores, limit)
+    kept = pictures[choice.chosen]
+    if kept is None:
+        return Failed(NON_FINITE)
     notes = {
         "prompt": prompt,
-        "candidates": [round(score, 6) for score in scores],
-        "chosen": chosen,
+        "candidates": [round(score, 6) if math.isfinite(score) else None for score in scores],
+        "chosen": choice.chosen,
         "limit": round(limit, 6),
-        "beyond_limit": list(beyond),
+        "beyond_limit": list(choice.beyond),
+        "parts": len(job.parts),
     }
-    return Made(pictures[chosen], notes=notes)
+    return Made(kept, notes=notes)
 
 
 class Holes:
-    """Shaped holes for placements, from the real defects that they were drawn from."""
+    """Shaped holes for placements, from the real defects that they were drawn from. `side`: of the base's pictures."""
 
-    def __init__(self, settings: Settings, real: RealData) -> None:
-        self.settings, self.real = settings, real
+    def __init__(self, params: Params, settings: Settings, real: RealData, side: int) -> None:
+        self.params, self.settings, self.real, self.side = params, settings, real, side
         self.boxes = {(item.sample, item.component): item.box for item in real.boxes}
         self.read, self.read_shape = recent(read_image), recent(read_mask)
 
-    def job(self, placement: Placement, windows: WindowParams) -> Job:
+    def job(self, placement: Placement) -> Job:
         normal = self.read(Path(self.real.samples[placement.normal].image))
         height, width = normal.shape[:2]
         hole = shapes.placed(self._shape(placement), placement.box, width, height)
+        windows = self.params.window
+        window = window_around(placement.box, normal.shape, windows.context, windows.min_side)
+        if window.side <= self.side or self.settings.long == "shrink":
+            return Job(placement, normal, hole, [Part(hole, window)])
+        # The change of a part fades in over the end of the one before.
+        overlap = 2 * (self.params.synth.feather + 1)
+        parts = shapes.pieces(hole, self.side / windows.context, overlap)
+        if len(parts) == 1:
+            return Job(placement, normal, hole, [Part(hole, window)])
         return Job(
-            placement, normal, hole, window_around(placement.box, normal.shape, windows.context, windows.min_side)
+            placement, normal, hole, [Part(part, native_window(part, normal.shape, self.side)) for part in parts]
         )
 
     def _shape(self, placement: Placement) -> Mask:
@@ -263,7 +329,13 @@ class Holes:
         mask = self.read_shape(Path(str(self.real.samples[placement.like].mask)))[y0:y1, x0:x1]
         if settings.shape == "real":
             return shapes.bent(mask, size, settings.growth, rng)
-        return shapes.grown(shapes.drawn(size, thickness(mask), rng), settings.growth)
+        return shapes.grown(shapes.drawn(size, mask, rng), settings.growth)
+
+
+def native_window(hole: Mask, shape: Sequence[int], side: int) -> Window:
+    """The window of `side` px around a hole, so that nothing is resized; larger where the hole is."""
+    x, y, width, height = cv2.boundingRect(hole.astype(np.uint8))
+    return window_around((x, y, x + width, y + height), shape, 1.0, side)
 
 
 def real_differences(params: Params, real: RealData, backbone: nn.Module) -> Mapping[str, float]:
