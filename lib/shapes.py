@@ -13,14 +13,15 @@ STROKE_POINTS = 12  # of a drawn stroke
 STROKE_JITTER = 0.12  # of the box's shorter side: how far each point strays from the diagonal, on top of the last one
 BLOB_WAVES = 0.25  # of the box's shorter side: blur of the noise whose hills are the blob
 ELONGATED = 4.0  # times as long as thick: a line
+HALF_DIAGONAL = 0.75  # of a pixel, rounded up
 MARGIN = 0.12  # of a box's sides that a drawn shape leaves free on each
 
 
 def bent(mask: Mask, size: tuple[int, int], growth: float, rng: np.random.Generator) -> Mask:
     """A real defect's mask (h, w) bool, stretched to `size` (width, height), flipped, turned a little and bent.
 
-    It is grown by `growth` px of the result, at least half a pixel: by its distance map, so that the thinnest line
-    stays in one piece however it is shrunk. An empty mask stays empty.
+    It is grown by `growth` px of the result, at least one: by its distance map, so that the thinnest line stays in one
+    piece. An empty mask stays empty.
     """
     width, height = size
     if not mask.any():
@@ -35,11 +36,13 @@ def bent(mask: Mask, size: tuple[int, int], growth: float, rng: np.random.Genera
     places = (centres - [width / 2, height / 2]) @ rotation.T + [width / 2, height / 2] + _waves(size, rng)
     source = (places * scale - 0.5).astype(np.float32)
     away = cv2.distanceTransform(1 - mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    # From the nearest pixel's centre to its edge is half a pixel; beyond the border the distance goes on as it was.
     x, y = np.ascontiguousarray(source[..., 0]), np.ascontiguousarray(source[..., 1])
     warped = cv2.remap(away, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     outside = np.maximum(np.maximum(-source, source - (np.array(mask.shape[1::-1]) - 1)), 0).max(axis=-1)
-    return np.asarray((warped + outside) / scale.mean() <= max(growth, 0.5))
+    # At least one px of the result, by which a line of a pixel's width stays whole on any grid; and where masks are
+    # enlarged, the half diagonal of their pixels, by which diagonal neighbours meet.
+    reach = max(max(growth, 1) * scale.mean(), HALF_DIAGONAL)
+    return np.asarray(warped + outside <= reach)
 
 
 def drawn(size: tuple[int, int], like: Mask, rng: np.random.Generator) -> Mask:

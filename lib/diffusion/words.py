@@ -4,13 +4,16 @@ Saved in the formats of diffusers: any program of it reads the adapters with `lo
 `load_textual_inversion`.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionInpaintPipeline
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -67,15 +70,24 @@ def save_words(parts: Components, words: Mapping[str, int], rank: int, alpha: in
         adapters = {key: value for key, value in state.items() if ".lora_" in key}
         layers[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(adapters)
         # Without them, diffusers takes alpha for the rank: the adapters would act at another strength than trained.
-        facts[f"{name}_lora_adapter_metadata"] = {"r": rank, "lora_alpha": alpha, "target_modules": list(targets)}
-    StableDiffusionInpaintPipeline.save_lora_weights(out, **layers, **facts)
+        facts |= {f"{name}.r": rank, f"{name}.lora_alpha": alpha, f"{name}.target_modules": list(targets)}
+
+    def write(weights: dict[str, Tensor], path: str) -> None:
+        # A single key: safetensors writes several in random order, and equal adapters shall be equal bytes.
+        save_file(weights, path, metadata={LORA_ADAPTER_METADATA_KEY: json.dumps(facts, indent=2, sort_keys=True)})
+
+    StableDiffusionInpaintPipeline.save_lora_weights(out, **layers, save_function=write)
     learned = parts.text_encoder.get_input_embeddings().token_adapter.trainable_tokens_delta["default"].detach()
     for row, word in zip(learned, words, strict=True):
         save_file({word: row.clone().contiguous()}, out / WORD_FILES.replace("*", word.strip("<>")))
 
 
 def load_words(parts: Components, folder: Path) -> Components:
-    """Put the saved words into the tokenizer of a base, and merge the adapters into its weights; the parts change."""
+    """Put the saved words into the tokenizer of a base, and merge the adapters into its weights; the parts change.
+
+    Raises UserError when the adapters are not those of this base's attention layers, all of them and no others.
+    """
+    _check_adapters(folder / LORA_FILE, parts)
     pipeline = as_pipeline(parts)
     for file in sorted(folder.glob(WORD_FILES)):
         pipeline.load_textual_inversion(str(folder), weight_name=file.name, use_safetensors=True)
@@ -86,6 +98,28 @@ def load_words(parts: Components, folder: Path) -> Components:
         module.requires_grad_(False).eval()
     parts.unet.to(memory_format=torch.channels_last)
     return parts
+
+
+def _check_adapters(file: Path, parts: Components) -> None:
+    """Refuse a file without an adapter for every attention projection: diffusers would load what is there."""
+    expected = {
+        f"{part}.{name}.{half}"
+        for part, targets, halves in (
+            ("unet", UNET_TARGETS, ("lora.down.weight", "lora.up.weight")),
+            ("text_encoder", TEXT_TARGETS, ("lora_linear_layer.down.weight", "lora_linear_layer.up.weight")),
+        )
+        for name, _ in getattr(parts, part).named_modules()
+        if name.endswith(tuple(f".{target}" for target in targets))
+        for half in halves
+    }
+    with safe_open(file, framework="pt") as weights:
+        keys = set(weights.keys())
+    if wrong := sorted(expected ^ keys):
+        raise UserError(
+            f"{file}: {len(expected - keys)} of {len(expected)} weights are missing and {len(keys - expected)} belong "
+            f"to no attention layer, such as {wrong[0]}: the file is damaged, or was made for another base; delete the "
+            f"folder and run `dvc repro`"
+        )
 
 
 def word_positions(ids: Tensor, words: Tensor) -> Tensor:
