@@ -6,9 +6,10 @@ from numpy.typing import NDArray
 
 from lib.core.geometry import Box, Mask
 
-ANGLE = 8.0  # degrees; standard deviation of the rotation, small enough for a line to stay in its box
+ANGLE = 8.0  # degrees; standard deviation of the rotation
+TURN = 0.25  # of the box's shorter side: how far the rotation may move the ends, so that lines stay in flat boxes
 WAVES = 0.2  # of the box's longer side: wavelength, as standard deviation of the blur, of the elastic displacement
-AMPLITUDE = 0.03  # of the box's longer side: standard deviation of the displacement
+AMPLITUDE = 0.05  # of the box's shorter side: standard deviation of the displacement
 STROKE_POINTS = 12  # of a drawn stroke
 STROKE_JITTER = 0.12  # of the box's shorter side: how far each point strays from the diagonal, on top of the last one
 BLOB_WAVES = 0.25  # of the box's shorter side: blur of the noise whose hills are the blob
@@ -30,7 +31,8 @@ def bent(mask: Mask, size: tuple[int, int], growth: float, rng: np.random.Genera
         if rng.random() < 0.5:
             mask = np.flip(mask, axis)
     scale = np.array([mask.shape[1] / width, mask.shape[0] / height])
-    angle = np.deg2rad(rng.normal(0, ANGLE))
+    most = np.arctan(TURN * min(size) / max(size))
+    angle = np.clip(np.deg2rad(rng.normal(0, ANGLE)), -most, most)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
     places = (centres - [width / 2, height / 2]) @ rotation.T + [width / 2, height / 2] + _waves(size, rng)
@@ -134,7 +136,7 @@ def _waves(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float6
     longer = max(size)
     noise = rng.normal(size=(size[1], size[0], 2))
     smooth = cv2.GaussianBlur(noise, (0, 0), max(WAVES * longer, 1), borderType=cv2.BORDER_REFLECT)
-    return smooth / max(smooth.std(), 1e-9) * AMPLITUDE * longer
+    return smooth / max(smooth.std(), 1e-9) * AMPLITUDE * min(size)
 
 
 def _blob(size: tuple[int, int], rng: np.random.Generator) -> Mask:

@@ -14,7 +14,7 @@ from lib.core.geometry import box_mask
 
 def line(width: int, height: int, thickness: int = 1) -> np.ndarray:
     canvas = np.zeros((height, width), np.uint8)
-    margin = min(width, height) // 6 + 1
+    margin = min(width, height) // 4 + 1
     cv2.line(canvas, (margin, margin), (width - margin, height - margin), 1, thickness)
     return canvas > 0
 
