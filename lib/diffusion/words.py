@@ -7,6 +7,7 @@ Saved in the formats of diffusers: any program of it reads the adapters with `lo
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionInpaintPipeline
@@ -64,7 +65,8 @@ def add_adapters(parts: Components, rank: int, alpha: int, words: Iterable[int])
 
 def save_words(parts: Components, words: Mapping[str, int], rank: int, alpha: int, out: Path) -> None:
     """Write the adapters and one file for each word into a folder. `words`: as `add_adapters` got their ids."""
-    layers, facts = {}, {}
+    layers: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for name, targets in (("unet", UNET_TARGETS), ("text_encoder", TEXT_TARGETS)):
         state = get_peft_model_state_dict(getattr(parts, name), save_embedding_layers=False)
         adapters = {key: value for key, value in state.items() if ".lora_" in key}

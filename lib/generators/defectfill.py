@@ -348,7 +348,7 @@ def real_differences(params: Params, real: RealData, backbone: nn.Module) -> Map
         sample = real.samples[item.sample]
         picture, mask = read_image(Path(sample.image)), read_mask(Path(str(sample.mask)))
         window = window_around(item.box, picture.shape, params.window.context, params.window.min_side)
-        picture, mask = crop(picture, window), crop(mask, window)
-        score = difference(backbone, picture, without_defect(picture, mask), shapes.grown(mask, 1))
+        views = (crop(array, window) for array in (picture, without_defect(picture, mask), shapes.grown(mask, 1)))
+        score = difference(backbone, *views)
         most[item.defect_type] = max(most.get(item.defect_type, 0.0), score)
     return most
