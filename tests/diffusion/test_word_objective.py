@@ -260,20 +260,26 @@ def test_attention_is_looked_at_in_the_chosen_pass(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_a_perfect_prediction_has_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prediction: str):
+def test_errors_are_weighted_by_the_defects_mask_in_both_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prediction: str
+):
+    """Of a prediction that is off by known residuals."""
     model = objective(tmp_path, {"prediction": prediction}, attention_weight=0)
-    rows = torch.tensor([0, 1])
+    rows, residuals = torch.tensor([0, 1]), torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     latents = model.views.latents[rows].repeat(2, 1, 1, 1)
 
-    def perfect(noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> Any:
+    def almost(noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> Any:
         level = model.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         noise = (noisy[:, :4] - level.sqrt() * latents) / (1 - level).sqrt()
         answer = noise if prediction == "epsilon" else level.sqrt() * noise - (1 - level).sqrt() * latents
-        return type("Output", (), {"sample": answer})
+        return type("Output", (), {"sample": answer + residuals})
 
-    monkeypatch.setattr(model.unet, "forward", perfect)
-    monkeypatch.setattr(word_objective, "word_map", lambda *rest: model.views.masks[rows])
-    assert model(rows, draws(2)).abs().max() < 1e-6
+    masks = model.views.masks[rows]
+    monkeypatch.setattr(model.unet, "forward", almost)
+    monkeypatch.setattr(word_objective, "word_map", lambda *rest: masks)
+    defect = weighted_error(residuals[:2], masks)
+    whole = weighted_error(residuals[2:], object_weights(masks, 0.3))
+    assert torch.allclose(model(rows, draws(2)), 0.5 * defect + 0.2 * whole, rtol=1e-3)
 
 
 def test_a_sample_depends_on_its_own_draw_alone(tmp_path: Path):
