@@ -27,7 +27,7 @@ from lib.dataset.workpieces import workpiece
 from lib.diffusion.components import Components, embed, encode, load as load_base, to_tensor
 from lib.diffusion.training import backward_in_shares
 from lib.diffusion.inpainting import Cache, InpaintingObjective, blanked, encode_views, latent_masks
-from lib.generators.mvp_diff import LORA_TARGETS, view_of
+from lib.generators.mvp_diff import LORA_TARGETS, Settings, view_of
 from lib.core.images import read_image, write_png
 from lib.language import captions
 from lib.core.params import Params, load
@@ -39,9 +39,8 @@ BOX = (96, 96, 160, 150)
 
 def with_adapters(params: Params, base: str, fused: bool) -> tuple[Components, torch.optim.Optimizer]:
     parts = load_base(params.base.model_copy(update={"model": base}), device())
-    parts.unet.add_adapter(
-        LoraConfig(r=params.finetune.rank, lora_alpha=params.finetune.rank, target_modules=LORA_TARGETS)
-    )
+    rank = params.section("mvp_diff", Settings).rank
+    parts.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS))
     adapters = [value for value in parts.unet.parameters() if value.requires_grad]
     return parts, torch.optim.AdamW(adapters, lr=1e-5, fused=fused)
 
@@ -86,7 +85,7 @@ def main() -> None:
             write_png(file, workpiece("brushed_metal", "scratch", 0, index).defect)
         table = embed(parts, texts).clone()
         views = [view_of(read_image(file), BOX, (False, False), params, parts.resolution, 0) for file in files]
-        batch = (np.stack([v for v, _ in views]), np.stack([m for _, m in views]), torch.tensor([0]))
+        batch = (np.stack([v for v, _ in views]), np.stack([m for _, m in views]), torch.arange(COUNT))
         rows = tuple((index % len(texts),) for index in range(COUNT))
         cached = InpaintingObjective(
             parts.unet,
@@ -108,11 +107,11 @@ def main() -> None:
                     update(optimizer)
             middle = time.perf_counter()
             for number in range(args.steps):
-                asked = rng.integers(COUNT, size=size).tolist()
-                said = [texts[index % len(texts)] for index in asked]
-                cache = encoded(theirs, params, files, asked)
+                drawn = rng.integers(COUNT, size=size).tolist()
+                spoken = [texts[index % len(texts)] for index in drawn]
+                cache = encoded(theirs, params, files, drawn)
                 plain = InpaintingObjective(
-                    theirs.unet, lambda rows, said=said: embed(theirs, [said[row] for row in rows]), 0, cache,
+                    theirs.unet, lambda rows, spoken=spoken: embed(theirs, [spoken[row] for row in rows]), 0, cache,
                     theirs.scheduler, gamma, dropout,
                 )  # fmt: skip
                 plain(torch.arange(size), draws_of(number, size)).mean().backward()

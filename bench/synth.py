@@ -25,11 +25,10 @@ from PIL import Image
 from lib.dataset.workpieces import workpiece
 from lib.diffusion.sampling import SCHEDULERS
 from lib.generators import RealData
-from lib.generators.mvp_diff import hole, synthesize
+from lib.generators.mvp_diff import Settings, hole, synthesize
 from lib.core.geometry import window_around
-from lib.core.images import read_image, write_png
+from lib.core.images import write_png
 from lib.language import prompt
-from lib.labels.masks import only_what_changed
 from lib.core.params import Params, load
 from lib.core.records import GOOD, Placement, Sample
 from lib.core.runtime import device, write_json
@@ -48,7 +47,9 @@ def scene(folder: Path, count: int) -> tuple[RealData, list[Placement]]:
         box = (60 + index % 40, 80, 110 + index % 40, 120)
         text = prompt("scratch", "brushed_metal", "in the center")
         placements.append(
-            Placement(f"p{index:04d}", "brushed_metal", "scratch", path.stem, box, "in the center", text, index)
+            Placement(
+                f"p{index:04d}", "brushed_metal", "scratch", path.stem, box, "in the center", text, index, path.stem, 0
+            )
         )
     return RealData("brushed_metal", samples, (), {}), placements
 
@@ -56,14 +57,13 @@ def scene(folder: Path, count: int) -> tuple[RealData, list[Placement]]:
 def ours(params: Params, real: RealData, model: Path, placements: list[Placement], out: Path) -> float:
     size = params.synth.batch_size
     batches = [placements[start : start + size] for start in range(0, len(placements), size)]
-    made = synthesize(params, real, model, [placements[:1], *batches])
-    next(made)  # loads the model: in both arms that happens before the clock starts
+    settings = params.section("mvp_diff", Settings)
+    stream = synthesize(params, settings, real, model, [placements[:1], *batches])
+    next(stream)  # loads the model: in both arms that happens before the clock starts
     start = time.perf_counter()
-    for batch, pictures in zip(batches, made, strict=True):
-        for placement, picture in zip(batch, pictures, strict=True):
-            normal = read_image(Path(real.samples[placement.normal].image))
-            image = only_what_changed(picture.image, normal, placement.box, params.synth.feather)
-            write_png(out / f"{placement.id}.png", image)
+    for batch, answers in zip(batches, stream, strict=True):
+        for placement, answer in zip(batch, answers, strict=True):
+            write_png(out / f"{placement.id}.png", answer.image)
     return time.perf_counter() - start
 
 

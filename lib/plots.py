@@ -31,7 +31,7 @@ BAND: dict[str, Any] = {"color": "black", "alpha": 0.18, "linewidth": 0, "zorder
 
 @dataclass(frozen=True)
 class Overlay:
-    """One row of a sheet. image: (H, W, 3) uint8; truth: (H, W) bool; scores: (H, W) float."""
+    """One row of a sheet. image: (H, W, 3) uint8; truth: (H, W) bool; scores: (H, W) float in [0, 1]."""
 
     caption: str
     image: RGB
@@ -39,24 +39,15 @@ class Overlay:
     scores: Scores
 
 
-def heat_map(scores: Scores, limits: tuple[float, float] = (0.0, 1.0)) -> RGB:
-    """Scores as colours, (H, W, 3) uint8, on one scale for all pictures: limits[0] is black, limits[1] pale yellow.
-
-    Raises ValueError unless limits[0] < limits[1].
-    """
-    low, high = limits
-    if not low < high:
-        raise ValueError(f"limits are {limits}, expected a lower and a higher score")
-    levels = np.rint(np.clip((scores - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+def heat_map(scores: Scores) -> RGB:
+    """Scores in [0, 1] as colours, (H, W, 3) uint8, on one scale for all pictures: 0 is black, 1 is pale yellow."""
+    levels = np.rint(np.clip(scores, 0, 1) * 255).astype(np.uint8)
     return np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
 
 
-def overlay_sheet(
-    overlays: Sequence[Overlay], threshold: float, tile: int = 200, limits: tuple[float, float] = (0.0, 1.0)
-) -> RGB:
+def overlay_sheet(overlays: Sequence[Overlay], threshold: float, tile: int = 200) -> RGB:
     """Rows of picture, outline of the truth, score map, outline of `scores >= threshold`, each under its caption.
 
-    limits: the scores that are drawn black and pale yellow, the same for all rows; what lies beyond is drawn like them.
     The shorter side of a picture is shown with `tile` px, of one that is longer than 2.4 times as much with fewer.
     """
     shapes = [sorted(overlay.image.shape[:2]) for overlay in overlays]
@@ -68,7 +59,7 @@ def overlay_sheet(
                 [
                     overlay.image,
                     outlined(overlay.image, overlay.truth),
-                    heat_map(overlay.scores, limits),
+                    heat_map(overlay.scores),
                     outlined(overlay.image, overlay.scores >= threshold, (40, 200, 255)),
                 ]
             ],

@@ -1,7 +1,7 @@
 """Whole pictures through a network that sees windows: overlapping tiles, blended."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,9 @@ def predict_tiled(
     shows where one hands over to the next. A picture that is smaller than a tile is mirrored up to it. Returns (H, W)
     float32. Raises ValueError unless 0 <= overlap < window.
     """
-    if not 0 <= overlap < window:
-        raise ValueError(f"overlap is {overlap}, expected at least 0 and less than the window of {window} px")
     height, width = image.shape[:2]
-    side = max(_side(extent, window, overlap, multiple) for extent in (height, width))
-    windows = [Window(x, y, side) for y in _starts(height, side, overlap) for x in _starts(width, side, overlap)]
+    windows = tiles(image.shape, window, overlap, multiple)
+    side = windows[0].side
     # The floor keeps the weights of the picture's own border pixels, which only one tile sees, well above rounding.
     ramp = np.maximum(np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2, 1e-2)
     weights = np.outer(ramp, ramp)
@@ -43,6 +41,18 @@ def predict_tiled(
             total[there] += (weights * score)[here]
             weight[there] += weights[here]
     return (total / weight).astype(np.float32)
+
+
+def tiles(shape: Sequence[int], window: int, overlap: int, multiple: int = 1) -> list[Window]:
+    """The tiles by which `predict_tiled` covers a picture of shape (H, W, ...), row by row, all of one size.
+
+    Raises ValueError unless 0 <= overlap < window.
+    """
+    if not 0 <= overlap < window:
+        raise ValueError(f"overlap is {overlap}, expected at least 0 and less than the window of {window} px")
+    height, width = shape[:2]
+    side = max(_side(extent, window, overlap, multiple) for extent in (height, width))
+    return [Window(x, y, side) for y in _starts(height, side, overlap) for x in _starts(width, side, overlap)]
 
 
 def _side(extent: int, window: int, overlap: int, multiple: int) -> int:

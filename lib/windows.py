@@ -6,10 +6,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Window, crop, resize
 from lib.core.params import Detect
 from lib.core.records import GOOD
 from lib.detectors import Example
+
+MOST_PIXELS = 4096  # defect pixels that are remembered of a picture, evenly taken, to lay windows around
+STAYS_DEFECT = 0.25  # of a pixel, after scaling: with more, lines thinner than a pixel would vanish from the mask
+
+
+@dataclass(frozen=True)
+class Source:
+    """An example, and where its defect is: (N,) flat indices of at most MOST_PIXELS of its pixels, none if it is good.
+
+    The example's arrays are read anew for each window: thousands of pictures do not fit into memory.
+    """
+
+    example: Example
+    pixels: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, example: Example) -> "Source":
+        pixels = np.flatnonzero(example.mask) if example.has_defect else np.zeros(0, np.int64)
+        return cls(example, pixels[:: max(1, -(-pixels.size // MOST_PIXELS))].copy())
 
 
 @dataclass(frozen=True)
@@ -19,23 +39,26 @@ class Pools:
     A type without any real ones, or without any synthetic ones, has an empty list there.
     """
 
-    good: list[Example]
-    real: list[list[Example]]
-    synthetic: list[list[Example]]
+    good: list[Source]
+    real: list[list[Source]]
+    synthetic: list[list[Source]]
 
     @classmethod
     def of(cls, examples: Sequence[Example]) -> "Pools":
-        """Raises ValueError without any defect. A synthetic mask that is empty teaches nothing and is left out."""
-
-        defects = [example for example in examples if example.mask.any()]
+        """Raises UserError without any defect. A synthetic mask that is empty teaches nothing and is left out."""
+        sources = [Source.of(example) for example in examples]
+        defects = [source for source in sources if source.pixels.size]
         if not defects:
-            raise ValueError("the train part holds no defect to learn from: see split in params.yaml")
-        types = sorted({example.defect_type for example in defects})
+            raise UserError("the train part holds no defect to learn from: see split in params.yaml")
+        types = sorted({source.example.defect_type for source in defects})
         real, synthetic = (
-            [[e for e in defects if e.defect_type == name and e.synthetic == made] for name in types]
-            for made in (False, True)
+            [
+                [s for s in defects if s.example.defect_type == name and s.example.synthetic == is_synthetic]
+                for name in types
+            ]
+            for is_synthetic in (False, True)
         )
-        return cls([example for example in examples if example.defect_type == GOOD], real, synthetic)
+        return cls([source for source in sources if source.example.defect_type == GOOD], real, synthetic)
 
 
 def batch_of(pools: Pools, params: Detect, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -57,23 +80,39 @@ def batch_of(pools: Pools, params: Detect, rng: np.random.Generator) -> tuple[ND
     for n in range(params.batch_size):
         if n < around + anywhere:
             is_synthetic = n < synthetic if n < around else n - around < synthetic_anywhere
-            kind = rng.integers(len(pools.real))
-            real, made = pools.real[kind], pools.synthetic[kind]
-            examples = made if made and (not real or (is_synthetic and rng.random() < len(made) / len(real))) else real
+            sources = _pool(pools, is_synthetic, rng)
         else:
-            examples = pools.good
-        example = examples[rng.integers(len(examples))]
-        window = _window(example.mask, params.window, n < around, rng)
-        windows.append(_augmented(crop(example.image, window), crop(example.mask, window), rng))
+            sources = pools.good
+        source = sources[rng.integers(len(sources))]
+        windows.append(_augmented(*_view(source, params.window, params.scale, n < around, rng), rng))
     images, masks = zip(*windows, strict=True)
     return np.stack(images), np.stack(masks)
 
 
-def _window(mask: Mask, side: int, on_defect: bool, rng: np.random.Generator) -> Window:
-    """A window that holds a random defect pixel in its central half, or any window; inside the picture if it fits."""
-    height, width = mask.shape
-    if on_defect:
-        pixels = np.flatnonzero(mask)
+def _pool(pools: Pools, is_synthetic: bool, rng: np.random.Generator) -> list[Source]:
+    """Pictures of a random type; the synthetic ones, where so asked, in proportion to their number."""
+    kind = rng.integers(len(pools.real))
+    real, synthetic = pools.real[kind], pools.synthetic[kind]
+    if not synthetic:
+        return real
+    return synthetic if not real or (is_synthetic and rng.random() < len(synthetic) / len(real)) else real
+
+
+def _view(source: Source, side: int, scale: float, on_defect: bool, rng: np.random.Generator) -> tuple[RGB, Mask]:
+    """A window of `side` px after scaling: (side, side, 3) uint8 and (side, side) bool."""
+    image = source.example.image
+    window = _window(image.shape, source.pixels if on_defect else None, round(side / scale), rng)
+    view = crop(image, window)
+    mask = crop(source.example.mask, window) if source.pixels.size else np.zeros(view.shape[:2], bool)
+    if scale == 1:
+        return view, mask
+    return resize(view, side, side), resize(mask.astype(np.float32), side, side) > STAYS_DEFECT
+
+
+def _window(shape: Sequence[int], pixels: NDArray | None, side: int, rng: np.random.Generator) -> Window:
+    """A window with one of the pixels in its central half, or anywhere; inside the picture if it fits."""
+    height, width = shape[:2]
+    if pixels is not None:
         y, x = divmod(int(pixels[rng.integers(pixels.size)]), width)
         y, x = (centre - side // 2 + int(rng.integers(-side // 4, side // 4 + 1)) for centre in (y, x))
     else:
@@ -104,18 +143,11 @@ def evenly_by_type(examples: Sequence[Example], count: int) -> list[Example]:
     keyed = []
     for example in examples:
         turns[example.defect_type] = turns.get(example.defect_type, -1) + 1
-        keyed.append((turns[example.defect_type], not example.mask.any(), example))
+        keyed.append((turns[example.defect_type], not example.has_defect, example))
     return [example for _, _, example in sorted(keyed, key=lambda item: item[:2])[:count]]
 
 
-def scaled_example(example: Example, scale: float) -> Example:
-    """A quarter of a pixel is enough to stay a defect, or lines thinner than a pixel would vanish from the mask."""
-    if scale == 1:
-        return example
-    mask = resized(example.mask.astype(np.float32), scale) > 0.25
-    return Example(resized(example.image, scale), mask, example.synthetic, example.defect_type)
-
-
 def resized(image: NDArray, scale: float) -> NDArray:
+    """A whole picture (H, W) or (H, W, C) at `scale`, at least one pixel on each side."""
     height, width = (max(1, round(extent * scale)) for extent in image.shape[:2])
     return image if scale == 1 else resize(image, width, height)

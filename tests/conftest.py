@@ -35,3 +35,16 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     save(tiny_components(folder / "tokens"), folder / "model")
     return folder / "model"
+
+
+@pytest.fixture
+def tiny_backbone(tmp_path: Path) -> Path:
+    """A folder with a tiny random ResNet of two stages, at strides 4 and 8, as `detect.encoder` may name one."""
+    import torch
+    from transformers import ResNetConfig, ResNetModel
+
+    folder = tmp_path / "backbone"
+    torch.manual_seed(0)
+    ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}')
+    return folder

@@ -22,10 +22,13 @@ MICRO = {
     "dataset": {"categories": ["hex_nut"]},
     "placements": {"per_type": 2},
     "base": {"model": "tiny"},
-    "finetune": {"steps": 4, "variants": 1, "checkpoint_every": 2, "batch_size": 2},
+    "finetune": {"steps": 4, "checkpoint_every": 2, "batch_size": 2},
+    "mvp_diff": {"variants": 1},
     "synth": {"steps": 2, "batch_size": 4},
     "detect": {"seeds": [0, 1], "steps": 4, "batch_size": 2, "validate_every": 2, "window": 64},
+    "patchcore": {"coreset": 50},
 }
+GENERATORS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["generators"]
 
 
 def environment() -> dict[str, str]:
@@ -106,15 +109,16 @@ def test_nothing_that_the_pipeline_leaves_behind_is_unknown_to_git(chains: tuple
 
 def test_the_report_has_every_arm_and_the_summary_is_what_metrics_show(chains: tuple[Path, Path]):
     report = (chains[0] / "metrics/report/report.md").read_text()
-    assert all(f"| {arm} " in report for arm in ("none", "perlin", "mvp_diff"))
+    assert all(f"| {arm} " in report for arm in ("none", "placebo", *GENERATORS))
     assert "measured" in report and "cosine_rgb_otsu" in report
     summary = json.loads((chains[0] / "metrics/summary.json").read_text())
-    assert set(summary["unet"]) == {"none", "perlin", "mvp_diff"}
+    assert set(summary["unet"]) == {"none", "placebo", *GENERATORS}
+    assert set(summary["patchcore"]) == {"none", "placebo"}, "what learns from good pictures is trained once"
     assert "pixel_ap" in run(chains[0], "dvc", "metrics", "show").stdout
 
 
 def test_no_pixel_outside_of_the_boxes_has_changed(chains: tuple[Path, Path]):
-    for generator in ("perlin", "mvp_diff"):
+    for generator in GENERATORS:
         numbers = json.loads((chains[0] / f"metrics/masks/{generator}.json").read_text())["hex_nut"]
         assert numbers["samples"] == 6 and numbers["pixels_changed_outside"] == 0
 

@@ -77,7 +77,8 @@ def recording(root: Path, patch: pytest.MonkeyPatch) -> Iterator[Recorder]:
 
     def dump(self: Section, **options: Any) -> dict[str, Any]:
         if id(self) in owners:
-            this.params |= {f"{owners[id(self)]}.{name}" for name in type(self).model_fields}
+            fields = type(self).model_fields.keys() - options.get("exclude", set())
+            this.params |= {f"{owners[id(self)]}.{name}" for name in fields}
         return plain_dump(self, **options)
 
     def section(self: Params, method: str, settings: type[Section]) -> Section:
@@ -110,6 +111,7 @@ def reads(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[str
     """For each stage, in the order of dvc.yaml, what each item of its matrix reads in a micro run."""
     root = tmp_path_factory.mktemp("reads")
     shutil.copytree(tiny_base, root / "tiny")
+    (root / "models/base").mkdir(parents=True)  # a dependency that must be there, whatever base.model names
     shutil.copy(ROOT / "dvc.yaml", root)
     for folder in ("lib", "stages"):
         (root / folder).symlink_to(ROOT / folder)

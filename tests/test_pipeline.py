@@ -16,7 +16,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages
 # Listed as folders: who uses one file of them uses most.
 LAYERS = ["lib/base", "lib/core", "lib/diffusion", "lib/metrics"]
 SETTINGS = ROOT / "lib/__init__.py"  # of how fast and how loud, not of what is computed
-LIGHT = ["workpieces", "prepare", "describe", "boxes", "random_boxes", "masks", "fidelity", "report"]
+LIGHT = ["workpieces", "prepare", "describe", "boxes", "random_boxes", "masks", "report"]
 
 
 def imported(file: Path) -> set[Path]:
@@ -127,7 +127,7 @@ LAYERS_UP = [
     ["lib/boxes.py", "lib/metrics"],
     ["lib/placement.py", "lib/labels", "lib/windows.py", "lib/generators/__init__.py", "lib/detectors/__init__.py"],
     ["lib/generators", "lib/detectors"],
-    ["lib/synthesis.py", "lib/detection.py", "lib/report", "lib/base", "lib/launch.py"],
+    ["lib/finetuning.py", "lib/synthesis.py", "lib/detection.py", "lib/report", "lib/base", "lib/launch.py"],
     ["lib/predict.py", "lib/evaluation.py"],
     ["stages"],
 ]

@@ -65,16 +65,6 @@ def test_heat_maps_share_one_scale_whatever_the_picture_holds():
     assert (np.diff(heat_map(np.array([[0, 0.5, 1]], np.float32)).astype(int).sum(axis=2)) > 0).all()
 
 
-def test_scores_of_any_range_are_drawn_on_the_limits_of_the_sheet():
-    scores = np.array([[-3, 2, 7, 9]], np.float32)
-    np.testing.assert_array_equal(heat_map(scores, (-3, 7)), heat_map((scores + 3) / 10))
-    wide = Overlay("", np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20), bool), np.full((20, 20), 7, np.float32))
-    assert (overlay_sheet([wide], 8, limits=(-3, 7)) == overlay_sheet([wide], 8, limits=(0, 7))).all()
-    assert (overlay_sheet([wide], 8, limits=(-3, 7)) != overlay_sheet([wide], 8, limits=(-3, 20))).any()
-    with pytest.raises(ValueError, match="limits are"):
-        heat_map(scores, (1, 1))
-
-
 GROUPS = {
     "unet": {"none": Bar(0.4, 0.05), "placebo": Bar(0.42, 0.05, 0.06), "perlin": Bar(0.5, 0.02, 0.05)},
     "patchcore": {"none": Bar(0.6, 0.01), "placebo": Bar(0.6, nan, nan)},
@@ -91,7 +81,8 @@ def test_learning_curves_and_bars_are_png_with_equal_bytes_twice(tmp_path: Path)
         function(tmp_path / f"{name}-2.png")
         image = read_image(tmp_path / f"{name}-1.png")
         assert image.shape == (400, 560, 3) and np.unique(image).size > 2
-        assert (tmp_path / f"{name}-1.png").read_bytes() == (tmp_path / f"{name}-2.png").read_bytes()
+        data = (tmp_path / f"{name}-1.png").read_bytes()
+        assert data == (tmp_path / f"{name}-2.png").read_bytes() and b"atplotlib" not in data, "no version either"
 
 
 def test_every_quantity_has_a_panel_and_a_run_one_colour_in_all_of_them(figures: list[Figure], tmp_path: Path):

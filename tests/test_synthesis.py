@@ -241,6 +241,11 @@ def test_a_batch_that_is_not_finite_at_all_stops_the_run_and_names_the_cause(
         synthesized(params)
 
 
+def test_a_batch_of_one_may_fail_as_any_sample_may(params: Params, monkeypatch: pytest.MonkeyPatch):
+    answering(monkeypatch, *[None] * 6, Failed(NON_FINITE))
+    assert [record.reason for record in synthesized(params)] == [None] * 6 + [NON_FINITE]
+
+
 PLAIN = np.full((60, 70, 3), 120, np.uint8)
 
 

@@ -1,15 +1,16 @@
-"""A small U-Net on windows at native scale (Ronneberger et al. 2015), trained on real and synthetic defects.
+"""A small U-Net on windows (Ronneberger et al. 2015), trained on real and synthetic defects.
 
 Made for two CPU cores: full resolution is seen by two thin convolutions only, the rest works at half of it and
-below. Skips are added instead of concatenated, which halves the decoder. Its way down is either drawn at random or a
-SqueezeNet that has seen a million photographs (`detect.encoder`), since few defects teach little about pictures.
+below. Skips are added instead of concatenated, which halves the decoder. Its way down is a backbone that has seen a
+million photographs (`detect.encoder`), since few defects teach little about pictures, or, with `none`, convolutions
+that start from nothing.
 """
 
 import itertools
 import json
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,32 +22,40 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lib.backbones import NONE, Backbone, load_backbone, rebuild
 from lib.core.geometry import RGB, Mask, Scores, resize
-from lib.core.params import Detect
+from lib.core.params import Detect, Params, Positive, Section
 from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
-from lib.detectors import Example
-from lib.metrics.ranking import average_precision, f1_max
-from lib.squeezenet import CHANNELS, SqueezeNet
+from lib.detectors import Example, History
+from lib.metrics.ranking import average_precision
 from lib.tiles import predict_tiled
-from lib.windows import Pools, batch_of, evenly_by_type, resized, scaled_example
+from lib.windows import Pools, batch_of, evenly_by_type, resized
 
+LEARNS_FROM = "defects"
 LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16
 DETAIL = 8  # channels at full resolution
 ENCODER_RATE = 0.1  # of the learning rate, for weights that know something already
+WEIGHT_DECAY = 1e-2
+RISE = 0.2  # of the steps, in which the learning rate rises (Smith & Topin 2019); then it falls to nothing
+SHORTEST = 6  # steps of a schedule: RISE of fewer is no more than the first step, and OneCycleLR divides by zero
 VALIDATED = 24  # pictures that a validation looks at: weights are chosen often, so on few; the threshold once, on all
 DRAWING = threading.Lock()  # seeds may train side by side, but torch has one random state for first weights
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
-class UNet(nn.Module):
-    """(B, 3, H, W) float in [0, 1] -> logits (B, 1, H, W); H and W are multiples of 16. `pretrained`: its way down."""
+class Settings(Section):
+    width: Positive  # channels at half of full resolution; each level below has twice as many
 
-    def __init__(self, width: int, pretrained: SqueezeNet | None = None) -> None:
+
+class UNet(nn.Module):
+    """(B, 3, H, W) float in [0, 1] -> logits (B, 1, H, W); H and W are multiples of 16. `backbone`: its way down."""
+
+    def __init__(self, width: int, backbone: Backbone | None = None) -> None:
         super().__init__()
         channels = [width * 2**level for level in range(LEVELS)]
         # No norm at full resolution: there it would cost as much as the convolution.
         self.detail = nn.Sequential(nn.Conv2d(3, DETAIL, 3, padding=1), nn.ReLU(inplace=True))
-        self.encoder = Pretrained(pretrained, channels) if pretrained else Plain([DETAIL, *channels])
+        self.encoder = Pretrained(backbone, channels) if backbone else Plain([DETAIL, *channels])
         skips = [DETAIL, *channels[:-1]]
         self.narrow = nn.ModuleList(nn.Conv2d(below, skip, 1) for below, skip in zip(channels, skips, strict=True))
         self.decoder = nn.ModuleList(nn.Sequential(*_convolution(skip, skip)) for skip in skips)
@@ -64,10 +73,10 @@ class UNet(nn.Module):
         """All weights, for an optimizer: each with the learning rate that suits what it knows already."""
         if not isinstance(self.encoder, Pretrained):
             return [{"params": list(self.parameters()), "lr": learning_rate}]
-        known = list(self.encoder.network.parameters())
-        ids = {id(weight) for weight in known}
+        pretrained = list(self.encoder.backbone.parameters())
+        ids = {id(weight) for weight in pretrained}
         rest = [weight for weight in self.parameters() if id(weight) not in ids]
-        return [{"params": rest, "lr": learning_rate}, {"params": known, "lr": ENCODER_RATE * learning_rate}]
+        return [{"params": rest, "lr": learning_rate}, {"params": pretrained, "lr": ENCODER_RATE * learning_rate}]
 
 
 class Plain(nn.Module):
@@ -88,18 +97,30 @@ class Plain(nn.Module):
 
 
 class Pretrained(nn.Module):
-    """SqueezeNet's features of the image (B, 3, H, W), made as narrow as the plain encoder's maps."""
+    """A backbone's features of the image (B, 3, H, W), in the number and of the size of the plain encoder's maps.
 
-    def __init__(self, network: SqueezeNet, channels: Sequence[int]) -> None:
+    A backbone with fewer maps than levels gives some of them twice; one with other strides has its maps resized.
+    """
+
+    def __init__(self, backbone: Backbone, channels: Sequence[int]) -> None:
         super().__init__()
-        self.network = network
+        self.backbone = backbone
+        self.taps = [level * len(backbone.channels) // LEVELS for level in range(LEVELS)]
         self.lateral = nn.ModuleList(
-            nn.Sequential(*_convolution(before, after, size=1))
-            for before, after in zip(CHANNELS, channels, strict=True)
+            nn.Sequential(*_convolution(backbone.channels[tap], after, size=1))
+            for tap, after in zip(self.taps, channels, strict=True)
         )
 
     def forward(self, image: Tensor, detail: Tensor) -> list[Tensor]:
-        return [lateral(found) for lateral, found in zip(self.lateral, self.network(image), strict=True)]
+        features = self.backbone(image)
+        maps = []
+        for level, (tap, lateral) in enumerate(zip(self.taps, self.lateral, strict=True), start=1):
+            size = [extent >> level for extent in image.shape[-2:]]
+            narrow = lateral(features[tap])
+            if list(narrow.shape[-2:]) != size:
+                narrow = F.interpolate(narrow, size, mode="bilinear", align_corners=False)
+            maps.append(narrow)
+        return maps
 
 
 def _convolution(before: int, after: int, size: int = 3) -> tuple[nn.Module, ...]:
@@ -119,44 +140,58 @@ class Model:
 
 
 def fit(
-    examples_train: Sequence[Example], examples_val: Sequence[Example], params: Detect, seed: int, out: Path
-) -> None:
-    """Train on windows and keep the weights of the best pixel AP on val; the threshold is F1-max there.
+    train: Sequence[Example], val: Sequence[Example], params: Params, settings: Settings, seed: int, out: Path
+) -> History:
+    """Train on windows and write the weights of the best pixel AP on val; without defects in val, the last ones.
 
     Step n of a seed always draws the same windows, so equal input gives equal weights, bit for bit on a CPU.
-    Without defects in val the last weights and the threshold 0.5 are written, with a warning.
-    Raises ValueError when there is no defect to learn from.
+    Raises UserError when there is no defect to learn from, or no backbone of the name in `detect.encoder`.
     """
-    where = device()
-    precision = mixed_precision(where)
-    train = [scaled_example(example, params.scale) for example in examples_train]
-    pools = Pools.of(train)
+    detect, pools = params.detect, Pools.of(train)
+    model = Model(_untrained(params, settings, seed), detect.window, detect.scale)
+    few = evenly_by_type(val, VALIDATED)
+    selects = any(example.has_defect for example in few)
+    if not selects:
+        warnings.warn("the val part holds no defect: the last weights are kept, not the best ones", stacklevel=2)
+    losses: list[tuple[int, float]] = []
+    validations: list[tuple[int, float]] = []
+    best, weights = -1.0, {}
+    for step, loss in _training(model.network, pools, detect, seed):
+        losses.append((step, round(loss, 6)))
+        if selects and (step % detect.validate_every == 0 or step == detect.steps):
+            score = average_precision(*_scores_and_truth(model, few))
+            validations.append((step, round(score, 6)))
+            if score > best:
+                best, weights = score, _copy(model.network)
+    save_file(weights or _copy(model.network), out / "model.safetensors")
+    backbone = getattr(model.network.encoder, "backbone", None)
+    config = {"width": settings.width, "window": detect.window, "scale": detect.scale}
+    write_json(out / "config.json", {**config, "backbone": backbone.description if backbone else None})
+    return History({"loss": losses, "pixel AP on val": validations})
+
+
+def _untrained(params: Params, settings: Settings, seed: int) -> UNet:
+    """The network before its first step, on this machine's device."""
+    name = params.detect.encoder
+    backbone = None if name == NONE else load_backbone(name, params.base.allow_download)
     with DRAWING, torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, "weights"))
-        pretrained = SqueezeNet.read(Path(params.encoder)) if params.encoder else None
-        network = UNet(params.width, pretrained).to(where)
-    model = Model(network, params.window, params.scale)
-    groups = network.groups(params.learning_rate)
-    optimizer = torch.optim.AdamW(groups, weight_decay=1e-2, fused=True)
+        return UNet(settings.width, backbone).to(device())
+
+
+def _training(network: UNet, pools: Pools, detect: Detect, seed: int) -> Iterator[tuple[int, float]]:
+    """Train the network, and yield each step, from 1 on, with its loss."""
+    where = next(network.parameters()).device
+    precision = mixed_precision(where)
+    groups = network.groups(detect.learning_rate)
+    optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in groups], total_steps=params.steps, pct_start=0.2
+        optimizer, [group["lr"] for group in groups], total_steps=max(detect.steps, SHORTEST), pct_start=RISE
     )
     scaler = torch.amp.GradScaler(where.type, enabled=precision == "fp16")
-    selects = any(example.mask.any() for example in examples_val)
-    if not selects:
-        warnings.warn(
-            "the val part holds no defect: the last weights are kept and the threshold is 0.5; "
-            "raise split.val_fraction or add defects",
-            stacklevel=2,
-        )
-
-    losses: list[float] = []
-    validations: list[tuple[int, float]] = []
-    few = evenly_by_type(examples_val, VALIDATED)
-    best, weights = -1.0, _copy(network)
-    for step in progress(range(1, params.steps + 1), f"train seed {seed}"):
+    for step in progress(range(1, detect.steps + 1), f"train seed {seed}"):
         network.train()
-        images, masks = batch_of(pools, params, np.random.default_rng(seed_for(seed, "windows", step)))
+        images, masks = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)))
         with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
             logits = network(_tensor(images, where))
         loss = segmentation_loss(logits[:, 0].float(), torch.from_numpy(masks).to(where).float())
@@ -165,29 +200,15 @@ def fit(
         scaler.step(optimizer)
         scaler.update()
         schedule.step()
-        losses.append(round(loss.item(), 6))
-        if selects and (step % params.validate_every == 0 or step == params.steps):
-            score = average_precision(*_scores_and_truth(model, few))
-            validations.append((step, round(score, 6)))
-            if score > best:
-                best, weights = score, _copy(network)
-    threshold = 0.5
-    if selects:
-        network.load_state_dict(weights)
-        threshold = f1_max(*_scores_and_truth(model, examples_val))[1]
-    save_file(_copy(network), out / "model.safetensors")
-    config = {"width": params.width, "window": params.window, "scale": params.scale}
-    write_json(out / "config.json", {**config, "pretrained": bool(params.encoder)})
-    write_json(out / "threshold.json", {"threshold": threshold, "chosen_on": "val" if selects else "nothing"})
-    write_json(out / "history.json", {"loss": losses, "val_pixel_ap": validations})
+        yield step, loss.item()
 
 
 def load(folder: Path) -> Model:
-    """Read what `fit` wrote, onto this machine's device."""
+    """Read what `fit` wrote, onto this machine's device; the backbone's weights are among it."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    network = UNet(config["width"], SqueezeNet() if config["pretrained"] else None)
+    network = UNet(config["width"], rebuild(config["backbone"]) if config["backbone"] else None)
     network.load_state_dict(load_file(folder / "model.safetensors"))
-    return Model(network.to(device()), config["window"], config["scale"])
+    return Model(network.to(device()).eval(), config["window"], config["scale"])
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from torch import Tensor
 
+from lib.core.errors import UserError
 from lib.core.params import Base
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # of a base, and its folder's folders
@@ -64,11 +65,11 @@ def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) ->
 
     Its convolutions are laid out channels last, which they run faster in (`bench/finetune.py`, `bench/synth.py`).
 
-    Raises ValueError, in one sentence, when the model is not there or has not the nine-channel layout.
+    Raises UserError, in one sentence, when the model is not there or has not the nine-channel layout.
     """
     folder = Path(base.model)
     if not folder.is_dir() and base.revision is None:
-        raise ValueError(f"base.revision: {base.model} is no local folder; a hub id needs the commit that is meant")
+        raise UserError(f"base.revision: {base.model} is no local folder; a hub id needs the commit that is meant")
     try:
         pipeline = StableDiffusionInpaintPipeline.from_pretrained(
             str(folder) if folder.is_dir() else base.model,
@@ -83,16 +84,16 @@ def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) ->
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         if folder.is_dir():
-            raise ValueError(f"base.model: the folder {folder} is no model in diffusers format: {reason}") from error
+            raise UserError(f"base.model: the folder {folder} is no model in diffusers format: {reason}") from error
         if base.allow_download:
-            raise ValueError(f"base.model: {base.model} cannot be fetched at {base.revision}: {reason}") from error
-        raise ValueError(
+            raise UserError(f"base.model: {base.model} cannot be fetched at {base.revision}: {reason}") from error
+        raise UserError(
             f"base.model: {base.model} is neither a folder nor, at revision {base.revision}, in the local cache, and "
             "nothing is fetched unasked: give a folder, or set base.allow_download=true"
         ) from error
     parts = Components(**{name: pipeline.components[name] for name in PARTS})
     if parts.unet.config.in_channels != 9:
-        raise ValueError(
+        raise UserError(
             f"base.model: the U-Net of {base.model} has {parts.unet.config.in_channels} input channels, an "
             "inpainting model has 9 (noisy latent 4, mask 1, masked picture 4)"
         )
@@ -120,16 +121,17 @@ def save(parts: Components, folder: Path) -> None:
     as_pipeline(parts).save_pretrained(folder, safe_serialization=True)
 
 
-def encode(vae: Any, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def encode(vae: Any, pixels: Tensor, draws: list[torch.Generator] | None = None) -> Tensor:
     """Latents (B, 4, H/f, W/f), scaled, of pictures (B, 3, H, W) in [-1, 1].
 
-    A variational autoencoder is sampled with the generator, as in MvP-Diff, or gives its mode without one.
+    A variational autoencoder is sampled, as in MvP-Diff, each picture with its own of the B generators; without any it
+    gives its mode.
     """
-    coded = vae.encode(pixels.to(vae.dtype))
-    if hasattr(coded, "latents"):  # the tiny autoencoder is deterministic
-        latents = coded.latents
+    output = vae.encode(pixels.to(vae.dtype))
+    if hasattr(output, "latents"):  # the tiny autoencoder is deterministic
+        latents = output.latents
     else:
-        latents = coded.latent_dist.sample(generator) if generator else coded.latent_dist.mode()
+        latents = output.latent_dist.sample(draws) if draws else output.latent_dist.mode()
     return latents * vae.config.scaling_factor
 
 

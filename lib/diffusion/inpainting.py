@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib.core.errors import UserError
 from lib.diffusion.components import encode, to_tensor
 from lib.diffusion.training import min_snr_weight
 
@@ -29,16 +30,17 @@ class Cache:
 def encode_views(vae: Any, views: Iterable[tuple[Any, Any, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     """Encode batches of (pictures (B, S, S, 3) uint8, masks (B, S, S) bool, seeds (B,) int64) into `Cache` tensors.
 
-    The masked picture is grey (0 in [-1, 1]) inside of its mask, as in latent-diffusion inpainting.
+    The masked picture is grey (0 in [-1, 1]) inside of its mask, as in latent-diffusion inpainting. A view's seed is
+    that of its own generator, on the CPU, so that its latents depend neither on the batch nor on the device.
     """
     where = next(vae.parameters()).device
     latents, masked, small = [], [], []
     for pictures, masks, seeds in views:
-        generator = torch.Generator(where).manual_seed(int(seeds[0]))
+        draws = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
         pixels = to_tensor(pictures).to(where)
         holes = torch.from_numpy(masks)[:, None].float().to(where)
-        latents.append(encode(vae, pixels, generator).float())
-        masked.append(encode(vae, blanked(pixels, holes), generator).float())
+        latents.append(encode(vae, pixels, draws).float())
+        masked.append(encode(vae, blanked(pixels, holes), draws).float())
         small.append(latent_masks(holes, latents[-1]))
     return tuple(torch.cat(part).clone() for part in (latents, masked, small))  # type: ignore[return-value]
 
@@ -81,7 +83,9 @@ class InpaintingObjective(nn.Module):
         self.gamma, self.dropout = min_snr_gamma, caption_dropout
         self.prediction = str(scheduler.config.prediction_type)
         if self.prediction not in ("epsilon", "v_prediction"):
-            raise ValueError(f"the base's scheduler predicts {self.prediction!r}, expected epsilon or v_prediction")
+            raise UserError(
+                f"base.model: its scheduler predicts {self.prediction!r}; a base has to predict epsilon or v_prediction"
+            )
         where = cache.latents.device
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod.to(where)
 

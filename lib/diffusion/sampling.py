@@ -10,6 +10,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
+from lib.core.errors import UserError
 from lib.core.params import Synth
 from lib.core.runtime import cores, on_cores
 from lib.diffusion.components import Components, decode, encode
@@ -30,11 +31,11 @@ def starting_noise(seeds: list[int], parts: Components, blur: float) -> Tensor:
     `blur`, in shares of the side, takes the noise's own slow waves out: its Gaussian blur of that standard deviation is
     subtracted, and what is left has unit variance again. The last noise level is not all noise, and from its lowest
     frequencies a model learns to read the brightness and colour of the hole (Lin et al. 2024); those of mere noise
-    would tint the defect. Raises ValueError when that is less than half a latent cell, which would leave no noise.
+    would tint the defect. Raises UserError when that is less than half a latent cell, which would leave no noise.
     """
     side = int(parts.unet.config.sample_size)
     if 0 < blur * side < 0.5:
-        raise ValueError(
+        raise UserError(
             f"synth.noise_blur: {blur} of this base's {side} latent cells is a blur of less than half a cell; set 0 to "
             f"leave the noise as it is, or at least {math.ceil(500 / side) / 1000}"
         )

@@ -6,10 +6,11 @@ the endless shuffled stream. So nothing about chance needs to be saved: a run th
 one process or four, see the same samples with the same noise.
 """
 
-import json
 import math
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,13 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from dvclive import Live
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lib.core.errors import UserError
 from lib.core.params import Training
-from lib.core.runtime import (
-    atomic_folder,
-    cores,
-    device,
-    mixed_precision,
-    progress,
-    seed_for,
-    side_by_side,
-    work_folder,
-    write_json,
-)
+from lib.core.runtime import cores, device, mixed_precision, progress, seed_for, side_by_side, work_folder
+from lib.diffusion.checkpoints import TrainingState, resume, save
 
 LOG_EVERY = 10  # steps; also how often the loss is fetched from the device
 
@@ -54,71 +47,144 @@ def train(
     killed run with an equal key continues, bit for bit on a CPU, and any other key starts afresh.
     curves: folder for the loss curve (DVCLive), rewritten by every run. rate: the learning rate of a parameter, by its
     name, in multiples of the settings' one.
-    Raises FloatingPointError, naming the step, when a loss is not finite; no checkpoint is written after that step.
+    Raises UserError, naming the step, when a loss is not finite; no checkpoint is written after that step.
     """
     where = device()
     accelerator = Accelerator(mixed_precision=mixed_precision(where), cpu=where.type == "cpu")
-    if settings.batch_size % accelerator.num_processes:
-        raise ValueError(
-            f"batch_size: {settings.batch_size} samples cannot be shared evenly by "
-            f"{accelerator.num_processes} processes; take a multiple"
-        )
+    batches = Batches(count, settings.batch_size, seed, accelerator.process_index, accelerator.num_processes)
     work = work_folder(stage, key)
-    named = {name: value for name, value in objective.named_parameters() if value.requires_grad}
-    weights = list(named.values())
-    rates = {name: rate(name) for name in named}
-    groups = [
-        {"params": [named[name] for name in named if rates[name] == value], "rate": value}
-        for value in dict.fromkeys(rates.values())
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.999), weight_decay=1e-2, fused=True)
-    prepared, optimizer = accelerator.prepare(objective, optimizer)
-    ema = EMAModel(named.values(), decay=settings.ema_decay)
-    first, history = _resume(work, named, optimizer, ema)
+    weights = {name: value for name, value in objective.named_parameters() if value.requires_grad}
+    model, optimizer = accelerator.prepare(objective, new_optimizer(weights, settings, rate))
+    average = EMAModel(weights.values(), decay=settings.ema_decay)
+    state = TrainingState(weights, optimizer, average, accelerator.scaler)
+    first, history = resume(work, state)
     accelerator.wait_for_everyone()
 
     main = accelerator.is_main_process
-    live = Live(str(curves), save_dvc_exp=False, dvcyaml=None, report=None) if main else None
-    for past in history:
-        _log(live, past)
+    curve = LossCurve(stage, history, curves if main else None)
     objective.train()
-    unseen: list[Tensor] = []
-    left = range(first, settings.steps)
-    shares = 1 if accelerator.num_processes > 1 else min(cores(where), settings.batch_size)
-    with side_by_side(where, shares) as run:
-        for step in progress(left, stage, total=settings.steps, initial=first) if main else left:
+    with closing(training_steps(accelerator, model, optimizer, batches, settings, first)) as steps:
+        bar = progress(steps, stage, total=settings.steps, initial=first) if main else steps
+        for step, loss in enumerate(bar, start=first + 1):
+            average.step(weights.values())
+            curve.losses.append(loss)
+            checkpoint = step % settings.checkpoint_every == 0 or step == settings.steps
+            if checkpoint or step % LOG_EVERY == 0:
+                curve.log(step, accelerator)
+            if checkpoint and main:
+                save(work, step, state, history)
+    average.copy_to(weights.values())
+    objective.eval()
+    curve.end()
+    accelerator.wait_for_everyone()
+
+
+def training_steps(
+    accelerator: Accelerator, model: nn.Module, optimizer: Any, batches: "Batches", settings: Training, first: int
+) -> Generator[Tensor, None, None]:
+    """Take the steps from number `first` on; after each, yield the mean loss () of this process's part of the batch.
+
+    model, optimizer: as `accelerator.prepare` gives them. On a CPU every core takes its share of the batch.
+    """
+    objective = accelerator.unwrap_model(model)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    shares = 1 if accelerator.num_processes > 1 else min(cores(accelerator.device), settings.batch_size)
+    with side_by_side(accelerator.device, shares) as run:
+        for step in range(first, settings.steps):
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * learning_rate(step, settings)
-            positions = range(step * settings.batch_size, (step + 1) * settings.batch_size)
-            mine = positions[accelerator.process_index :: accelerator.num_processes]
-            indices = torch.tensor([sample_at(position, count, seed) for position in mine])
-            draws = [torch.Generator().manual_seed(seed_for(seed, "draw", position)) for position in mine]
+            indices, draws = batches.at(step)
             if shares > 1:
                 loss = backward_in_shares(objective, weights, indices, draws, shares, run)
             else:
                 with accelerator.autocast():
-                    loss = prepared(indices, draws).mean()
+                    loss = model(indices, draws).mean()
                 accelerator.backward(loss)
             accelerator.clip_grad_norm_(weights, settings.gradient_clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            ema.step(named.values())
-            unseen.append(loss.detach())
+            yield loss.detach()
 
-            done = step + 1
-            if done % LOG_EVERY == 0 or done == settings.steps or done % settings.checkpoint_every == 0:
-                losses = accelerator.reduce(torch.stack(unseen), "mean").tolist()
-                _refuse_nan(losses, done)
-                unseen = []
-                history.append({"step": done, "loss": round(float(np.mean(losses)), 6)})
-                _log(live, history[-1])
-            if main and (done % settings.checkpoint_every == 0 or done == settings.steps):
-                _save(work, done, named, optimizer, ema, history)
-    ema.copy_to(named.values())
-    objective.eval()
-    if live:
-        live.end()
-    accelerator.wait_for_everyone()
+
+@dataclass(frozen=True)
+class Batches:
+    """The endless stream of samples in batches, of which each process takes its part.
+
+    Raises UserError for parts that are not even.
+    """
+
+    count: int  # samples to draw from
+    size: int  # samples in a batch, of all processes together
+    seed: int
+    process: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size % self.processes:
+            raise UserError(
+                f"batch_size: {self.size} samples cannot be shared evenly by {self.processes} processes; take a "
+                "multiple of that number"
+            )
+
+    def at(self, step: int) -> tuple[Tensor, list[torch.Generator]]:
+        """The samples (b,) int64 of this process at a step, and a generator for each."""
+        positions = range(step * self.size, (step + 1) * self.size)[self.process :: self.processes]
+        indices = [sample_at(position, self.count, self.seed) for position in positions]
+        draws = [torch.Generator().manual_seed(seed_for(self.seed, "draw", position)) for position in positions]
+        return torch.tensor(indices), draws
+
+
+class LossCurve:
+    """The loss as a curve (DVCLive): mean values of some steps, fetched from the device now and then."""
+
+    def __init__(self, stage: str, history: list[dict[str, float]], folder: Path | None) -> None:
+        """`history` is logged at once and grows; only the first process has a folder to write the curve to."""
+        self.stage, self.history = stage, history
+        self.losses: list[Tensor] = []  # () each, of steps that are not logged yet
+        self.live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None) if folder else None
+        for entry in history:
+            self._write(entry)
+
+    def log(self, step: int, accelerator: Accelerator) -> None:
+        """Log the mean of the latest losses, of all processes, up to `step`. Raises UserError for one not finite."""
+        values = accelerator.reduce(torch.stack(self.losses), "mean").tolist()
+        self.losses = []
+        before = step - len(values)
+        for number, value in enumerate(values, start=before + 1):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"{self.stage}: the loss is {value} at step {number}: lower its learning rate; nothing was saved "
+                    f"after step {before}"
+                )
+        self.history.append({"step": step, "loss": round(float(np.mean(values)), 6)})
+        self._write(self.history[-1])
+
+    def end(self) -> None:
+        """Close the curve's files."""
+        if self.live:
+            self.live.end()
+
+    def _write(self, entry: dict[str, float]) -> None:
+        if self.live:
+            self.live.step = int(entry["step"])
+            self.live.log_metric("loss", entry["loss"])
+            self.live.make_summary()
+
+
+def new_optimizer(
+    weights: dict[str, nn.Parameter], settings: Training, rate: Callable[[str], float]
+) -> torch.optim.AdamW:
+    """AdamW with a group of weights for each learning rate; `rate`, in multiples of the settings' one, by name."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, weight in weights.items():
+        groups.setdefault(rate(name), []).append(weight)
+    return torch.optim.AdamW(
+        [{"params": members, "rate": value} for value, members in groups.items()],
+        lr=settings.learning_rate,
+        betas=(0.9, 0.999),
+        weight_decay=1e-2,
+        fused=True,
+    )
 
 
 def backward_in_shares(
@@ -141,12 +207,12 @@ def backward_in_shares(
         return loss.detach(), torch.autograd.grad(loss, weights, allow_unused=True)
 
     losses, gradients = zip(*run(one_share, torch.arange(len(indices)).tensor_split(shares)), strict=True)
-    for value, *parts in zip(weights, *gradients, strict=True):
-        known = [part for part in parts if part is not None]
-        if known:  # laid out in memory like its parameter, which a fused optimizer takes for granted
-            value.grad = torch.zeros_like(value)
-            for part in known:
-                value.grad += part
+    for weight, *parts in zip(weights, *gradients, strict=True):
+        terms = [part for part in parts if part is not None]
+        if terms:  # laid out in memory like its parameter, which a fused optimizer takes for granted
+            weight.grad = torch.zeros_like(weight)
+            for term in terms:
+                weight.grad += term
     return torch.stack(losses).sum()
 
 
@@ -166,16 +232,9 @@ def sample_at(position: int, count: int, seed: int) -> int:
     return int(_permutation(epoch, count, seed)[place])
 
 
-_last_permutation: dict[tuple[int, int, int], np.ndarray] = {}
-
-
-def _permutation(epoch: int, count: int, seed: int) -> np.ndarray:
-    key = (epoch, count, seed)
-    if key not in _last_permutation:
-        while len(_last_permutation) > 1:  # a batch spans two passes at most
-            _last_permutation.pop(next(iter(_last_permutation)))
-        _last_permutation[key] = np.random.default_rng(seed_for(seed, "epoch", epoch)).permutation(count)
-    return _last_permutation[key]
+@lru_cache(maxsize=2)  # a batch spans two passes at most
+def _permutation(epoch: int, count: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed_for(seed, "epoch", epoch)).permutation(count)
 
 
 def min_snr_weight(alphas_cumprod: Tensor, timesteps: Tensor, gamma: float, prediction: str = "epsilon") -> Tensor:
@@ -184,63 +243,3 @@ def min_snr_weight(alphas_cumprod: Tensor, timesteps: Tensor, gamma: float, pred
     level = alphas_cumprod[timesteps]
     snr = level / (1 - level)
     return snr.clamp(max=gamma) / (snr + (prediction == "v_prediction"))
-
-
-def _refuse_nan(losses: list[float], done: int) -> None:
-    for back, loss in enumerate(losses):
-        if not math.isfinite(loss):
-            step = done - len(losses) + back + 1
-            raise FloatingPointError(
-                f"the loss is {loss} at step {step}: lower the learning rate; nothing was saved after step "
-                f"{done - len(losses)}"
-            )
-
-
-def _log(live: Live | None, entry: dict[str, float]) -> None:
-    if live:
-        live.step = int(entry["step"])
-        live.log_metric("loss", entry["loss"])
-        live.make_summary()
-
-
-def _save(work: Path, step: int, named: dict, optimizer: torch.optim.Optimizer, ema: EMAModel, history: list) -> None:
-    """Write the checkpoint of a step, whole, and only then remove all but the two newest."""
-    slots: dict[str, Tensor] = {}
-    for (name, value), shadow in zip(named.items(), ema.shadow_params, strict=True):
-        slots[f"weight/{name}"], slots[f"ema/{name}"] = value.detach(), shadow
-        for slot, content in optimizer.state[value].items():
-            slots[f"adam/{slot}/{name}"] = content
-    with atomic_folder(work / f"step-{step:07d}") as folder:
-        save_file({name: content.contiguous().cpu() for name, content in slots.items()}, folder / "state.safetensors")
-        write_json(folder / "state.json", {"step": step, "ema_steps": ema.optimization_step, "history": history})
-    for old in _checkpoints(work)[2:]:
-        shutil.rmtree(old)
-
-
-def _checkpoints(work: Path) -> list[Path]:
-    """Complete checkpoints, newest first."""
-    return sorted((folder for folder in work.glob("step-*") if folder.suffix == ""), reverse=True)
-
-
-def _resume(work: Path, named: dict, optimizer: torch.optim.Optimizer, ema: EMAModel) -> tuple[int, list]:
-    """Load the newest readable checkpoint; a damaged one is named and skipped in favour of the one before."""
-    for folder in _checkpoints(work):
-        try:
-            slots = load_file(folder / "state.safetensors")
-            state = json.loads((folder / "state.json").read_text())
-            if set(named) != {name.removeprefix("ema/") for name in slots if name.startswith("ema/")}:
-                raise ValueError("its weights are not those of this objective")
-        except Exception as error:
-            print(f"{folder}: damaged checkpoint skipped: {error}")
-            continue
-        for (name, value), shadow in zip(named.items(), ema.shadow_params, strict=True):
-            value.data.copy_(slots[f"weight/{name}"])
-            shadow.copy_(slots[f"ema/{name}"])
-            optimizer.state[value] = {
-                # Laid out like the weight, as the optimizer would have made them: the same kernels, the same bits.
-                slot: torch.empty_like(value).copy_(slots[f"adam/{slot}/{name}"])
-                for slot in ("exp_avg", "exp_avg_sq")
-            } | {"step": slots[f"adam/step/{name}"].to(value.device)}
-        ema.optimization_step = state["ema_steps"]
-        return state["step"], state["history"]
-    return 0, []

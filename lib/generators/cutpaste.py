@@ -235,30 +235,31 @@ def faded(layer: Layer, canvas: Canvas, feather: int) -> RGB:
     distance = cv2.distanceTransform((~layer.mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     opacity = np.clip(1 - distance / (feather + 1), 0, 1) * layer.usable
     colours = layer.colours + exposure_offset(layer, canvas)
-    mixed = canvas.pixels + opacity[..., None] * (colours - canvas.pixels)
-    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+    return _rounded(canvas.pixels + opacity[..., None] * (colours - canvas.pixels))
 
 
 def cloned(layer: Layer, canvas: Canvas, feather: int) -> RGB:
     """The canvas with the defect's gradients in it, integrated from the border `feather` px around its mask inwards."""
-    reach = feather + ERODED
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1,) * 2)
-    region = (cv2.dilate(layer.mask.astype(np.uint8), disc) > 0) & layer.usable
     edge = ERODED + 1  # the region must not touch the border of what OpenCV is given
     source, target = (
-        cv2.copyMakeBorder(
-            np.clip(np.rint(colours), 0, 255).astype(np.uint8), edge, edge, edge, edge, cv2.BORDER_REFLECT_101
-        )
+        cv2.copyMakeBorder(_rounded(colours), edge, edge, edge, edge, cv2.BORDER_REFLECT_101)
         for colours in (layer.colours, canvas.pixels)
     )
-    wide = np.pad(region.astype(np.uint8) * 255, edge)
-    left, top, width, height = cv2.boundingRect(wide)
-    mixed = cv2.seamlessClone(source, target, wide, (left + width // 2, top + height // 2), cv2.NORMAL_CLONE)
-    mixed = mixed[edge:-edge, edge:-edge]
-    return np.where(region[..., None], mixed, canvas.pixels.astype(np.uint8))
+    mask, usable = (np.pad(part.astype(np.uint8), edge) for part in (layer.mask, layer.usable))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * (feather + ERODED) + 1,) * 2)
+    region = (cv2.dilate(mask, disc) > 0) & (cv2.dilate(usable, np.ones((2 * ERODED + 1,) * 2)) > 0)
+    solid = region.astype(np.uint8) * 255
+    left, top, width, height = cv2.boundingRect(solid)
+    centre = (left + width // 2, top + height // 2)  # so that OpenCV moves nothing
+    mixed = cv2.seamlessClone(source, target, solid, centre, cv2.NORMAL_CLONE)[edge:-edge, edge:-edge]
+    return np.where(layer.usable[..., None], mixed, _rounded(canvas.pixels))
 
 
 BLENDINGS = {"feather": faded, "poisson": cloned}
+
+
+def _rounded(colours: NDArray[np.float32]) -> RGB:
+    return np.clip(np.rint(colours), 0, 255).astype(np.uint8)
 
 
 def _ring(layer: Layer) -> Mask:

@@ -1,41 +1,51 @@
-"""How synthetic defects compare with real ones, seen through a fixed image descriptor.
+"""How synthetic defects compare with real ones, seen through features that photographs taught.
 
-The descriptor is classic and needs no downloaded network: histograms of oriented gradients (Dalal & Triggs 2005),
-uniform local binary patterns (Ojala et al. 2002) and CIELAB colour statistics of a defect's window. Its distances rank
-generators on one data set; they are not comparable with values on Inception features.
+A defect's window is described by EfficientNet-Lite0's features at three strides, whatever `detect.encoder` says, so
+that figures of two runs compare. Distances rank generators on one data set; they are not comparable with values on
+Inception features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
-from skimage.color import rgb2lab
-from skimage.feature import hog, local_binary_pattern
+from torch import Tensor
 
+from lib.backbones import DEFAULT, Backbone, load_backbone
 from lib.core.geometry import RGB, Box, crop, resize, window_around
 from lib.core.images import contact_sheet, read_image
 from lib.core.params import WindowParams
 from lib.core.records import DefectBox, Sample, Synthetic
-from lib.core.runtime import progress
+from lib.core.runtime import device, progress
 
-SIDE = 64  # pixels to which every window is resized before it is described
+SIDE = 128  # pixels to which every window is resized before it is described
+LEVELS = (1, 2, 3)  # the maps that describe a window, at strides 4, 8 and 16: texture, pattern, form
+BATCH = 16  # windows
+BLOCK = 1024  # samples; pairs of so many are in memory at once
+SHEET_WIDTH = 8  # windows side by side
 
 Features = NDArray[np.float64]  # (N, D)
 
 
-def describe(window: RGB) -> NDArray[np.float64]:
-    """The descriptor (D,) of one window (S, S, 3) uint8; each of its three blocks has about unit length."""
-    small = resize(window, SIDE, SIDE)
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    shape = hog(grey, orientations=8, pixels_per_cell=(16, 16), cells_per_block=(2, 2))
-    pattern = local_binary_pattern(grey, P=8, R=1, method="uniform")
-    texture = np.bincount(pattern.astype(int).ravel(), minlength=10) / pattern.size
-    lab = rgb2lab(small).reshape(-1, 3) / 100
-    colour = np.concatenate([lab.mean(axis=0), lab.std(axis=0), np.quantile(lab[:, 0], [0.02, 0.98])])
-    return np.concatenate([shape / max(np.linalg.norm(shape), 1e-9), texture, colour])
+@torch.inference_mode()
+def describe(windows: Sequence[RGB], backbone: Backbone) -> Features:
+    """(N, D) descriptions of N windows (S, S, 3) uint8 of any sizes.
+
+    At each level features have unit length at each place, as in LPIPS (Zhang et al. 2018, eq. 1); their mean and
+    standard deviation over the window are what describes it. So each level counts alike.
+    """
+    small = torch.from_numpy(np.stack([resize(window, SIDE, SIDE) for window in windows]))
+    maps = backbone(small.to(backbone.mean.device).permute(0, 3, 1, 2).float() / 255)
+    return torch.cat([_pooled(maps[level]) for level in LEVELS], dim=1).double().cpu().numpy()
+
+
+def _pooled(features: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, 2 C): mean and standard deviation over all places, of features of unit length."""
+    unit = torch.nn.functional.normalize(features, dim=1).flatten(2)
+    return torch.cat([unit.mean(dim=2), unit.std(dim=2, correction=0)], dim=1)
 
 
 def kid(real: Features, synthetic: Features) -> float:
@@ -49,24 +59,37 @@ def kid(real: Features, synthetic: Features) -> float:
     def kernel(a: Features, b: Features) -> Features:
         return (a @ b.T / a.shape[1] + 1) ** 3
 
-    def within(a: Features) -> float:
-        values = kernel(a, a)
-        return float((values.sum() - np.trace(values)) / (len(a) * (len(a) - 1)))
+    def total(a: Features, b: Features) -> float:
+        return sum(float(kernel(rows, columns).sum()) for rows in _blocks(a) for columns in _blocks(b))
 
-    return 1000 * (within(real) + within(synthetic) - 2 * float(kernel(real, synthetic).mean()))
+    def within(a: Features) -> float:
+        with_itself = ((np.square(a).sum(axis=1) / a.shape[1] + 1) ** 3).sum()
+        return (total(a, a) - float(with_itself)) / (len(a) * (len(a) - 1))
+
+    return 1000 * (within(real) + within(synthetic) - 2 * total(real, synthetic) / (len(real) * len(synthetic)))
+
+
+def _blocks(features: Features) -> Iterator[Features]:
+    return (features[start : start + BLOCK] for start in range(0, len(features), BLOCK))
 
 
 def diversity(features: Features) -> float:
     """Mean distance between two different samples; nan with fewer than two."""
     count = len(features)
-    return float(cdist(features, features).sum() / (count * (count - 1))) if count > 1 else float("nan")
+    if count < 2:
+        return float("nan")
+    total = sum(float(cdist(rows, columns).sum()) for rows in _blocks(features) for columns in _blocks(features))
+    return total / (count * (count - 1))
 
 
 def nearest(features: Features, references: Features) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """For each of (N, D) features the index of, and the distance to, the nearest of (M, D) references."""
-    distances = cdist(features, references)
-    index = distances.argmin(axis=1)
-    return index, distances[np.arange(len(features)), index]
+    indices, distances = [np.zeros(0, np.int64)], [np.zeros(0)]
+    for rows in _blocks(features):
+        between = cdist(rows, references)
+        indices.append(between.argmin(axis=1))
+        distances.append(between.min(axis=1))
+    return np.concatenate(indices), np.concatenate(distances)
 
 
 def memorised_share(synthetic: Features, train: Features) -> float:
@@ -93,29 +116,46 @@ def compare(
     Returns scores (None where there is too little to compare) and a sheet: synthetic samples, spread over all types,
     each followed by the real defect of its type that is nearest to it, so that a copy would be seen.
     """
-    reals = [(box.defect_type, _window(samples[box.sample].image, box.box, window)) for box in boxes]
-    fakes = [(item.defect_type, _window(item.image, item.box, window)) for item in synthetic]
-    described = [describe(image) for _, image in progress([*reals, *fakes], "describe windows")]
-    train, made = np.stack(described[: len(reals)]), np.array(described[len(reals) :])
-    made = made.reshape(len(fakes), train.shape[1])
+    backbone = load_backbone(DEFAULT).requires_grad_(False).to(device())
+    real_windows = [(samples[box.sample].image, box.box) for box in boxes]
+    synthetic_windows = [(_picture(item), item.box) for item in synthetic]
+    real = _described(real_windows, window, backbone)
+    fake = _described(synthetic_windows, window, backbone)
     scores = {
-        "accepted": float(len(fakes)),
-        "kid": kid(train, made),
-        "diversity": diversity(made),
-        "diversity_real": diversity(train),
-        "memorised_share": memorised_share(made, train),
+        "accepted": float(len(synthetic)),
+        "kid": kid(real, fake),
+        "diversity": diversity(fake),
+        "diversity_real": diversity(real),
+        "memorised_share": memorised_share(fake, real),
         "mask_share_of_box": _mean([item.scores["fill"] for item in synthetic]),
         "mask_share_of_box_real": _mean(
             [box.area / ((box.box[2] - box.box[0]) * (box.box[3] - box.box[1])) for box in boxes]
         ),
     }
-    tiles: list[RGB] = []
-    for index in np.unique(np.linspace(0, len(fakes) - 1, neighbours).round().astype(int)) if fakes else []:
-        same = [row for row, (defect_type, _) in enumerate(reals) if defect_type == fakes[index][0]]
-        closest, _ = nearest(made[index : index + 1], train[same])
-        tiles += [fakes[index][1], reals[same[closest[0]]][1]]
-    rows = [tiles[start : start + 8] for start in range(0, len(tiles), 8)]
+    pairs: list[RGB] = []
+    for index in np.unique(np.linspace(0, len(fake) - 1, neighbours).round().astype(int)) if synthetic else []:
+        same = [row for row, known in enumerate(boxes) if known.defect_type == synthetic[index].defect_type]
+        closest, _ = nearest(fake[index : index + 1], real[same])
+        for image, box in (synthetic_windows[index], real_windows[same[closest[0]]]):
+            pairs.append(_window(image, box, window))
+    rows = [pairs[start : start + SHEET_WIDTH] for start in range(0, len(pairs), SHEET_WIDTH)]
     return {name: None if np.isnan(value) else round(value, 6) for name, value in scores.items()}, contact_sheet(rows)
+
+
+def _described(windows: Sequence[tuple[str, Box]], params: WindowParams, backbone: Backbone) -> Features:
+    """(N, D) descriptions of windows, each a picture's file and a box in it; a few pictures are in memory at once."""
+    dimensions = 2 * sum(backbone.channels[level] for level in LEVELS)
+    parts = [np.zeros((0, dimensions))]
+    for start in progress(range(0, len(windows), BATCH), "describe windows"):
+        batch = [_window(image, box, params) for image, box in windows[start : start + BATCH]]
+        parts.append(describe(batch, backbone))
+    return np.concatenate(parts)
+
+
+def _picture(item: Synthetic) -> str:
+    if item.image is None:
+        raise ValueError(f"{item.placement}: has no picture, so it cannot have been accepted")
+    return item.image
 
 
 def _window(image: str, box: Box, window: WindowParams) -> RGB:

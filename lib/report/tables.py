@@ -26,7 +26,7 @@ COLUMNS = {
     "aupro": "AUPRO",
 }
 HEADLINE = "pixel_ap"  # the metric of the verdict in words, chosen before any result: one, lest the best be picked
-DRAWN = ("pixel_ap", "aupro")  # the metrics with bars of their own
+BARS = ("pixel_ap", "aupro")  # the metrics with bars of their own
 ALL = "all categories"  # the row of their mean; a blank keeps it apart from every category's name
 LEVEL = 0.95  # of all intervals
 MASK_METHODS = {
@@ -184,7 +184,7 @@ def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, contrasts:
     plots.learning_curve(out / "training.png", curves)
     heights = spread(over_categories(scores)).reset_index()
     chance = contrasts.set_index(["detector", "metric", "arm"])["equal_arms"].to_dict()
-    for metric in DRAWN:
+    for metric in BARS:
         groups: dict[str, dict[str, plots.Bar]] = {}
         for row in heights[heights["metric"] == metric].to_dict("records"):
             bar = plots.Bar(row["mean"], row["std"], chance.get((row["detector"], metric, row["arm"]), np.nan))
@@ -262,7 +262,7 @@ def _samples_table(params: Params, metrics: Path) -> str:
     for generator in params.generators:
         for category, gate in _gates(params, metrics, generator).items():
             likeness = fidelity[generator][category]
-            accepted, rejected = round(gate["acceptance_rate"] * gate["samples"]), sum(gate["rejected"].values())
+            accepted, rejected = gate["accepted"], sum(gate["rejected"].values())
             if (outcomes := accepted + rejected + gate["failed"]) != gate["samples"]:
                 raise ValueError(f"{generator}, {category}: {gate['samples']} requests, {outcomes} with an outcome")
             reasons = [f"{count} {reason}" for reason, count in (gate["rejected"] | gate["failures"]).items()]

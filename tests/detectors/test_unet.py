@@ -1,60 +1,56 @@
+"""The U-Net: what it learns, from which weights, how fast, and that equal seeds end in equal bits."""
+
 import json
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from lib import detectors
-from lib.core.params import Detect
-from lib.core.records import GOOD
+from lib.backbones import DEFAULT, load_backbone
+from lib.core.errors import UserError
+from lib.core.params import Params
+from lib.core.runtime import on_cores
 from lib.detectors import Example, unet
-from lib.metrics.ranking import average_precision, f1_max
-from lib.windows import Pools, batch_of, evenly_by_type, scaled_example
+from lib.metrics.ranking import average_precision
+from tests.blobs import BUDGET, blobs
 
-BRIEF = Detect(
-    seeds=(0, 1),
-    scale=1.0,
-    window=32,
-    width=8,
-    encoder=None,
-    steps=4,
-    batch_size=4,
-    learning_rate=0.01,
-    synthetic_share=0.5,
-    validate_every=2,
-)
+NARROW = unet.Settings(width=8)
 
 
-def blobs(count, seed, side=64, synthetic=False, good=2):
-    """Bright discs on noise; the first `good` pictures have none."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:side, :side]
-    examples = []
-    for n in range(count):
-        y, x = rng.integers(6, side - 6, 2)
-        mask = (rows - y) ** 2 + (columns - x) ** 2 < rng.integers(3, 6) ** 2
-        mask &= n >= good
-        image = np.clip(rng.normal(100, 25, (side, side, 3)) + 70 * mask[..., None], 0, 255).astype(np.uint8)
-        examples.append(Example(image, mask, synthetic, "blob" if n >= good else GOOD))
-    return examples
+@pytest.fixture(scope="module")
+def params(raw_params) -> Params:
+    return Params.model_validate(raw_params | {"detect": BUDGET.model_dump()})
 
 
-def fitted(tmp_path, train, val, seed=0, **changes):
-    folder = tmp_path / f"fit-{len(list(tmp_path.glob('*')))}"
-    folder.mkdir()
-    unet.fit(train, val, BRIEF.model_copy(update=changes), seed, folder)
-    return folder
+@pytest.fixture
+def fitted(tmp_path, params):
+    """fitted(train, val, seed=0, **detect): the folder of a fit with that much of the budget changed."""
+
+    def fit(train, val, seed=0, **changes):
+        folder = tmp_path / f"fit-{len(list(tmp_path.glob('*')))}"
+        folder.mkdir()
+        changed = params.model_copy(update={"detect": BUDGET.model_copy(update=changes)})
+        fit.history = unet.fit(train, val, changed, NARROW, seed, folder)
+        return folder
+
+    return fit
+
+
+def pixels(model, examples) -> tuple[np.ndarray, np.ndarray]:
+    scores = np.concatenate([unet.predict(model, example.image).ravel() for example in examples])
+    return scores, np.concatenate([example.mask.ravel() for example in examples])
 
 
 @pytest.mark.slow
-def test_it_learns_bright_blobs_on_noise_in_a_few_steps(tmp_path):
-    folder = fitted(tmp_path, blobs(8, 0), blobs(4, 1), steps=60, validate_every=30, batch_size=8)
-    model, test = unet.load(folder), blobs(6, 2)
-    scores = np.concatenate([unet.predict(model, example.image).ravel() for example in test])
-    assert average_precision(scores, np.concatenate([example.mask.ravel() for example in test])) > 0.9
+@pytest.mark.parametrize(("encoder", "steps"), [("none", 60), (DEFAULT, 40)])
+def test_it_learns_bright_blobs_on_noise_in_a_few_steps(fitted, encoder, steps):
+    folder = fitted(blobs(8, 0), blobs(4, 1), steps=steps, validate_every=20, batch_size=8, encoder=encoder)
+    assert average_precision(*pixels(unet.load(folder), blobs(6, 2))) > 0.9
 
 
 def test_a_small_defect_counts_as_much_as_a_large_one_beside_it_and_an_empty_window_has_no_dice():
-    masks = unet.torch.zeros(3, 32, 32)
+    masks = torch.zeros(3, 32, 32)
     masks[0, :16], masks[1, 4:6, 4:6] = 1, 1
     surely = 40 * masks - 20
     assert unet.segmentation_loss(surely, masks) < 1e-3
@@ -69,140 +65,146 @@ def test_a_small_defect_counts_as_much_as_a_large_one_beside_it_and_an_empty_win
     assert unet.segmentation_loss(alarm, masks) == unet.F.binary_cross_entropy_with_logits(alarm, masks)
 
 
-def test_equal_seeds_give_weights_equal_bit_for_bit_and_other_seeds_give_others(tmp_path):
+@pytest.mark.parametrize("encoder", ["none", DEFAULT])
+def test_equal_seeds_give_weights_equal_bit_for_bit_and_other_seeds_give_others(fitted, encoder):
     train, val = blobs(4, 0), blobs(3, 1)
-    unet.torch.manual_seed(1)
-    first = fitted(tmp_path, train, val)
-    unet.torch.manual_seed(2)
-    second, other = fitted(tmp_path, train, val), fitted(tmp_path, train, val, seed=1)
+    torch.manual_seed(1)
+    first = fitted(train, val, encoder=encoder)
+    history = fitted.history
+    torch.manual_seed(2)
+    second = fitted(train, val, encoder=encoder)
+    assert fitted.history == history
+    other = fitted(train, val, seed=1, encoder=encoder)
     weights = [(folder / "model.safetensors").read_bytes() for folder in (first, second, other)]
     assert weights[0] == weights[1] != weights[2]
-    assert (first / "history.json").read_bytes() == (second / "history.json").read_bytes()
 
 
-def test_threshold_and_weights_are_those_of_the_best_validation(tmp_path):
+def test_seeds_that_train_side_by_side_end_as_they_do_one_after_the_other(tmp_path, params):
+    train, val, before = blobs(4, 0), blobs(3, 1), torch.get_num_threads()
+
+    def fit(threads, seed):
+        out = tmp_path / f"{threads}-{seed}"
+        out.mkdir()
+        unet.fit(train, val, params, NARROW, seed, out)
+        return (out / "model.safetensors").read_bytes()
+
+    try:
+        weights = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            weights.append(on_cores(torch.device("cpu"), fit, [threads] * 2, [0, 1]))
+    finally:
+        torch.set_num_threads(before)
+    assert weights[0] == weights[1]
+
+
+def test_the_weights_are_those_of_the_best_validation(fitted):
     val = blobs(4, 1)
-    folder = fitted(tmp_path, blobs(6, 0), val, steps=12, validate_every=3)
-    model = unet.load(folder)
-    scores = np.concatenate([unet.predict(model, example.image).ravel() for example in val])
-    truth = np.concatenate([example.mask.ravel() for example in val])
-    history = json.loads((folder / "history.json").read_text())
-    assert len(history["loss"]) == 12
-    assert [step for step, _ in history["val_pixel_ap"]] == [3, 6, 9, 12]
-    assert average_precision(scores, truth) == pytest.approx(max(ap for _, ap in history["val_pixel_ap"]), abs=1e-5)
-    stored = json.loads((folder / "threshold.json").read_text())
-    assert stored["chosen_on"] == "val"
-    assert stored["threshold"] == pytest.approx(f1_max(scores, truth)[1], rel=1e-4)
+    folder = fitted(blobs(6, 0), val, steps=12, validate_every=3)
+    curves = fitted.history.curves
+    assert [step for step, _ in curves["loss"]] == list(range(1, 13))
+    validations = curves["pixel AP on val"]
+    assert [step for step, _ in validations] == [3, 6, 9, 12]
+    assert average_precision(*pixels(unet.load(folder), val)) == pytest.approx(
+        max(ap for _, ap in validations), abs=1e-5
+    )
 
 
-def test_a_validation_of_many_pictures_looks_at_a_few_of_each_type():
-    good, blob, ring = blobs(30, 0, side=16, good=30), blobs(5, 1, side=16, good=0), blobs(2, 2, side=16, good=0)
-    ring = [Example(e.image, e.mask, False, "ring") for e in ring]
-    few = evenly_by_type([*good, *blob, *ring], 10)
-    assert [sum(e.defect_type == name for e in few) for name in (GOOD, "blob", "ring")] == [4, 4, 2]
-
-
-def test_without_defects_in_val_it_warns_and_keeps_the_last_weights_and_one_half(tmp_path):
+def test_without_defects_in_val_it_warns_and_keeps_the_last_weights(fitted):
     with pytest.warns(UserWarning, match="val part holds no defect"):
-        folder = fitted(tmp_path, blobs(4, 0), blobs(2, 1, good=2))
-    assert json.loads((folder / "threshold.json").read_text()) == {"threshold": 0.5, "chosen_on": "nothing"}
-    assert json.loads((folder / "history.json").read_text())["val_pixel_ap"] == []
+        first = fitted(blobs(4, 0), blobs(2, 1, good=2))
+    assert fitted.history.curves["pixel AP on val"] == []
+    last = fitted(blobs(4, 0), blobs(3, 1), validate_every=100)
+    assert (first / "model.safetensors").read_bytes() == (last / "model.safetensors").read_bytes()
 
 
-def test_without_a_defect_to_learn_from_it_says_so(tmp_path):
-    with pytest.raises(ValueError, match="no defect to learn from"):
-        fitted(tmp_path, blobs(2, 0, good=2), [])
+def test_without_a_defect_to_learn_from_it_says_so(fitted):
+    with pytest.raises(UserError, match="no defect to learn from"):
+        fitted(blobs(2, 0, good=2), [])
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    """A file of weights for the way down, as random as any."""
-    file = tmp_path_factory.mktemp("weights") / "squeezenet.safetensors"
-    unet.torch.manual_seed(0)
-    unet.save_file(unet.SqueezeNet().state_dict(), file)
-    return file
+@pytest.mark.parametrize("steps", range(1, 8))
+def test_it_trains_for_any_number_of_steps(fitted, steps):
+    fitted(blobs(4, 0), blobs(3, 1), steps=steps, validate_every=5)
+    assert [step for step, _ in fitted.history.curves["loss"]] == list(range(1, steps + 1))
 
 
-def test_a_pretrained_way_down_is_taken_from_its_file_and_goes_on_slowly_from_there(tmp_path, encoder):
-    file, name = encoder, "features.3.expand3x3.weight"
-    folder = fitted(tmp_path, blobs(4, 0), blobs(3, 1), encoder=str(file), steps=2, learning_rate=1e-3)
-    before, after = unet.load_file(file)[name], unet.load(folder).network.state_dict()[f"encoder.network.{name}"]
-    moved = (after - before).abs().max()
-    assert 0 < moved < 2 * 2 * unet.ENCODER_RATE * 1e-3, "Adam moves a weight by its rate in a step"
+def test_the_learning_rate_rises_for_a_fifth_of_the_steps_and_falls_to_nothing(monkeypatch, params):
+    seen = []
+    step = torch.optim.AdamW.step
+
+    def watched(self, *args, **kwargs):
+        seen.append([group["lr"] for group in self.param_groups])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    detect = BUDGET.model_copy(update={"steps": 20, "batch_size": 2})
+    network = unet.UNet(4, load_backbone(DEFAULT))
+    list(unet._training(network, unet.Pools.of(blobs(4, 0)), detect, 0))
+    rates = np.array(seen)
+    assert rates[:, 0].argmax() == 3 and rates[3, 0] == pytest.approx(0.01) and rates[-1, 0] < 1e-5
+    np.testing.assert_allclose(rates[:, 1], unet.ENCODER_RATE * rates[:, 0])
 
 
-def test_a_model_with_a_pretrained_way_down_needs_the_file_no_more(tmp_path, encoder):
-    file = encoder.with_name("weights.safetensors")
-    file.write_bytes(encoder.read_bytes())
-    folder = fitted(tmp_path, blobs(4, 0), blobs(3, 1), encoder=str(file))
-    file.unlink()
-    assert unet.predict(unet.load(folder), blobs(1, 2)[0].image).shape == (64, 64)
-    with pytest.raises(ValueError, match=r"weights\.safetensors: not found"):
-        fitted(tmp_path, blobs(4, 0), blobs(3, 1), encoder=str(file))
+def test_a_backbone_begins_with_what_it_knows_and_goes_on_slowly_from_there(fitted):
+    folder = fitted(blobs(4, 0), blobs(3, 1), encoder=DEFAULT, steps=2, learning_rate=1e-3)
+    before, after = load_backbone(DEFAULT).state_dict(), unet.load(folder).network.encoder.backbone.state_dict()
+    for name, weight in before.items():
+        moved = (after[name] - weight).abs().max()
+        if "running" in name or "num_batches" in name:
+            assert moved == 0, "statistics stay those of the photographs"
+        else:
+            assert moved < 3 * unet.ENCODER_RATE * 1e-3, "Adam moves a weight by its rate in a step"
+    assert any((after[name] != weight).any() for name, weight in before.items())
 
 
-@pytest.mark.parametrize("pretrained", [False, True])
-def test_every_weight_is_trained_once(pretrained):
-    network = unet.UNet(8, unet.SqueezeNet() if pretrained else None)
+@pytest.mark.parametrize("encoder", ["none", DEFAULT])
+def test_every_weight_is_trained_once(encoder):
+    network = unet.UNet(8, None if encoder == "none" else load_backbone(encoder))
     groups = network.groups(0.01)
     assert sorted(id(w) for group in groups for w in group["params"]) == sorted(map(id, network.parameters()))
-    assert [group["lr"] for group in groups] == [0.01, 0.01 * unet.ENCODER_RATE][: 1 + pretrained]
+    assert [group["lr"] for group in groups] == [0.01, 0.01 * unet.ENCODER_RATE][: 1 + (encoder == DEFAULT)]
+
+
+def test_a_backbone_of_other_strides_and_fewer_maps_fits_too(tiny_backbone, fitted):
+    folder = fitted(blobs(4, 0), blobs(3, 1), encoder=str(tiny_backbone))
+    model = unet.load(folder)
+    assert model.network.encoder.backbone.strides == (4, 8)
+    assert unet.predict(model, blobs(1, 2)[0].image).shape == (64, 64)
+
+
+def test_a_trained_model_needs_its_backbone_no_more(tiny_backbone, fitted):
+    folder = fitted(blobs(4, 0), blobs(3, 1), encoder=str(tiny_backbone))
+    expected = unet.predict(unet.load(folder), blobs(1, 2)[0].image)
+    tiny_backbone.rename(tiny_backbone.with_name("elsewhere"))
+    np.testing.assert_array_equal(unet.predict(unet.load(folder), blobs(1, 2)[0].image), expected)
+    with pytest.raises(UserError, match="is no backbone and no folder"):
+        fitted(blobs(4, 0), blobs(3, 1), encoder=str(tiny_backbone))
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_pictures_of_any_size_come_back_at_their_own_size(tmp_path, scale):
-    model = unet.load(fitted(tmp_path, blobs(4, 0, side=21), blobs(3, 1, side=21), scale=scale))
+def test_pictures_of_any_size_come_back_at_their_own_size(fitted, scale):
+    model = unet.load(fitted(blobs(4, 0, side=21), blobs(3, 1, side=21), scale=scale))
     for height, width in ((1, 1), (21, 105), (70, 33)):
         scores = unet.predict(model, np.full((height, width, 3), 90, np.uint8))
         assert scores.shape == (height, width) and scores.dtype == np.float32
         assert 0 <= scores.min() <= scores.max() <= 1
 
 
-def test_every_arm_sees_as_many_defect_windows_and_the_asked_share_of_synthetic_ones():
-    def told_apart(example):
-        return Example(example.image // 4 + 191 * example.synthetic, example.mask, example.synthetic, "blob")
-
-    params = BRIEF.model_copy(update={"batch_size": 16})
-    real, good = [told_apart(e) for e in blobs(4, 0, good=0)], blobs(2, 2)
-    synthetic = [told_apart(e) for e in blobs(9, 1, good=0, synthetic=True)]
-    for examples, expected in ((real + good, 0), (real + synthetic + good, 4), (synthetic + good, 8)):
-        images, masks = batch_of(Pools.of(examples), params, np.random.default_rng(0))
-        assert images.shape == (16, 32, 32, 3) and masks.shape == (16, 32, 32)
-        assert masks[:8].any(axis=(1, 2)).all() and not masks[12:].any()
-        assert (images[:8].mean(axis=(1, 2, 3)) > 140).sum() == expected
+def test_what_it_wrote_is_weights_and_one_page_of_json(fitted):
+    folder = fitted(blobs(4, 0), blobs(3, 1))
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert json.loads((folder / "config.json").read_text()) == {
+        "width": 8,
+        "window": 32,
+        "scale": 1.0,
+        "backbone": None,
+    }
+    assert set(load_file(folder / "model.safetensors")) == set(unet.UNet(8).state_dict())
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
-@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
-def test_the_share_of_synthetic_windows_holds_on_average_in_batches_of_any_size(size, share):
-    marked = [Example(np.full_like(e.image, 255), e.mask, True, "blob") for e in blobs(3, 1, good=0)]
-    plain = [Example(np.zeros_like(e.image), e.mask, False, "blob") for e in blobs(3, 0, good=0)]
-    pools = Pools.of([*plain, *marked])
-    params = BRIEF.model_copy(update={"batch_size": size, "synthetic_share": share})
-    batches = [batch_of(pools, params, np.random.default_rng(n))[0] for n in range(300)]
-    assert np.mean([np.median(batch, axis=(1, 2, 3)) > 127 for batch in batches]) == pytest.approx(share, abs=0.07)
-
-
-def test_a_type_with_few_synthetic_defects_gets_them_in_proportion_and_one_with_none_is_seen_on_real_ones():
-    def marked(name, synthetic, shade, count):
-        return [Example(np.full_like(e.image, shade), e.mask, synthetic, name) for e in blobs(count, 1, good=0)]
-
-    examples = marked("crack", False, 50, 4) + marked("hole", False, 100, 4)
-    pools = Pools.of([*examples, *marked("hole", True, 250, 1)])
-    params = BRIEF.model_copy(update={"batch_size": 4, "synthetic_share": 0.5})
-    batches = [batch_of(pools, params, np.random.default_rng(n))[0] for n in range(400)]
-    shades = np.median(np.concatenate(batches), axis=(1, 2, 3))
-    assert np.mean(shades < 75) == pytest.approx(0.5, abs=0.05), "types take turns"
-    assert np.mean(shades > 175) == pytest.approx(0.5 * 0.5 / 4, abs=0.02), "one of four real ones' number"
-
-
-def test_a_mask_keeps_lines_that_are_thinner_than_a_pixel_after_scaling():
-    mask = np.zeros((64, 64), bool)
-    mask[:, 20] = True
-    scaled = scaled_example(Example(np.zeros((64, 64, 3), np.uint8), mask, False, "scratch"), 0.5)
-    assert scaled.mask.shape == (32, 32) and scaled.mask.any(axis=1).all()
-
-
-def test_a_detector_nobody_knows_is_refused():
-    with pytest.raises(ValueError, match=r"'u-net' is unknown, known are .*unet"):
-        detectors.find("u-net")
+def test_an_example_without_a_mask_is_a_good_picture(fitted):
+    train = [Example(e.image, e.mask if e.mask.any() else None, False, e.defect_type) for e in blobs(4, 0)]
+    assert (fitted(train, blobs(3, 1)) / "model.safetensors").read_bytes() == (
+        fitted(blobs(4, 0), blobs(3, 1)) / "model.safetensors"
+    ).read_bytes()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionInpaintPipeline
 
+from lib.core.errors import UserError
 from lib.core.params import Base
 from lib.diffusion.components import decode, embed, encode, load, save, to_pixels, to_tensor
 from tests.tiny import random_pictures, tiny_components
@@ -50,12 +51,12 @@ def test_a_caption_is_padded_to_the_tokenizers_length(tmp_path: Path):
 
 
 def test_a_missing_model_says_so_in_one_sentence_and_nothing_is_fetched():
-    with pytest.raises(ValueError, match=r"base\.model: stable/none is neither a folder .*allow_download=true$"):
+    with pytest.raises(UserError, match=r"base\.model: stable/none is neither a folder .*allow_download=true$"):
         load(base("stable/none", revision="abc"), CPU)
 
 
 def test_a_hub_id_without_its_commit_is_refused_before_anything_is_fetched():
-    with pytest.raises(ValueError, match=r"base\.revision: stable/none is no local folder"):
+    with pytest.raises(UserError, match=r"base\.revision: stable/none is no local folder"):
         load(base("stable/none", allow_download=True), CPU)
 
 
@@ -63,5 +64,5 @@ def test_a_text_to_image_model_is_refused_with_the_reason(tmp_path: Path):
     parts = tiny_components(tmp_path / "tokens")
     config = {**parts.unet.config, "in_channels": 4}
     save(replace(parts, unet=type(parts.unet).from_config(config)), tmp_path / "model")
-    with pytest.raises(ValueError, match="4 input channels, an inpainting model has 9"):
+    with pytest.raises(UserError, match="4 input channels, an inpainting model has 9"):
         load(base(tmp_path / "model"), CPU)

@@ -8,6 +8,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 
+from lib.core.errors import UserError
 from lib.core.params import Base, Synth
 from lib.diffusion import sampling
 from lib.diffusion.components import decode, embed, encode, load, to_pixels, to_tensor
@@ -99,7 +100,7 @@ def test_noise_without_its_slow_waves_is_as_strong_and_has_next_to_none(parts):
 
 
 def test_a_blur_that_would_leave_no_noise_is_refused(parts):
-    with pytest.raises(ValueError, match=r"synth\.noise_blur: 0\.001 .* set 0"):
+    with pytest.raises(UserError, match=r"synth\.noise_blur: 0\.001 .* set 0"):
         starting_noise([1], parts, 0.001)
     least = 0.5 / parts.unet.config.sample_size
     assert torch.isfinite(starting_noise([1], parts, least)).all()

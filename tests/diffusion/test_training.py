@@ -8,6 +8,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
+from lib.core.errors import UserError
 from lib.core.params import Training
 from lib.core.runtime import side_by_side
 from lib.diffusion.inpainting import Cache, InpaintingObjective, blanked, encode_views
-from lib.diffusion.training import backward_in_shares, learning_rate, min_snr_weight, sample_at, train
+from lib.diffusion.training import Batches, backward_in_shares, learning_rate, min_snr_weight, sample_at, train
 from tests.conftest import ROOT
 from tests.tiny import random_pictures, tiny_components
 
@@ -103,6 +105,20 @@ def test_the_shares_of_a_batch_add_up_to_its_gradient(shares: int):
             assert found.grad.stride() == found.stride()
 
 
+def test_processes_share_a_batch_evenly_or_not_at_all():
+    whole, _ = Batches(7, 6, seed=3).at(5)
+    parts = [Batches(7, 6, 3, process, 3).at(5)[0] for process in range(3)]
+    assert sorted(torch.cat(parts).tolist()) == sorted(whole.tolist()) and {len(part) for part in parts} == {2}
+    with pytest.raises(UserError, match="batch_size: 6 samples cannot be shared evenly by 4 processes"):
+        Batches(7, 6, 3, 0, 4)
+
+
+def test_a_weight_may_learn_at_a_rate_of_its_own(inside: Path):
+    line = Line()
+    train(line, 5, settings(), 0, "line", "k", Path("curves"), rate=lambda name: 0.0 if name.endswith("bias") else 1.0)
+    assert line.layer.bias.item() == 0 and line.layer.weight.item() != 0
+
+
 def test_every_pass_sees_every_sample_once():
     stream = [sample_at(position, 7, seed=3) for position in range(21)]
     assert all(sorted(stream[start : start + 7]) == list(range(7)) for start in (0, 7, 14))
@@ -149,7 +165,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_saves_nothing_after(ins
     monkeypatch.setattr(
         Line, "forward", lambda self, i, d: plain(self, i, d) * (float("nan") if len(self.seen) > 16 else 1)
     )
-    with pytest.raises(FloatingPointError, match="at step 5"):
+    with pytest.raises(UserError, match=r"line: the loss is nan at step 5: lower.*nothing was saved after step 4"):
         fit(key="a")
     assert sorted(path.name for path in (inside / ".work" / "line" / "a").iterdir()) == [
         "step-0000002",
@@ -311,6 +327,21 @@ def test_the_unet_sees_noisy_mask_masked_and_is_asked_for_the_noise_of_the_anoma
     expected = min_snr_weight(alphas, spy.timesteps, 10.0) * noise.square().mean(dim=(1, 2, 3))
     assert torch.allclose(losses, expected), "a U-Net that predicts zero errs by the noise itself"
     assert spy.text[0, 0, 0] in (2, 3) and spy.text[1, 0, 0] == 1
+
+
+@pytest.mark.parametrize("autoencoder", ["kl", "tiny"])
+def test_the_latents_of_a_view_do_not_depend_on_the_batch_that_it_is_encoded_in(tmp_path: Path, autoencoder: str):
+    vae = tiny_components(tmp_path, autoencoder).vae
+    pictures, masks, seeds = random_pictures(5), np.zeros((5, 32, 32), bool), torch.arange(5) + 40
+    masks[:, 8:16, 4:20] = True
+    batches = {size: [slice(start, start + size) for start in range(0, 5, size)] for size in (1, 2, 5)}
+    together, pairs, alone = (
+        encode_views(vae, [(pictures[part], masks[part], seeds[part]) for part in batches[size]]) for size in (5, 2, 1)
+    )
+    for whole, by_two, by_one in zip(together, pairs, alone, strict=True):
+        assert torch.allclose(whole, by_one, atol=1e-5) and torch.allclose(whole, by_two, atol=1e-5)
+    other = encode_views(vae, [(pictures, masks, seeds + 1)])
+    assert torch.equal(other[0], together[0]) == (autoencoder == "tiny"), "a variational one is sampled by the seed"
 
 
 def test_a_velocity_model_is_asked_for_the_velocity_with_its_own_weights():

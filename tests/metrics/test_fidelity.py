@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lib.backbones import DEFAULT, load_backbone
 from lib.core.images import png_bytes, read_image
 from lib.core.records import Synthetic
 from lib.generators import read_real
+from lib.metrics import fidelity
 from lib.metrics.fidelity import compare, describe, diversity, kid, memorised_share, nearest
 from tests.category import CATEGORY, tiny_params, write_category
 
@@ -75,22 +77,46 @@ def test_copies_are_found_even_where_two_training_defects_look_the_same():
     assert memorised_share(train + 5, train) == 0
 
 
-def test_a_description_knows_colour_texture_and_shape_apart():
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone(DEFAULT)
+
+
+def test_a_description_knows_colour_texture_and_shape_apart(backbone):
     rng = np.random.default_rng(0)
     plain = np.full((40, 40, 3), 120, np.uint8)
     red, edge = plain.copy(), plain.copy()
     red[..., 0], edge[:, 20:] = 200, 160
     grain = rng.integers(100, 140, (40, 40, 3)).astype(np.uint8)
-    vectors = [describe(window) for window in (plain, red, edge, grain)]
-    assert all(vector.shape == vectors[0].shape and np.isfinite(vector).all() for vector in vectors)
-    assert diversity(np.stack(vectors)) > 0.1
-    assert nearest(np.stack(vectors), np.stack(vectors))[0].tolist() == [0, 1, 2, 3]
+    vectors = describe([plain, red, edge, grain], backbone)
+    fainter = describe([plain + 2, red + 2, edge + 2, grain + 2], backbone)
+    assert nearest(fainter, vectors)[0].tolist() == [0, 1, 2, 3]
+    assert nearest(fainter, vectors)[1].max() < diversity(vectors) / 4
 
 
 @pytest.mark.parametrize("side", [1, 5, 64, 130])
-def test_windows_of_any_size_are_described(side: int):
-    window = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    assert np.isfinite(describe(window)).all()
+def test_windows_of_any_size_are_described_and_the_same_alone_as_among_others(backbone, side: int):
+    rng = np.random.default_rng(0)
+    window, other = (rng.integers(0, 256, (s, s, 3), dtype=np.uint8) for s in (side, 77))
+    alone, both = describe([window], backbone), describe([window, other], backbone)
+    assert alone.shape == (1, 2 * (24 + 40 + 112)) and np.isfinite(both).all()
+    np.testing.assert_allclose(alone[0], both[0], atol=1e-5)
+
+
+def test_each_level_counts_alike_whatever_the_size_of_its_features(backbone):
+    vector = describe([np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)], backbone)[0]
+    levels = np.split(vector, np.cumsum([2 * 24, 2 * 40]))
+    np.testing.assert_allclose([np.square(level).sum() for level in levels], 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("block", [1, 7, 60])
+def test_blocks_of_any_size_give_the_same_scores(monkeypatch, block: int):
+    whole = kid(cloud(0), cloud(1)[:41]), diversity(cloud(0)), nearest(cloud(0), cloud(1))
+    monkeypatch.setattr(fidelity, "BLOCK", block)
+    assert kid(cloud(0), cloud(1)[:41]) == pytest.approx(whole[0], abs=1e-9)
+    assert diversity(cloud(0)) == pytest.approx(whole[1])
+    for got, expected in zip(nearest(cloud(0), cloud(1)), whole[2], strict=True):
+        np.testing.assert_allclose(got, expected)
 
 
 @pytest.fixture
@@ -104,6 +130,8 @@ def category(inside: Path, raw_params: dict):
             defect_type=box.defect_type,
             normal="good-0",
             box=box.box,
+            like=box.sample,
+            component=box.component,
             generator="perlin",
             model="perlin",
             prompt="",

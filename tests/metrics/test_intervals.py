@@ -94,6 +94,12 @@ def test_the_mean_of_more_categories_or_of_more_seeds_scatters_less():
     assert chance_difference([[arm * 2 for arm in arms]]) < chance_difference([arms])
 
 
+def test_a_category_that_does_not_scatter_lends_no_degrees_of_freedom():
+    arms = [[0.1, 0.2, 0.3], [0.2, 0.3, 0.4]]
+    still = [[0.5, 0.5, 0.5], [0.7, 0.7, 0.7]]
+    assert chance_difference([arms, still]) == pytest.approx(chance_difference([arms]) / 2)
+
+
 def test_without_spread_chance_does_nothing_and_with_one_seed_nobody_knows():
     assert chance_difference([[[0.5, 0.5], [0.7, 0.7]]]) == 0.0
     assert math.isnan(chance_difference([[[0.5], [0.7]]]))

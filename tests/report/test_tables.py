@@ -39,6 +39,7 @@ VALUES = {
 }
 GATE = {
     "samples": 14,
+    "accepted": 10,
     "acceptance_rate": 0.714286,
     "real_acceptance_rate": 0.9,
     "rejected": {"no visible change": 3},
@@ -130,7 +131,10 @@ def test_every_arm_has_its_row_and_mean_and_deviation_are_right(params: Params):
 
 def test_seeds_are_averaged_over_categories_by_their_rank_before_their_spread_is_taken(params: Params):
     write_detection(VALUES)
-    table = spread(over_categories(read_scores(params, METRICS / "detection")))
+    scores = read_scores(params, METRICS / "detection")
+    none = scores.query("detector == 'unet' and category == 'a' and arm == 'none' and metric == 'aupro'")
+    assert none["value"].tolist() == [0.4, 0.5, 0.6] and none["seed"].tolist() == [0, 1, 2], "9 before 10 before 11"
+    table = spread(over_categories(scores))
     placebo = table.loc["unet", "all categories", "placebo", "pixel_ap"]
     assert placebo["mean"] == pytest.approx(0.6) and placebo["std"] == pytest.approx(0), "0.6 of every rank"
 
@@ -156,8 +160,9 @@ def test_pairs_of_equal_seeds_that_agree_make_no_effect_as_long_as_other_seeds_c
     assert row["equal_arms"] == pytest.approx(half, abs=1e-5)
 
 
-def test_a_gain_that_no_seed_explains_is_beyond(params: Params):
-    gain = {(arm, c): [v + 0.15 * (arm == "mvp_diff") for v in values] for (arm, c), values in VALUES.items()}
+@pytest.mark.parametrize("effect", [0.15, -0.35])
+def test_a_gain_or_a_harm_that_no_seed_explains_is_beyond(params: Params, effect: float):
+    gain = {(arm, c): [v + effect * (arm == "mvp_diff") for v in values] for (arm, c), values in VALUES.items()}
     table = contrasts_of(params, gain).set_index(["detector", "metric", "arm"])
     assert table.loc[("unet", "aupro", "mvp_diff"), "verdict"] == "beyond"
     assert table.loc[("unet", "aupro", "placebo"), "verdict"] == "within"

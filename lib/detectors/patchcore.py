@@ -1,0 +1,195 @@
+"""PatchCore: distances to a memory of good patches (Roth et al. 2022, "Towards Total Recall in Industrial Anomaly
+Detection"). Nothing is trained: good pictures are remembered, and what is far from all of them is a defect.
+
+Sections and equations are the paper's. Two things differ. Pictures are seen in overlapping tiles, so that large ones
+fit into memory, and the patches of many pictures are thinned out at random before the coreset is chosen, for the same
+reason. And the re-weighted score of a picture (eq. 7) is left out: a detector here gives a map, and the driver scores
+every detector's pictures by the highest 0.1 % of its pixels.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lib.backbones import Backbone, load_backbone, rebuild
+from lib.core.errors import UserError
+from lib.core.geometry import RGB, Scores, crop, resize
+from lib.core.params import Params, Positive, Section
+from lib.core.runtime import device, progress, seed_for, write_json
+from lib.detectors import Example, History
+from lib.tiles import predict_tiled, tiles
+from lib.windows import resized
+
+LEARNS_FROM = "good"
+STRIDES = (8, 16)  # of the two levels (section 3.1: the middle ones of a ResNet)
+NEIGHBOURHOOD = 3  # p in section 3.1: patches on each side over which features are averaged
+CANDIDATES = 50_000  # patches from which the coreset is chosen: 30 MB of EfficientNet-Lite0's
+PROJECTED = 64  # dimensions in which the coreset is chosen
+TILE = 256  # pixels; few patches of a large tile lie at its border, where features see padding
+OVERLAP = 64  # pixels
+BATCH = 8  # tiles
+CHUNK = 4096  # patches whose distances to the whole memory are computed at once
+SMOOTHING = 4.0  # pixels; standard deviation of the Gaussian in section 3.3
+CURVE_POINTS = 50
+
+
+class Settings(Section):
+    coreset: Positive  # patches that are kept of the good pictures
+
+
+@dataclass(frozen=True)
+class Model:
+    """The memory bank (N, C) of good patches, with the backbone and the scale that they were seen with."""
+
+    backbone: Backbone
+    memory: Tensor
+    scale: float
+
+
+def fit(
+    train: Sequence[Example], val: Sequence[Example], params: Params, settings: Settings, seed: int, out: Path
+) -> History:
+    """Remember the good pictures of the train part; val is not looked at. The curve is the coreset's covering radius.
+
+    Raises UserError where there is no good picture, or no backbone of the name in `detect.encoder`.
+    """
+    good = [example for example in train if not example.has_defect]
+    if not good:
+        raise UserError("the train part holds no good picture to learn from: see split in params.yaml")
+    backbone = load_backbone(params.detect.encoder, params.base.allow_download).requires_grad_(False).to(device())
+    patches = _candidates(backbone, good, params.detect.scale, seed)
+    chosen, radii = greedy_coreset(projected(patches, seed), settings.coreset, seed)
+    memory = patches[chosen]
+    weights = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+    save_file(
+        {name: value.cpu().contiguous() for name, value in weights.items()} | {"memory": memory.cpu()},
+        out / "model.safetensors",
+    )
+    write_json(out / "config.json", {"scale": params.detect.scale, "backbone": backbone.description})
+    every = max(1, len(radii) // CURVE_POINTS)
+    return History({"covering radius": [(n, round(radius, 6)) for n, radius in enumerate(radii, start=1)][::every]})
+
+
+def load(folder: Path) -> Model:
+    """Read what `fit` wrote, onto this machine's device; the backbone's weights are among it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    weights = load_file(folder / "model.safetensors")
+    memory, backbone = weights.pop("memory"), rebuild(config["backbone"])
+    backbone.load_state_dict({name.removeprefix("backbone."): value for name, value in weights.items()})
+    return Model(backbone.requires_grad_(False).to(device()), memory.to(device()), config["scale"])
+
+
+@torch.inference_mode()
+def predict(model: Model, image: RGB) -> Scores:
+    """The distance of each pixel's patch to the nearest one in memory (eq. 6), upsampled and smoothed (section 3.3).
+
+    (H, W, 3) uint8 -> (H, W) float32, at least 0, on the scale of the backbone's features.
+    """
+
+    def predict_batch(views: NDArray) -> NDArray:
+        patches, (height, width) = patch_features(model.backbone, views)
+        distances = nearest_distance(patches, model.memory).view(len(views), 1, height, width)
+        size = views.shape[1:3]
+        return F.interpolate(distances, size, mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
+
+    height, width = image.shape[:2]
+    multiple = max(model.backbone.strides)
+    scores = predict_tiled(resized(image, model.scale), predict_batch, TILE, OVERLAP, multiple, batch_size=BATCH)
+    smooth: Scores = np.asarray(cv2.GaussianBlur(scores, (0, 0), SMOOTHING, borderType=cv2.BORDER_REFLECT), np.float32)
+    return np.maximum(resize(smooth, width, height), 0) if smooth.shape != (height, width) else smooth
+
+
+def patch_features(backbone: Backbone, images: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
+    """Locally aware patch features (section 3.1) of (B, H, W, 3) uint8: (B * h * w, C) float32, and (h, w).
+
+    Features of two levels are averaged over their neighbourhoods (eq. 2), the deeper ones resized to the shallower
+    ones, and both concatenated.
+    """
+    where = backbone.mean.device
+    maps = backbone(torch.from_numpy(images).to(where).permute(0, 3, 1, 2).float() / 255)
+    levels = [
+        F.avg_pool2d(maps[tap], NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2, count_include_pad=False)
+        for tap in taps(backbone.strides)
+    ]
+    size = levels[0].shape[-2:]
+    levels[1:] = [F.interpolate(level, size, mode="bilinear", align_corners=False) for level in levels[1:]]
+    features = torch.cat(levels, dim=1)
+    return features.permute(0, 2, 3, 1).flatten(0, 2), (size[0], size[1])
+
+
+def taps(strides: Sequence[int]) -> list[int]:
+    """For each of STRIDES the number of the deepest map that is no coarser, or of the shallowest where none is.
+
+    >>> taps((2, 4, 8, 16)), taps((4, 8, 16, 32)), taps((14, 14, 14, 14))
+    ([2, 3], [1, 2], [0, 3])
+    """
+    return [max([n for n, stride in enumerate(strides) if stride <= wanted], default=0) for wanted in STRIDES]
+
+
+@torch.inference_mode()
+def _candidates(backbone: Backbone, good: Sequence[Example], scale: float, seed: int) -> Tensor:
+    """(N, C) patches of the good pictures, at most about CANDIDATES, as many of each picture as of any other."""
+    rng = np.random.default_rng(seed_for(seed, "pictures"))
+    order = rng.permutation(len(good))[:CANDIDATES]
+    each = CANDIDATES // len(order)
+    kept = []
+    for n in progress(order, f"remember good pictures, seed {seed}"):
+        patches = torch.cat([patch_features(backbone, views)[0] for views in _views(good[n].image, scale, backbone)])
+        draw = np.random.default_rng(seed_for(seed, "patches", int(n))).permutation(len(patches))[:each]
+        kept.append(patches[torch.from_numpy(draw).to(patches.device)])
+    return torch.cat(kept)
+
+
+def _views(image: RGB, scale: float, backbone: Backbone) -> Iterator[NDArray[np.uint8]]:
+    """Batches of the tiles (B, side, side, 3) by which `predict` sees the picture."""
+    small = resized(image, scale)
+    windows = tiles(small.shape, TILE, OVERLAP, max(backbone.strides))
+    for first in range(0, len(windows), BATCH):
+        yield np.stack([crop(small, window) for window in windows[first : first + BATCH]])
+
+
+def projected(patches: Tensor, seed: int) -> Tensor:
+    """(N, C) -> (N, PROJECTED), at random, which keeps distances nearly as they are (Johnson & Lindenstrauss 1984).
+
+    Patches of no more dimensions stay as they are.
+    """
+    if patches.shape[1] <= PROJECTED:
+        return patches
+    rng = np.random.default_rng(seed_for(seed, "projection"))
+    matrix = rng.standard_normal((patches.shape[1], PROJECTED), np.float32) / PROJECTED**0.5
+    return patches @ torch.from_numpy(matrix).to(patches.device)
+
+
+def greedy_coreset(patches: Tensor, size: int, seed: int) -> tuple[Tensor, list[float]]:
+    """The greedy k-centre choice (algorithm 1): from a random patch on, always the one farthest from all so far.
+
+    patches: (N, D). Returns the numbers (min(size, N),) of the chosen ones, and after each of them the covering radius:
+    the largest distance of a patch to its nearest chosen one. The radius is at most twice the best possible one
+    (Gonzalez 1985).
+    """
+    norms = patches.square().sum(dim=1)
+    newest = int(np.random.default_rng(seed_for(seed, "first patch")).integers(len(patches)))
+    chosen, radii = [], []
+    nearest = torch.full_like(norms, torch.inf)
+    for _ in progress(range(min(size, len(patches))), f"choose patches, seed {seed}"):
+        chosen.append(newest)
+        squared = norms + norms[newest] - 2 * (patches @ patches[newest])
+        nearest = torch.minimum(nearest, squared.clamp(min=0))
+        nearest[newest] = 0
+        newest = int(nearest.argmax())
+        radii.append(float(nearest[newest]) ** 0.5)
+    return torch.tensor(chosen, device=patches.device), radii
+
+
+def nearest_distance(patches: Tensor, memory: Tensor) -> Tensor:
+    """(N, C), (M, C) -> (N,): the distance of each patch to the nearest one in memory (eq. 6), in bounded memory."""
+    return torch.cat([torch.cdist(chunk, memory).amin(dim=1) for chunk in patches.split(CHUNK)])

@@ -1,0 +1,124 @@
+"""What every generator promises, whatever its method: see `lib/generators/__init__.py`."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from lib.core.errors import UserError
+from lib.core.geometry import box_mask
+from lib.core.images import png_bytes, read_image, read_mask
+from lib.core.params import Params, Section, methods
+from lib.core.records import Placement, Synthetic, read_records
+from lib.finetuning import finetune
+from lib.generators import Failed, Made, find, read_real
+from lib.synthesis import synthesize_all
+from tests.category import CATEGORY, placement, tiny_params, write_category
+
+PLACEMENTS = [
+    placement(0),
+    placement(1, "good-1", (0, 0, 30, 14), like="scratch-1"),
+    placement(2, "good-2", (25, 40, 40, 56), defect_type="dent", like="dent-0"),
+    placement(3, box=(20, 4, 27, 40), like="scratch-1"),
+    placement(4, "good-1"),
+]
+LEAST, MOST = 0, 2  # grey levels by which a sample may differ in another batch: a procedure, a network
+
+
+class Trained(NamedTuple):
+    """A generator with its model for the tiny category."""
+
+    name: str
+    params: Params
+    model: Path
+    folder: Path
+
+
+@pytest.fixture(scope="module", params=methods("generators"))
+def trained(
+    request: pytest.FixtureRequest, raw_params: dict, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Trained]:
+    folder = tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_category()
+        params = tiny_params(raw_params, tiny_base)
+        finetune(params, read_real(CATEGORY), request.param, "key", Path("model"), Path("curves"))
+        yield Trained(request.param, params, Path("model"), folder)
+
+
+def answers(trained: Trained, *batches: list[Placement]) -> list[Made]:
+    """The answers to all placements of all batches, each of them a picture."""
+    module = find(trained.name)
+    settings = trained.params.section(trained.name, module.Settings)
+    stream = list(module.synthesize(trained.params, settings, read_real(CATEGORY), trained.model, batches))
+    assert [len(batch) for batch in stream] == [len(batch) for batch in batches]
+    assert not any(isinstance(answer, Failed) for answer in chain(*stream))
+    return list(chain(*stream))
+
+
+def test_its_settings_are_a_section_that_knows_its_keys(trained: Trained, raw_params: dict):
+    settings = find(trained.name).Settings
+    assert issubclass(settings, Section) and settings.__doc__
+    assert trained.params.section(trained.name, settings)
+    wrong = Params.model_validate(raw_params | {trained.name: {**raw_params[trained.name], "no_such_key": 1}})
+    with pytest.raises(UserError, match=rf"{trained.name}\.no_such_key"):
+        wrong.section(trained.name, settings)
+
+
+def test_finetuning_leaves_a_model_that_says_what_it_is_a_curve_and_no_unfinished_work(trained: Trained):
+    assert f'"generator": "{trained.name}"' in (trained.model / "model.json").read_text()
+    assert any(path.is_file() for path in Path("curves").rglob("*"))
+    assert not any(path.is_file() for path in Path(".work").rglob("finetune*/**/*"))
+
+
+def test_equal_seeds_give_equal_bytes_and_other_seeds_another_defect(trained: Trained):
+    first, second = (answers(trained, PLACEMENTS[:2]) for _ in range(2))
+    assert [png_bytes(answer.image) for answer in first] == [png_bytes(answer.image) for answer in second]
+    [other] = answers(trained, [placement(0, seed=7_000)])
+    assert (other.image != first[0].image).any()
+
+
+def test_neither_order_nor_batches_change_a_sample(trained: Trained):
+    together = answers(trained, PLACEMENTS)
+    apart = answers(trained, PLACEMENTS[:1], PLACEMENTS[:2:-1], PLACEMENTS[2:0:-1])
+    apart = [apart[0], *apart[:0:-1]]
+    tolerance = MOST if hasattr(find(trained.name), "finetune") else LEAST
+    for one, other in zip(together, apart, strict=True):
+        assert np.abs(one.image.astype(int) - other.image).max() <= tolerance
+        assert one.notes == other.notes
+
+
+def test_outside_of_the_box_nothing_changes_and_the_mask_lies_within_it(trained: Trained):
+    for answer, request in zip(answers(trained, PLACEMENTS), PLACEMENTS, strict=True):
+        if answer.own_background:
+            continue
+        normal = read_image(Path(f"data/prepared/{CATEGORY}/images/{request.normal}.png"))
+        inside = box_mask(request.box, *normal.shape[1::-1])
+        assert answer.image.dtype == np.uint8 and answer.image.shape == normal.shape
+        assert np.array_equal(answer.image[~inside], normal[~inside]) and (answer.image != normal).any()
+        if answer.mask is not None:
+            assert answer.mask.any() and not answer.mask[~inside].any()
+            assert (answer.image != normal).any(axis=2)[answer.mask].all(), "what is labelled has changed"
+
+
+def test_every_record_holds_what_its_sample_was_made_from(trained: Trained):
+    out = Path("data/synth")
+    records = synthesize_all(trained.params, read_real(CATEGORY), trained.name, trained.model, PLACEMENTS, "key", out)
+    assert read_records(out / "manifest.jsonl", Synthetic) == records
+    settings = trained.params.section(trained.name, find(trained.name).Settings).model_dump(mode="json")
+    for record, request in zip(records, PLACEMENTS, strict=True):
+        for field in ("category", "defect_type", "prompt", "seed", "like", "component"):
+            assert getattr(record, field) == getattr(request, field)
+        assert record.placement == request.id and record.generator == trained.name
+        assert settings.items() <= record.knobs.items()
+        if hasattr(find(trained.name), "finetune"):
+            assert record.model.startswith(f"{trained.params.base.model}@")
+            assert {"steps", "guidance_scale", "context"} <= record.knobs.keys()
+        else:
+            assert record.model == trained.name
+        assert read_image(Path(str(record.image))).ndim == 3
+        assert record.mask is None or read_mask(Path(record.mask)).any()

@@ -1,0 +1,289 @@
+"""A real defect in another place: whole, exactly labelled, of that place's brightness, its surroundings going on."""
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as budget
+from hypothesis import strategies as st
+
+from lib.core.errors import UserError
+from lib.core.geometry import Box, box_mask
+from lib.core.images import read_image
+from lib.core.params import Params
+from lib.core.records import DefectBox
+from lib.generators import Failed, Made, read_real
+from lib.generators.cutpaste import (
+    Defect,
+    Layer,
+    Pose,
+    Settings,
+    canvas_around,
+    cut_out,
+    exposure_offset,
+    faded,
+    fitting_poses,
+    lay,
+    paste,
+    synthesize,
+)
+from tests.category import CATEGORY, placement, tiny_params, write_category
+
+STILL = Settings(blending="feather", rotation=0, scale=0, flips=False)
+MOVING = Settings(blending="feather", rotation=20, scale=0.1, flips=True)
+POISSON = Settings(blending="poisson", rotation=20, scale=0.1, flips=True)
+
+
+def ground(width: int, height: int, level: float = 120, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(level, 3, (height, width, 1))
+    return np.repeat(np.clip(noise, 0, 255), 3, axis=2).astype(np.uint8)
+
+
+def streak(image: np.ndarray, own: Box, box: Box, change: int = 80) -> Defect:
+    """A bright streak, `own`, cut out of a picture with its box."""
+    mask = box_mask(own, *image.shape[1::-1])
+    image = image.copy()
+    image[mask] = np.clip(image[mask].astype(int) + change, 0, 255)
+    return cut_out(image, mask, DefectBox("s", 0, "scratch", box, int(mask.sum())), 16)
+
+
+def pasted(normal: np.ndarray, defect: Defect, box: Box, settings: Settings, seed: int = 0, feather: int = 3) -> Made:
+    answer = paste(normal, defect, box, settings, feather, np.random.default_rng(seed))
+    assert isinstance(answer, Made) and answer.mask is not None
+    return answer
+
+
+STREAK = streak(ground(80, 60), (20, 20, 44, 26), (16, 16, 48, 30))
+
+
+@st.composite
+def boxes_in(draw: st.DrawFn, width: int, height: int) -> Box:
+    x0, y0 = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
+    return x0, y0, draw(st.integers(x0 + 1, width)), draw(st.integers(y0 + 1, height))
+
+
+@budget(max_examples=80, deadline=None)
+@given(
+    boxes_in(50, 40),
+    boxes_in(30, 30),
+    st.integers(0, 2**32),
+    st.integers(0, 5),
+    st.sampled_from(["feather", "poisson"]),
+)
+def test_any_defect_in_any_box_changes_nothing_outside_and_is_labelled_inside(
+    box: Box, own: Box, seed: int, feather: int, blending: str
+):
+    normal, defect = ground(50, 40), streak(ground(30, 30, seed=1), own, own)
+    settings = MOVING.model_copy(update={"blending": blending})
+    answer = paste(normal, defect, box, settings, feather, np.random.default_rng(seed))
+    if isinstance(answer, Failed):
+        assert "less than a pixel" in answer.reason and min(box[2] - box[0], box[3] - box[1]) < 4
+        return
+    inside = box_mask(box, 50, 40)
+    assert np.array_equal(answer.image[~inside], normal[~inside])
+    assert not answer.mask[~inside].any() and (answer.image != normal).any(axis=2)[answer.mask].all()
+
+
+@pytest.mark.parametrize("settings", [MOVING, POISSON], ids=["feather", "poisson"])
+def test_the_mask_is_the_defect_and_the_defect_is_whole(settings: Settings):
+    normal = ground(80, 60, seed=2)
+    for seed in range(10):
+        answer = pasted(normal, STREAK, (30, 12, 70, 42), settings, seed)
+        change = answer.image.astype(int)[..., 0] - normal[..., 0]
+        assert np.median(change[answer.mask]) == pytest.approx(80, abs=12), "as strong as it was"
+        bright = change > 40
+        assert (bright & answer.mask).sum() / (bright | answer.mask).sum() > 0.85
+        assert 0.7 < answer.mask.sum() / STREAK.own.sum() * (32 * 14) / (40 * 30) < 1.4, "its size follows the box"
+
+
+def test_in_its_own_place_a_defect_is_itself():
+    whole = ground(80, 60)
+    whole[20:26, 20:44] += 80
+    canvas = canvas_around(whole, (16, 16, 48, 30))
+    layer = lay(STREAK, Pose(0, 1, (False, False), (32, 23)), canvas)
+    assert layer.mask.sum() == 24 * 6 and layer.usable.sum() == 32 * 14
+    assert np.array_equal(layer.colours[layer.usable], canvas.pixels[layer.usable])
+
+
+@pytest.mark.parametrize(("across", "down"), [(True, False), (False, True), (True, True)])
+def test_flips_are_those_of_the_picture(across: bool, down: bool):
+    canvas = canvas_around(ground(80, 60), (16, 16, 48, 30))
+    plain, flipped = (lay(STREAK, Pose(0, 1, flips, (32, 23)), canvas) for flips in ((False, False), (across, down)))
+    axes = [axis for axis, flip in ((1, across), (0, down)) if flip]
+    near = plain.mask & flipped.mask
+    assert np.array_equal(plain.mask, flipped.mask), "the streak is symmetric"
+    values = plain.colours[near].reshape(6, 24, 3)
+    assert np.array_equal(np.flip(values, axes), flipped.colours[near].reshape(6, 24, 3))
+
+
+def test_a_quarter_turn_turns_a_streak_upright():
+    layer = lay(STREAK, Pose(90, 1, (False, False), (40, 30)), canvas_around(ground(80, 60), (20, 10, 60, 50)))
+    rows, columns = np.nonzero(layer.mask)
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (24, 6)
+
+
+@budget(max_examples=60, deadline=None)
+@given(boxes_in(80, 60), st.integers(0, 2**32), st.integers(0, 4))
+def test_every_pose_lies_within_the_box(box: Box, seed: int, feather: int):
+    normal = ground(80, 60)
+    canvas = canvas_around(normal, (0, 0, 80, 60))
+    for pose in fitting_poses(STREAK, box, normal.shape, MOVING, feather, np.random.default_rng(seed)):
+        rows, columns = np.nonzero(lay(STREAK, pose, canvas).mask)
+        if len(rows):
+            assert box[0] <= columns.min() and columns.max() < box[2]
+            assert box[1] <= rows.min() and rows.max() < box[3]
+
+
+def test_poses_fill_the_room_of_the_box_and_leave_a_rim_to_fade_out():
+    box = (20, 10, 68, 38)
+    poses = fitting_poses(STREAK, box, (60, 80), STILL, 3, np.random.default_rng(0))
+    canvas = canvas_around(ground(80, 60), (0, 0, 80, 60))
+    reach = np.zeros((60, 80), bool)
+    for pose in poses:
+        reach |= lay(STREAK, pose, canvas).mask
+    rows, columns = np.nonzero(reach)
+    assert columns.min() >= 23 and columns.max() < 65 and rows.min() >= 13 and rows.max() < 35
+    assert np.ptp(columns) > 38 and np.ptp(rows) > 16, "places differ"
+
+
+def test_a_defect_that_is_turned_too_far_for_its_box_is_left_out_rather_than_shrunk():
+    line = streak(ground(80, 60), (10, 28, 60, 31), (8, 24, 62, 36))
+    poses = fitting_poses(line, (8, 24, 62, 36), (60, 80), MOVING, 0, np.random.default_rng(0))
+    assert poses and all(pose.scale > 0.75 and abs(pose.angle) < 20 for pose in poses)
+
+
+def test_a_mask_larger_than_the_box_is_shrunk_to_it():
+    answer = pasted(ground(80, 60, seed=3), STREAK, (30, 20, 36, 50), STILL, feather=0)
+    assert answer.notes["scale"] == pytest.approx(6 / 24, abs=0.01) and 4 <= answer.mask.sum() <= 14
+
+
+@pytest.mark.parametrize("level", [60, 120, 170])
+def test_exposure_follows_the_place(level: int):
+    answer = pasted(ground(80, 60, level, seed=4), STREAK, (30, 12, 70, 42), MOVING)
+    assert np.median(answer.image[answer.mask]) == pytest.approx(level + 80, abs=12)
+
+
+def test_exposure_is_told_by_what_pixels_differ_by_where_part_and_background_meet():
+    """Half of the ring is part, half is background, in the source and in the place, which is 10 levels brighter."""
+    half = np.where(np.arange(40)[None, :, None] < 19, 200, 20).repeat(40, axis=0).repeat(3, axis=2).astype(np.float32)
+    mask = np.zeros((40, 40), bool)
+    mask[15:25, 15:25] = True
+    canvas = canvas_around((half + 10).astype(np.uint8), (0, 0, 40, 40))
+    shifted = np.roll(half, 2, axis=1)  # the edge lies a little elsewhere: medians of the rings would differ by 180
+    offset = exposure_offset(Layer(shifted, mask, np.ones_like(mask)), canvas)
+    assert offset == pytest.approx(10)
+
+
+def test_a_chip_of_an_edge_is_pasted_on_the_edge():
+    """A notch of the right edge of a part: of all places in the box, that where the edges meet."""
+    part = np.where(np.arange(80)[None, :, None] < 40, 180, 30).repeat(60, axis=0).repeat(3, axis=2).astype(np.uint8)
+    notch = box_mask((32, 24, 42, 34), 80, 60)
+    broken = part.copy()
+    broken[notch] = 30
+    defect = cut_out(broken, notch, DefectBox("s", 0, "chip", (26, 18, 48, 40), 100), 16)
+    place = np.roll(part, 5, axis=1)  # the edge lies at 45
+    columns = []
+    for seed in range(20):
+        answer = pasted(place, defect, (28, 10, 62, 44), STILL.model_copy(update={"flips": True}), seed)
+        assert answer.notes["flipped_across"] is False
+        columns.append(answer.notes["centre"][0] - 45 + 3 * answer.notes["scale"])  # the notch's centre is 3 px inwards
+    assert np.abs(np.median(columns)) < 1.5
+
+
+@pytest.mark.parametrize("settings", [MOVING, POISSON], ids=["feather", "poisson"])
+def test_the_border_fades_out_and_leaves_no_step(settings: Settings):
+    bright = streak(ground(80, 60, 150), (20, 20, 44, 26), (16, 16, 48, 30))
+    normal = cv2.GaussianBlur(ground(80, 60, 120, seed=5), (0, 0), 2)
+    answer = pasted(normal, bright, (20, 8, 76, 50), settings)
+    around = cv2.dilate(answer.mask.astype(np.uint8), np.ones((9, 9))) > 0
+    steps = np.abs(np.diff(answer.image[..., 0].astype(int), axis=1))[:, 1:][(around & ~cv2.dilate(
+        answer.mask.astype(np.uint8), np.ones((5, 5))).astype(bool))[:, 2:]]  # fmt: skip
+    assert np.quantile(steps, 0.95) < 15
+
+
+def test_poisson_cloning_keeps_a_defect_that_fills_its_box():
+    box = (30, 20, 42, 28)
+    small = streak(ground(80, 60), (21, 21, 31, 27), (20, 20, 32, 28))
+    answer = pasted(ground(80, 60, seed=6), small, box, POISSON)
+    assert np.median(answer.image[answer.mask]) > 170
+
+
+def test_poisson_cloning_of_a_place_onto_itself_is_that_place():
+    normal = ground(80, 60)
+    own = box_mask((20, 20, 44, 26), 80, 60)
+    same = cut_out(normal, own, DefectBox("s", 0, "scratch", (16, 16, 48, 30), 1), 16)
+    still = STILL.model_copy(update={"blending": "poisson"})
+    poses = [Pose(0, 1, (False, False), (32, 23))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lib.generators.cutpaste.fitting_poses", lambda *_: poses)
+        answer = paste(normal, same, (16, 16, 48, 30), still, 3, np.random.default_rng(0))
+    assert np.abs(answer.image.astype(int) - normal).max() <= 1
+
+
+def test_another_defect_beside_is_not_pasted_along():
+    image, others = ground(80, 60), box_mask((20, 28, 44, 33), 80, 60)
+    image[others] = 255
+    mask = others | box_mask((20, 20, 44, 26), 80, 60)
+    defect = cut_out(image, mask, DefectBox("s", 0, "scratch", (18, 18, 46, 28), 144), 16)
+    assert defect.own.sum() == 24 * 6 and defect.others.sum() == 24 * 5
+    answer = pasted(ground(80, 60, seed=7), defect, (10, 10, 70, 50), MOVING, feather=6)
+    assert answer.image.max() < 150, "neither of the two is brighter than the ground"
+
+
+def test_a_defect_at_the_border_of_its_picture_is_pasted_without_what_lies_beyond():
+    defect = streak(ground(80, 60), (0, 20, 24, 26), (0, 16, 28, 30))
+    answer = pasted(ground(80, 60, seed=8), defect, (20, 10, 60, 40), STILL)
+    assert np.ptp(np.nonzero((answer.image[..., 0] > 170).any(axis=0))[0]) + 1 == pytest.approx(
+        24 * answer.notes["scale"], abs=2
+    )
+
+
+def test_all_of_a_defect_at_the_border_of_its_picture_can_be_pasted():
+    defect = streak(ground(80, 60), (0, 20, 24, 26), (0, 16, 28, 30))
+    layer = lay(defect, Pose(7, 1.1, (False, False), (40.3, 30.2)), canvas_around(ground(80, 60), (0, 0, 80, 60)))
+    assert layer.mask.sum() > 100 and layer.usable[layer.mask].all() and not layer.usable.all()
+
+
+@pytest.mark.parametrize("feather", [0, 1, 4])
+def test_a_defect_is_whole_within_its_mask_and_fades_out_evenly_around_it(feather: int):
+    canvas, mask = canvas_around(ground(40, 40, seed=9), (0, 0, 40, 40)), box_mask((0, 15, 20, 25), 40, 40)
+    colours = np.where(mask[..., None], canvas.pixels + 100, canvas.pixels)
+    colours[12:28, 20:30] += 40  # its surroundings, there, are brighter; the median of all is not
+    layer = Layer(colours, mask, np.ones_like(mask))
+    change = faded(layer, canvas, feather).astype(int)[..., 0] - canvas.pixels[..., 0]
+    assert (change[mask] == 100).all()
+    expected = [round(40 * max(0, 1 - step / (feather + 1))) for step in range(1, 8)]
+    assert change[20, 20:27].tolist() == expected
+
+
+def test_there_is_nothing_to_paste_without_a_box_or_a_defect():
+    rng, nothing = np.random.default_rng(0), dataclasses.replace(STREAK, own=STREAK.own & False)
+    assert isinstance(paste(ground(80, 60), STREAK, (20, 20, 20, 30), STILL, 3, rng), Failed)
+    assert isinstance(paste(ground(80, 60), nothing, (20, 20, 30, 30), STILL, 3, rng), Failed)
+
+
+@pytest.fixture
+def params(inside: Path, raw_params: dict) -> Params:
+    write_category()
+    return tiny_params(raw_params)
+
+
+def test_the_defect_is_the_one_that_the_placement_was_drawn_from(params: Params):
+    real = read_real(CATEGORY)
+    batch = [placement(0, box=(4, 4, 44, 44), like="dent-0"), placement(1, box=(4, 4, 44, 44), like="scratch-1")]
+    [[dent, scratch]] = synthesize(params, STILL, real, Path("model"), [batch])
+    sizes = [cv2.boundingRect(answer.mask.astype(np.uint8))[2:] for answer in (dent, scratch)]
+    assert sizes[0][0] == pytest.approx(sizes[0][1], abs=1), "as wide as high, as the real one"
+    assert sizes[1][1] > 3 * sizes[1][0]
+    assert dent.notes.keys() == {"angle", "scale", "flipped_across", "flipped_down", "centre", "feather"}
+    assert dent.image.mean() > read_image(Path(real.samples["good-0"].image)).mean()
+
+
+def test_a_placement_after_a_defect_that_is_not_there_is_refused(params: Params):
+    with pytest.raises(UserError, match="defect 3 of dent-0 is not in the train part"):
+        list(
+            synthesize(params, STILL, read_real(CATEGORY), Path("model"), [[placement(0, like="dent-0", component=3)]])
+        )

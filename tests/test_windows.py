@@ -1,0 +1,110 @@
+"""Training windows: where they lie, what they show how often, and that labels follow pictures."""
+
+import numpy as np
+import pytest
+
+from lib import windows
+from lib.core.errors import UserError
+from lib.core.geometry import box_mask
+from lib.core.params import Detect
+from lib.core.records import GOOD
+from lib.detectors import Example
+from lib.windows import Pools, Source, batch_of, evenly_by_type
+from tests.blobs import BUDGET, blobs
+
+
+def budget(**changes) -> Detect:
+    return BUDGET.model_copy(update=changes)
+
+
+def shaded(examples, shade, synthetic=False, name="blob"):
+    """The same masks on even pictures of one grey, which says in a window where it comes from."""
+    return [Example(np.full_like(e.image, shade), e.mask, synthetic, name) for e in examples]
+
+
+def test_every_arm_sees_as_many_defect_windows_and_synthetic_ones_in_their_share():
+    real, good = shaded(blobs(4, 0, good=0), 40), blobs(2, 2)
+    synthetic = shaded(blobs(9, 1, good=0), 220, synthetic=True)
+    for examples, expected in ((real + good, 0), (real + synthetic + good, 4), (synthetic + good, 8)):
+        images, masks = batch_of(Pools.of(examples), budget(batch_size=16), np.random.default_rng(0))
+        assert images.shape == (16, 32, 32, 3) and masks.shape == (16, 32, 32)
+        assert masks[:8].any(axis=(1, 2)).all() and not masks[12:].any()
+        assert (images[:8].mean(axis=(1, 2, 3)) > 140).sum() == expected
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_the_share_of_synthetic_windows_holds_on_average_in_batches_of_any_size(size, share):
+    examples = [*shaded(blobs(3, 0, good=0), 0), *shaded(blobs(3, 1, good=0), 255, synthetic=True)]
+    pools, params = Pools.of(examples), budget(batch_size=size, synthetic_share=share)
+    batches = [batch_of(pools, params, np.random.default_rng(n))[0] for n in range(300)]
+    assert np.mean([np.median(batch, axis=(1, 2, 3)) > 127 for batch in batches]) == pytest.approx(share, abs=0.07)
+
+
+def test_a_type_with_few_synthetic_defects_gets_them_in_proportion_and_one_with_none_is_seen_on_real_ones():
+    discs = blobs(4, 1, good=0)
+    examples = [*shaded(discs, 50, name="crack"), *shaded(discs, 100, name="hole")]
+    pools = Pools.of([*examples, *shaded(discs[:1], 250, synthetic=True, name="hole")])
+    batches = [batch_of(pools, budget(), np.random.default_rng(n))[0] for n in range(400)]
+    shades = np.median(np.concatenate(batches), axis=(1, 2, 3))
+    assert np.mean(shades < 75) == pytest.approx(0.5, abs=0.05), "types take turns"
+    assert np.mean(shades > 175) == pytest.approx(0.5 * 0.5 / 4, abs=0.02), "one of four real ones' number"
+
+
+def test_a_window_around_a_defect_holds_a_pixel_of_it_in_its_central_half_where_the_picture_lets_it():
+    mask = box_mask((100, 90, 101, 91), 200, 200)
+    pools = Pools.of([Example(np.zeros((200, 200, 3), np.uint8), mask, False, "pit")])
+    for n in range(50):
+        _, masks = batch_of(pools, budget(batch_size=2), np.random.default_rng(n))
+        rows, columns = np.nonzero(masks[0])
+        assert rows.size == 1 and 7 <= rows[0] <= 24 and 7 <= columns[0] <= 24
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.3])
+def test_the_label_lies_over_the_defect_at_every_scale(scale):
+    mask = box_mask((60, 70, 100, 90), 220, 200)
+    image = np.where(mask[..., None], 230, 60).astype(np.uint8).repeat(3, axis=2)
+    pools = Pools.of([Example(image, mask, False, "stain")])
+    for n in range(10):
+        images, masks = batch_of(pools, budget(scale=scale), np.random.default_rng(n))
+        bright = images.mean(axis=3) > 140
+        assert (bright != masks).mean() < 0.02 and masks[:2].any(axis=(1, 2)).all()
+        assert masks[:2].sum(axis=(1, 2)).max() <= 1.3 * mask.sum() * scale**2
+
+
+def test_a_mask_keeps_lines_that_are_thinner_than_a_pixel_after_scaling():
+    mask = np.zeros((64, 64), bool)
+    mask[:, 31] = True
+    pools = Pools.of([Example(np.zeros((64, 64, 3), np.uint8), mask, False, "scratch")])
+    _, masks = batch_of(pools, budget(scale=0.5), np.random.default_rng(0))
+    along = masks.any(axis=1).all(axis=1) | masks.any(axis=2).all(axis=1)
+    assert along.all()
+
+
+def test_a_defect_of_any_size_is_remembered_by_few_pixels_evenly_taken(monkeypatch):
+    monkeypatch.setattr(windows, "MOST_PIXELS", 100)
+    mask = box_mask((10, 20, 90, 60), 100, 100)
+    pixels = Source.of(Example(np.zeros((100, 100, 3), np.uint8), mask, False, "stain")).pixels
+    assert 50 < pixels.size <= 100 and mask.ravel()[pixels].all()
+    assert np.unravel_index(pixels, mask.shape)[0].mean() == pytest.approx(39.5, abs=1)
+
+
+def test_masks_are_searched_for_defects_once_and_not_for_every_window(monkeypatch):
+    pools = Pools.of(blobs(4, 0))
+    monkeypatch.setattr(np, "flatnonzero", None)
+    batch_of(pools, budget(), np.random.default_rng(0))
+
+
+def test_an_empty_mask_teaches_nothing_and_without_any_defect_it_says_so():
+    empty = Example(np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), bool), True, "blob")
+    pools = Pools.of([*blobs(3, 0), empty])
+    assert [len(pools.good), [len(p) for p in pools.real], [len(p) for p in pools.synthetic]] == [2, [1], [0]]
+    with pytest.raises(UserError, match="no defect to learn from"):
+        Pools.of([*blobs(2, 0, good=2), empty])
+
+
+def test_a_validation_of_many_pictures_looks_at_a_few_of_each_type():
+    good, blob, ring = blobs(30, 0, side=16, good=30), blobs(5, 1, side=16, good=0), blobs(2, 2, side=16, good=0)
+    ring = [Example(e.image, e.mask, False, "ring") for e in ring]
+    few = evenly_by_type([*good, *blob, *ring], 10)
+    assert [sum(e.defect_type == name for e in few) for name in (GOOD, "blob", "ring")] == [4, 4, 2]
