@@ -27,9 +27,9 @@ from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, resize, wi
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, Positive, WindowParams
 from lib.core.records import DefectBox, Placement
-from lib.core.runtime import device, fingerprint, mixed_precision, progress, seed_for, write_json
+from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
 from lib.diffusion.attention import show_decoder_attention
-from lib.diffusion.components import PARTS, Components, embed, load, to_pixels, to_tensor, tokenize
+from lib.diffusion.components import Components, embed, load, provenance, to_pixels, to_tensor, tokenize
 from lib.diffusion.inpainting import encode_views
 from lib.diffusion.pasting import apply_change
 from lib.diffusion.sampling import inpaint, starting_noise
@@ -45,6 +45,8 @@ Rate = Annotated[float, Field(gt=0)]
 
 
 class Settings(Losses):
+    """Adapters, holes and selection, as params.yaml says behind each value; and the weights of the losses."""
+
     rank: Positive
     alpha: Positive
     learning_rate_text: Rate
@@ -63,10 +65,12 @@ def word_of(defect_type: str) -> str:
 
 
 def defect_prompt(defect_type: str) -> str:
+    """P_def."""
     return f"A photo of {word_of(defect_type)}"
 
 
 def object_prompt(defect_type: str, category: str) -> str:
+    """P_obj."""
     return f"A {' '.join(category.replace('_', ' ').replace('-', ' ').split())} with {word_of(defect_type)}"
 
 
@@ -97,15 +101,7 @@ def finetune(params: Params, settings: Settings, real: RealData, key: str, out: 
     stage = f"finetune-defectfill-{real.category}"
     train(objective, len(views.latents), params.finetune, params.seed, stage, key, curves, rate)
     save_words(parts, ids, settings.rank, settings.alpha, out)
-    folder = Path(params.base.model)
-    facts = {
-        "generator": "defectfill",
-        "words": list(ids),
-        "base": params.base.model,
-        "weights": fingerprint(*sorted(file for file in out.rglob("*") if file.is_file())),
-        "revision": fingerprint(*(folder / part for part in PARTS)) if folder.is_dir() else params.base.revision,
-    }
-    write_json(out / "model.json", facts)
+    write_json(out / "model.json", {"generator": "defectfill", "words": list(ids), **provenance(params.base, out)})
 
 
 def encoded_views(params: Params, settings: Settings, real: RealData, parts: Components, types: list[str]) -> Views:
@@ -121,10 +117,8 @@ def encoded_views(params: Params, settings: Settings, real: RealData, parts: Com
     def cut(batch: list[tuple[DefectBox, int, int]]) -> tuple[Any, Any, Tensor]:
         views = []
         for item, variant, seed in batch:
-            sample = real.samples[item.sample]
-            mask = shapes.grown(read_shape(Path(str(sample.mask))), settings.growth)
-            flips = bool(variant & 1), bool(variant & 2)
-            picture = read(Path(sample.image))
+            sample, flips = real.samples[item.sample], (bool(variant & 1), bool(variant & 2))
+            picture, mask = read(Path(sample.image)), shapes.grown(read_shape(Path(str(sample.mask))), settings.growth)
             native = settings.long == "parts" and shapes.is_line(
                 mask[item.box[1] : item.box[3], item.box[0] : item.box[2]]
             )
@@ -307,17 +301,14 @@ class Holes:
         height, width = normal.shape[:2]
         hole = shapes.placed(self._shape(placement), placement.box, width, height)
         windows = self.params.window
-        window = window_around(placement.box, normal.shape, windows.context, windows.min_side)
-        if window.side <= self.side or self.settings.long == "shrink":
-            return Job(placement, normal, hole, [Part(hole, window)])
-        # The change of a part fades in over the end of the one before.
-        overlap = 2 * (self.params.synth.feather + 1)
-        parts = shapes.pieces(hole, self.side / windows.context, overlap)
-        if len(parts) == 1:
-            return Job(placement, normal, hole, [Part(hole, window)])
-        return Job(
-            placement, normal, hole, [Part(part, native_window(part, normal.shape, self.side)) for part in parts]
-        )
+        parts = [Part(hole, window_around(placement.box, normal.shape, windows.context, windows.min_side))]
+        if parts[0].window.side > self.side and self.settings.long == "parts":
+            # The change of a piece fades in over the end of the one before.
+            overlap = 2 * (self.params.synth.feather + 1)
+            pieces = shapes.pieces(hole, self.side / windows.context, overlap)
+            if len(pieces) > 1:
+                parts = [Part(piece, native_window(piece, normal.shape, self.side)) for piece in pieces]
+        return Job(placement, normal, hole, parts)
 
     def _shape(self, placement: Placement) -> Mask:
         """The hole in the placement's box, as large as that."""

@@ -40,8 +40,8 @@ from lib.core.geometry import (
 from lib.core.images import read_image, recent
 from lib.core.params import Params, Positive, Section
 from lib.core.records import DefectBox, Placement
-from lib.core.runtime import device, fingerprint, mixed_precision, progress, seed_for, write_json
-from lib.diffusion.components import PARTS, Components, embed, load, to_pixels, to_tensor
+from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
+from lib.diffusion.components import Components, embed, load, provenance, to_pixels, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.pasting import apply_change
 from lib.diffusion.sampling import inpaint, starting_noise
@@ -92,14 +92,7 @@ def finetune(params: Params, settings: Settings, real: RealData, key: str, out: 
         StableDiffusionInpaintPipeline.save_lora_weights(out, unet_lora_layers=layers)
     else:
         parts.unet.to(memory_format=torch.contiguous_format).save_pretrained(out / "unet")
-    folder = Path(params.base.model)
-    facts = {
-        "generator": "mvp_diff",
-        "adapter": settings.adapter,
-        "base": params.base.model,
-        "weights": fingerprint(*sorted(file for file in out.rglob("*") if file.is_file())),
-        "revision": fingerprint(*(folder / part for part in PARTS)) if folder.is_dir() else params.base.revision,
-    }
+    facts = {"generator": "mvp_diff", "adapter": settings.adapter, **provenance(params.base, out)}
     write_json(out / "model.json", facts)
 
 
