@@ -24,7 +24,7 @@ from lib.detection import (
     train_arm,
     train_seeds,
 )
-from lib.metrics.ranking import f1_max
+from lib.metrics.ranking import rank
 from tests import brightness
 from tests.brightness import bright_discs, write_discs
 from tests.category import tiny_params
@@ -206,7 +206,7 @@ def test_the_threshold_is_that_of_the_best_f1_over_all_pixels_of_val(tmp_path: P
     scores = np.concatenate([brightness.predict(3.0, example.image).ravel() for example in val])
     truth = np.concatenate([example.mask.ravel() for example in val])
     threshold = choose_threshold(brightness, 3.0, val, tmp_path)
-    assert threshold == {"threshold": f1_max(scores, truth)[1], "chosen_on": "val"}
+    assert threshold == {"threshold": rank(scores, truth).f1_max()[1], "chosen_on": "val"}
     assert not list(tmp_path.iterdir()), "the score maps are gone"
 
 

@@ -115,7 +115,15 @@ def test_the_settings_of_a_method_rerun_the_stages_of_that_method_alone(kind: st
 LAYERS_UP = [
     ["lib/core"],
     ["lib/dataset", "lib/metrics/ranking.py", "lib/metrics/intervals.py"],
-    ["lib/language.py", "lib/foreground.py", "lib/tiles.py", "lib/plots.py", "lib/backbones.py", "lib/diffusion"],
+    [
+        "lib/language.py",
+        "lib/foreground.py",
+        "lib/tiles.py",
+        "lib/plots.py",
+        "lib/backbones.py",
+        "lib/shapes.py",
+        "lib/diffusion",
+    ],
     ["lib/boxes.py", "lib/metrics"],
     ["lib/placement.py", "lib/labels", "lib/windows.py", "lib/generators/__init__.py", "lib/detectors/__init__.py"],
     ["lib/generators", "lib/detectors"],

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lib.core.errors import UserError
 from lib.core.params import Base
+from lib.core.runtime import fingerprint
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # of a base, and its folder's folders
 
@@ -102,9 +103,9 @@ def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) ->
     return parts
 
 
-def save(parts: Components, folder: Path) -> None:
-    """Save all parts in the folder format, with the `model_index.json` that any diffusers program reads."""
-    StableDiffusionInpaintPipeline(
+def as_pipeline(parts: Components) -> StableDiffusionInpaintPipeline:
+    """The parts as a pipeline of diffusers, which knows how to save them, and to read adapters and words into them."""
+    return StableDiffusionInpaintPipeline(
         vae=parts.vae,
         text_encoder=parts.text_encoder,
         tokenizer=parts.tokenizer,
@@ -113,7 +114,25 @@ def save(parts: Components, folder: Path) -> None:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).save_pretrained(folder, safe_serialization=True)
+    )
+
+
+def save(parts: Components, folder: Path) -> None:
+    """Save all parts in the folder format, with the `model_index.json` that any diffusers program reads."""
+    as_pipeline(parts).save_pretrained(folder, safe_serialization=True)
+
+
+def provenance(base: Base, out: Path) -> dict[str, str | None]:
+    """What model.json says of a model in the folder `out`: its base, the base's revision, the hash of its own weights.
+
+    The revision of a local base is the hash of its parts.
+    """
+    folder = Path(base.model)
+    return {
+        "base": base.model,
+        "weights": fingerprint(*sorted(file for file in out.rglob("*") if file.is_file())),
+        "revision": fingerprint(*(folder / part for part in PARTS)) if folder.is_dir() else base.revision,
+    }
 
 
 def encode(vae: Any, pixels: Tensor, draws: list[torch.Generator] | None = None) -> Tensor:

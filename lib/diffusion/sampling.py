@@ -52,7 +52,14 @@ def _without_slow_waves(noise: Tensor, sigma: float) -> Tensor:
 
 
 def inpaint(
-    parts: Components, pixels: Tensor, masks: Tensor, text: Tensor, empty: Tensor, noise: Tensor, settings: Synth
+    parts: Components,
+    pixels: Tensor,
+    masks: Tensor,
+    text: Tensor,
+    empty: Tensor,
+    noise: Tensor,
+    settings: Synth,
+    keep_background: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Repaint the masked part of a batch of pictures as the text says.
 
@@ -62,12 +69,14 @@ def inpaint(
     alone, against which the change is measured without the autoencoder's own error.
     Guidance: Ho & Salimans 2022, eq. 6, in the first `guidance_share` of the steps alone, where the content is decided
     (Kynkäänniemi et al. 2024 limit it to an interval, too); left out where the scale is 1. Strength: Meng et al. 2022.
+    keep_background: after every step the latents outside of the mask are those of the input again, at the noise level
+    that the next step begins with (Song et al. 2025; Lugmayr et al. 2022, eq. 8).
     On a CPU every core takes its part of the batch.
     """
     shares = min(cores(noise.device), len(noise))
     done = on_cores(
         noise.device,
-        partial(_inpaint, parts, settings, empty),
+        partial(_inpaint, parts, settings, empty, keep_background),
         *(whole.tensor_split(shares) for whole in (pixels, masks, text, noise)),
     )
     generated, round_trip = zip(*done, strict=True)
@@ -76,7 +85,14 @@ def inpaint(
 
 @torch.inference_mode()
 def _inpaint(
-    parts: Components, settings: Synth, empty: Tensor, pixels: Tensor, masks: Tensor, text: Tensor, noise: Tensor
+    parts: Components,
+    settings: Synth,
+    empty: Tensor,
+    keep_background: bool,
+    pixels: Tensor,
+    masks: Tensor,
+    text: Tensor,
+    noise: Tensor,
 ) -> tuple[Tensor, Tensor]:
     scheduler = SCHEDULERS[settings.scheduler].from_config(parts.scheduler.config)
     scheduler.set_timesteps(settings.steps, device=noise.device)
@@ -91,7 +107,8 @@ def _inpaint(
     latents = scheduler.add_noise(normal, noise, timesteps[:1].repeat(len(noise)))
 
     count = len(noise)
-    condition = torch.cat([latent_masks(masks, normal), blank], dim=1).repeat(2, 1, 1, 1).to(parts.unet.dtype)
+    small = latent_masks(masks, normal)
+    condition = torch.cat([small, blank], dim=1).repeat(2, 1, 1, 1).to(parts.unet.dtype)
     text = torch.cat([text, empty.expand_as(text)]).to(parts.unet.dtype)
     guided = round(settings.guidance_share * len(timesteps)) if settings.guidance_scale != 1 else 0
     for number, timestep in enumerate(timesteps):
@@ -102,5 +119,9 @@ def _inpaint(
             with_text, without = predicted.chunk(2)
             predicted = without + settings.guidance_scale * (with_text - without)
         latents = scheduler.step(predicted.to(latents.dtype), timestep, latents).prev_sample
+        if keep_background:
+            following = timesteps[number + 1 : number + 2].repeat(count)
+            background = scheduler.add_noise(normal, noise, following) if len(following) else normal
+            latents = torch.where(small > 0, latents, background)
     generated, round_trip = decode(parts.vae, torch.cat([latents, normal])).chunk(2)
     return generated, round_trip

@@ -32,7 +32,6 @@ from lib.core.geometry import (
     Window,
     box_mask,
     crop,
-    paste_back,
     resize,
     scaled,
     shift_window,
@@ -41,9 +40,10 @@ from lib.core.geometry import (
 from lib.core.images import read_image, recent
 from lib.core.params import Params, Positive, Section
 from lib.core.records import DefectBox, Placement
-from lib.core.runtime import device, fingerprint, mixed_precision, progress, seed_for, write_json
-from lib.diffusion.components import PARTS, Components, embed, load, to_pixels, to_tensor
+from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
+from lib.diffusion.components import Components, embed, load, provenance, to_pixels, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
+from lib.diffusion.pasting import apply_change
 from lib.diffusion.sampling import inpaint, starting_noise
 from lib.diffusion.training import train
 from lib.generators import NON_FINITE, Answer, Failed, Made, RealData
@@ -92,14 +92,7 @@ def finetune(params: Params, settings: Settings, real: RealData, key: str, out: 
         StableDiffusionInpaintPipeline.save_lora_weights(out, unet_lora_layers=layers)
     else:
         parts.unet.to(memory_format=torch.contiguous_format).save_pretrained(out / "unet")
-    folder = Path(params.base.model)
-    facts = {
-        "generator": "mvp_diff",
-        "adapter": settings.adapter,
-        "base": params.base.model,
-        "weights": fingerprint(*sorted(file for file in out.rglob("*") if file.is_file())),
-        "revision": fingerprint(*(folder / part for part in PARTS)) if folder.is_dir() else params.base.revision,
-    }
+    facts = {"generator": "mvp_diff", "adapter": settings.adapter, **provenance(params.base, out)}
     write_json(out / "model.json", facts)
 
 
@@ -132,26 +125,15 @@ def synthesize(
         )
         changes = to_pixels(generated) - to_pixels(round_trip)
         yield [
-            Made(apply_change(normal, window, change, placement.box, params.synth.feather))
+            Made(
+                apply_change(
+                    normal, window, change, box_mask(placement.box, *normal.shape[1::-1]), params.synth.feather
+                )
+            )
             if np.isfinite(change).all()
             else Failed(NON_FINITE)
             for normal, window, change, placement in zip(normals, windows, changes, batch, strict=True)
         ]
-
-
-def apply_change(normal: RGB, window: Window, change: NDArray[np.float32], box: Box, feather: int) -> RGB:
-    """Add the change that was painted into a window to the picture, inside of the box alone.
-
-    normal: (H, W, 3) uint8; change: (S, S, 3) float32 in [-255, 255], generated minus round trip at the base's
-    resolution. Adding the difference, instead of pasting the decoded picture, keeps the grain that the autoencoder
-    loses and leaves no trace where the model painted what was there before.
-    """
-    change = resize(change, window.side, window.side)
-    painted = normal.astype(np.float32)
-    x0, y0 = max(window.x0, 0), max(window.y0, 0)
-    x1, y1 = min(window.x0 + window.side, normal.shape[1]), min(window.y0 + window.side, normal.shape[0])
-    painted[y0:y1, x0:x1] += change[y0 - window.y0 : y1 - window.y0, x0 - window.x0 : x1 - window.x0]
-    return paste_back(painted, normal, box_mask(box, *normal.shape[1::-1]), feather)
 
 
 def hole(box: Box, window: Window, side: int) -> Mask:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from lib.core.errors import UserError
 from lib.core.params import Base, Synth
+from lib.diffusion import sampling
 from lib.diffusion.components import decode, embed, encode, load, to_pixels, to_tensor
 from lib.diffusion.sampling import SCHEDULERS, inpaint, starting_noise
 from tests.tiny import random_pictures, tiny_components
@@ -32,11 +33,11 @@ def boxes(count: int) -> torch.Tensor:
     return masks
 
 
-def run(parts, seeds: list[int], chosen: Synth, pictures: np.ndarray | None = None):
+def run(parts, seeds: list[int], chosen: Synth, pictures: np.ndarray | None = None, **options):
     pictures = random_pictures(len(seeds)) if pictures is None else pictures
     text = embed(parts, ["a scratch"] * len(seeds))
     noise = starting_noise(seeds, parts, chosen.noise_blur)
-    return inpaint(parts, to_tensor(pictures), boxes(len(seeds)), text, embed(parts, [""]), noise, chosen)
+    return inpaint(parts, to_tensor(pictures), boxes(len(seeds)), text, embed(parts, [""]), noise, chosen, **options)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm++", "euler", "unipc"])
@@ -174,3 +175,26 @@ def test_low_strength_runs_fewer_steps_and_stays_nearer_to_the_picture(parts, mo
     half = len(calls)
     run(parts, [1], settings())
     assert (half, len(calls) - half) == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "euler", "unipc"])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_a_background_that_is_kept_has_the_noise_level_of_every_step_and_none_at_the_end(
+    parts, monkeypatch, name: str, strength: float
+):
+    calls, ends = [], []
+    forward, plain = type(parts.unet).forward, sampling.decode
+    monkeypatch.setattr(
+        type(parts.unet), "forward", lambda self, x, t, *a: calls.append((x, t)) or forward(self, x, t, *a)
+    )
+    monkeypatch.setattr(sampling, "decode", lambda vae, latents: ends.append(latents) or plain(vae, latents))
+    picture, outside = random_pictures(1), (boxes(1)[0, 0, ::2, ::2] == 0)
+    run(parts, [1], settings(scheduler=name, strength=strength, guidance_share=0.0), picture, keep_background=True)
+    normal, noise = encode(parts.vae, to_tensor(picture))[0], starting_noise([1], parts, 0)[0]
+    assert len(calls) == 4 * strength
+    for noisy, timestep in calls:
+        level = parts.scheduler.alphas_cumprod[int(timestep)]
+        expected = level.sqrt() * normal + (1 - level).sqrt() * noise
+        assert torch.allclose(noisy[0, :4, outside], expected[:, outside], atol=1e-3)
+    assert torch.allclose(ends[0][0, :, outside], normal[:, outside], atol=1e-5)
+    assert not torch.allclose(ends[0][0, :, ~outside], normal[:, ~outside], atol=1e-2)

@@ -269,6 +269,26 @@ def test_the_learning_rate_warms_up_and_a_cosine_ends_near_zero():
     assert learning_rate(2, cosine) == 0.01 and learning_rate(99, cosine) < 1e-5
 
 
+class Slopes(nn.Module):
+    """Two weights that fall by their learning rate in the first step of Adam."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fast, self.slow = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+
+    def forward(self, indices: torch.Tensor, draws: list[torch.Generator]) -> torch.Tensor:
+        return (self.fast + self.slow).expand(len(indices))
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 4])
+def test_a_parameter_learns_at_its_own_rate_and_from_the_first_step(inside: Path, warmup_steps: int):
+    slopes, chosen = Slopes(), settings(steps=1, ema_decay=0.0, warmup_steps=warmup_steps, gradient_clip=100)
+    train(slopes, 5, chosen, 0, "slopes", "k", Path("curves"), lambda name: 0.25 if name == "slow" else 1.0)
+    first = 1e-2 / max(warmup_steps, 1)
+    assert slopes.fast.item() == pytest.approx(-first, rel=1e-3)
+    assert slopes.slow.item() == pytest.approx(-first / 4, rel=1e-3)
+
+
 class Spy(nn.Module):
     """Stands in for the U-Net and keeps what it was given."""
 

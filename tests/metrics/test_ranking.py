@@ -13,11 +13,15 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from lib.metrics.ranking import Ranking, average_precision, defect_pixels, f1_max, rank, rank_pixels
+from lib.metrics.ranking import Ranking, average_precision, defect_pixels, rank, rank_pixels
 
 
 def auroc(scores, labels):
     return rank(scores, labels).auroc()
+
+
+def f1_max(scores, labels):
+    return rank(scores, labels).f1_max()
 
 
 def f1_at(scores, labels, threshold):

@@ -1,0 +1,138 @@
+"""New words for a base: tokens whose embeddings are learned, and adapters that learn with them.
+
+Saved in the formats of diffusers: any program of it reads the adapters with `load_lora_weights` and the words with
+`load_textual_inversion`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionInpaintPipeline
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lib.core.errors import UserError
+from lib.diffusion.components import Components, as_pipeline
+
+UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # all attention projections
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+TOKEN_TABLE = "token_embedding"  # of the text encoder
+LORA_FILE = "pytorch_lora_weights.safetensors"
+WORD_FILES = "word-*.safetensors"
+
+
+def add_words(parts: Components, phrases: Mapping[str, str]) -> dict[str, int]:
+    """Give tokenizer and text encoder one new token for each word; returns their ids.
+
+    phrases: for each new word one of old words, the mean of whose embeddings it begins with (Gal et al. 2022 begin with
+    one such word). Raises UserError when the tokenizer has a word already.
+    """
+    tokenizer, encoder = parts.tokenizer, parts.text_encoder
+    begins = {word: tokenizer(phrase, add_special_tokens=False).input_ids for word, phrase in phrases.items()}
+    for word in phrases:
+        if tokenizer.add_tokens([word]) != 1:
+            raise UserError(f"base.model: its tokenizer knows {word} already, which was to become a new word")
+    ids = {word: int(tokenizer.convert_tokens_to_ids(word)) for word in phrases}
+    rows = encoder.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:  # some tables have spare rows
+        encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    table = encoder.get_input_embeddings().weight
+    with torch.no_grad():
+        for word, begin in begins.items():
+            table[ids[word]] = table[begin].mean(dim=0)
+    encoder.requires_grad_(False)
+    return ids
+
+
+def add_adapters(parts: Components, rank: int, alpha: int, words: Iterable[int]) -> None:
+    """Adapters on all attention projections of U-Net and text encoder, and trainable rows for the words' ids.
+
+    Only these require a gradient from then on. Without dropout, which would draw from a generator that several threads
+    share.
+    """
+    shape = {"r": rank, "lora_alpha": alpha, "init_lora_weights": "gaussian"}
+    parts.unet.add_adapter(LoraConfig(**shape, target_modules=list(UNET_TARGETS)))
+    rows = {TOKEN_TABLE: list(words)}
+    parts.text_encoder.add_adapter(LoraConfig(**shape, target_modules=list(TEXT_TARGETS), trainable_token_indices=rows))
+
+
+def save_words(parts: Components, words: Mapping[str, int], rank: int, alpha: int, out: Path) -> None:
+    """Write the adapters and one file for each word into a folder. `words`: as `add_adapters` got their ids."""
+    layers: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    for name, targets in (("unet", UNET_TARGETS), ("text_encoder", TEXT_TARGETS)):
+        state = get_peft_model_state_dict(getattr(parts, name), save_embedding_layers=False)
+        adapters = {key: value for key, value in state.items() if ".lora_" in key}
+        layers[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(adapters)
+        # Without them, diffusers takes alpha for the rank: the adapters would act at another strength than trained.
+        facts |= {f"{name}.r": rank, f"{name}.lora_alpha": alpha, f"{name}.target_modules": list(targets)}
+
+    def write(weights: dict[str, Tensor], path: str) -> None:
+        # A single key: safetensors writes several in random order, and equal adapters shall be equal bytes.
+        save_file(weights, path, metadata={LORA_ADAPTER_METADATA_KEY: json.dumps(facts, indent=2, sort_keys=True)})
+
+    StableDiffusionInpaintPipeline.save_lora_weights(out, **layers, save_function=write)
+    learned = parts.text_encoder.get_input_embeddings().token_adapter.trainable_tokens_delta["default"].detach()
+    for row, word in zip(learned, words, strict=True):
+        save_file({word: row.clone().contiguous()}, out / WORD_FILES.replace("*", word.strip("<>")))
+
+
+def load_words(parts: Components, folder: Path) -> Components:
+    """Put the saved words into the tokenizer of a base, and merge the adapters into its weights; the parts change.
+
+    Raises UserError when the adapters are not those of this base's attention layers, all of them and no others.
+    """
+    _check_adapters(folder / LORA_FILE, parts)
+    pipeline = as_pipeline(parts)
+    for file in sorted(folder.glob(WORD_FILES)):
+        pipeline.load_textual_inversion(str(folder), weight_name=file.name, use_safetensors=True)
+    pipeline.load_lora_weights(str(folder), weight_name=LORA_FILE, use_safetensors=True)
+    pipeline.fuse_lora()
+    pipeline.unload_lora_weights()
+    for module in (parts.unet, parts.text_encoder):
+        module.requires_grad_(False).eval()
+    parts.unet.to(memory_format=torch.channels_last)
+    return parts
+
+
+def _check_adapters(file: Path, parts: Components) -> None:
+    """Refuse a file without an adapter for every attention projection: diffusers would load what is there."""
+    expected = {
+        f"{part}.{name}.{half}"
+        for part, targets, halves in (
+            ("unet", UNET_TARGETS, ("lora.down.weight", "lora.up.weight")),
+            ("text_encoder", TEXT_TARGETS, ("lora_linear_layer.down.weight", "lora_linear_layer.up.weight")),
+        )
+        for name, _ in getattr(parts, part).named_modules()
+        if name.endswith(tuple(f".{target}" for target in targets))
+        for half in halves
+    }
+    with safe_open(file, framework="pt") as weights:
+        keys = set(weights.keys())
+    if wrong := sorted(expected ^ keys):
+        raise UserError(
+            f"{file}: {len(expected - keys)} of {len(expected)} weights are missing and {len(keys - expected)} belong "
+            f"to no attention layer, such as {wrong[0]}: the file is damaged, or was made for another base; delete the "
+            f"folder and run `dvc repro`"
+        )
+
+
+def word_positions(ids: Tensor, words: Tensor) -> Tensor:
+    """Where each prompt (B, T) has its word (B,), by the token's id: (B,) int64.
+
+    Raises UserError when a prompt lacks it, as one does that is longer than the tokenizer's length and was cut.
+    """
+    at = ids == words[:, None]
+    if not at.any(dim=1).all():
+        raise UserError(
+            f"base.model: a prompt was cut before its word, there is room for {ids.shape[1]} tokens: give the category "
+            "a shorter name, or take a base whose tokenizer knows longer words"
+        )
+    return at.int().argmax(dim=1)

@@ -1,0 +1,345 @@
+"""DefectFill (Song et al., CVPR 2025): a new word for each defect type, taught by three losses, fills shaped holes.
+
+An inpainting model learns the word [V*] from a few pairs of picture and mask (`lib/diffusion/word_objective.py`). It
+then paints into holes with the shape of a real defect, bent into the placement's box, and of several samples keeps the
+one least like the good picture (low-fidelity selection). Differences, on purpose: one model for each category knows the
+words of all its types; adapters have no dropout; captions are dropped now and then (guidance needs it); work happens in
+a window at native scale, and only the change is added to the good picture; selection has an upper bound, taken from
+real defects.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+
+from lib import shapes
+from lib.backbones import DEFAULT, load_backbone
+from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, resize, window_around
+from lib.core.images import read_image, read_mask, recent
+from lib.core.params import Params, Positive, WindowParams
+from lib.core.records import DefectBox, Placement
+from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
+from lib.diffusion.attention import show_decoder_attention
+from lib.diffusion.components import Components, embed, load, provenance, to_pixels, to_tensor, tokenize
+from lib.diffusion.inpainting import encode_views
+from lib.diffusion.pasting import apply_change
+from lib.diffusion.sampling import inpaint, starting_noise
+from lib.diffusion.selection import choose, difference, without_defect
+from lib.diffusion.training import train
+from lib.diffusion.word_objective import Losses, Prompts, Views, WordObjective
+from lib.diffusion.words import add_adapters, add_words, load_words, save_words
+from lib.generators import NON_FINITE, Answer, Failed, Made, RealData
+
+LARGEST_SCALE = 1.125  # of training views; published
+
+Rate = Annotated[float, Field(gt=0)]
+
+
+class Settings(Losses):
+    """Adapters, holes and selection, as params.yaml says behind each value; and the weights of the losses."""
+
+    rank: Positive
+    alpha: Positive
+    learning_rate_text: Rate
+    learning_rate_word: Rate
+    variants: Positive
+    shape: Literal["real", "drawn", "box"]
+    long: Literal["parts", "shrink"]
+    growth: Annotated[int, Field(ge=0)]
+    candidates: Positive
+    guard: Annotated[float, Field(ge=1)]
+
+
+def word_of(defect_type: str) -> str:
+    """[V*] of a defect type: a token that no tokenizer has."""
+    return f"<{defect_type}>"
+
+
+def defect_prompt(defect_type: str) -> str:
+    """P_def."""
+    return f"A photo of {word_of(defect_type)}"
+
+
+def object_prompt(defect_type: str, category: str) -> str:
+    """P_obj."""
+    return f"A {' '.join(category.replace('_', ' ').replace('-', ' ').split())} with {word_of(defect_type)}"
+
+
+# What the model learns
+
+
+def finetune(params: Params, settings: Settings, real: RealData, key: str, out: Path, curves: Path) -> None:
+    """Teach the base one word for each defect type of the category; `out` gets adapters and words."""
+    torch.manual_seed(params.seed)
+    parts = load(params.base, device())
+    types = sorted({item.defect_type for item in real.boxes})
+    ids = add_words(parts, {word_of(name): name.replace("_", " ") for name in types})
+    views = encoded_views(params, settings, real, parts, types)
+    add_adapters(parts, settings.rank, settings.alpha, ids.values())
+    show_decoder_attention(parts.unet)
+    prompts = Prompts(
+        tokenize(parts, [defect_prompt(name) for name in types]),
+        tokenize(parts, [object_prompt(name, real.category) for name in types]),
+        tokenize(parts, [""])[0],
+        torch.tensor([ids[word_of(name)] for name in types], device=views.latents.device),
+    )
+    objective = WordObjective(parts, prompts, views, settings, params.finetune)
+
+    def rate(name: str) -> float:
+        text = settings.learning_rate_word if "token_adapter" in name else settings.learning_rate_text
+        return text / params.finetune.learning_rate if name.startswith("text_encoder.") else 1.0
+
+    stage = f"finetune-defectfill-{real.category}"
+    train(objective, len(views.latents), params.finetune, params.seed, stage, key, curves, rate)
+    save_words(parts, ids, settings.rank, settings.alpha, out)
+    write_json(out / "model.json", {"generator": "defectfill", "words": list(ids), **provenance(params.base, out)})
+
+
+def encoded_views(params: Params, settings: Settings, real: RealData, parts: Components, types: list[str]) -> Views:
+    """Encode several views of every real defect once."""
+    jobs = [
+        (item, variant, seed_for(params.seed, item.sample, item.component, variant))
+        for item in real.boxes
+        for variant in range(settings.variants)
+    ]
+    read, read_shape = recent(read_image), recent(read_mask)
+    pictures: list[RGB] = []
+
+    def cut(batch: list[tuple[DefectBox, int, int]]) -> tuple[Any, Any, Tensor]:
+        views = []
+        for item, variant, seed in batch:
+            sample, flips = real.samples[item.sample], (bool(variant & 1), bool(variant & 2))
+            picture, mask = read(Path(sample.image)), shapes.grown(read_shape(Path(str(sample.mask))), settings.growth)
+            native = settings.long == "parts" and shapes.is_line(
+                mask[item.box[1] : item.box[3], item.box[0] : item.box[2]]
+            )
+            largest = parts.resolution if native else max(picture.shape)
+            views.append(view_of(picture, mask, item.box, flips, params.window, largest, parts.resolution, seed))
+        pictures.extend(picture for picture, _ in views)
+        seeds = torch.tensor([seed % 2**31 for *_, seed in batch])
+        return np.stack([picture for picture, _ in views]), np.stack([mask for _, mask in views]), seeds
+
+    size = params.finetune.batch_size
+    batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    latents, masked, masks = encode_views(parts.vae, (cut(batch) for batch in progress(batches, "encode views")))
+    numbers = torch.tensor([types.index(item.defect_type) for item, *_ in jobs], device=latents.device)
+    return Views(np.stack(pictures), latents, masked, masks, numbers)
+
+
+def view_of(
+    image: RGB,
+    mask: Mask,
+    box: Box,
+    flips: tuple[bool, bool],
+    windows: WindowParams,
+    largest: int,
+    side: int,
+    seed: int,
+) -> tuple[RGB, Mask]:
+    """One training view of a defect: a random crop of its window, 1 to LARGEST_SCALE times enlarged, perhaps flipped.
+
+    image, mask: (H, W, 3) uint8 and (H, W) bool, whose defect lies in the box; both are cut and flipped together. The
+    crop has at most `largest` px. Returns (side, side, 3) uint8 and (side, side) bool, which holds at least a part of
+    the defect.
+    """
+    rng = np.random.default_rng(seed)
+    window = window_around(box, image.shape, windows.context, windows.min_side)
+    smaller = max(round(min(window.side, largest) / rng.uniform(1, LARGEST_SCALE)), 1)
+    rows, columns = np.nonzero(mask & box_mask(box, *image.shape[1::-1]))
+    pick = int(rng.integers(len(rows)))
+    starts = []
+    for start, pixel in ((window.x0, int(columns[pick])), (window.y0, int(rows[pick]))):
+        low, high = max(start, pixel - smaller + 1), min(start + window.side - smaller, pixel)
+        starts.append(int(rng.integers(low, high + 1)))
+    window = Window(starts[0], starts[1], smaller)
+    picture, hole = resize(crop(image, window), side, side), shapes.covering(crop(mask, window), side)
+    across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
+    return np.ascontiguousarray(picture[down, across]), np.ascontiguousarray(hole[down, across])
+
+
+# What the model paints
+
+
+class Part(NamedTuple):
+    """What is painted at a time: a hole (H, W) bool, or a piece of a long one, in a window."""
+
+    hole: Mask
+    window: Window
+
+
+class Job(NamedTuple):
+    """One placement: the good picture, its whole hole, and the parts that are painted one after the other."""
+
+    placement: Placement
+    normal: RGB
+    hole: Mask
+    parts: list[Part]
+
+
+def synthesize(
+    params: Params, settings: Settings, real: RealData, model: Path, batches: Iterable[list[Placement]]
+) -> Iterator[list[Answer]]:
+    """Paint candidates into the hole of every placement, and keep the one least like the good picture.
+
+    Outside of the hole nothing changes, bit for bit. Notes: all scores, the chosen one, the limit that real defects
+    of the type set, and which candidates are beyond it.
+    """
+    where = device()
+    precision = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision(where)]
+    parts = load_words(load(params.base, where, precision), model)
+    backbone = load_backbone(DEFAULT).requires_grad_(False).to(where)
+    limits = {name: settings.guard * most for name, most in real_differences(params, real, backbone).items()}
+    text = lru_cache(maxsize=None)(lambda prompt: embed(parts, [prompt])[0].clone())
+    holes = Holes(params, settings, real, parts.resolution)
+    for batch in batches:
+        jobs = [holes.job(placement) for placement in batch]
+        prompts = [object_prompt(job.placement.defect_type, real.category) for job in jobs]
+        embeddings = torch.stack([text(prompt) for prompt in prompts])
+        candidates = [
+            _painted(params, parts, jobs, embeddings, text("")[None], number) for number in range(settings.candidates)
+        ]
+        yield [
+            _kept(params, job, list(pictures), backbone, limits[job.placement.defect_type], prompt)
+            for job, prompt, *pictures in zip(jobs, prompts, *candidates, strict=True)
+        ]
+
+
+def _painted(
+    params: Params, parts: Components, jobs: list[Job], text: Tensor, empty: Tensor, candidate: int
+) -> list[RGB | None]:
+    """One candidate for every job, None where the model's output is no picture.
+
+    The parts of a long hole one after the other: each sees what was painted before.
+    """
+    pictures = {row: job.normal for row, job in enumerate(jobs)}
+    for number in range(max(len(job.parts) for job in jobs)):
+        rows = [row for row in pictures if number < len(jobs[row].parts)]
+        if not rows:
+            continue
+        now = [jobs[row].parts[number] for row in rows]
+        seeds = [seed_for(jobs[row].placement.seed, "candidate", candidate, number) for row in rows]
+        changes = _changes(params, parts, [pictures[row] for row in rows], now, text[rows], empty, seeds)
+        for row, part, change in zip(rows, now, changes, strict=True):
+            if np.isfinite(change).all():
+                pictures[row] = apply_change(pictures[row], part.window, change, part.hole, params.synth.feather)
+            else:
+                del pictures[row]
+    return [pictures.get(row) for row in range(len(jobs))]
+
+
+def _changes(
+    params: Params,
+    parts: Components,
+    pictures: list[RGB],
+    now: list[Part],
+    text: Tensor,
+    empty: Tensor,
+    seeds: list[int],
+) -> NDArray[np.float32]:
+    """What the model adds to the windows of some pictures: (B, S, S, 3) in [-255, 255]."""
+    side, where = parts.resolution, text.device
+    views = [resize(crop(picture, part.window), side, side) for picture, part in zip(pictures, now, strict=True)]
+    holes = [shapes.covering(crop(part.hole, part.window), side) for part in now]
+    generated, round_trip = inpaint(
+        parts,
+        pixels=to_tensor(np.stack(views)).to(where),
+        masks=torch.from_numpy(np.stack(holes))[:, None].float().to(where),
+        text=text,
+        empty=empty,
+        noise=starting_noise(seeds, parts, params.synth.noise_blur).to(where),
+        settings=params.synth,
+        keep_background=True,
+    )
+    return to_pixels(generated) - to_pixels(round_trip)
+
+
+def _kept(
+    params: Params, job: Job, pictures: list[RGB | None], backbone: nn.Module, limit: float, prompt: str
+) -> Answer:
+    """Low-fidelity selection, in the window around the hole."""
+    box, shape = job.placement.box, job.normal.shape
+    window = window_around(box, shape, params.window.context, params.window.min_side)
+    normal, hole = crop(job.normal, window), crop(job.hole, window)
+    scores = [
+        math.inf if picture is None else difference(backbone, crop(picture, window), normal, hole)
+        for picture in pictures
+    ]
+    choice = choose(scores, limit)
+    kept = pictures[choice.chosen]
+    if kept is None:
+        return Failed(NON_FINITE)
+    notes = {
+        "prompt": prompt,
+        "candidates": [round(score, 6) if math.isfinite(score) else None for score in scores],
+        "chosen": choice.chosen,
+        "limit": round(limit, 6),
+        "beyond_limit": list(choice.beyond),
+        "parts": len(job.parts),
+    }
+    return Made(kept, notes=notes)
+
+
+class Holes:
+    """Shaped holes for placements, from the real defects that they were drawn from. `side`: of the base's pictures."""
+
+    def __init__(self, params: Params, settings: Settings, real: RealData, side: int) -> None:
+        self.params, self.settings, self.real, self.side = params, settings, real, side
+        self.boxes = {(item.sample, item.component): item.box for item in real.boxes}
+        self.read, self.read_shape = recent(read_image), recent(read_mask)
+
+    def job(self, placement: Placement) -> Job:
+        normal = self.read(Path(self.real.samples[placement.normal].image))
+        height, width = normal.shape[:2]
+        hole = shapes.placed(self._shape(placement), placement.box, width, height)
+        windows = self.params.window
+        parts = [Part(hole, window_around(placement.box, normal.shape, windows.context, windows.min_side))]
+        if parts[0].window.side > self.side and self.settings.long == "parts":
+            # The change of a piece fades in over the end of the one before.
+            overlap = 2 * (self.params.synth.feather + 1)
+            pieces = shapes.pieces(hole, self.side / windows.context, overlap)
+            if len(pieces) > 1:
+                parts = [Part(piece, native_window(piece, normal.shape, self.side)) for piece in pieces]
+        return Job(placement, normal, hole, parts)
+
+    def _shape(self, placement: Placement) -> Mask:
+        """The hole in the placement's box, as large as that."""
+        settings, size = self.settings, (placement.box[2] - placement.box[0], placement.box[3] - placement.box[1])
+        if settings.shape == "box" or 0 in size:
+            return np.ones(size[::-1], dtype=bool)
+        rng = np.random.default_rng(seed_for(placement.seed, "shape"))
+        x0, y0, x1, y1 = self.boxes[placement.like, placement.component]
+        mask = self.read_shape(Path(str(self.real.samples[placement.like].mask)))[y0:y1, x0:x1]
+        if settings.shape == "real":
+            return shapes.bent(mask, size, settings.growth, rng)
+        return shapes.grown(shapes.drawn(size, mask, rng), settings.growth)
+
+
+def native_window(hole: Mask, shape: Sequence[int], side: int) -> Window:
+    """The window of `side` px around a hole, so that nothing is resized; larger where the hole is."""
+    x, y, width, height = cv2.boundingRect(hole.astype(np.uint8))
+    return window_around((x, y, x + width, y + height), shape, 1.0, side)
+
+
+def real_differences(params: Params, real: RealData, backbone: nn.Module) -> Mapping[str, float]:
+    """How unlike its surroundings the most striking real defect of each type looks.
+
+    Each is compared with the same picture without it, filled from around.
+    """
+    most: dict[str, float] = {}
+    for item in progress(real.boxes, "measure real defects"):
+        sample = real.samples[item.sample]
+        picture, mask = read_image(Path(sample.image)), read_mask(Path(str(sample.mask)))
+        window = window_around(item.box, picture.shape, params.window.context, params.window.min_side)
+        views = (crop(array, window) for array in (picture, without_defect(picture, mask), shapes.grown(mask, 1)))
+        score = difference(backbone, *views)
+        most[item.defect_type] = max(most.get(item.defect_type, 0.0), score)
+    return most

@@ -1,0 +1,54 @@
+"""What is painted into a window changes the picture inside of its mask alone."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.core.geometry import Window, box_mask, window_around
+from lib.diffusion.pasting import apply_change
+
+
+@st.composite
+def compositions(draw: st.DrawFn) -> tuple[np.ndarray, Window, tuple[int, int, int, int]]:
+    width, height = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    x0, y0 = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
+    box = (x0, y0, draw(st.integers(x0 + 1, width)), draw(st.integers(y0 + 1, height)))
+    normal = np.random.default_rng(draw(st.integers(0, 9))).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return normal, window_around(box, (height, width), draw(st.floats(1, 4)), draw(st.integers(1, 64))), box
+
+
+@settings(max_examples=60, deadline=None)
+@given(compositions(), st.integers(0, 4), st.floats(1, 255))
+def test_outside_of_the_box_any_change_leaves_every_bit(case: tuple, feather: int, strength: float):
+    normal, window, box = case
+    change = np.random.default_rng(0).normal(0, strength, (16, 16, 3)).astype(np.float32)
+    result = apply_change(normal, window, change, box_mask(box, *normal.shape[1::-1]), feather)
+    outside = ~box_mask(box, *normal.shape[1::-1])
+    assert result.dtype == np.uint8 and np.array_equal(result[outside], normal[outside])
+
+
+@settings(max_examples=30, deadline=None)
+@given(compositions(), st.integers(0, 4))
+def test_no_change_is_the_normal_picture(case: tuple, feather: int):
+    normal, window, box = case
+    inside = box_mask(box, *normal.shape[1::-1])
+    assert np.array_equal(apply_change(normal, window, np.zeros((16, 16, 3), np.float32), inside, feather), normal)
+
+
+@settings(max_examples=30, deadline=None)
+@given(compositions(), st.integers(-255, 255))
+def test_an_even_change_is_added_inside_of_the_box(case: tuple, amount: int):
+    normal, window, box = case
+    inside = box_mask(box, *normal.shape[1::-1])
+    result = apply_change(normal, window, np.full((16, 16, 3), amount, np.float32), inside, 0)
+    assert np.array_equal(result[inside], np.clip(normal[inside].astype(int) + amount, 0, 255))
+
+
+def test_a_change_lands_where_it_was_painted_in_a_window_that_reaches_over_the_border():
+    normal = np.full((20, 60, 3), 100, np.uint8)
+    window = window_around((0, 0, 30, 20), (20, 60), 2, 16)
+    assert window == Window(0, -20, 60)
+    change = np.zeros((60, 60, 3), np.float32)
+    change[25, 7] = 50  # row 25 of the window is row 5 of the picture
+    result = apply_change(normal, window, change, box_mask((0, 0, 30, 20), 60, 20), 0)
+    assert np.argwhere((result != 100).any(axis=2)).tolist() == [[5, 7]]
