@@ -72,8 +72,9 @@ def batch_of(pools: Pools, params: Detect, rng: np.random.Generator) -> tuple[ND
     """
     around = params.batch_size // 2
     anywhere = (params.batch_size - around) // 2 if pools.good else params.batch_size - around
+    share = params.synthetic_share if any(pools.synthetic) else 0  # real defects alone do not depend on it
     synthetic, synthetic_anywhere = (
-        int(params.synthetic_share * count + chance)
+        int(share * count + chance)
         for count, chance in zip((around, anywhere), rng.random(2), strict=True)
     )
     windows = []

@@ -22,7 +22,7 @@ MICRO = {
     "dataset": {"categories": ["hex_nut"]},
     "placements": {"per_type": 2},
     "base": {"model": "tiny"},
-    "finetune": {"steps": 4, "checkpoint_every": 2, "batch_size": 2},
+    "finetune": {"steps": 4, "warmup_steps": 1, "checkpoint_every": 2, "batch_size": 2},
     "mvp_diff": {"variants": 1},
     "synth": {"steps": 2, "batch_size": 4},
     "detect": {"seeds": [0, 1], "steps": 4, "batch_size": 2, "validate_every": 2, "window": 64},

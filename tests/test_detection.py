@@ -24,7 +24,7 @@ from lib.detection import (
     train_arm,
     train_seeds,
 )
-from lib.metrics.ranking import f1_max
+from lib.metrics.ranking import rank
 from tests import brightness
 from tests.brightness import bright_discs, write_discs
 from tests.category import tiny_params
@@ -104,6 +104,16 @@ def test_reading_the_list_opens_no_file_and_names_what_is_missing_when_asked(ins
         read_examples([sample(mask=None)])
     with pytest.raises(ValueError, match="no picture"):
         read_examples([synthetic(image=None)])
+
+
+def test_equal_names_below_another_folder_are_other_pictures(inside: Path, monkeypatch: pytest.MonkeyPatch):
+    for shade in (10, 20):
+        Path(f"{shade}").mkdir()
+        monkeypatch.chdir(inside / f"{shade}")
+        write_png(Path("a.png"), np.full((8, 8, 3), shade, np.uint8))
+        (example,) = read_examples([sample()])
+        assert (example.image == shade).all()
+        monkeypatch.chdir(inside)
 
 
 def test_a_mask_of_another_size_than_its_picture_is_refused(inside: Path):
@@ -196,7 +206,7 @@ def test_the_threshold_is_that_of_the_best_f1_over_all_pixels_of_val(tmp_path: P
     scores = np.concatenate([brightness.predict(3.0, example.image).ravel() for example in val])
     truth = np.concatenate([example.mask.ravel() for example in val])
     threshold = choose_threshold(brightness, 3.0, val, tmp_path)
-    assert threshold == {"threshold": f1_max(scores, truth)[1], "chosen_on": "val"}
+    assert threshold == {"threshold": rank(scores, truth).f1_max()[1], "chosen_on": "val"}
     assert not list(tmp_path.iterdir()), "the score maps are gone"
 
 

@@ -254,7 +254,7 @@ def _methods_at_fault(params: Params) -> list[str]:
     problems += [
         f"{name}: Extra inputs are not permitted; neither a section nor a method has this name"
         for name in sections
-        if name not in (*generators, *detectors)
+        if name not in (*generators, *detectors, *params.generators, *params.detectors)
     ]
     problems += [
         f"detect.on_synthetic.{number}: expected a name from detectors (found {name!r})"

@@ -39,7 +39,7 @@ WEIGHT_DECAY = 1e-2
 RISE = 0.2  # of the steps, in which the learning rate rises (Smith & Topin 2019); then it falls to nothing
 SHORTEST = 6  # steps of a schedule: RISE of fewer is no more than the first step, and OneCycleLR divides by zero
 VALIDATED = 24  # pictures that a validation looks at: weights are chosen often, so on few; the threshold once, on all
-DRAWING = threading.Lock()  # seeds may train side by side, but torch has one random state for first weights
+DRAWING = threading.Lock()  # seeds train side by side, but torch has one random state, from which every network draws
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
@@ -173,8 +173,8 @@ def fit(
 def _untrained(params: Params, settings: Settings, seed: int) -> UNet:
     """The network before its first step, on this machine's device."""
     name = params.detect.encoder
-    backbone = None if name == NONE else load_backbone(name, params.base.allow_download)
     with DRAWING, torch.random.fork_rng():
+        backbone = None if name == NONE else load_backbone(name, params.base.allow_download)
         torch.manual_seed(seed_for(seed, "weights"))
         return UNet(settings.width, backbone).to(device())
 
@@ -206,7 +206,8 @@ def _training(network: UNet, pools: Pools, detect: Detect, seed: int) -> Iterato
 def load(folder: Path) -> Model:
     """Read what `fit` wrote, onto this machine's device; the backbone's weights are among it."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    network = UNet(config["width"], rebuild(config["backbone"]) if config["backbone"] else None)
+    with DRAWING:
+        network = UNet(config["width"], rebuild(config["backbone"]) if config["backbone"] else None)
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return Model(network.to(device()).eval(), config["window"], config["scale"])
 

@@ -187,11 +187,6 @@ def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
     return rank(scores, labels).average_precision()
 
 
-def f1_max(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
-    """(best F1, its threshold) of (N,) scores with their (N,) labels; NaN and errors as in `rank`."""
-    return rank(scores, labels).f1_max()
-
-
 @dataclass(frozen=True)
 class DefectPixels:
     """The positives of one picture: the scores of its defect pixels, and the share of its region that each pixel is."""

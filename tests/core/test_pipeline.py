@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.core.errors import UserError
-from lib.core.pipeline import _filled, input_key
+from lib.core.pipeline import _filled, input_key, part_key
 
 STAGE = {
     "matrix": {"method": "${methods}", "category": "${dataset.categories}"},
@@ -97,6 +97,33 @@ def test_a_dependency_that_is_not_there_is_named(project: Path):
     Path("data/nut.jsonl").unlink()
     with pytest.raises(UserError, match=r"data/nut.jsonl: not found; `dvc repro` makes what the stage paint reads"):
         key()
+
+
+def part(**changes) -> str:
+    values = {"narrower": {"mine": Path("mine/x.png")}, "unread": ["seed"], "method": "brush", "category": "nut"}
+    return part_key("paint", **values | changes)
+
+
+def test_the_key_of_a_part_moves_with_what_the_part_reads_and_with_nothing_else(project: Path):
+    before = part()
+    Path("mine/y.png").write_text("of another part")
+    write(STAGE, PARAMS | {"seed": 2})
+    assert part() == before
+    for name in ("mine/x.png", "data/nut.jsonl", "lib/paint/a.py"):
+        Path(name).write_text("changed")
+        assert part() != before
+        before = part()
+    write(STAGE, PARAMS | {"paint": {"depth": 9, "gloss": 3}})
+    assert part() != before
+
+
+def test_a_part_may_leave_out_only_what_is_listed(project: Path):
+    with pytest.raises(ValueError, match=r"mine/x\.png: not listed for the stage paint"):
+        part(narrower={"mine/x.png": Path("mine/x.png")})
+    with pytest.raises(ValueError, match=r"paint\.gloss: not listed"):
+        part(unread=["paint.gloss"])
+    with pytest.raises(UserError, match=r"mine/z\.png: not found"):
+        part(narrower={"mine": Path("mine/z.png")})
 
 
 @given(st.recursive(st.integers() | st.text("ab{}", max_size=4), lambda inner: st.lists(inner, max_size=3)))

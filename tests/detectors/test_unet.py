@@ -79,13 +79,16 @@ def test_equal_seeds_give_weights_equal_bit_for_bit_and_other_seeds_give_others(
     assert weights[0] == weights[1] != weights[2]
 
 
-def test_seeds_that_train_side_by_side_end_as_they_do_one_after_the_other(tmp_path, params):
+@pytest.mark.parametrize("encoder", ["none", DEFAULT])
+def test_seeds_that_train_side_by_side_end_as_they_do_one_after_the_other(tmp_path, params, encoder):
     train, val, before = blobs(4, 0), blobs(3, 1), torch.get_num_threads()
+    brief = params.model_copy(update={"detect": BUDGET.model_copy(update={"encoder": encoder, "steps": 2})})
 
     def fit(threads, seed):
         out = tmp_path / f"{threads}-{seed}"
         out.mkdir()
-        unet.fit(train, val, params, NARROW, seed, out)
+        unet.fit(train, val, brief, NARROW, seed, out)
+        unet.load(out)
         return (out / "model.safetensors").read_bytes()
 
     try:
@@ -156,6 +159,23 @@ def test_a_backbone_begins_with_what_it_knows_and_goes_on_slowly_from_there(fitt
         else:
             assert moved < 3 * unet.ENCODER_RATE * 1e-3, "Adam moves a weight by its rate in a step"
     assert any((after[name] != weight).any() for name, weight in before.items())
+
+
+def test_networks_are_drawn_one_at_a_time(monkeypatch, fitted):
+    """Building a network draws from torch's one random state, so that no other may be built meanwhile."""
+    init = unet.UNet.__init__
+
+    def watched(self, *args):
+        assert unet.DRAWING.locked()
+        init(self, *args)
+
+    def loaded(name, allow_download):
+        assert unet.DRAWING.locked()
+        return load_backbone(name, allow_download)
+
+    monkeypatch.setattr(unet.UNet, "__init__", watched)
+    monkeypatch.setattr(unet, "load_backbone", loaded)
+    unet.load(fitted(blobs(4, 0), blobs(3, 1), encoder=DEFAULT, steps=1))
 
 
 @pytest.mark.parametrize("encoder", ["none", DEFAULT])

@@ -13,11 +13,15 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from lib.metrics.ranking import Ranking, average_precision, defect_pixels, f1_max, rank, rank_pixels
+from lib.metrics.ranking import Ranking, average_precision, defect_pixels, rank, rank_pixels
 
 
 def auroc(scores, labels):
     return rank(scores, labels).auroc()
+
+
+def f1_max(scores, labels):
+    return rank(scores, labels).f1_max()
 
 
 def f1_at(scores, labels, threshold):
@@ -212,10 +216,10 @@ def test_negatives_may_be_counted_from_several_threads_in_any_order():
     positives, negatives = rng.normal(1, 1, 5000), np.round(rng.normal(size=(200, 2000)), 2)
     expected = Ranking(positives, np.full(5000, 1 / 5000))
     expected.count(negatives.ravel())
-    for few in (True, False):  # positives beside the negatives of a call, which decides what is searched in what
+    for calls in (50, 200):  # of more and of fewer negatives than positives, which decides what is searched in what
         ranking = Ranking(positives, np.full(5000, 1 / 5000))
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(ranking.count, rng.permutation(negatives.reshape(50, 8000) if few else negatives)))
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(ranking.count, rng.permutation(negatives.reshape(calls, -1))))
         assert all_metrics(ranking) == all_metrics(expected)
 
 

@@ -1,0 +1,257 @@
+"""Diffusion in pixel space: noise levels, deterministic steps, U-Nets and the objective that trains them.
+
+Symbols are those of Ho et al. 2020 and Song et al. 2021: x0 the clean signal, x = sqrt(abar_t) x0 + sqrt(1 - abar_t)
+noise, and t = -1 the level without noise. A signal (B, C, H, W) has all its channels in about [-1, 1]: pictures, or
+pictures and label maps side by side. How a method asks its networks stands in its own `denoise(x, t)`, so that its
+sampling loop is the last lines of `descend` here, or some of its own.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lib.core.errors import UserError
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name
+HEAD_CHANNELS = (
+    16  # of an attention head, as published for Defect-Gen's wide network; fewer where they do not divide a level
+)
+GROUPS = 32  # of the group norms, as published; fewer where a level's channels are no multiple of it,
+GROUP_CHANNELS = 4  # or would be fewer than that each: normalised alone, a channel forgets how bright its picture is
+
+Level = int | Tensor  # one noise level for all samples, or (B,) int64 with one for each
+Denoise = Callable[[Tensor, int], Tensor]  # (x, t) -> estimate of x0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """T noise levels, from hardly any noise (0) to noise alone (T - 1).
+
+    abar: (T,) the share of the signal in the variance, falling; timesteps: (T,) int64, what a network is told of a
+    level: its number before respacing.
+    """
+
+    abar: Tensor
+    timesteps: Tensor
+
+    def __len__(self) -> int:
+        return len(self.abar)
+
+    def respaced(self, count: int) -> "Schedule":
+        """`count` of the levels, evenly spaced, the first and the last among them.
+
+        Raises UserError when there are not as many.
+        """
+        if not 2 <= count <= len(self):
+            raise UserError(f"synth.steps: {count} steps, expected 2 to {len(self)}, the number of noise levels")
+        levels = torch.linspace(0, len(self) - 1, count, dtype=torch.float64).round().long()
+        return Schedule(self.abar[levels], self.timesteps[levels])
+
+    def signal(self, t: Level) -> Any:
+        """abar_t, (B, 1, 1, 1) or a number; 1 at t = -1."""
+        if isinstance(t, Tensor):
+            return self.abar.to(t.device)[t].view(-1, 1, 1, 1)
+        return float(self.abar[t]) if t >= 0 else 1.0
+
+    def timestep(self, t: Level) -> Tensor:
+        """What a network is told of the level: () or (B,) int64."""
+        return self.timesteps.to(t.device)[t] if isinstance(t, Tensor) else self.timesteps[t]
+
+    def noisy(self, x0: Tensor, t: Level, noise: Tensor) -> Tensor:
+        """q(x_t | x0) for given noise (Ho et al. 2020, eq. 4)."""
+        abar = self.signal(t)
+        return abar**0.5 * x0 + (1 - abar) ** 0.5 * noise
+
+    def noise_of(self, x: Tensor, t: Level, x0: Tensor) -> Tensor:
+        """The noise that lies between x0 and x."""
+        abar = self.signal(t)
+        return (x - abar**0.5 * x0) / (1 - abar) ** 0.5
+
+    def x0_of(self, x: Tensor, t: Level, noise: Tensor) -> Tensor:
+        """The signal that lies under the noise in x."""
+        abar = self.signal(t)
+        return (x - (1 - abar) ** 0.5 * noise) / abar**0.5
+
+
+def cosine_schedule(levels: int = 1000) -> Schedule:
+    """abar follows a squared cosine (Nichol & Dhariwal 2021, eq. 17, s = 0.008), betas at most 0.999."""
+    return _schedule(DDIMScheduler(num_train_timesteps=levels, beta_schedule="squaredcos_cap_v2"))
+
+
+def linear_schedule(levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
+    """Betas that rise evenly (Ho et al. 2020, section 4)."""
+    return _schedule(DDIMScheduler(num_train_timesteps=levels, beta_start=beta_start, beta_end=beta_end))
+
+
+def _schedule(scheduler: Any) -> Schedule:
+    return Schedule(scheduler.alphas_cumprod, torch.arange(len(scheduler.alphas_cumprod)))
+
+
+def ddim_step(schedule: Schedule, x: Tensor, x0: Tensor, t: int, s: int) -> Tensor:
+    """From level t to level s without fresh noise (Song et al. 2021, eq. 12 with sigma = 0), x0 clamped to [-1, 1].
+
+    The noise is that of the estimate as it was before it was clamped.
+    """
+    return schedule.noisy(x0.clamp(-1, 1), s, schedule.noise_of(x, t, x0))
+
+
+def cold_step(schedule: Schedule, x: Tensor, x0: Tensor, t: int, s: int) -> Tensor:
+    """From level t to level s by taking off one degradation and putting on the other (Bansal et al. 2023, algorithm 2).
+
+    Where nothing is clamped this is `ddim_step`; where x0 is, what was cut off stays in x for later levels to settle.
+    """
+    noise, x0 = schedule.noise_of(x, t, x0), x0.clamp(-1, 1)
+    return x - schedule.noisy(x0, t, noise) + schedule.noisy(x0, s, noise)
+
+
+def descend(schedule: Schedule, denoise: Denoise, x: Tensor) -> Tensor:
+    """From noise x (B, C, H, W) to a signal, through all levels of the schedule, each once and in falling order.
+
+    Nothing is drawn by chance: the result depends on x alone.
+    """
+    for t in reversed(range(len(schedule))):
+        x = cold_step(schedule, x, denoise(x, t), t, t - 1)
+    return x
+
+
+def starting_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Noise (B, *shape), each sample's from its own CPU generator: equal in every batch, order and process."""
+    return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def wide_network(
+    channels: int, side: int, widths: Sequence[int], blocks: int, attention_side: int = 32, classes: int | None = None
+) -> UNet2DModel:
+    """A U-Net that sees the whole picture: attention where a level has at most `attention_side` px, and in the middle.
+
+    channels: of the signal, in and out. widths: channels of each level, each half as large as the one before. blocks:
+    residual blocks for each level. classes: number of kinds of pictures that it can be asked for by `class_labels`.
+    The time scales and shifts the normalised features (Dhariwal & Nichol 2021). An untrained network returns 0.
+    """
+    attention = [side // 2**level <= attention_side for level in range(len(widths))]
+    return _network(
+        channels,
+        side,
+        widths,
+        blocks,
+        down_block_types=tuple("AttnDownBlock2D" if here else "DownBlock2D" for here in attention),
+        up_block_types=tuple("AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)),
+        attention_head_dim=math.gcd(HEAD_CHANNELS, *widths),
+        resnet_time_scale_shift="scale_shift",
+        num_class_embeds=classes,
+    )
+
+
+def narrow_network(channels: int, side: int, widths: Sequence[int], blocks: int) -> UNet2DModel:
+    """A U-Net that sees patches alone (`receptive_field`): no attention, and nothing below its few levels.
+
+    Parameters as in `wide_network`. An untrained network returns 0.
+    """
+    return _network(
+        channels,
+        side,
+        widths,
+        blocks,
+        down_block_types=("DownBlock2D",) * len(widths),
+        up_block_types=("UpBlock2D",) * len(widths),
+        mid_block_type=None,
+        add_attention=False,
+    )
+
+
+def _network(channels: int, side: int, widths: Sequence[int], blocks: int, **others: Any) -> UNet2DModel:
+    if side % 2 ** (len(widths) - 1):
+        raise UserError(f"side: {side} px cannot be halved {len(widths) - 1} times, as {len(widths)} levels need")
+    groups = math.gcd(GROUPS, *widths)
+    while groups > 1 and min(widths) < GROUP_CHANNELS * groups:
+        groups //= 2
+    network = UNet2DModel(
+        sample_size=side,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=tuple(widths),
+        layers_per_block=blocks,
+        norm_num_groups=groups,
+        **others,
+    )
+    nn.init.zeros_(network.conv_out.weight)
+    nn.init.zeros_(network.conv_out.bias)
+    return network
+
+
+def receptive_field(levels: int, blocks: int, middle: bool) -> int:
+    """Side of the square, in px, on which one output pixel of such a U-Net depends by its convolutions.
+
+    Attention sees everything, and normalisation lets each pixel depend weakly on all others; both are left out.
+    """
+    reach = 2  # first and last convolution
+    for level in range(levels):
+        cell = 2**level  # px
+        reach += cell * 2 * (blocks + blocks + 1)  # two convolutions in each block, one block more on the way up
+        if level + 1 < levels:
+            reach += 2 * cell  # the convolutions that halve and that follow doubling
+    if middle:
+        reach += 2 ** (levels - 1) * 4
+    return 2 * reach + 1
+
+
+def ask(network: Any, schedule: Schedule, x: Tensor, t: Level, classes: Tensor | None = None) -> Tensor:
+    """What the network says of x (B, C, H, W) at level t; classes: (B,) int64 for a network that knows kinds."""
+    return network(x, schedule.timestep(t).to(x.device), class_labels=classes).sample.float()
+
+
+class PixelObjective(nn.Module):
+    """Mean squared error of the signal (x0), or of the noise (epsilon), all noise levels alike, over all channels.
+
+    signals: (N, C, H, W) float in [-1, 1], the training set. classes: (N,) int64, for a network that knows kinds.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        signals: Tensor,
+        schedule: Schedule,
+        prediction: Literal["x0", "epsilon"],
+        classes: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.signals, self.schedule = network, signals, schedule
+        self.prediction, self.classes = prediction, classes
+
+    def forward(self, indices: Tensor, draws: list[torch.Generator]) -> Tensor:
+        """Losses (b,)."""
+        where = self.signals.device
+        x0 = self.signals[indices.to(where)]
+        noise = torch.stack([torch.randn(x0.shape[1:], generator=draw) for draw in draws]).to(where)
+        t = torch.cat([torch.randint(len(self.schedule), (1,), generator=draw) for draw in draws])
+        classes = None if self.classes is None else self.classes[indices.to(where)]
+        x = self.schedule.noisy(x0, t.to(where), noise)
+        target = x0 if self.prediction == "x0" else noise
+        return (ask(self.network, self.schedule, x, t, classes) - target).square().mean(dim=(1, 2, 3))
+
+
+def save(network: UNet2DModel, folder: Path) -> None:
+    """Save a network in the folder format of diffusers."""
+    network.save_pretrained(folder, safe_serialization=True)
+
+
+def load(folder: Path, where: torch.device) -> UNet2DModel:
+    """Load a network that `save` wrote, frozen, in evaluation mode.
+
+    Raises UserError when the weights are not those of the network that its config.json describes, all of them and no
+    others: diffusers would fill what is missing with chance.
+    """
+    try:
+        network = UNet2DModel.from_config(UNet2DModel.load_config(folder))
+        network.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().replace("\n", " ")[:300]
+        raise UserError(f"{folder}: {reason}; delete the model's folder and run `dvc repro`") from error
+    return network.requires_grad_(False).eval().to(where)

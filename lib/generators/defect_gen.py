@@ -1,0 +1,350 @@
+"""Defect-Gen: a diffusion model with a wide view lays a picture out, one with a narrow view paints it ("Defect
+Spectrum", Yang et al. 2024).
+
+Picture and one-hot label map are one signal in pixel space, so that image and mask of a sample come out together. From
+a handful of pictures a model that sees them whole learns them by heart; the narrow one sees patches alone and mixes
+them. Both are trained from nothing, on windows around real defects. A sample is such a window: it brings a background
+of its own.
+
+The published method cannot be told what to paint. Here some label channels are known and kept so at every noise level,
+as in inpainting (Lugmayr et al. 2022), and both networks paint the rest to match. Either those of all types but the
+requested one are known, namely empty, and what comes without a label is drawn again; or the whole label is: it is that
+of a real defect, and the picture alone is new.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from skimage.morphology import remove_small_objects
+from torch import Tensor
+
+from lib.core.errors import UserError
+from lib.core.geometry import RGB, Box, Mask, crop, resize, shift_window, window_around
+from lib.core.images import read_image, read_mask, recent
+from lib.core.params import Params, Positive, Section, WindowParams
+from lib.core.records import Placement
+from lib.core.runtime import cores, device, fingerprint, on_cores, progress, seed_for, write_json
+from lib.diffusion.components import to_pixels, to_tensor
+from lib.diffusion.pixel import (
+    Denoise,
+    PixelObjective,
+    Schedule,
+    ask,
+    cosine_schedule,
+    descend,
+    load,
+    narrow_network,
+    receptive_field,
+    save,
+    starting_noise,
+    wide_network,
+)
+from lib.diffusion.training import train
+from lib.generators import NON_FINITE, Answer, Failed, Made, RealData
+
+LEVELS = 1000  # noise levels of training, as published
+COLOURS = 3  # channels of the picture; the label's follow: background, then the types
+CONTEXT_SPREAD = (0.85, 1.25)  # of a training window's side, so that no size is learnt by heart
+SHIFT = 4  # a training window moves by at most this part of what it leaves around the defect
+
+Width = Annotated[int, Field(ge=4, multiple_of=4)]
+
+
+class Settings(Section):
+    """side: of the joint picture, px; `wide_*` and `narrow_*`: channels of the first level, and number of levels;
+    blocks: residual blocks for each level; attention_side: the largest level of the wide network with attention, px;
+    switch: the noise level, of 1000, from which on the narrow network takes over, 0 never, 1000 from the start; label:
+    drawn comes out with the picture, as published; real is that of the defect which the placement is like;
+    train_steps: for each network; train_batch: windows in a step; variants: cached views of each real defect; tries:
+    noises that are drawn until a label is not empty; min_component: px, smaller pieces of a label are specks.
+
+    Refused where the narrow network would see all of the picture.
+    """
+
+    side: Annotated[int, Field(ge=16)]
+    wide_width: Width
+    wide_levels: Positive
+    narrow_width: Width
+    narrow_levels: Positive
+    blocks: Positive
+    attention_side: Positive
+    switch: Annotated[int, Field(ge=0, le=LEVELS)]
+    label: Literal["drawn", "real"]
+    train_steps: Positive
+    train_batch: Positive
+    variants: Positive
+    tries: Positive
+    min_component: Positive
+
+    @model_validator(mode="after")
+    def _narrow_is_narrow(self) -> "Settings":
+        field = receptive_field(self.narrow_levels, self.blocks, middle=False)
+        if field >= self.side:
+            raise ValueError(f"the narrow network sees {field} px, all of the picture's {self.side}: take fewer levels")
+        return self
+
+
+@dataclass(frozen=True)
+class View:
+    """One training window around a defect of a sample: picture (S, S, 3) uint8, label (S, S) uint8 in 0..K."""
+
+    sample: str
+    component: int
+    picture: RGB
+    label: NDArray[np.uint8]
+
+
+def finetune(params: Params, settings: Settings, real: RealData, key: str, out: Path, curves: Path) -> None:
+    """Train the wide network, then the narrow one, from nothing; `out` gets both in diffusers format."""
+    torch.manual_seed(params.seed)
+    where, types = device(), defect_types(real)
+    views = training_views(params, settings, real, types, params.seed)
+    signals = joint_signals(views, len(types)).to(where)
+    budget = params.finetune.model_copy(update={"steps": settings.train_steps, "batch_size": settings.train_batch})
+    for name, network in networks(settings, signals.shape[1]).items():
+        objective = PixelObjective(network.to(where), signals, cosine_schedule(LEVELS), "x0")
+        stage, folder = f"finetune-defect_gen-{real.category}/{name}", curves if name == "narrow" else curves / name
+        train(objective, len(signals), budget, params.seed, stage, key, folder)
+        save(network, out / name)
+    facts = {
+        "generator": "defect_gen",
+        "base": "scratch",
+        "revision": fingerprint(*(out / name / "config.json" for name in ("wide", "narrow"))),
+        "weights": "+".join(fingerprint(out / name) for name in ("wide", "narrow")),
+        "types": types,
+        "seed": params.seed,
+        "distance_between_real": distance_between_real(views),
+    }
+    write_json(out / "model.json", facts)
+
+
+def synthesize(
+    params: Params, settings: Settings, real: RealData, model: Path, batches: Iterable[list[Placement]]
+) -> Iterator[list[Answer]]:
+    """Draw a window with a defect of the requested type for every placement, as large as the one around its box.
+
+    Notes: how many noises were drawn; the training picture nearest to the sample, and its distance (`nearest`).
+    """
+    facts = json.loads((model / "model.json").read_text(encoding="utf-8"))
+    views = training_views(params, settings, real, facts["types"], facts["seed"])
+    schedule = cosine_schedule(LEVELS).respaced(params.synth.steps)
+    sampler = Sampler(load(model / "wide", device()), load(model / "narrow", device()), schedule, settings.switch)
+
+    def answer(placement: Placement, kind: int, signal: NDArray[np.float32], attempt: int) -> Answer | None:
+        if not np.isfinite(signal).all():
+            return Failed(NON_FINITE)
+        side = window_side(placement, real, params, settings)
+        picture, mask = finished(signal, kind, side, settings.min_component)
+        if not mask.any():
+            return None
+        notes = {"tries": attempt, **nearest(picture, views)}
+        return Made(resize(picture, side, side), mask, own_background=True, notes=notes)
+
+    for batch in batches:
+        kinds = {placement.id: facts["types"].index(placement.defect_type) + 1 for placement in batch}
+        answers: dict[str, Answer | None] = dict.fromkeys(kinds)
+        for attempt in range(1, settings.tries + 1):
+            if not (missing := [placement for placement in batch if answers[placement.id] is None]):
+                break
+            seeds = [seed_for(placement.seed, "defect_gen", attempt) for placement in missing]
+            known = [
+                known_channels(len(facts["types"]), kinds[item.id], real_label(item, views, seed), settings)
+                for item, seed in zip(missing, seeds, strict=True)
+            ]
+            for placement, signal in zip(missing, sampler(seeds, torch.stack(known)), strict=True):
+                answers[placement.id] = answer(placement, kinds[placement.id], signal, attempt)
+        yield [answers[placement.id] or Failed(f"empty label in each of {settings.tries} tries") for placement in batch]
+
+
+# The two networks
+
+
+def networks(settings: Settings, channels: int) -> dict[str, Any]:
+    """The untrained networks for signals (B, channels, side, side), by their names, in the order of their training.
+
+    The wide one's channels double with every second level, the narrow one's with each, as published.
+    """
+    wide = [settings.wide_width * 2 ** (level // 2) for level in range(settings.wide_levels)]
+    narrow = [settings.narrow_width * 2**level for level in range(settings.narrow_levels)]
+    return {
+        "wide": wide_network(channels, settings.side, wide, settings.blocks, settings.attention_side),
+        "narrow": narrow_network(channels, settings.side, narrow, settings.blocks),
+    }
+
+
+def two_stages(wide: Any, narrow: Any, schedule: Schedule, switch: int, known: Tensor) -> Denoise:
+    """Estimate x0 with the wide network at noise levels from `switch` on, below it with the narrow one.
+
+    known: (B, C, S, S) or (B, C, 1, 1), what x0 is known to be, NaN where nobody knows. Raises ValueError when the
+    switch lies outside of the levels.
+    """
+    if not 0 <= switch <= LEVELS:
+        raise ValueError(f"switch: {switch}, expected 0 to {LEVELS}")
+
+    def denoise(x: Tensor, t: int) -> Tensor:
+        network = wide if int(schedule.timestep(t)) >= switch else narrow
+        return torch.where(known.isnan(), ask(network, schedule, x, t), known)
+
+    return denoise
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws signals with the two networks, whose weights are the moving averages."""
+
+    wide: Any
+    narrow: Any
+    schedule: Schedule
+    switch: int
+
+    def __call__(self, seeds: Sequence[int], known: Tensor) -> NDArray[np.float32]:
+        """Signals (B, C, S, S) from one seed, and one tensor of what is known (`two_stages`), each.
+
+        On a CPU every sample is computed alone, on one core, so that no bit depends on the batch.
+        """
+        where, config = self.wide.device, self.wide.config
+        noise = starting_noise(seeds, (config.in_channels, config.sample_size, config.sample_size)).to(where)
+        share = 1 if where.type == "cpu" else len(noise)
+        # Also the last ones of a batch keep to one core each: twice the cores is more calls than run at a time.
+        parts = noise.split(share), known.to(where).split(share)
+        done = on_cores(where, self._draw, *parts, out_of=2 * cores(where))
+        return torch.cat(done).cpu().numpy()
+
+    @torch.inference_mode()
+    def _draw(self, noise: Tensor, known: Tensor) -> Tensor:
+        return descend(self.schedule, two_stages(self.wide, self.narrow, self.schedule, self.switch, known), noise)
+
+
+# Signals
+
+
+def one_hot(label: NDArray[np.uint8], types: int) -> Tensor:
+    """(N, types + 1, S, S) float, 1 in the channel of a pixel's class and -1 in the others, of labels (N, S, S).
+
+    Class 0 is the background. In [-1, 1] like the picture, the label drowns in the noise at the same level as it.
+    Raises ValueError for a class above `types`.
+    """
+    if label.size and label.max() > types:
+        raise ValueError(f"a label has class {label.max()}, expected 0 to {types}")
+    classes = torch.arange(types + 1).view(1, -1, 1, 1)
+    return 2.0 * (torch.from_numpy(label)[:, None] == classes) - 1
+
+
+def joint_signals(views: Sequence[View], types: int) -> Tensor:
+    """(N, 3 + types + 1, S, S) in [-1, 1]: pictures and their labels, side by side."""
+    pictures = to_tensor(np.stack([view.picture for view in views]))
+    return torch.cat([pictures, one_hot(np.stack([view.label for view in views]), types)], dim=1)
+
+
+def known_channels(types: int, kind: int, label: NDArray[np.uint8], settings: Settings) -> Tensor:
+    """(3 + types + 1, S, S): what is known of a signal with a defect of type `kind`, NaN for the rest.
+
+    The whole label (S, S) in 0..K if it is to be real, else that no other type is to be seen.
+    """
+    coded = one_hot(label[None], types)[0]
+    if settings.label == "drawn":
+        coded[:] = -1
+        coded[[0, kind]] = math.nan
+    return torch.cat([torch.full((COLOURS, *label.shape), math.nan), coded])
+
+
+def real_label(placement: Placement, views: Sequence[View], seed: int) -> NDArray[np.uint8]:
+    """The label of one view of the real defect that the placement is like, chosen by the seed."""
+    like = [view for view in views if (view.sample, view.component) == (placement.like, placement.component)]
+    return like[seed % len(like)].label
+
+
+def finished(signal: NDArray[np.float32], kind: int, side: int, min_component: int) -> tuple[RGB, Mask]:
+    """The picture (S, S, 3) uint8 of a signal (C, S, S), and its mask (side, side), where type `kind` outweighs the
+    background; pieces of less than `min_component` px of the mask are left out."""
+    picture = np.clip(np.rint(to_pixels(torch.from_numpy(signal[None, :COLOURS]))[0]), 0, 255).astype(np.uint8)
+    margin = resize(signal[COLOURS + kind] - signal[COLOURS], side, side)
+    return picture, remove_small_objects(margin > 0, max_size=min_component - 1, connectivity=2)
+
+
+# Windows
+
+
+def defect_types(real: RealData) -> list[str]:
+    """The types of the category, in the order of their classes 1..K."""
+    return sorted({box.defect_type for box in real.boxes})
+
+
+def training_views(
+    params: Params, settings: Settings, real: RealData, types: Sequence[str], seed: int
+) -> tuple[View, ...]:
+    """Several windows around every real defect, flipped in turn, of pictures with a defect alone.
+
+    Raises UserError for a picture with a defect that has no mask.
+    """
+    image_of, mask_of = recent(read_image), recent(read_mask)
+    views = []
+    for item in progress(real.boxes, "cut windows"):
+        sample = real.samples[item.sample]
+        if sample.mask is None:
+            raise UserError(f"{sample.image}: a picture with a defect but no mask; `dvc repro prepare` finds it")
+        image, mask = image_of(Path(sample.image)), mask_of(Path(sample.mask))
+        for variant in range(settings.variants):
+            rng = np.random.default_rng(seed_for(seed, item.sample, item.component, variant))
+            flips = bool(variant & 1), bool(variant & 2)
+            picture, defect = view_of(image, mask, item.box, flips, params.window, settings.side, rng)
+            label = (defect * (types.index(item.defect_type) + 1)).astype(np.uint8)
+            views.append(View(item.sample, item.component, picture, label))
+    return tuple(views)
+
+
+def view_of(
+    image: RGB,
+    mask: Mask,
+    box: Box,
+    flips: tuple[bool, bool],
+    window: WindowParams,
+    side: int,
+    rng: np.random.Generator,
+) -> tuple[RGB, Mask]:
+    """A window around the box, a little larger or smaller and shifted, perhaps flipped: (S, S, 3) uint8, (S, S) bool.
+
+    At native scale where it has `side` px, shrunk where the defect needs more; masks by their nearest pixels.
+    """
+    context = max(window.context * rng.uniform(*CONTEXT_SPREAD), 1.0)
+    place = window_around(box, image.shape, context, max(window.min_side, side))
+    spare = (place.side - max(box[2] - box[0], box[3] - box[1])) // SHIFT
+    if spare > 0:
+        place = shift_window(place, rng.integers(-spare, spare + 1, size=2).tolist(), box, image.shape)
+    across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
+    picture, label = (resize(crop(pixels, place), side, side)[down, across] for pixels in (image, mask))
+    return np.ascontiguousarray(picture), np.ascontiguousarray(label)
+
+
+def window_side(placement: Placement, real: RealData, params: Params, settings: Settings) -> int:
+    """Side in px, at native scale, of the window that training would cut around the placement's box."""
+    width, height = real.samples[placement.normal].size
+    smallest = max(params.window.min_side, settings.side)
+    return window_around(placement.box, (height, width), params.window.context, smallest).side
+
+
+# Copies
+
+
+def nearest(picture: RGB, views: Sequence[View]) -> dict[str, Any]:
+    """The sample whose window is nearest to the picture (S, S, 3), and the distance in grey levels (root mean square):
+    0 for a copy; to be read beside `distance_between_real` in model.json."""
+    distances = [math.sqrt(np.square(picture.astype(np.float32) - view.picture).mean()) for view in views]
+    closest = int(np.argmin(distances))
+    return {"nearest": views[closest].sample, "nearest_distance": round(distances[closest], 3)}
+
+
+def distance_between_real(views: Sequence[View]) -> float | None:
+    """Median distance of a real defect's first window from the nearest of another picture; None where none is."""
+    firsts = {(view.sample, view.component): view for view in reversed(views)}.values()
+    others = [(first, [view for view in views if view.sample != first.sample]) for first in firsts]
+    distances = [nearest(first.picture, rest)["nearest_distance"] for first, rest in others if rest]
+    return round(float(np.median(distances)), 3) if distances else None
