@@ -5,7 +5,8 @@ then paints into holes with the shape of a real defect, bent into the placement'
 one least like the good picture (low-fidelity selection). Differences, on purpose: one model for each category knows the
 words of all its types; adapters have no dropout; captions are dropped now and then (guidance needs it); work happens in
 a window at native scale, and only the change is added to the good picture; selection has an upper bound, taken from
-real defects.
+real defects; the sampler asks with the defect's prompt, which training has seen with holes of the defect's shape, where
+the object's, seen with boxes that are mostly sound, asks a small base for faint defects.
 """
 
 import math
@@ -52,6 +53,7 @@ class Settings(Losses):
     learning_rate_text: Rate
     learning_rate_word: Rate
     variants: Positive
+    prompt: Literal["defect", "object"]
     shape: Literal["real", "drawn", "box"]
     long: Literal["parts", "shrink"]
     growth: Annotated[int, Field(ge=0)]
@@ -72,6 +74,11 @@ def defect_prompt(defect_type: str) -> str:
 def object_prompt(defect_type: str, category: str) -> str:
     """P_obj."""
     return f"A {' '.join(category.replace('_', ' ').replace('-', ' ').split())} with {word_of(defect_type)}"
+
+
+def prompt_of(settings: Settings, defect_type: str, category: str) -> str:
+    """What the sampler asks with."""
+    return defect_prompt(defect_type) if settings.prompt == "defect" else object_prompt(defect_type, category)
 
 
 # What the model learns
@@ -190,8 +197,7 @@ def synthesize(
 ) -> Iterator[list[Answer]]:
     """Paint candidates into the hole of every placement, and keep the one least like the good picture.
 
-    Outside of the hole nothing changes, bit for bit. Notes: all scores, the chosen one, the limit that real defects
-    of the type set, and which candidates are beyond it.
+    Outside of the hole nothing changes, bit for bit. Notes: all scores, the choice, the limit, and who is beyond it.
     """
     where = device()
     precision = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision(where)]
@@ -202,7 +208,7 @@ def synthesize(
     holes = Holes(params, settings, real, parts.resolution)
     for batch in batches:
         jobs = [holes.job(placement) for placement in batch]
-        prompts = [object_prompt(job.placement.defect_type, real.category) for job in jobs]
+        prompts = [prompt_of(settings, job.placement.defect_type, real.category) for job in jobs]
         embeddings = torch.stack([text(prompt) for prompt in prompts])
         candidates = [
             _painted(params, parts, jobs, embeddings, text("")[None], number) for number in range(settings.candidates)
@@ -330,10 +336,7 @@ def native_window(hole: Mask, shape: Sequence[int], side: int) -> Window:
 
 
 def real_differences(params: Params, real: RealData, backbone: nn.Module) -> Mapping[str, float]:
-    """How unlike its surroundings the most striking real defect of each type looks.
-
-    Each is compared with the same picture without it, filled from around.
-    """
+    """How unlike the same picture without it, filled from around, the most striking real defect of each type looks."""
     most: dict[str, float] = {}
     for item in progress(real.boxes, "measure real defects"):
         sample = real.samples[item.sample]

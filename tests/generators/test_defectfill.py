@@ -271,15 +271,23 @@ def test_every_candidate_has_noise_of_its_own(params: Params, model: Finetuned, 
     assert len(set(seeds)) == 6
 
 
+@pytest.mark.parametrize(
+    ("prompt", "asks"),
+    [
+        ("object", {"A slab with <scratch>", "A slab with <dent>", ""}),
+        ("defect", {"A photo of <scratch>", "A photo of <dent>", ""}),
+    ],
+)
 def test_the_word_asks_and_the_sampler_keeps_the_background(
-    params: Params, model: Finetuned, monkeypatch: pytest.MonkeyPatch
+    params: Params, model: Finetuned, monkeypatch: pytest.MonkeyPatch, prompt: str, asks: set[str]
 ):
     plain, calls, prompts = defectfill.inpaint, list[dict](), list[str]()
     plain_embed = defectfill.embed
     monkeypatch.setattr(defectfill, "inpaint", lambda *args, **named: calls.append(named) or plain(*args, **named))
     monkeypatch.setattr(defectfill, "embed", lambda parts, texts: prompts.extend(texts) or plain_embed(parts, texts))
-    answers(params, model[0], [placement(0), placement(1, defect_type="dent", like="dent-0")], candidates=1)
-    assert set(prompts) == {"A slab with <scratch>", "A slab with <dent>", ""}
+    requests = [placement(0), placement(1, defect_type="dent", like="dent-0")]
+    answers(params, model[0], requests, candidates=1, prompt=prompt)
+    assert set(prompts) == asks
     assert calls[0]["keep_background"] is True
 
 
@@ -295,7 +303,7 @@ def test_the_least_faithful_candidate_is_kept_and_the_notes_tell_all(
     notes = made.notes
     assert len(notes["candidates"]) == 3 and notes["chosen"] == int(np.argmax(notes["candidates"]))
     assert notes["beyond_limit"] == [] and notes["limit"] > max(notes["candidates"]) and notes["parts"] == 1
-    assert notes["prompt"] == "A slab with <scratch>"
+    assert notes["prompt"] == "A photo of <scratch>"
     json.dumps(notes, allow_nan=False)
     monkeypatch.setattr(defectfill, "real_differences", lambda *args: {"scratch": 1e-9, "dent": 1e-9})
     [bounded] = answers(params, model[0], REQUESTS[:1], candidates=3)
