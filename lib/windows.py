@@ -74,8 +74,7 @@ def batch_of(pools: Pools, params: Detect, rng: np.random.Generator) -> tuple[ND
     anywhere = (params.batch_size - around) // 2 if pools.good else params.batch_size - around
     share = params.synthetic_share if any(pools.synthetic) else 0  # real defects alone do not depend on it
     synthetic, synthetic_anywhere = (
-        int(share * count + chance)
-        for count, chance in zip((around, anywhere), rng.random(2), strict=True)
+        int(share * count + chance) for count, chance in zip((around, anywhere), rng.random(2), strict=True)
     )
     windows = []
     for n in range(params.batch_size):
