@@ -1,4 +1,4 @@
-"""Choose where new defects shall appear on good pictures: boxes after the law of the real ones, on the object."""
+"""Choose where new defects shall appear on good pictures: boxes drawn from the real ones, on the object."""
 
 from pathlib import Path
 
