@@ -53,7 +53,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, monkeymodule: pytest.Mon
 
 @pytest.fixture(scope="module")
 def params(raw_params: dict, tiny_base: Path) -> Params:
-    changes: dict[str, Any] = {"rank": 2, "alpha": 4, "variants": 2, "candidates": 2, "guard": 100}
+    changes: dict[str, Any] = {"rank": 2, "alpha": 4, "variants": 2, "candidates": 2, "guard": 100, "long": "parts"}
     return tiny_params(raw_params, tiny_base, defectfill=changes)
 
 
