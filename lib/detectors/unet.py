@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lib.backbones import NONE, Backbone, load_backbone, rebuild
 from lib.core.geometry import RGB, Mask, Scores, resize
-from lib.core.params import Detect, Params, Positive, Section
+from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
 from lib.detectors import Example, History
 from lib.metrics.ranking import average_precision
@@ -34,7 +34,6 @@ from lib.windows import Pools, batch_of, evenly_by_type, resized
 LEARNS_FROM = "defects"
 LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16
 DETAIL = 8  # channels at full resolution
-ENCODER_RATE = 0.1  # of the learning rate, for weights that know something already
 WEIGHT_DECAY = 1e-2
 RISE = 0.2  # of the steps, in which the learning rate rises (Smith & Topin 2019); then it falls to nothing
 SHORTEST = 6  # steps of a schedule: RISE of fewer is no more than the first step, and OneCycleLR divides by zero
@@ -44,7 +43,13 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
 class Settings(Section):
-    width: Positive  # channels at half of full resolution; each level below has twice as many
+    """width: channels at half of full resolution; each level below has twice as many.
+
+    encoder_rate: of the learning rate, for the backbone's weights, which know something already; 0 freezes them.
+    """
+
+    width: Positive
+    encoder_rate: Share
 
 
 class UNet(nn.Module):
@@ -69,14 +74,15 @@ class UNet(nn.Module):
             x = decode(skip + F.interpolate(narrow(x), scale_factor=2, mode="bilinear", align_corners=False))
         return self.head(x)
 
-    def groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """All weights, for an optimizer: each with the learning rate that suits what it knows already."""
+    def groups(self, learning_rate: float, encoder_rate: float) -> list[dict[str, Any]]:
+        """The weights that are trained, for an optimizer: the backbone's at `encoder_rate` times the learning rate."""
         if not isinstance(self.encoder, Pretrained):
             return [{"params": list(self.parameters()), "lr": learning_rate}]
         pretrained = list(self.encoder.backbone.parameters())
         ids = {id(weight) for weight in pretrained}
         rest = [weight for weight in self.parameters() if id(weight) not in ids]
-        return [{"params": rest, "lr": learning_rate}, {"params": pretrained, "lr": ENCODER_RATE * learning_rate}]
+        groups = [{"params": rest, "lr": learning_rate}, {"params": pretrained, "lr": encoder_rate * learning_rate}]
+        return groups if encoder_rate else groups[:1]
 
 
 class Plain(nn.Module):
@@ -156,7 +162,7 @@ def fit(
     losses: list[tuple[int, float]] = []
     validations: list[tuple[int, float]] = []
     best, weights = -1.0, {}
-    for step, loss in _training(model.network, pools, detect, seed):
+    for step, loss in _training(model.network, pools, detect, settings.encoder_rate, seed):
         losses.append((step, round(loss, 6)))
         if selects and (step % detect.validate_every == 0 or step == detect.steps):
             score = average_precision(*_scores_and_truth(model, few))
@@ -175,15 +181,19 @@ def _untrained(params: Params, settings: Settings, seed: int) -> UNet:
     name = params.detect.encoder
     with DRAWING, torch.random.fork_rng():
         backbone = None if name == NONE else load_backbone(name, params.base.allow_download)
+        if backbone and not settings.encoder_rate:
+            backbone.requires_grad_(False)
         torch.manual_seed(seed_for(seed, "weights"))
         return UNet(settings.width, backbone).to(device())
 
 
-def _training(network: UNet, pools: Pools, detect: Detect, seed: int) -> Iterator[tuple[int, float]]:
+def _training(
+    network: UNet, pools: Pools, detect: Detect, encoder_rate: float, seed: int
+) -> Iterator[tuple[int, float]]:
     """Train the network, and yield each step, from 1 on, with its loss."""
     where = next(network.parameters()).device
     precision = mixed_precision(where)
-    groups = network.groups(detect.learning_rate)
+    groups = network.groups(detect.learning_rate, encoder_rate)
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [group["lr"] for group in groups], total_steps=max(detect.steps, SHORTEST), pct_start=RISE

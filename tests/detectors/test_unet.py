@@ -15,7 +15,8 @@ from lib.detectors import Example, unet
 from lib.metrics.ranking import average_precision
 from tests.blobs import BUDGET, blobs
 
-NARROW = unet.Settings(width=8)
+RATE = 0.1
+NARROW = unet.Settings(width=8, encoder_rate=RATE)
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +144,10 @@ def test_the_learning_rate_rises_for_a_fifth_of_the_steps_and_falls_to_nothing(m
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
     detect = BUDGET.model_copy(update={"steps": 20, "batch_size": 2})
     network = unet.UNet(4, load_backbone(DEFAULT))
-    list(unet._training(network, unet.Pools.of(blobs(4, 0)), detect, 0))
+    list(unet._training(network, unet.Pools.of(blobs(4, 0)), detect, RATE, 0))
     rates = np.array(seen)
     assert rates[:, 0].argmax() == 3 and rates[3, 0] == pytest.approx(0.01) and rates[-1, 0] < 1e-5
-    np.testing.assert_allclose(rates[:, 1], unet.ENCODER_RATE * rates[:, 0])
+    np.testing.assert_allclose(rates[:, 1], RATE * rates[:, 0])
 
 
 def test_a_backbone_begins_with_what_it_knows_and_goes_on_slowly_from_there(fitted):
@@ -157,8 +158,20 @@ def test_a_backbone_begins_with_what_it_knows_and_goes_on_slowly_from_there(fitt
         if "running" in name or "num_batches" in name:
             assert moved == 0, "statistics stay those of the photographs"
         else:
-            assert moved < 3 * unet.ENCODER_RATE * 1e-3, "Adam moves a weight by its rate in a step"
+            assert moved < 3 * RATE * 1e-3, "Adam moves a weight by its rate in a step"
     assert any((after[name] != weight).any() for name, weight in before.items())
+
+
+def test_a_frozen_backbone_stays_as_photographs_taught_it_and_gets_no_gradient(tmp_path, params):
+    detect = BUDGET.model_copy(update={"encoder": DEFAULT, "steps": 3})
+    frozen = unet.Settings(width=8, encoder_rate=0)
+    unet.fit(blobs(4, 0), blobs(3, 1), params.model_copy(update={"detect": detect}), frozen, 0, tmp_path)
+    after = unet.load(tmp_path).network.encoder.backbone.state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in load_backbone(DEFAULT).state_dict().items())
+    network = unet._untrained(params.model_copy(update={"detect": detect}), frozen, 0)
+    network(torch.rand(1, 3, 32, 32)).sum().backward()
+    assert all(weight.grad is None for weight in network.encoder.backbone.parameters())
+    assert [group["lr"] for group in network.groups(0.01, 0)] == [0.01]
 
 
 def test_networks_are_drawn_one_at_a_time(monkeypatch, fitted):
@@ -181,9 +194,9 @@ def test_networks_are_drawn_one_at_a_time(monkeypatch, fitted):
 @pytest.mark.parametrize("encoder", ["none", DEFAULT])
 def test_every_weight_is_trained_once(encoder):
     network = unet.UNet(8, None if encoder == "none" else load_backbone(encoder))
-    groups = network.groups(0.01)
+    groups = network.groups(0.01, RATE)
     assert sorted(id(w) for group in groups for w in group["params"]) == sorted(map(id, network.parameters()))
-    assert [group["lr"] for group in groups] == [0.01, 0.01 * unet.ENCODER_RATE][: 1 + (encoder == DEFAULT)]
+    assert [group["lr"] for group in groups] == [0.01, 0.01 * RATE][: 1 + (encoder == DEFAULT)]
 
 
 def test_a_backbone_of_other_strides_and_fewer_maps_fits_too(tiny_backbone, fitted):
