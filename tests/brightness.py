@@ -18,7 +18,10 @@ LEARNS_FROM = "defects"
 
 
 class Settings(Section):
+    """Those of `unet`, in whose name it stands in."""
+
     width: int
+    encoder_rate: float
 
 
 def fit(train: Sequence[Example], val: Sequence[Example], params: Params, settings: Settings, seed: int, out: Path):
