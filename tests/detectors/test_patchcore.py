@@ -61,7 +61,8 @@ def test_what_it_remembers_bit_for_bit_is_no_anomaly(params, tmp_path):
     patchcore.fit(good_pictures(1), [], params, patchcore.Settings(coreset=10_000), 0, tmp_path)
     model = patchcore.load(tmp_path)
     assert len(model.memory) == 16 * 16 * (model.memory.shape[0] // 256)
-    assert patchcore.predict(model, cloth(0)).max() < 1e-2 * patchcore.predict(model, 255 - cloth(0)).mean()
+    # Distances by products of single precision keep half of its digits near zero; how many depends on the threads.
+    assert patchcore.predict(model, cloth(0)).max() < 5e-2 * patchcore.predict(model, 255 - cloth(0)).mean()
 
 
 def test_equal_seeds_give_equal_bytes_and_other_seeds_other_memories(folder, tmp_path, params):
