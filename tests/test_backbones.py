@@ -100,15 +100,23 @@ def test_the_weights_know_an_edge_from_an_even_surface(lite0: Backbone):
             assert change.argmax() >= width // 2 - 1, "at the edge, not at the far rim of the dark half"
 
 
-def test_statistics_stay_frozen_in_training_while_weights_learn(lite0: Backbone):
+def test_weights_learn_and_no_statistics_of_batch_norm_are_left_to_move(lite0: Backbone):
     network = load_backbone(DEFAULT)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.SGD(network.train().parameters(), lr=1e-3)
     sum(features.mean() for features in network(torch.rand(2, 3, 32, 32))).backward()
     optimizer.step()
     moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved and not any("running" in name or "num_batches" in name for name in moved)
-    assert not any(module.training for module in network.modules())
+    assert moved and moved <= {name for name, _ in network.named_parameters()}
+    assert not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+def test_statistics_of_a_transformers_backbone_stay_frozen_in_training(folders):
+    network = load_backbone(str(folders["resnet"])).train()
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    assert any("running" in name for name in before) and not any(module.training for module in network.modules())
+    network(torch.rand(2, 3, 64, 64))
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
 
 
 @pytest.mark.parametrize(
