@@ -103,7 +103,7 @@ class _Keeper:
         self.model = f"{facts['base']}@{facts['revision']}+{facts['weights']}" if trained else name
         self.knobs = params.section(name, find(name).Settings).model_dump(mode="json")
         if trained:
-            self.knobs |= params.synth.model_dump(exclude={"keep"}) | params.window.model_dump()
+            self.knobs |= params.synth.model_dump() | params.window.model_dump()
 
     def __call__(self, placement: Placement, answer: Answer) -> Synthetic:
         """The record of one answer, whose files lie in the working folder. Raises RuntimeError for a broken one."""

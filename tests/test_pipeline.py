@@ -94,11 +94,15 @@ def leaves(values: dict, prefix: str = "") -> set[str]:
     }
 
 
-def test_every_stage_lists_single_keys_or_the_section_of_its_method(raw_params: dict):
+def test_every_stage_lists_keys_and_whole_sections_of_params_yaml_and_no_others(raw_params: dict):
     own = {name for kind in ("generators", "detectors") for name in methods(kind) if name in raw_params}
-    keys = leaves({name: value for name, value in raw_params.items() if name not in own})
+    shared = {name: value for name, value in raw_params.items() if name not in own}
+    keys = leaves(shared)
     listed = {key for stage in STAGES.values() for key in stage.get("params", [])}
-    assert listed - {"${item.generator}", "${item.detector}"} <= keys, "a whole section, or a key of no section"
+    listed -= {"${item.generator}", "${item.detector}"}
+    sections = listed & {name for name, value in shared.items() if isinstance(value, dict)}
+    assert listed - sections <= keys, "a key that params.yaml lacks"
+    listed |= {key for name in sections for key in leaves({name: shared[name]})}
     templates = set(re.findall(r"\$\{([a-z_.]+)\}", (ROOT / "dvc.yaml").read_text(encoding="utf-8")))
     assert keys == (listed | templates) & keys, "a key that moves no stage"
 

@@ -126,12 +126,12 @@ class Synth(Section):
     noise_blur: Share
     batch_size: Positive
     feather: Annotated[int, Field(ge=0)]
-    keep: Literal["changed", "box"]
 
 
 class Masks(Section):
     method: Literal["measured", "cosine_rgb_otsu"]
     component_ratio: Share
+    keep: Literal["changed", "box"]
 
 
 class Gate(Section):

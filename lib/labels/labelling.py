@@ -89,11 +89,11 @@ class Labeller:
 
     def _measured(self, record: Synthetic, image: RGB, normal: RGB, allowed: Box) -> tuple[Synthetic, RGB, Mask]:
         """Measure the mask on the picture as it was painted, and put the normal back where nothing is to be seen."""
-        masks, synth = self.params.masks, self.params.synth
+        masks = self.params.masks
         mask = METHODS[masks.method](image, normal, allowed, masks.component_ratio)
-        record = replace(record, knobs=record.knobs | masks.model_dump() | {"keep": synth.keep})
-        if synth.keep == "changed":
-            image = only_what_changed(image, normal, mask, synth.feather)
+        record = replace(record, knobs=record.knobs | masks.model_dump())
+        if masks.keep == "changed":
+            image = only_what_changed(image, normal, mask, self.params.synth.feather)
             path, digest = self._write("images", record, image)
             record = replace(record, image=path, sha256=digest)
         if record.normal is None and mask.any():

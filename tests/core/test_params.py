@@ -72,9 +72,9 @@ def test_an_impossible_value_is_refused_with_key_expectation_and_what_was_found(
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path, raw_params: dict):
-    message = refusal(tmp_path, {**raw_params, "seed": -1, "masks": {}}, "gate.min_area", 0)
+    message = refusal(tmp_path, {**raw_params, "seed": -1, "boxes": {}}, "gate.min_area", 0)
     assert "4 problem(s)" in message
-    assert all(f"  {key}: " in message for key in ("seed", "masks.method", "masks.component_ratio", "gate.min_area"))
+    assert all(f"  {key}: " in message for key in ("seed", "boxes.margin", "boxes.min_area", "gate.min_area"))
 
 
 def test_a_missing_key_is_named(tmp_path: Path, raw_params: dict):
