@@ -72,7 +72,8 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
         history = module.fit(train, val, params, settings, seed, out)
         write_json(out / "history.json", history.curves)
         write_json(out / "threshold.json", choose_threshold(module, module.load(out), val, out))
-        write_json(out / "detector.json", {"detector": detector, "category": category, "arm": arm, "seed": seed})
+        provenance = {"detector": detector, "category": category, "arm": arm, "seed": seed, "depth": samples[0].depth}
+        write_json(out / "detector.json", provenance)
 
     work = work_folder(f"detect-{detector}-{category}-{arm}", key)
     train_seeds(train_seed, [seed + PLACEBO_SEED * (arm == PLACEBO) for seed in params.detect.seeds], work)

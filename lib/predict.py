@@ -68,14 +68,15 @@ def predict_all(folder: Path, pictures: Sequence[Path], out: Path) -> None:
     if not (folder / "detector.json").is_file():
         raise UserError(f"{folder}: holds no trained detector; expected a folder seed-N that baseline or detect wrote")
     refuse_loss(pictures, out)
-    module = find(json.loads((folder / "detector.json").read_text(encoding="utf-8"))["detector"])
+    provenance = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
+    module = find(provenance["detector"])
     threshold = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))["threshold"]
     model = module.load(folder)
     # First of all, so that the results of a run that is killed are known as such.
     _write_table(out, [(path.as_posix(), "", "") for path in pictures])
     rows = []
     for path in progress(pictures, "look for defects"):
-        image = read_image(path)
+        image = read_image(path, provenance["depth"])
         scores = module.predict(model, image)
         mask = scores >= threshold
         for suffix, picture in zip(WRITTEN, (mask, outlined(image, mask, OUTLINE)), strict=True):

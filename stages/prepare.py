@@ -1,6 +1,7 @@
 """Read the categories of the data set in any layout, validate all of them and split each without leaks.
 
-Writes data/prepared/<category>/: samples.jsonl, one record per picture, and split.json, how the parts came about.
+Writes data/prepared/<category>/: samples.jsonl, one record per picture, and split.json, how the parts came about; and
+pictures of more than 8 bits once more, with 8.
 Any problem in the data set is printed with all others, and then nothing is written.
 """
 
@@ -11,14 +12,19 @@ from lib.core.command import run
 from lib.core.params import load
 from lib.core.records import write_records
 from lib.core.runtime import atomic_folder, write_json
+from lib.dataset.conversion import converted
 from lib.dataset.splitting import split_categories
 
 
 def main() -> None:
     params = load()
-    split = split_categories(params.dataset, params.split)
-    with atomic_folder(Path("data/prepared")) as folder:
+    split, depth = split_categories(params.dataset, params.split)
+    if depth != 8:
+        print(f"all pictures: values of depth {depth}, scaled to 8 bits alike (dataset.depth)")
+    final = Path("data/prepared")
+    with atomic_folder(final) as folder:
         for category, (samples, summary) in split.items():
+            samples = converted(samples, depth, folder / category, final / category)
             for warning in summary["warnings"]:
                 print(f"WARNING: {warning}", file=sys.stderr)
             counts = summary["counts"]

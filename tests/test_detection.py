@@ -152,7 +152,13 @@ def test_every_seed_tells_what_it_is_and_what_it_was_trained_on(params: Params):
     assert sorted(path.name for path in folder.iterdir()) == ["learning.png", "seed-0", "seed-1"]
     for seed in (0, 1):
         files = {path.name: read_json(path) for path in (folder / f"seed-{seed}").iterdir()}
-        assert files["detector.json"] == {"detector": "unet", "category": CATEGORY, "arm": "perlin", "seed": seed}
+        assert files["detector.json"] == {
+            "detector": "unet",
+            "category": CATEGORY,
+            "arm": "perlin",
+            "seed": seed,
+            "depth": 8,
+        }
         assert files["config.json"] == {"seed": seed, "width": 16, "examples": 6}
         assert files["history.json"] == {"loss": [[1, 1.0], [2, 1 / (1 + seed)]]}
         assert set(files) == {"detector.json", "config.json", "history.json", "threshold.json"}

@@ -30,7 +30,7 @@ def trained(inside: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"seed": 0}')
     (folder / "threshold.json").write_text(json.dumps({"threshold": THRESHOLD, "chosen_on": "val"}))
-    (folder / "detector.json").write_text('{"detector": "unet"}')
+    (folder / "detector.json").write_text('{"detector": "unet", "depth": 8}')
     for number, example in enumerate(bright_discs(2, 7, good=1)):
         write_png(NEW / f"{number}.png", example.image)
     return folder

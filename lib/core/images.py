@@ -1,16 +1,18 @@
 """Pictures in and out: safe decoding, PNG, contact sheets."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
 from cachetools import LRUCache, cached
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, resize
@@ -21,6 +23,23 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # A line-scan picture of 5,000 x 20,000 px passes, a decompression bomb does not: pillow warns above its limit, refuses
 # above twice that, and `decode` refuses from the limit on.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 100_000_000
+# What broken files make Pillow raise.
+BROKEN = (OSError, ValueError, SyntaxError, struct.error, OverflowError)
+TURNS = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+MIDDLE = 127  # of the values of a mask
+LABELS = 18  # ground, 16 numbered types, and 255 for neither; a smoothed mask has more values
+CLUSTERED = 0.9  # of a smoothed mask's pixels lie within a quarter of the range of 0 or 255
+
+Depth = Literal[8, 10, 12, 14, 16, "unit"]  # bits of the values in a file; unit: floats from 0 to 1
 
 Pixels = TypeVar("Pixels", bound=NDArray)
 
@@ -31,32 +50,98 @@ def decode(path: Path) -> Image.Image:
     Raises UserError, with the file's name, for anything that is no whole PNG, JPEG, BMP or TIFF of at most
     MAX_PIXELS pixels.
     """
+    with _opened(path) as picture:
+        turns = orientation_of(picture)
+        picture.load()
+        # A TIFF turns itself while it loads. ImageOps.exif_transpose would write all tags anew, and fail with odd ones.
+        method = None if picture.format == "TIFF" else TURNS[turns]
+        upright = picture if method is None else picture.transpose(method)
+        upright.format = picture.format
+        return upright
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A picture whose header is read; whatever fails from here on ends as a UserError with the file's name."""
     try:
-        with Image.open(path, formats=FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise ValueError(f"{opened.width} x {opened.height} pixels, at most {MAX_PIXELS:,} are read")
-            opened.load()
-            upright = ImageOps.exif_transpose(opened)
-            upright.format = opened.format
-            return upright
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise ValueError(f"{picture.width} x {picture.height} pixels, at most {MAX_PIXELS:,} are read")
+            yield picture
+    except (*BROKEN, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as a picture: {error}") from error
 
 
-def read_image(path: Path) -> RGB:
-    """Read any supported picture as (H, W, 3) uint8 RGB.
+def orientation_of(picture: Image.Image) -> int:
+    """1 to 8, the EXIF tag that says how a picture is turned; 1, upright, where there is none that can be read."""
+    try:
+        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    except (*BROKEN, TypeError, KeyError):
+        return 1
+    return value if value in TURNS else 1
 
-    Grey becomes three equal channels, palettes are resolved, alpha is dropped, 16-bit grey is divided by 257 (a fixed
-    scale: stretching each picture by its own range would destroy the brightness that defects are seen by).
+
+def stored_orientation(path: Path) -> int:
+    """`orientation_of` a file, of which no more than the header is read."""
+    with _opened(path) as picture:
+        return orientation_of(picture)
+
+
+def is_deep(path: Path) -> bool:
+    """Whether a file's values have more than 8 bits; no more than its header is read."""
+    with _opened(path) as picture:
+        return picture.mode.startswith(("I", "F")) or _has_deep_colours(picture)
+
+
+def _has_deep_colours(picture: Image.Image) -> bool:
+    """Whether Pillow would cut the values of a picture of several channels to 8 bits; asked before it loads."""
+    return picture.mode in {"RGB", "RGBA", "LA"} and any(";16" in str(tile[3]) for tile in getattr(picture, "tile", []))
+
+
+def read_pixels(path: Path) -> NDArray:
+    """Read any supported picture as (H, W, 3): uint8 where the file has 8 bits, else its own integers or floats.
+
+    Grey becomes three equal channels, palettes are resolved, alpha is dropped.
     """
+    with _opened(path) as picture:
+        deep, turns = _has_deep_colours(picture), orientation_of(picture)
+    if deep:
+        flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+        if pixels is None or pixels.ndim != 3:
+            raise UserError(f"{path}: cannot be read as a picture: its 16-bit colours are not whole")
+        return np.ascontiguousarray(turned(pixels[..., 2::-1], turns))
     picture = decode(path)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.asarray(picture).astype(np.float32)
-        grey = np.clip(np.rint(values / (1 if picture.mode == "F" else 257)), 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
+    if picture.mode.startswith(("I", "F")):
+        return np.repeat(np.asarray(picture)[..., None], 3, axis=2)
     if picture.mode == "P":  # with a transparent colour, a palette needs the detour that pillow asks for
         picture = picture.convert("RGBA")
     return np.array(picture.convert("RGB"))
+
+
+def turned(pixels: NDArray, orientation: int) -> NDArray:
+    """(H, W, ...) as stored, turned upright as an EXIF orientation from 1 to 8 says."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return pixels[rows, columns]
+
+
+def eight_bits(pixels: NDArray, depth: Depth) -> RGB:
+    """Values of `depth` bits, or in [0, 1] where that is `unit`, as uint8; what has 8 bits stays as it is.
+
+    A fixed scale: stretching each picture by its own range would destroy the brightness that defects are seen by.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    highest = 1 if depth == "unit" else 2**depth - 1
+    return np.clip(np.rint(pixels.astype(np.float64) * (255 / highest)), 0, 255).astype(np.uint8)
+
+
+def read_image(path: Path, depth: Depth = 16) -> RGB:
+    """Read any supported picture as (H, W, 3) uint8 RGB; `depth`: of the values of a file that has more than 8 bits."""
+    return eight_bits(read_pixels(path), depth)
 
 
 def recent(read: Callable[[Path], Pixels], room: int = 256 * 2**20) -> Callable[[Path], Pixels]:
@@ -68,17 +153,31 @@ def recent(read: Callable[[Path], Pixels], room: int = 256 * 2**20) -> Callable[
 
 
 def read_mask(path: Path) -> Mask:
-    """Read a mask as (H, W) bool: every value but 0 is defect; palette masks count by index, not by colour.
+    """Read a mask as (H, W) bool: every value but 0 is defect, and every colour of a palette but black.
 
-    In a JPEG, whose compression blurs borders, values above 127 count.
+    A mask that went through JPEG, or whose borders are smoothed, has many values, most of them near 0 and 255: there,
+    and in every JPEG, those above 127 are defect. A palette all of whose colours are black counts by its numbers.
     """
     picture = decode(path)
-    if picture.mode not in {"P", "L", "1"} and not picture.mode.startswith(("I", "F")):
+    if picture.mode == "P":
+        colours = np.asarray(picture.convert("RGB"))
+        values = colours.max(axis=2) if colours.any() else np.asarray(picture)
+        return np.asarray(values > 0)
+    if picture.mode not in {"L", "1"} and not picture.mode.startswith(("I", "F")):
         picture = picture.convert("RGB")
     values = np.asarray(picture)
     if values.ndim == 3:
         values = values.max(axis=2)
-    return np.asarray(values > (127 if picture.format == "JPEG" else 0))
+    return np.asarray(values > (MIDDLE if picture.format == "JPEG" or is_smoothed(values) else 0))
+
+
+def is_smoothed(values: NDArray) -> bool:
+    """Whether a mask (H, W) has the values of one whose borders were blurred: many, and most of them near 0 and 255."""
+    if values.dtype != np.uint8:
+        return False
+    counts = np.bincount(values.ravel(), minlength=256)
+    near_ends = counts[: MIDDLE // 2].sum() + counts[-MIDDLE // 2 :].sum()
+    return bool((counts > 0).sum() > LABELS and counts[-MIDDLE // 2 :].any() and near_ends >= CLUSTERED * values.size)
 
 
 def png_bytes(image: RGB | Mask) -> bytes:

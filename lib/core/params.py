@@ -60,6 +60,7 @@ class Dataset(Section):
     group_table: str | None
     group_column: str | None
     group_pattern: str | None
+    depth: Literal["auto", 8, 10, 12, 14, 16, "unit"]
 
     @model_validator(mode="after")
     def _one_source_of_groups(self) -> "Dataset":

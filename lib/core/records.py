@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -27,7 +27,8 @@ STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 class Sample:
     """One real picture. `mask` is None for good pictures; `size` is (width, height) in pixels.
 
-    `twin`: the same picture without its defect, which rendered data sets have.
+    `twin`: the same picture without its defect, which rendered data sets have. `depth`: of the values of the file that
+    the picture was converted from, if it had more than 8 bits.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Sample:
     mask_sha256: str | None = None
     twin: str | None = None
     twin_sha256: str | None = None
+    depth: Literal[8, 10, 12, 14, 16, "unit"] = 8
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -33,12 +33,16 @@ FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
 class DatasetProblems(UserError):  # noqa: N818 (it carries many)
-    """Everything that forbids the use of a data set, one sentence per problem in `problems`."""
+    """Everything that forbids the use of a data set, one sentence per problem in `problems`.
 
-    def __init__(self, problems: Sequence[str]) -> None:
+    The warnings, which may explain a problem, are told before it.
+    """
+
+    def __init__(self, problems: Sequence[str], warnings: Sequence[str] = ()) -> None:
         lines = (f"{number}. {problem}" for number, problem in enumerate(problems, start=1))
-        super().__init__(f"the data set has {len(problems)} problem(s), nothing is written:\n" + "\n".join(lines))
-        self.problems = tuple(problems)
+        head = "".join(f"WARNING: {warning}\n" for warning in warnings)
+        super().__init__(f"{head}the data set has {len(problems)} problem(s), nothing is written:\n" + "\n".join(lines))
+        self.problems, self.warnings = tuple(problems), tuple(warnings)
 
 
 @dataclass
@@ -47,11 +51,6 @@ class Findings:
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-    def raise_problems(self) -> None:
-        """Raise DatasetProblems with all problems so far, if there are any."""
-        if self.problems:
-            raise DatasetProblems(self.problems)
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,7 @@ def read_category(root: Path, category: str, findings: Findings) -> list[Picture
     names that are unfit for a path, files that nothing reads. Raises DatasetProblems when there is no such category.
     """
     layout = _layout_of(_category_folder(root, category))
+    _report_unread(layout, findings)
     pictures: list[Picture] = []
     for part, folder in layout.pictures:
         if part == TRAIN and folder.name != GOOD:
@@ -150,6 +150,23 @@ def _layout_of(base: Path) -> Layout:
     return Layout(base, tuple(pictures), base / TEST, (base / MASK_FOLDERS[0],), tuple(others))
 
 
+def _report_unread(layout: Layout, findings: Findings) -> None:
+    """Warn of pictures that lie beside the folders that are read."""
+    above = {layout.base, *(folder.parent for _, folder in layout.pictures)}
+    above |= {layout.base / part for part in (TRAIN, TEST) if (layout.base / part).is_dir()}
+    for folder in sorted(above):
+        files = [one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES and one.is_file()]
+        if strays := sorted((one.name for one in files if not one.name.startswith(".")), key=natural_key):
+            findings.warnings.append(
+                f"{folder}: not read: {len(strays)} picture(s) that lie in no folder of a type: {shortlist(strays)}"
+            )
+    if others := [folder.name for folder in layout.others]:
+        findings.warnings.append(
+            f"{layout.base}: not read: the folder(s) {shortlist(others)}; beside {TRAIN} and {TEST}, pictures belong "
+            f"into {TRAIN}/{GOOD}, {TEST}/{GOOD} and {TEST}/<type>, masks into {MASK_FOLDERS[0]}/<type>"
+        )
+
+
 def _read_folder(layout: Layout, part: str, folder: Path, findings: Findings) -> list[Picture]:
     """The pictures of one folder, each with its mask and its twin; notes what is wrong with their names."""
     defect_type = folder.name
@@ -167,14 +184,13 @@ def _read_folder(layout: Layout, part: str, folder: Path, findings: Findings) ->
         findings.problems.append(_all_masks_missing(layout, folder, images))
         return [Picture(defect_type, part, image) for image in images]
     mask_of = _match_masks(folder, images, masks, findings)
-    for image in images:
-        if not FILE_NAME.fullmatch(image.name):
-            findings.problems.append(f"{folder}: unfit as a file name: {image.name!r}; {_advice(image.stem)}")
-        if defect_type != GOOD and image not in mask_of:
-            findings.problems.append(
-                f"{image}: a defect picture without a mask; add a mask named {image.stem}{MASK_ENDING}.png, "
-                f"or move the picture to the good ones"
-            )
+    if unfit := [image for image in images if not FILE_NAME.fullmatch(image.name)]:
+        names = shortlist([repr(image.name) for image in unfit])
+        findings.problems.append(f"{folder}: {len(unfit)} name(s) unfit for a file: {names}; {_advice(unfit[0].stem)}")
+    for image in images if defect_type != GOOD else []:
+        if image not in mask_of:
+            advice = f"add a mask named {image.stem}{MASK_ENDING}.png, or move the picture to the good ones"
+            findings.problems.append(f"{image}: a defect picture without a mask; {advice}")
     twin_of = _twins_of(layout, part, defect_type, images)
     return [Picture(defect_type, part, image, mask_of.get(image), twin_of.get(image)) for image in images]
 

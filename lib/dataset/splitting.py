@@ -2,13 +2,16 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lib.core.images import Depth
 from lib.core.params import Dataset, Split
 from lib.core.records import GOOD, Sample
+from lib.dataset.conversion import dataset_depth
 from lib.dataset.layouts import (
     DatasetProblems,
     Findings,
@@ -24,41 +27,71 @@ PARTS = ("train", "val", "test")
 NEAR = 4  # of 64 bits; re-encoding or rescaling a picture changes about as many
 
 
-def split_categories(dataset: Dataset, split: Split) -> dict[str, tuple[list[Sample], dict[str, Any]]]:
-    """`split_category` of every category; raises DatasetProblems with everything that is wrong in any of them."""
-    splits: dict[str, tuple[list[Sample], dict[str, Any]]] = {}
-    problems: list[str] = []
-    for category in dataset.categories:
-        try:
-            splits[category] = split_category(dataset, split, category)
-        except DatasetProblems as error:
-            problems += error.problems
-    if problems:
-        raise DatasetProblems(problems)
-    return splits
+Parts = tuple[list[Sample], dict[str, Any]]
 
 
-def split_category(dataset: Dataset, split: Split, category: str) -> tuple[list[Sample], dict[str, Any]]:
-    """Read, validate and split one category: its samples, sorted by id, and the summary for `split.json`.
+@dataclass
+class Look:
+    """What is known of a category before it is split."""
 
-    Raises DatasetProblems with everything that is wrong.
+    findings: Findings
+    pictures: list[Picture] = field(default_factory=list)
+    groups: dict[str, str] = field(default_factory=dict)
+    examinations: list[Examination] = field(default_factory=list)
+
+
+def split_categories(dataset: Dataset, split: Split) -> tuple[dict[str, Parts], Depth]:
+    """Read, validate and split all categories: of each its samples, sorted by id, and the summary for `split.json`; and
+    the one depth of all their pictures.
+
+    Raises DatasetProblems with everything that is wrong in any of them, and all warnings beside it.
     """
-    findings = Findings()
-    pictures = read_category(Path(dataset.path), category, findings)
-    groups = read_groups(dataset, pictures, findings)
-    examinations = validate(pictures, findings)
-    findings.raise_problems()
+    looks = {category: _look(dataset, category) for category in dataset.categories}
+    examinations = [one for look in looks.values() for one in look.examinations]
+    depth, problems = dataset_depth(examinations, dataset.depth)
+    problems += [problem for look in looks.values() for problem in look.findings.problems]
+    splits = {}
+    for category, look in looks.items():
+        if not look.findings.problems:
+            splits[category] = _split(look, split, category)
+            problems += look.findings.problems
+    if problems:
+        raise DatasetProblems(problems, [warning for look in looks.values() for warning in look.findings.warnings])
+    return splits, depth
 
-    part_of = assign_splits(pictures, groups, split)
-    samples = [_sample(category, one, groups[one.picture.id], part_of[groups[one.picture.id]]) for one in examinations]
+
+def split_category(dataset: Dataset, split: Split, category: str) -> Parts:
+    """`split_categories` of a single one."""
+    return split_categories(dataset.model_copy(update={"categories": (category,)}), split)[0][category]
+
+
+def _look(dataset: Dataset, category: str) -> Look:
+    """Read the names of a category and open all of its pictures; what is wrong stands in the findings."""
+    look = Look(Findings())
+    try:
+        look.pictures = read_category(Path(dataset.path), category, look.findings)
+    except DatasetProblems as error:
+        look.findings.problems += error.problems
+        return look
+    look.groups = read_groups(dataset, look.pictures, look.findings)
+    look.examinations = validate(look.pictures, look.findings)
+    return look
+
+
+def _split(look: Look, split: Split, category: str) -> Parts:
+    """The samples of a category, sorted by id, and the summary; adds what is wrong with the parts to the findings."""
+    part_of = assign_splits(look.pictures, look.groups, split)
+    samples = [
+        _sample(category, one, look.groups[one.picture.id], part_of[look.groups[one.picture.id]])
+        for one in look.examinations
+    ]
     samples.sort(key=lambda sample: sample.id)
-    _check_parts(samples, findings)
-    findings.raise_problems()
-    check_leaks(samples)
-
-    _warn_of_moves(pictures, {sample.id: sample.split for sample in samples}, findings)
-    _warn_of_near_duplicates(samples, {one.picture.id: one.perceptual_hash for one in examinations}, findings)
-    return samples, _summary(samples, split, findings.warnings)
+    _check_parts(samples, look.findings)
+    look.findings.problems += leaks(samples)
+    _warn_of_moves(look.pictures, {sample.id: sample.split for sample in samples}, look.findings)
+    hashes = {one.picture.id: one.perceptual_hash for one in look.examinations}
+    _warn_of_near_duplicates(samples, hashes, look.findings)
+    return samples, _summary(samples, split, look.findings.warnings)
 
 
 def _sample(category: str, examination: Examination, group: str, part: str) -> Sample:
@@ -116,20 +149,18 @@ def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split:
     return part_of | {group: "test" if group in test else "val" if group in val else "train" for group in free}
 
 
-def check_leaks(samples: Sequence[Sample]) -> None:
-    """Raise DatasetProblems when a capture group, or a file's content, occurs in more than one part."""
+def leaks(samples: Sequence[Sample]) -> list[str]:
+    """A sentence for each capture group, and each file's content, that occurs in more than one part."""
     parts: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)  # what -> part -> the first picture there
     for sample in samples:
         parts["the capture group", sample.group].setdefault(sample.split, sample.image)
         parts["the file content", sample.sha256].setdefault(sample.split, sample.image)
-    leaks = [
+    return [
         f"{what} {value} is in more than one part: "
         + ", ".join(f"{image} in {part}" for part, image in sorted(first.items()))
         for (what, value), first in parts.items()
         if len(first) > 1
     ]
-    if leaks:
-        raise DatasetProblems(leaks)
 
 
 def near_duplicates(samples: Sequence[Sample], hashes: Mapping[str, int]) -> list[tuple[Sample, Sample]]:

@@ -10,15 +10,25 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Mask
-from lib.core.images import decode, read_image, read_mask
+from lib.core.geometry import Mask
+from lib.core.images import decode, read_mask, read_pixels, stored_orientation, turned
 from lib.core.records import GOOD
 from lib.core.runtime import progress
 from lib.dataset.layouts import Findings, Picture, shortlist
 
 THREADS = 8  # more would gain little, and each may hold a picture of a hundred million pixels
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The range of a picture's values that have more than 8 bits."""
+
+    floats: bool
+    lowest: float
+    highest: float
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,11 @@ class Examination:
     twin_sha256: str | None = None
     pixels: str = ""  # digest of the decoded picture: equal for equal pictures in different files
     perceptual_hash: int = 0
+    levels: Levels | None = None  # of the picture's values, where they have more than 8 bits
     graded_mask: bool = False  # holds values between 0 and 255
+    turned_mask: bool = False  # fits the picture as it is stored, and not as its EXIF tag turns it
+    doubtful_turn: bool = False  # fits the picture either way
+    beside: str = ""  # where the picture shows something, if the mask lies wholly elsewhere
     covering_mask: bool = False  # marks more than half of the picture
 
 
@@ -64,16 +78,38 @@ def _note_repetitions(examinations: Sequence[Examination], findings: Findings) -
 
 
 def _note_doubtful_masks(examinations: Sequence[Examination], findings: Findings) -> None:
-    """Warn of masks with grey values, and of masks that may be inverted."""
-    if graded := [str(one.picture.mask) for one in examinations if one.graded_mask]:
+    """Warn of masks that can be read in more than one way, each kind once with the names of its files."""
+
+    def warn(masks: Sequence[Path | None], what: str) -> None:
+        if masks:
+            findings.warnings.append(f"{len(masks)} mask(s) {what}: {shortlist([str(mask) for mask in masks])}")
+
+    warn(
+        [one.picture.mask for one in examinations if one.graded_mask],
+        "hold values other than 0 and 255; every value but 0 counts as defect, even where it looks black, but in a "
+        "JPEG, and where many values lie near 0 and 255 as a JPEG or smoothing leaves them, those above 127",
+    )
+    warn(
+        [one.picture.mask for one in examinations if one.covering_mask],
+        "mark more than half of their picture; what is not black counts as defect, so if the defect is black in them, "
+        "invert them",
+    )
+    warn(
+        [one.picture.mask for one in examinations if one.turned_mask],
+        "have the size of their picture as it is stored; an EXIF tag turns the picture upright, so they are turned "
+        "with it",
+    )
+    warn(
+        [one.picture.mask for one in examinations if one.doubtful_turn],
+        "fit their picture both as it is stored and as its EXIF tag turns it; they are taken as drawn on the upright "
+        "picture, as viewers show it: look at them, and save the pictures without the tag if they lie wrong",
+    )
+    if beside := [
+        f"{one.picture.mask} (the picture shows something at {one.beside})" for one in examinations if one.beside
+    ]:
         findings.warnings.append(
-            f"{len(graded)} mask(s) hold values other than 0 and 255; every value but 0 counts as defect (in a JPEG, "
-            f"every value above 127), even where it looks black: {shortlist(graded)}"
-        )
-    if covering := [str(one.picture.mask) for one in examinations if one.covering_mask]:
-        findings.warnings.append(
-            f"{len(covering)} mask(s) mark more than half of their picture; every value but 0 counts as defect, so if "
-            f"the defect is black in them, invert them: {shortlist(covering)}"
+            f"{len(beside)} mask(s) touch nothing: they lie wholly in the one-coloured margin of their picture, where "
+            f"something may be missing, or they are masks of other pictures: {shortlist(beside)}"
         )
 
 
@@ -95,33 +131,50 @@ def _note_scarcity(pictures: Sequence[Picture], findings: Findings) -> None:
 def examine(picture: Picture) -> Examination:
     """Open a picture, its mask and its twin. Anything wrong is reported in `problems`, never raised."""
     try:
-        image = read_image(picture.path)
+        image = read_pixels(picture.path)
         sha256 = _sha256(picture.path)
     except (OSError, UserError) as error:
         return Examination(picture, (f"{error}; replace or remove the file",))
     height, width = image.shape[:2]
+    levels: Levels | None = None
+    problems: tuple[str, ...] = ()
+    if image.dtype != np.uint8:
+        levels = Levels(bool(image.dtype.kind == "f"), float(image.min()), float(image.max()))
+        if not 0 <= levels.lowest <= levels.highest < np.inf:
+            problems = (
+                f"{picture.path}: holds values from {levels.lowest:g} to {levels.highest:g}; brightness is expected, "
+                f"from 0 up: save the picture anew",
+            )
     result = Examination(
         picture,
+        problems,
         size=(width, height),
         sha256=sha256,
         pixels=hashlib.sha256(f"{width}x{height}".encode() + image.tobytes()).hexdigest(),
         perceptual_hash=perceptual_hash(image),
+        levels=levels,
     )
     if picture.mask is not None:
         result = _with_mask(result, picture.mask, image)
     return result if picture.twin is None else _with_twin(result, picture.twin)
 
 
-def _with_mask(result: Examination, path: Path, image: RGB) -> Examination:
-    """The examination of a picture with that of its mask."""
+def _with_mask(result: Examination, path: Path, image: NDArray) -> Examination:
+    """The examination of a picture (H, W, 3) with that of its mask."""
     try:
-        mask = read_mask(path)
+        mask, turns = read_mask(path), stored_orientation(result.picture.path)
+        turns_fit = mask.shape == turned(image, turns).shape[:2] if turns >= 5 else mask.shape == image.shape[:2]
+        was_turned = turns_fit and mask.shape != image.shape[:2]
+        mask = turned(mask, turns) if was_turned else mask
         return replace(
             result,
             problems=(*result.problems, *_mask_problems(path, mask, image)),
             mask_sha256=_sha256(path),
             graded_mask=_is_graded(path),
             covering_mask=bool(mask.mean() > 0.5),
+            turned_mask=was_turned,
+            doubtful_turn=turns > 1 and turns_fit and not was_turned and stored_orientation(path) == 1,
+            beside=_place_beside(mask, image) if mask.shape == image.shape[:2] and mask.any() else "",
         )
     except (OSError, UserError) as error:
         return replace(result, problems=(*result.problems, f"{error}; replace the file"))
@@ -130,7 +183,7 @@ def _with_mask(result: Examination, path: Path, image: RGB) -> Examination:
 def _with_twin(result: Examination, path: Path) -> Examination:
     """The examination of a picture with that of its twin."""
     try:
-        height, width = read_image(path).shape[:2]
+        height, width = read_pixels(path).shape[:2]
         result = replace(result, twin_sha256=_sha256(path))
     except (OSError, UserError) as error:
         return replace(result, problems=(*result.problems, f"{error}; replace or remove the file"))
@@ -143,39 +196,41 @@ def _with_twin(result: Examination, path: Path) -> Examination:
     return replace(result, problems=(*result.problems, problem))
 
 
-def perceptual_hash(image: RGB) -> int:
+def perceptual_hash(image: NDArray) -> int:
     """64 bits that change little when the picture does: the signs of its lowest frequencies about their median.
 
-    image: (H, W, 3) uint8. After Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions",
-    section 3.2.1: discrete cosine transform of the 32 x 32 px thumbnail, 8 x 8 coefficients without the constant one.
+    image: (H, W, 3), of any depth. After Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash
+    Functions", section 3.2.1: discrete cosine transform of the 32 x 32 px thumbnail, 8 x 8 coefficients without the
+    constant one.
     """
     # Thumbnail first, grey second: the other way around would touch every pixel twice.
-    thumbnail = cv2.cvtColor(cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    pixels = image if image.dtype == np.uint8 else image.astype(np.float32)
+    thumbnail = cv2.cvtColor(cv2.resize(pixels, (32, 32), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
     lowest = cv2.dct(thumbnail.astype(np.float32))[1:9, 1:9]
     return int.from_bytes(np.packbits(lowest > np.median(lowest)).tobytes(), "big")
 
 
-def _mask_problems(path: Path, mask: Mask, image: RGB) -> list[str]:
-    """What is wrong with the mask of a picture: (H, W) bool and (H, W, 3) uint8."""
+def _mask_problems(path: Path, mask: Mask, image: NDArray) -> list[str]:
+    """What is wrong with the mask of a picture: (H, W) bool and (H, W, 3)."""
     (rows, columns), (height, width) = mask.shape, image.shape[:2]
     if mask.shape != (height, width):
-        turned = (
-            "; turned by 90 degrees it would fit: the picture's EXIF tag turns it upright, so turn the mask too"
-            if (columns, rows) == (height, width)
-            else "; draw the mask on the picture at its full size"
-        )
-        return [f"{path}: the mask is {columns} x {rows} px, its picture {width} x {height} px{turned}"]
+        return [
+            f"{path}: the mask is {columns} x {rows} px, its picture {width} x {height} px; draw the mask on the "
+            f"picture at its full size"
+        ]
     if not mask.any():
         return [f"{path}: the mask is empty; mark the defect, or move its picture to the good ones"]
     if mask.all():
         return [f"{path}: the mask marks the whole picture; mark only the defect (0 means no defect)"]
-    left, top, wide, high = cv2.boundingRect((image != image[0, 0]).any(axis=2).astype(np.uint8))
-    if not mask[top : top + high, left : left + wide].any():
-        return [
-            f"{path}: the mask touches nothing: it lies wholly in the picture's one-coloured margin, outside of "
-            f"x {left} to {left + wide}, y {top} to {top + high}; is it the mask of another picture?"
-        ]
     return []
+
+
+def _place_beside(mask: Mask, image: NDArray) -> str:
+    """Where the picture shows something, if the mask lies wholly in its one-coloured margin; else nothing."""
+    left, top, wide, high = cv2.boundingRect((image != image[0, 0]).any(axis=2).astype(np.uint8))
+    if mask[top : top + high, left : left + wide].any():
+        return ""
+    return f"x {left} to {left + wide}, y {top} to {top + high}"
 
 
 def _is_graded(path: Path) -> bool:

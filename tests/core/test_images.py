@@ -1,9 +1,11 @@
 """Pictures: every usual kind of file reads right, every broken one is named, windows and pasting keep their word."""
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -23,7 +25,20 @@ from lib.core.geometry import (
     shift_window,
     window_around,
 )
-from lib.core.images import contact_sheet, outlined, png_bytes, read_image, read_mask, recent, write_png
+from lib.core.images import (
+    Depth,
+    contact_sheet,
+    is_deep,
+    outlined,
+    png_bytes,
+    read_image,
+    read_mask,
+    read_pixels,
+    recent,
+    stored_orientation,
+    turned,
+    write_png,
+)
 
 RAMP = np.arange(0, 240, dtype=np.uint8).reshape(10, 8, 3)  # every value once, so that nothing can be mistaken
 GREY = RAMP[..., 0]
@@ -78,6 +93,40 @@ def test_sixteen_bits_are_divided_by_257_whatever_their_range(tmp_path: Path, na
     deep = np.array([[0, 257, 128 * 257], [65535, 385, 386]], dtype=np.uint16)
     path = saved(tmp_path, name, Image.fromarray(deep))
     assert np.array_equal(read_image(path), on_all_channels(np.array([[0, 1, 128], [255, 1, 2]])))
+
+
+@pytest.mark.parametrize(("depth", "highest"), [(10, 1023), (12, 4095), (14, 16383), (16, 65535), ("unit", 1.0)])
+def test_values_of_any_depth_are_scaled_by_it(tmp_path: Path, depth: Depth, highest: float):
+    values = np.linspace(0, highest, 80).reshape(8, 10)
+    picture = Image.fromarray(values.astype(np.float32 if depth == "unit" else np.uint16))
+    seen = read_image(saved(tmp_path, "deep.tif", picture), depth)
+    assert np.abs(seen - np.rint(values / highest * 255)[..., None]).max() <= 1 and seen.max() == 255
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
+def test_colours_of_sixteen_bits_keep_their_lower_bits_until_they_are_scaled(tmp_path: Path, name: str):
+    values = RAMP.astype(np.uint16) * 16
+    cv2.imwrite(str(tmp_path / name), values[..., ::-1])
+    assert is_deep(tmp_path / name) and np.array_equal(read_pixels(tmp_path / name), values)
+    assert np.abs(read_image(tmp_path / name, 12).astype(int) - RAMP).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_turned_as_pillow_turns_pictures(orientation: int):
+    method = images.TURNS[orientation]
+    picture = Image.fromarray(RAMP)
+    expected = picture if method is None else picture.transpose(method)
+    assert np.array_equal(turned(RAMP, orientation), np.asarray(expected))
+
+
+def test_odd_tags_beside_the_one_that_turns_do_no_harm(tmp_path: Path):
+    def tag(number: int, kind: int, count: int, value: bytes) -> bytes:
+        return struct.pack("<HHI", number, kind, count) + value
+
+    entries = tag(0x112, 3, 1, struct.pack("<HH", 6, 0)) + tag(0x11A, 10, 1, struct.pack("<I", 38))
+    blob = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<Iii", 0, -5, 2)
+    path = saved(tmp_path, "odd.jpg", Image.fromarray(RAMP), exif=blob)
+    assert read_image(path).shape == (8, 10, 3) and stored_orientation(path) == 6
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -204,10 +253,33 @@ def test_every_value_but_zero_is_defect(tmp_path: Path, picture: Image.Image, su
     assert np.array_equal(read_mask(saved(tmp_path, f"mask{suffix}", picture)), BLOB)
 
 
-def test_a_palette_mask_counts_by_index_not_by_colour(tmp_path: Path):
-    picture = Image.fromarray(BLOB.astype(np.uint8)).convert("P")
-    picture.putpalette([255, 255, 255, 0, 0, 0])  # the background is white, the defect black
+@pytest.mark.parametrize(
+    ("palette", "numbers"),
+    [([0, 0, 0, 128, 0, 0], BLOB), ([255, 255, 255, 0, 0, 0], ~BLOB), ([0, 0, 0, 0, 0, 0], BLOB)],
+    ids=["black first", "white first", "all black"],
+)
+def test_a_palette_mask_shows_its_defect_as_people_see_it(tmp_path: Path, palette: list[int], numbers: np.ndarray):
+    picture = Image.fromarray(numbers.astype(np.uint8)).convert("P")
+    picture.putpalette(palette)
     assert np.array_equal(read_mask(saved(tmp_path, "palette.png", picture)), BLOB)
+
+
+def test_a_mask_that_went_through_a_jpeg_is_cut_in_the_middle(tmp_path: Path):
+    line = np.zeros((256, 256), np.uint8)
+    for x in range(40, 216):
+        line[x // 2 + 20 : x // 2 + 22, x] = 255
+    data = io.BytesIO()
+    Image.fromarray(line).save(data, "JPEG", quality=75)
+    read = read_mask(saved(tmp_path, "line.png", Image.open(data)))
+    assert 0.8 < read.sum() / (line > 0).sum() < 1.25
+
+
+def test_a_mask_of_numbered_types_counts_every_number(tmp_path: Path):
+    numbers = np.zeros((20, 20), np.uint8)
+    numbers[5:9, 2:18] = np.arange(1, 17)
+    assert np.array_equal(read_mask(saved(tmp_path, "types.png", Image.fromarray(numbers))), numbers > 0)
+    numbers[0, 0] = 255
+    assert np.array_equal(read_mask(saved(tmp_path, "ignore.png", Image.fromarray(numbers))), numbers > 0)
 
 
 def test_the_noise_of_a_jpeg_is_no_defect(tmp_path: Path):

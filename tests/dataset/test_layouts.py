@@ -23,7 +23,7 @@ def read(root: Path) -> tuple[list[Picture], Findings]:
 
 def dataset(root: Path, **groups: str) -> Dataset:
     nothing = {"group_table": None, "group_column": None, "group_pattern": None}
-    return Dataset.model_validate({"path": str(root), "categories": ["nut"], **nothing, **groups})
+    return Dataset.model_validate({"path": str(root), "categories": ["nut"], "depth": "auto", **nothing, **groups})
 
 
 def grouped(root: Path, **groups: str) -> tuple[dict[str, str], Findings]:
@@ -93,9 +93,9 @@ def test_pictures_and_masks_without_each_other_are_all_told_with_what_to_do(tmp_
 
 
 def test_names_unfit_for_a_path_are_told_with_a_better_one(tmp_path):
-    touch(tmp_path / "nut", "good/my shot (1).png", "good/-rf.png", "good/ok.1_b-2.png", "big crack/1.png")
+    touch(tmp_path / "nut", "good/my shot (1).png", "good/my shot (2).png", "good/ok.1_b-2.png", "big crack/-rf.png")
     problems = "\n".join(read(tmp_path)[1].problems)
-    assert "'my shot (1).png'" in problems and "say, my_shot_1" in problems
+    assert problems.count("'my shot (1).png', 'my shot (2).png'") == 1 and "say, my_shot_1" in problems
     assert "'-rf.png'" in problems and "say, rf" in problems
     assert "big crack: unfit as the name of a defect type" in problems and "say, big_crack" in problems
     assert "ok.1_b-2" not in problems
@@ -112,6 +112,13 @@ def test_files_that_nothing_reads_are_named_in_a_warning(tmp_path):
     warnings = "\n".join(read(tmp_path)[1].warnings)
     assert "2.webp, deeper" in warnings and "masks of good pictures are ignored" in warnings
     assert "empty: no picture in it" in warnings
+
+
+def test_pictures_that_lie_where_nothing_reads_are_named(tmp_path):
+    touch(tmp_path / "nut", "train/good/1.png", "test/good/2.png", "a.png", "train/b.png", "validation/good/c.png")
+    warnings = "\n".join(read(tmp_path)[1].warnings)
+    assert "nut: not read: 1 picture(s) that lie in no folder of a type: a.png" in warnings
+    assert "train: not read: 1 picture(s)" in warnings and "the folder(s) validation" in warnings
 
 
 @pytest.mark.parametrize("category", ["bolt", "../nut", "a b", ""])

@@ -1,0 +1,90 @@
+"""Pictures and masks that every later stage can read alike: what has more than 8 bits, or a mask that an EXIF tag
+leaves lying, is written once more; everything else stays where it is."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, cast
+
+from lib.core.images import Depth, is_deep, read_image, read_mask, stored_orientation, turned, write_png
+from lib.core.records import Sample
+from lib.core.runtime import progress
+from lib.dataset.layouts import shortlist
+from lib.dataset.validation import Examination
+
+INTEGERS: tuple[Depth, ...] = (8, 10, 12, 14, 16)  # bits that cameras give, one of which is taken for integers
+
+
+def dataset_depth(examinations: Sequence[Examination], asked: Depth | Literal["auto"]) -> tuple[Depth, list[str]]:
+    """The depth of a whole data set's values, and what speaks against it: one scale for all, never one for each.
+
+    asked: `auto`, or what the user says. `auto` takes 8 where all files have 8 bits, the least of INTEGERS that holds
+    the highest of all integers, and for floats `unit` up to 1 and 8 up to 255. It refuses files of different kinds.
+    """
+    deep = [one for one in examinations if one.levels]
+    plain = [one for one in examinations if not one.levels and one.sha256]
+    highest = max((one.levels.highest for one in deep if one.levels), default=0.0)
+    if asked == "auto":
+        kinds = [[one for one in deep if one.levels and one.levels.floats is floats] for floats in (False, True)]
+        present = [str(kind[0].picture.path) for kind in (plain, *kinds) if kind]
+        if len(present) > 1:
+            return 8, [
+                f"pictures of different depth, such as {', '.join(present)}: 8 bits, integers of more bits and floats "
+                f"have no brightness in common; save them alike, or set dataset.depth to that of the deeper ones"
+            ]
+        if kinds[1]:
+            depths: Iterable[Depth] = ("unit", 8)
+        else:
+            depths = INTEGERS
+        fitting = [one for one in depths if highest <= top(one)]
+        if not fitting:
+            return 8, [
+                f"values up to {highest:g}, such as in {_highest(deep).picture.path}: expected integers up to 65535, "
+                "or floats up to 1 or 255; save the pictures anew"
+            ]
+        return fitting[0], []
+    depth = cast(Depth, asked)
+    too_high = [str(one.picture.path) for one in deep if one.levels and one.levels.highest > top(depth)]
+    if too_high:
+        return depth, [
+            f"dataset.depth is {depth}, but {len(too_high)} picture(s) hold values above {top(depth):g}: "
+            f"{shortlist(too_high)}; set it to auto, or to what the camera gives"
+        ]
+    return depth, []
+
+
+def top(depth: Depth) -> float:
+    """The highest value of a depth."""
+    return 1.0 if depth == "unit" else 2.0**depth - 1
+
+
+def _highest(deep: Sequence[Examination]) -> Examination:
+    return max(deep, key=lambda one: one.levels.highest if one.levels else 0)
+
+
+def converted(samples: Sequence[Sample], depth: Depth, folder: Path, final: Path) -> list[Sample]:
+    """The samples, whose pictures, masks and twins later stages can read without knowing more than their names.
+
+    What must be converted is written below `folder`, which will be `final`, as PNG with 8 bits.
+    """
+
+    def convert(sample: Sample) -> Sample:
+        def written(kind: str, pixels: object) -> tuple[str, str]:
+            name = f"{kind}/{sample.id}.png"
+            return (final / name).as_posix(), write_png(folder / name, pixels)  # type: ignore[arg-type]
+
+        changes: dict[str, object] = {}
+        if is_deep(Path(sample.image)):
+            image, digest = written("images", read_image(Path(sample.image), depth))
+            changes |= {"image": image, "sha256": digest, "depth": depth}
+        if sample.twin and is_deep(Path(sample.twin)):
+            twin, digest = written("twins", read_image(Path(sample.twin), depth))
+            changes |= {"twin": twin, "twin_sha256": digest}
+        if sample.mask:
+            mask = read_mask(Path(sample.mask))
+            if mask.shape[::-1] != sample.size:
+                path, digest = written("masks", turned(mask, stored_orientation(Path(sample.image))))
+                changes |= {"mask": path, "mask_sha256": digest}
+        return replace(sample, **changes) if changes else sample  # type: ignore[arg-type]
+
+    return [convert(sample) for sample in progress(samples, "convert")]
