@@ -28,6 +28,7 @@ GROUP_CHANNELS = 4  # or would be fewer than that each: normalised alone, a chan
 
 Level = int | Tensor  # one noise level for all samples, or (B,) int64 with one for each
 Denoise = Callable[[Tensor, int], Tensor]  # (x, t) -> estimate of x0
+Prediction = Literal["x0", "epsilon", "velocity"]  # what a network says
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,20 @@ def ask(network: Any, schedule: Schedule, x: Tensor, t: Level, classes: Tensor |
     return network(x, schedule.timestep(t).to(x.device), class_labels=classes).sample.float()
 
 
+def estimate(
+    network: Any, schedule: Schedule, x: Tensor, t: Level, prediction: Prediction, classes: Tensor | None = None
+) -> Tensor:
+    """The signal under the noise of x (B, C, H, W) at level t, as a network that predicts x0, the noise or the velocity
+    has it; not clamped."""
+    answer, abar = ask(network, schedule, x, t, classes), schedule.signal(t)
+    if prediction == "velocity":
+        return abar**0.5 * x - (1 - abar) ** 0.5 * answer
+    return schedule.x0_of(x, t, answer) if prediction == "epsilon" else answer
+
+
 class PixelObjective(nn.Module):
-    """Mean squared error of the signal (x0), or of the noise (epsilon), all noise levels alike, over all channels.
+    """Mean squared error of the signal (x0), of the noise (epsilon), or of sqrt(abar) noise - sqrt(1 - abar) x0
+    (velocity: Salimans & Ho 2022, appendix D), all noise levels alike, over all channels.
 
     signals: (N, C, H, W) float in [-1, 1], the training set. classes: (N,) int64, for a network that knows kinds.
     """
@@ -218,7 +231,7 @@ class PixelObjective(nn.Module):
         network: nn.Module,
         signals: Tensor,
         schedule: Schedule,
-        prediction: Literal["x0", "epsilon"],
+        prediction: Prediction,
         classes: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -233,7 +246,10 @@ class PixelObjective(nn.Module):
         t = torch.cat([torch.randint(len(self.schedule), (1,), generator=draw) for draw in draws])
         classes = None if self.classes is None else self.classes[indices.to(where)]
         x = self.schedule.noisy(x0, t.to(where), noise)
-        target = x0 if self.prediction == "x0" else noise
+        if self.prediction == "velocity":
+            target = self.schedule.noisy(noise, t.to(where), -x0)
+        else:
+            target = x0 if self.prediction == "x0" else noise
         return (ask(self.network, self.schedule, x, t, classes) - target).square().mean(dim=(1, 2, 3))
 
 

@@ -1,0 +1,267 @@
+"""Gradient rectification: the state of one diffusion model is moved until its clean estimate agrees, in a patch, with
+that of another (after DMGR; the step itself is that of CoPaint, Zhang et al. 2023).
+
+Two DDIM chains run side by side: a global one over windows x (B, C, G, G), a local one over patches c (B, C, L, L),
+whose top left corners lie at (x, y) of the windows. Noise levels are numbered 0..T-1, from hardly any noise to noise
+alone; all numbers of levels are those of 250 and scale with T. What is written here per sample never looks at another
+sample of the batch.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lib.diffusion.pixel import Schedule
+
+PUBLISHED = 250  # levels that the constants below are for
+GROWTH, LAMBDA, LAMBDA_GROWTH = 1.012, 1e-4, 1.01  # of the rate, per level; of the regulariser, and per level
+REFRESH = 5  # levels after which the gates are computed anew
+FIRST_SIGNAL = 1e-6  # share of the signal with which the gates begin
+SHRINK = 0.8  # of the step, after each try that the line search refuses
+LOW_LEAST = 0.1  # weight that the coarsest layer never falls below
+SUPPORT = 0.01  # where the gate without noise is below, nothing is pulled: the disc inside of a patch, as published
+
+Phase = Literal["anchor", "free", "resonance"]
+Evaluation = tuple[Tensor, Tensor, Tensor]  # estimates of x0 of both chains, losses (B,)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is set of a method's numbers; those of levels and of the patch's pixels are for 250 levels and `patch` px.
+
+    rate: of the gradient step at the start; gradient_steps: for each level; tries: of the line search; radius: px
+    around the patch's centre that the global gate leaves open; anchor_until, resonance_from: the levels between which
+    the chains are free; layers: detail layers of the pyramid; jump, passes: of time travel.
+    """
+
+    patch: int
+    rate: float
+    gradient_steps: int
+    tries: int
+    radius: float
+    anchor_until: float
+    resonance_from: float
+    layers: int
+    jump: int
+    passes: int
+
+
+# The loss
+
+
+def pyramid(images: Tensor, layers: int) -> list[Tensor]:
+    """Laplacian pyramid of (B, C, L, L): `layers` detail layers, from fine to coarse, and what is left of the image.
+
+    A detail layer is the image less its average over 2 x 2 px, put back to its size.
+    """
+    result = []
+    for _ in range(layers):
+        coarse = functional.avg_pool2d(images, 2)
+        result.append(images - _grown(coarse))
+        images = coarse
+    return [*result, images]
+
+
+def rebuilt(layers: Sequence[Tensor]) -> Tensor:
+    """The image of a `pyramid`."""
+    image = layers[-1]
+    for layer in reversed(layers[:-1]):
+        image = layer + _grown(image)
+    return image
+
+
+def _grown(images: Tensor) -> Tensor:
+    return functional.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def layer_weights(signal: float, layers: int) -> list[float]:
+    """Weights of the layers of a `pyramid`, which sum to 1: coarse under noise, fine without. signal: abar_t."""
+    low = max(1 - math.sqrt(signal), LOW_LEAST)
+    return [(1 - low) / layers] * layers + [low]
+
+
+def disagreement(ours: Tensor, theirs: Tensor, signal: float, layers: int) -> Tensor:
+    """How far two patches (B, C, L, L) differ, (B,): sums of squares in the pyramid and, as noise falls, in pixels.
+
+    L = 100 (1 - a) L_pyramid + a L_pixels with a = sqrt(abar_t).
+    """
+    a = math.sqrt(signal)
+    both = pyramid(ours - theirs, layers)  # it is linear: the difference of pyramids is the pyramid of the difference
+    parts = [w * squares(layer) for w, layer in zip(layer_weights(signal, layers), both, strict=True)]
+    return 100 * (1 - a) * torch.stack(parts).sum(dim=0) / layers + a * squares(ours - theirs)
+
+
+def squares(images: Tensor) -> Tensor:
+    """Sums of squares (B,) of (B, ...)."""
+    return images.square().flatten(1).sum(dim=1)
+
+
+# The gates
+
+
+def global_gate(side: int, centres: Tensor, radius: float, signal: float) -> Tensor:
+    """How far each pixel of a window may move, (B, 1, side, side) in [0, 1]: (1 + f)^-((d - r) / r)^2 outside of r.
+
+    centres: (B, 2), x and y. signal: f = abar of the next level. Everywhere under noise, near the centre without.
+    """
+    return _falloff(_distances(side, centres), radius, 1 + signal)
+
+
+def local_gate(side: int, signal: float) -> Tensor:
+    """How far each pixel of a patch may move, (1, 1, side, side) in [0, 1]: all of it under noise, its corners later.
+
+    h = 1 - m sigmoid(20 (f - 0.03)), where m is 1 within r = max(0.45 L, 0.5 L f) and falls by (2 - f) outside.
+    """
+    radius = max(int(0.45 * side), int(0.5 * side * signal))
+    distances = _distances(side, torch.full((1, 2), side / 2))
+    return 1 - _falloff(distances, radius, 2 - signal) / (1 + math.exp(-20 * (signal - 0.03)))
+
+
+def support(side: int, centres: Tensor, radius: float) -> Tensor:
+    """Where the global gate without noise still lets a pixel move, (B, 1, side, side) bool: a disc of 3.6 radii."""
+    return global_gate(side, centres, radius, 1.0) >= SUPPORT
+
+
+def _falloff(distances: Tensor, radius: float, base: float) -> Tensor:
+    beyond = ((distances - radius) / radius).clamp(min=0)
+    return torch.exp(-math.log(base) * beyond.square())
+
+
+def _distances(side: int, centres: Tensor) -> Tensor:
+    """Of every pixel from the centres (B, 2), (B, 1, side, side) px."""
+    place = torch.arange(side, dtype=torch.float32, device=centres.device)
+    across, down = place[None, None, :] - centres[:, :1, None], place[None, :, None] - centres[:, 1:, None]
+    return torch.hypot(*torch.broadcast_tensors(across, down))[:, None]
+
+
+# The schedule
+
+
+def travel(levels: int, jump: int, passes: int) -> list[int]:
+    """The levels in the order in which a chain visits them, from `levels` - 1 to 0 (Lugmayr et al. 2022).
+
+    From every level that `jump` divides, but for the first few, it climbs back by `jump` levels, `passes` - 1 times.
+    """
+    climbs = dict.fromkeys(range(0, levels - jump, jump), passes - 1)
+    visited = [levels - 1]
+    while (t := visited[-1]) > 0 or climbs.get(0, 0):
+        if climbs.get(t, 0):
+            climbs[t] -= 1
+            visited += range(t + 1, t + jump + 1)
+        else:
+            visited.append(t - 1)
+    return visited
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A plan's numbers of levels, for a schedule of T levels."""
+
+    plan: Plan
+    schedule: Schedule
+
+    @property
+    def scale(self) -> float:
+        return PUBLISHED / len(self.schedule)
+
+    @property
+    def limit(self) -> int:
+        """The level at which resonance begins, and the local state is taken from the global one."""
+        return round(self.plan.resonance_from / self.scale)
+
+    def phase(self, t: int) -> Phase:
+        if t > round(self.plan.anchor_until / self.scale):
+            return "anchor"
+        return "free" if t > self.limit else "resonance"
+
+    def levels(self, start: int) -> list[int]:
+        """Those visited, from the level `start` on."""
+        return travel(start + 1, max(round(self.plan.jump / self.scale), 1), self.plan.passes)
+
+    def rate(self, t: int) -> float:
+        """eta = 0.02 * 1.012^k sqrt(abar_t / abar_0), where k counts the levels above, and climbing uncounts them."""
+        levels_above = (len(self.schedule) - 1 - t) * self.scale
+        return self.plan.rate * GROWTH**levels_above * math.sqrt(self.schedule.signal(t) / self.schedule.signal(0))
+
+    def stiffness(self, t: int) -> float:
+        """lambda_t, the weight of the way that an optimised state has gone."""
+        return LAMBDA * LAMBDA_GROWTH ** ((len(self.schedule) - 1 - t) * self.scale)
+
+    def refreshes(self, s: int) -> bool:
+        return s % max(round(REFRESH / self.scale), 1) == 0
+
+
+# One optimised step
+
+
+@dataclass
+class Search:
+    """What the line search of each sample met with, (B,) int64: steps given up, and losses that were not finite."""
+
+    given_up: Tensor
+    not_finite: Tensor
+
+
+def optimised(
+    evaluate: Callable[[Tensor, Tensor, Tensor], Evaluation],
+    states: tuple[Tensor, Tensor],
+    gates: tuple[Tensor, Tensor | None],
+    rate: float,
+    plan: Plan,
+    search: Search,
+) -> tuple[tuple[Tensor, Tensor], Evaluation]:
+    """Both states after the gradient steps of one level, and their evaluation; each loss is at most what it was.
+
+    evaluate(x, c, rows) gives the estimates and losses (B,) of the samples `rows` (B,) int64. gates: (B, 1, G, G) and
+    (1, 1, L, L), None where the local state stays. A sample whose step raises its loss, or makes it no number, tries
+    a shorter one, until its tries are over: then it stays where it was.
+    """
+    x, c = states
+    everyone = torch.arange(len(x), device=x.device)
+    known: Evaluation | None = None
+    for _ in range(plan.gradient_steps):
+        x = x.detach().requires_grad_()
+        c = c.detach().requires_grad_(gates[1] is not None)
+        known = evaluate(x, c, everyone)
+        moving = [x] if gates[1] is None else [x, c]
+        gradients = torch.autograd.grad(known[2].sum(), moving)
+        ways = [gate * gradient for gate, gradient in zip(gates, gradients, strict=False)]
+        (x, c), known = _searched(evaluate, (x.detach(), c.detach()), ways, known, rate, plan, search)
+    assert known is not None
+    return (x, c), known
+
+
+def _searched(
+    evaluate: Callable[[Tensor, Tensor, Tensor], Evaluation],
+    states: tuple[Tensor, Tensor],
+    ways: Sequence[Tensor],
+    known: Evaluation,
+    rate: float,
+    plan: Plan,
+    search: Search,
+) -> tuple[tuple[Tensor, Tensor], Evaluation]:
+    """Go along the ways by `rate`, or as much less as each sample's loss demands."""
+    x, c = states[0].clone(), states[1].clone()
+    result = [part.detach().clone() for part in known]
+    rows = torch.arange(len(x), device=x.device)
+    for _ in range(plan.tries):
+        new_x = x[rows] - rate * ways[0][rows]
+        new_c = c[rows] - rate * ways[1][rows] if len(ways) > 1 else c[rows]
+        with torch.no_grad():
+            tried = evaluate(new_x, new_c, rows)
+        search.not_finite[rows] += ~tried[2].isfinite()
+        better = tried[2] <= result[2][rows]
+        done = rows[better]
+        x[done], c[done] = new_x[better], new_c[better]
+        for part, new in zip(result, tried, strict=True):
+            part[done] = new[better]
+        rows, rate = rows[~better], SHRINK * rate
+        if not len(rows):
+            break
+    search.given_up[rows] += 1
+    return (x, c), (result[0], result[1], result[2])
