@@ -101,6 +101,22 @@ def tiny_params(raw: dict[str, Any], base: Path | str = "none", **sections: dict
             "tries": 2,
             "min_component": 4,
         },
+        "dmgr": {
+            "side": 32,
+            "patch": 16,
+            "global_width": 4,
+            "global_levels": 2,
+            "local_width": 4,
+            "local_levels": 2,
+            "global_steps": 3,
+            "local_steps": 3,
+            "train_batch": 2,
+            "good_windows": 2,
+            "variants": 2,
+            "levels": 10,
+            "layers": 2,
+            "radius": 5,
+        },
         "synth": {"steps": 2, "batch_size": 2},
     }
     for changes in (small, sections):

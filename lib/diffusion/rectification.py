@@ -228,9 +228,9 @@ def optimised(
         x = x.detach().requires_grad_()
         c = c.detach().requires_grad_(gates[1] is not None)
         known = evaluate(x, c, everyone)
-        moving = [x] if gates[1] is None else [x, c]
-        gradients = torch.autograd.grad(known[2].sum(), moving)
-        ways = [gate * gradient for gate, gradient in zip(gates, gradients, strict=False)]
+        open_gates = [gate for gate in gates if gate is not None]
+        gradients = torch.autograd.grad(known[2].sum(), [x, c][: len(open_gates)])
+        ways = [gate * gradient for gate, gradient in zip(open_gates, gradients, strict=True)]
         (x, c), known = _searched(evaluate, (x.detach(), c.detach()), ways, known, rate, plan, search)
     assert known is not None
     return (x, c), known

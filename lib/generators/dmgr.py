@@ -14,7 +14,6 @@ without fresh noise never asks for; every sample searches its own step, and each
 """
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,18 +25,18 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, resize, scaled, shift_window, window_around
+from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, resize, scaled
 from lib.core.images import contact_sheet, read_image, recent, write_png
-from lib.core.params import Params, Positive, Section, Share, WindowParams
-from lib.core.records import GOOD, DefectBox, Placement
+from lib.core.params import Params, Positive, Section, WindowParams
+from lib.core.records import GOOD, Placement
 from lib.core.runtime import cores, device, fingerprint, first_process, on_cores, seed_for, write_json
 from lib.diffusion.chains import Descended, Rectifier
 from lib.diffusion.components import to_pixels, to_tensor
 from lib.diffusion.pasting import apply_change
+from lib.diffusion.patches import Frame, defect_patches, good_windows, kind_of
 from lib.diffusion.pixel import (
     PixelObjective,
     Prediction,
-    Schedule,
     estimate,
     linear_schedule,
     load,
@@ -50,11 +49,8 @@ from lib.diffusion.training import train
 from lib.generators import NON_FINITE, Answer, Failed, Made, RealData
 
 LEVELS = 1000  # noise levels of training, as published
+SHOWN = 8  # estimates of a chain on its sheet
 MULTIPLES = {"global": (1, 1, 2, 3, 4, 4), "local": (1, 2, 3, 4)}  # of the width, for each level, as published
-CONTEXT_SPREAD = (0.85, 1.25)  # of a training patch's side, so that no size is learnt by heart
-SHIFT = 4  # a training patch moves by at most this part of what it leaves around the defect
-WANDER = 0.25  # of the picture's side, by which windows of good pictures lie beside the real defects' places
-LONG = 1.5  # times as long in one direction is wide, or tall
 Published = Annotated[float, Field(ge=0, le=PUBLISHED)]
 
 
@@ -101,6 +97,9 @@ class Settings(Section):
             raise ValueError(f"a patch of {self.patch} px cannot be halved {self.layers} times, as its pyramid needs")
         return self
 
+    def frame(self, window: WindowParams) -> Frame:
+        return Frame(self.side, self.patch, window)
+
     def plan(self) -> Plan:
         return Plan(**{name: getattr(self, name) for name in Plan.__dataclass_fields__})
 
@@ -108,14 +107,16 @@ class Settings(Section):
 def finetune(params: Params, settings: Settings, real: RealData, key: str, out: Path, curves: Path) -> None:
     """Train both networks from nothing; `out` gets them in diffusers format, `curves` a sheet of how samples form."""
     torch.manual_seed(params.seed)
-    kinds = sorted({kind_of(item) for item in real.boxes})
-    patches, classes = defect_patches(params, settings, real, kinds)
-    data = {"global": (good_windows(params, settings, real), None), "local": (patches, classes)}
+    frame, kinds = settings.frame(params.window), sorted({kind_of(item) for item in real.boxes})
+    goods = [sample for sample in real.samples.values() if sample.defect_type == GOOD]
+    images = [Path(real.samples[item.sample].image) for item in real.boxes]
+    patches = defect_patches(frame, images, real.boxes, settings.variants, params.seed)
+    classes = torch.tensor([kinds.index(kind_of(item)) for item in real.boxes]).repeat_interleave(settings.variants)
+    windows = good_windows(frame, goods, real.boxes, settings.good_windows, params.seed)
+    data = {"global": windows.to(device()), "local": patches.to(device())}
     for name, network in networks(settings, len(kinds)).items():
-        signals, numbers = (None if part is None else part.to(device()) for part in data[name])
-        objective = PixelObjective(
-            network.to(device()), signals, linear_schedule(LEVELS), settings.prediction, numbers
-        )
+        signals, numbers = data[name], classes.to(device()) if name == "local" else None
+        objective = PixelObjective(network.to(device()), signals, linear_schedule(LEVELS), settings.prediction, numbers)
         steps = settings.global_steps if name == "global" else settings.local_steps
         budget = params.finetune.model_copy(update={"steps": steps, "batch_size": settings.train_batch})
         stage, folder = f"finetune-dmgr-{real.category}/{name}", curves if name == "local" else curves / name
@@ -130,6 +131,8 @@ def finetune(params: Params, settings: Settings, real: RealData, key: str, out: 
         "seed": params.seed,
     }
     write_json(out / "model.json", facts)
+    if first_process():
+        write_png(curves / "process.png", process_sheet(out, real, settings, params))
 
 
 def synthesize(
@@ -152,8 +155,8 @@ def synthesize(
                 normal,
                 kinds.index(kind_of(boxes[placement.like, placement.component])),
                 seed_for(placement.seed, "dmgr"),
-                params.window,
-                settings,
+                settings.frame(params.window),
+                settings.radius,
             )
             for placement, normal in zip(batch, normals, strict=True)
         ]
@@ -180,44 +183,17 @@ class Request:
     open: Tensor
 
 
-def request_of(
-    box: Box, normal: RGB, kind: int, seed: int, window: WindowParams, settings: Settings
-) -> Request:
-    place = window_of(box, normal.shape, window, settings)
-    small = scaled(place.inside(box), settings.side / place.side)
-    corner = corner_of(small, settings)
-    disc = support(settings.side, torch.tensor([corner]) + settings.patch / 2, settings.radius)[0]
-    source = to_tensor(resize(crop(normal, place), settings.side, settings.side)[None])[0]
-    inside = torch.from_numpy(box_mask(small, settings.side, settings.side))
+def request_of(box: Box, normal: RGB, kind: int, seed: int, frame: Frame, radius: float) -> Request:
+    place = frame.around(box, normal.shape)
+    small = scaled(place.inside(box), frame.side / place.side)
+    corner = frame.corner(small)
+    disc = support(frame.side, torch.tensor([corner]) + frame.patch / 2, radius)[0]
+    source = to_tensor(resize(crop(normal, place), frame.side, frame.side)[None])[0]
+    inside = torch.from_numpy(box_mask(small, frame.side, frame.side))
     return Request(place, corner, kind, seed, source, disc & inside)
 
 
-def window_of(box: Box, shape: Sequence[int], window: WindowParams, settings: Settings) -> Window:
-    """The window, in px of the picture, in which the box fits the patch with some context around it.
-
-    At native scale where it may be, else shrunk. It lies in the picture where it fits there, else centred over it.
-    """
-    longer = max(box[2] - box[0], box[3] - box[1])
-    side = max(
-        math.ceil(max(window.context * longer, settings.patch) * settings.side / settings.patch), window.min_side
-    )
-
-    def start(low: int, high: int, extent: int) -> int:
-        return min(max((low + high - side) // 2, 0), extent - side) if side <= extent else (extent - side) // 2
-
-    return Window(start(box[0], box[2], shape[1]), start(box[1], box[3], shape[0]), side)
-
-
-def corner_of(box: Box, settings: Settings) -> tuple[int, int]:
-    """x and y of the patch whose middle is the box's, both in px of the networks' window; it lies within the window."""
-    most = settings.side - settings.patch
-    x, y = ((low + high - settings.patch) // 2 for low, high in zip(box[:2], box[2:], strict=True))
-    return min(max(x, 0), most), min(max(y, 0), most)
-
-
-def answer(
-    request: Request, result: "Result", box: Box, normal: RGB, params: Params, settings: Settings
-) -> Answer:
+def answer(request: Request, result: "Result", box: Box, normal: RGB, params: Params, settings: Settings) -> Answer:
     if not np.isfinite(result.picture).all():
         return Failed(NON_FINITE)
     window, scale = request.window, request.window.side / settings.side
@@ -319,7 +295,27 @@ class Sampler:
         ]
 
 
-# Networks and what they learn from
+def process_sheet(model: Path, real: RealData, settings: Settings, params: Params) -> RGB:
+    """How one sample of each kind forms, in the place of a real defect: two rows of estimates, windows over patches."""
+    kinds = json.loads((model / "model.json").read_text(encoding="utf-8"))["kinds"]
+    sampler = Sampler(load(model / "global", device()), load(model / "local", device()), settings)
+    good = next(sample for sample in real.samples.values() if sample.defect_type == GOOD)
+    normal = read_image(Path(good.image))
+    rows = []
+    for number, kind in enumerate(kinds):
+        item = next(item for item in real.boxes if kind_of(item) == kind)
+        seed = seed_for(params.seed, "process", kind)
+        request = request_of(item.box, normal, number, seed, settings.frame(params.window), settings.radius)
+        estimates: list[tuple[Tensor, Tensor]] = []
+        sampler.draw([request], lambda t, x0, patch, kept=estimates: kept.append((x0, patch)))
+        shown = [estimates[index] for index in np.linspace(0, len(estimates) - 1, SHOWN).astype(int)]
+        for part in (0, 1):
+            pixels = to_pixels(torch.cat([pair[part].clamp(-1, 1) for pair in shown]))
+            rows.append(list(np.rint(pixels).astype(np.uint8)))
+    return contact_sheet(rows, tile=2 * settings.side)
+
+
+# Networks
 
 
 def networks(settings: Settings, kinds: int) -> dict[str, Any]:
@@ -339,55 +335,3 @@ def networks(settings: Settings, kinds: int) -> dict[str, Any]:
         )
         for name, (side, width, levels, classes) in sizes.items()
     }
-
-
-def kind_of(item: DefectBox) -> str:
-    """The class that the local network knows a defect by: its type, and whether its box is wide, tall or neither."""
-    width, height = item.box[2] - item.box[0], item.box[3] - item.box[1]
-    shape = "wide" if width > LONG * height else "tall" if height > LONG * width else "square"
-    return f"{item.defect_type} {shape}"
-
-
-def good_windows(params: Params, settings: Settings, real: RealData) -> Tensor:
-    """Windows of good pictures as large as those around real defects, and about where they are: (N, 3, S, S)."""
-    read, pictures = recent(read_image), list[RGB]()
-    for sample in (sample for sample in real.samples.values() if sample.defect_type == GOOD):
-        image = read(Path(sample.image))
-        height, width = image.shape[:2]
-        for variant in range(settings.good_windows):
-            rng = np.random.default_rng(seed_for(params.seed, "good", sample.id, variant))
-            box = real.boxes[rng.integers(len(real.boxes))].box
-            spread, by = rng.uniform(*CONTEXT_SPREAD), rng.uniform(-WANDER, WANDER, 2) * (width, height)
-            half = spread * np.subtract(box[2:], box[:2]) / 2
-            middle = np.clip(np.add(box[:2], box[2:]) / 2 + by, half, np.maximum((width, height) - half, half))
-            moved: Any = tuple(np.rint([*(middle - half), *(middle + half)]).astype(int).tolist())
-            place = window_of(moved, image.shape, params.window, settings)
-            pictures.append(resize(crop(image, place), settings.side, settings.side))
-    return to_tensor(np.stack(pictures))
-
-
-def defect_patches(
-    params: Params, settings: Settings, real: RealData, kinds: Sequence[str]
-) -> tuple[Tensor, Tensor]:
-    """Several patches around every real defect, flipped in turn, (N, 3, L, L), and the numbers of their kinds (N,)."""
-    read, pictures, numbers = recent(read_image), list[RGB](), list[int]()
-    for item in real.boxes:
-        image = read(Path(real.samples[item.sample].image))
-        for variant in range(settings.variants):
-            rng = np.random.default_rng(seed_for(params.seed, item.sample, item.component, variant))
-            pictures.append(patch_of(image, item.box, (bool(variant & 1), bool(variant & 2)), params, settings, rng))
-            numbers.append(kinds.index(kind_of(item)))
-    return to_tensor(np.stack(pictures)), torch.tensor(numbers)
-
-
-def patch_of(
-    image: RGB, box: Box, flips: tuple[bool, bool], params: Params, settings: Settings, rng: np.random.Generator
-) -> RGB:
-    """A patch around the box, a little larger or smaller and shifted, perhaps flipped: (L, L, 3) uint8."""
-    context = max(params.window.context * rng.uniform(*CONTEXT_SPREAD), 1.0)
-    place = window_around(box, image.shape, context, settings.patch)
-    spare = (place.side - max(box[2] - box[0], box[3] - box[1])) // SHIFT
-    if spare > 0:
-        place = shift_window(place, rng.integers(-spare, spare + 1, size=2).tolist(), box, image.shape)
-    across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
-    return np.ascontiguousarray(resize(crop(image, place), settings.patch, settings.patch)[down, across])

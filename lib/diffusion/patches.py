@@ -1,0 +1,105 @@
+"""Windows of good pictures and patches around real defects, at one scale, for methods that learn both apart.
+
+A window of `side` px, as a network sees it, holds a patch of `patch` px, in which a defect's box fits with some context
+around it. Both are at native scale where that may be, else shrunk alike.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lib.core.geometry import RGB, Box, Window, crop, resize, shift_window, window_around
+from lib.core.images import read_image, recent
+from lib.core.params import WindowParams
+from lib.core.records import DefectBox, Sample
+from lib.core.runtime import seed_for
+from lib.diffusion.components import to_tensor
+
+CONTEXT_SPREAD = (0.85, 1.25)  # of a training patch's side, so that no size is learnt by heart
+SHIFT = 4  # a training patch moves by at most this part of what it leaves around the defect
+WANDER = 0.25  # of the picture's side, by which windows of good pictures lie beside the real defects' places
+LONG = 1.5  # times as long in one direction is wide, or tall
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The sizes of windows and patches, in px of the networks, and how much context a box has (`window`)."""
+
+    side: int
+    patch: int
+    window: WindowParams
+
+    def around(self, box: Box, shape: Sequence[int]) -> Window:
+        """The window, in px of a picture of `shape` (H, W, ...), in which the box fits the patch with its context.
+
+        It lies in the picture where it fits there, else centred over it.
+        """
+        longer = max(box[2] - box[0], box[3] - box[1])
+        shown = max(self.window.context * longer, self.patch)
+        side = max(math.ceil(shown * self.side / self.patch), self.window.min_side)
+
+        def start(low: int, high: int, extent: int) -> int:
+            return min(max((low + high - side) // 2, 0), extent - side) if side <= extent else (extent - side) // 2
+
+        return Window(start(box[0], box[2], shape[1]), start(box[1], box[3], shape[0]), side)
+
+    def corner(self, box: Box) -> tuple[int, int]:
+        """x and y of the patch whose middle is the box's, all in px of the networks' window; it lies within that."""
+        most = self.side - self.patch
+        x, y = ((low + high - self.patch) // 2 for low, high in zip(box[:2], box[2:], strict=True))
+        return min(max(x, 0), most), min(max(y, 0), most)
+
+
+def kind_of(item: DefectBox) -> str:
+    """The class that the local network knows a defect by: its type, and whether its box is wide, tall or neither."""
+    width, height = item.box[2] - item.box[0], item.box[3] - item.box[1]
+    shape = "wide" if width > LONG * height else "tall" if height > LONG * width else "square"
+    return f"{item.defect_type} {shape}"
+
+
+def good_windows(frame: Frame, goods: Sequence[Sample], boxes: Sequence[DefectBox], each: int, seed: int) -> Tensor:
+    """`each` windows of every good picture, as large as those around real defects and about where they are:
+    (N, 3, side, side) in [-1, 1]."""
+    read, pictures = recent(read_image), list[RGB]()
+    for sample in goods:
+        image = read(Path(sample.image))
+        height, width = image.shape[:2]
+        for variant in range(each):
+            rng = np.random.default_rng(seed_for(seed, "good", sample.id, variant))
+            box = boxes[int(rng.integers(len(boxes)))].box
+            spread, by = rng.uniform(*CONTEXT_SPREAD), rng.uniform(-WANDER, WANDER, 2) * (width, height)
+            half = spread * np.subtract(box[2:], box[:2]) / 2
+            middle = np.clip(np.add(box[:2], box[2:]) / 2 + by, half, np.maximum((width, height) - half, half))
+            moved: Any = tuple(np.rint([*(middle - half), *(middle + half)]).astype(int).tolist())
+            pictures.append(resize(crop(image, frame.around(moved, image.shape)), frame.side, frame.side))
+    return to_tensor(np.stack(pictures))
+
+
+def defect_patches(frame: Frame, images: Sequence[Path], boxes: Sequence[DefectBox], each: int, seed: int) -> Tensor:
+    """`each` patches around every real defect, flipped in turn: (N, 3, patch, patch) in [-1, 1].
+
+    images: the picture of each box.
+    """
+    read, pictures = recent(read_image), list[RGB]()
+    for path, item in zip(images, boxes, strict=True):
+        image = read(path)
+        for variant in range(each):
+            rng = np.random.default_rng(seed_for(seed, item.sample, item.component, variant))
+            pictures.append(patch_of(frame, image, item.box, (bool(variant & 1), bool(variant & 2)), rng))
+    return to_tensor(np.stack(pictures))
+
+
+def patch_of(frame: Frame, image: RGB, box: Box, flips: tuple[bool, bool], rng: np.random.Generator) -> RGB:
+    """A patch around the box, a little larger or smaller and shifted, perhaps flipped: (patch, patch, 3) uint8."""
+    context = max(frame.window.context * rng.uniform(*CONTEXT_SPREAD), 1.0)
+    place = window_around(box, image.shape, context, frame.patch)
+    spare = (place.side - max(box[2] - box[0], box[3] - box[1])) // SHIFT
+    if spare > 0:
+        place = shift_window(place, rng.integers(-spare, spare + 1, size=2).tolist(), box, image.shape)
+    across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
+    return np.ascontiguousarray(resize(crop(image, place), frame.patch, frame.patch)[down, across])

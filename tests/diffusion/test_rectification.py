@@ -1,0 +1,235 @@
+"""Gradient rectification: the pyramid and its weights, the gates, the levels, and a step that never does harm."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lib.diffusion.pixel import linear_schedule
+from lib.diffusion.rectification import (
+    FIRST_SIGNAL,
+    Plan,
+    Search,
+    Timing,
+    disagreement,
+    global_gate,
+    layer_weights,
+    local_gate,
+    optimised,
+    pyramid,
+    rebuilt,
+    squares,
+    support,
+    travel,
+)
+
+PUBLISHED = Plan(64, 0.02, 2, 12, 9, 150, 40, 4, 10, 2)
+SCHEDULE = linear_schedule(1000).respaced(250)
+TIMING = Timing(PUBLISHED, SCHEDULE)
+CENTRE = torch.tensor([[40.0, 56.0]])  # x, y
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# The loss
+
+
+def test_a_pyramid_has_halved_layers_that_give_the_image_back():
+    image = noise(2, 3, 64, 64)
+    layers = pyramid(image, 4)
+    assert [layer.shape[-1] for layer in layers] == [64, 32, 16, 8, 4]
+    torch.testing.assert_close(rebuilt(layers), image, rtol=0, atol=1e-5)
+
+
+def test_a_constant_changes_the_coarse_layer_and_a_checkerboard_the_finest_alone():
+    rows, columns = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    checkers = (1.0 - 2 * ((rows + columns) % 2)).expand(1, 3, 64, 64)
+    *details, coarse = pyramid(torch.full((1, 3, 64, 64), 0.3), 4)
+    assert all(detail.abs().max() < 1e-6 for detail in details) and torch.allclose(coarse, torch.tensor(0.3))
+    finest, *rest = pyramid(checkers, 4)
+    assert torch.equal(finest, checkers) and all(layer.abs().max() < 1e-6 for layer in rest)
+
+
+@pytest.mark.parametrize(
+    ("t", "a", "factor", "low", "detail"),
+    [
+        (249, 0.0064, 99.4, 0.994, 0.002),
+        (150, 0.158, 84.2, 0.842, 0.039),
+        (100, 0.438, 56.2, 0.562, 0.110),
+        (40, 0.872, 12.8, 0.128, 0.218),
+        (35, 0.900, 10.0, 0.100, 0.225),
+    ],
+)
+def test_weights_go_from_coarse_to_fine_as_published(t: int, a: float, factor: float, low: float, detail: float):
+    signal = SCHEDULE.signal(t)
+    *details, coarse = layer_weights(signal, 4)
+    assert math.sqrt(signal) == pytest.approx(a, abs=2e-3)
+    assert 100 * (1 - math.sqrt(signal)) == pytest.approx(factor, abs=0.2)
+    assert coarse == pytest.approx(low, abs=2e-3) and details == pytest.approx([detail] * 4, abs=1e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(signals=st.tuples(st.floats(0, 1), st.floats(0, 1)), layers=st.integers(1, 5))
+def test_weights_sum_to_one_and_the_coarse_one_falls_with_noise_to_a_tenth(signals: tuple, layers: int):
+    low, high = (layer_weights(signal, layers) for signal in sorted(signals))
+    assert sum(low) == pytest.approx(1) and sum(high) == pytest.approx(1)
+    assert low[-1] >= high[-1] >= 0.1
+
+
+def test_the_loss_is_the_weighted_sum_of_the_layers_and_of_the_pixels():
+    ours, theirs, signal = noise(2, 3, 32, 32), noise(2, 3, 32, 32, seed=1), 0.3
+    a, weights = math.sqrt(signal), layer_weights(signal, 3)
+    layers = zip(weights, pyramid(ours, 3), pyramid(theirs, 3), strict=True)
+    lap = sum(weight * squares(one - other) for weight, one, other in layers) / 3
+    expected = 100 * (1 - a) * lap + a * squares(ours - theirs)
+    torch.testing.assert_close(disagreement(ours, theirs, signal, 3), expected, rtol=1e-4, atol=1e-3)
+    assert disagreement(ours, ours, signal, 3).eq(0).all()
+
+
+# The gates
+
+
+@settings(max_examples=30, deadline=None)
+@given(signals=st.tuples(st.floats(0, 1), st.floats(0, 1)), radius=st.floats(2, 12))
+def test_the_global_gate_is_open_inside_and_closes_outwards_and_as_noise_falls(signals: tuple, radius: float):
+    noisy, clean = (global_gate(96, CENTRE, radius, signal)[0, 0] for signal in sorted(signals))
+    rows, columns = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+    distance = torch.hypot(columns - 40, rows - 56)
+    assert noisy.min() >= 0 and noisy.max() <= 1 and (noisy >= clean - 1e-6).all()
+    assert (clean[distance <= radius] == 1).all()
+    along = clean[56, 40:]
+    assert (along.diff() <= 0).all()
+
+
+def test_the_global_gate_has_its_published_values():
+    for t, expected in ((249, 1.0), (200, 0.991), (150, 0.851), (100, 0.318), (40, 0.025), (0, 0.011)):
+        gate = global_gate(128, CENTRE, 9, SCHEDULE.signal(t))
+        assert float(gate[0, 0, 56, 40 + 32]) == pytest.approx(expected, abs=2e-3)
+    half = global_gate(128, CENTRE, 9, 1.0)
+    assert float(half[0, 0, 56, 40 + 18]) == pytest.approx(0.5), "at twice the radius, without noise"
+    assert global_gate(128, CENTRE, 9, 0.0).eq(1).all()
+
+
+def test_gates_lie_around_the_middle_of_their_patch_x_along_columns():
+    gate = global_gate(96, torch.tensor([[20.0, 70.0], [70.0, 20.0]]), 4, 1.0)
+    assert gate[0, 0, 70, 20] == 1 and gate[0, 0, 20, 70] < 1e-3
+    assert torch.equal(gate[0, 0], gate[1, 0].T)
+    assert torch.equal(support(96, torch.tensor([[20.0, 70.0]]), 4), gate[:1] >= 0.01)
+
+
+def test_the_local_gate_freezes_its_middle_as_noise_falls_and_lets_the_corners_move():
+    middles = []
+    for t, expected in ((249, 0.645), (150, 0.525), (100, 0.04), (41, 0.0), (0, 0.0)):
+        gate = local_gate(64, SCHEDULE.signal(t))[0, 0]
+        assert gate.min() >= 0 and gate.max() <= 1
+        assert float(gate[32, 32]) == pytest.approx(expected, abs=6e-3)
+        assert (gate[32, 32:].diff() >= 0).all(), "from the middle outwards it does not close"
+        middles.append(float(gate[32, 32]))
+    assert middles == sorted(middles, reverse=True)
+    assert local_gate(64, FIRST_SIGNAL).shape == (1, 1, 64, 64)
+
+
+# The levels
+
+
+def test_time_travel_visits_the_published_levels():
+    visited = travel(250, 10, 2)
+    assert len(visited) == 730 and visited[0] == 249 and visited[-1] == 0
+    ways = [after - before for before, after in itertools.pairwise(visited)]
+    assert ways.count(-1) == 489 and ways.count(1) == 240
+    climbs = "".join("+" if way == 1 else "-" for way in ways).split("-")
+    assert {len(climb) for climb in climbs} == {0, 10}, "each climb is ten levels"
+    assert travel(250, 10, 1) == list(range(249, -1, -1))
+
+
+def test_phases_have_their_published_share_of_the_way_and_scale_with_the_levels():
+    visited = travel(250, 10, 2)
+    downwards = [t for t, s in itertools.pairwise(visited) if s < t]
+    counts = [sum(TIMING.phase(t) == phase for t in downwards) for phase in ("anchor", "free", "resonance")]
+    assert counts == [189, 220, 80]
+    few = Timing(PUBLISHED, linear_schedule(1000).respaced(50))
+    for t in range(50):
+        assert few.phase(t) == TIMING.phase(5 * t)
+    assert few.limit == 8 and TIMING.limit == 40
+
+
+def test_the_rate_grows_with_the_signal_and_with_every_level_down():
+    first, last = TIMING.rate(249), TIMING.rate(0)
+    assert first == pytest.approx(1.27e-4, rel=0.02)
+    assert last == pytest.approx(0.02 * 1.012**249) and last == pytest.approx(0.385, rel=0.02)
+    for t in (200, 100, 10):
+        expected = 0.02 * 1.012 ** (249 - t) * math.sqrt(SCHEDULE.signal(t) / SCHEDULE.signal(0))
+        assert TIMING.rate(t) == pytest.approx(expected)
+    assert TIMING.stiffness(249) == pytest.approx(1e-4) and TIMING.stiffness(248) == pytest.approx(1.01e-4)
+
+
+# The step
+
+
+def linear(target: Tensor):
+    """`evaluate` of two chains whose estimates are the states themselves; the loss is the distance to `target`."""
+
+    def evaluate(x: Tensor, c: Tensor, rows: Tensor):
+        return x, c, squares(x - target[rows]) + squares(c - target[rows])
+
+    return evaluate
+
+
+def search(number: int) -> Search:
+    return Search(torch.zeros(number, dtype=torch.int64), torch.zeros(number, dtype=torch.int64))
+
+
+def plan(**changes: float) -> Plan:
+    values = {name: getattr(PUBLISHED, name) for name in Plan.__dataclass_fields__}
+    return Plan(**values | changes)
+
+
+def test_a_step_of_a_linear_model_is_the_gradient_in_closed_form():
+    x, c, target = noise(2, 1, 4, 4), noise(2, 1, 4, 4, seed=1), noise(2, 1, 4, 4, seed=2)
+    gate = torch.rand(2, 1, 4, 4)
+    one = plan(gradient_steps=1)
+    (new_x, new_c), (x0, _, loss) = optimised(linear(target), (x, c), (gate, None), 0.1, one, search(2))
+    torch.testing.assert_close(new_x, x - 0.1 * gate * 2 * (x - target))
+    assert torch.equal(new_c, c), "while the local gate is None, the local state stays"
+    torch.testing.assert_close(loss, linear(target)(new_x, new_c, torch.arange(2))[2])
+    assert torch.equal(x0, new_x)
+
+
+def test_a_closed_gate_or_a_rate_of_nothing_moves_nothing():
+    x, c, target = noise(2, 1, 4, 4), noise(2, 1, 4, 4, seed=1), noise(2, 1, 4, 4, seed=2)
+    for gate, rate in ((torch.zeros(2, 1, 4, 4), 0.1), (torch.ones(2, 1, 4, 4), 0.0)):
+        (new_x, new_c), _ = optimised(linear(target), (x, c), (gate, gate), rate, PUBLISHED, search(2))
+        assert torch.equal(new_x, x) and torch.equal(new_c, c)
+
+
+@settings(max_examples=20, deadline=None)
+@given(rate=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
+def test_a_step_never_raises_the_loss_of_any_sample(rate: float, seed: int):
+    x, c, target = (noise(3, 1, 4, 4, seed=seed + number) for number in range(3))
+    evaluate, everyone, gate = linear(target), torch.arange(3), torch.ones(3, 1, 4, 4)
+    before = evaluate(x, c, everyone)[2]
+    (new_x, new_c), (_, _, loss) = optimised(evaluate, (x, c), (gate, gate), rate, PUBLISHED, search(3))
+    assert (loss <= before).all() and torch.equal(loss, evaluate(new_x, new_c, everyone)[2])
+
+
+def test_a_search_that_finds_nothing_ends_keeps_the_state_and_says_so_of_that_sample_alone():
+    x, c = torch.ones(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
+    asked = []
+
+    def evaluate(x: Tensor, c: Tensor, rows: Tensor):
+        asked.append(rows.tolist())
+        loss = squares(x)
+        stray = (x[:, 0, 0, 0] != 1) & (rows == 0)  # whoever moves the first sample gets no number
+        return x, c, torch.where(stray, torch.nan, loss)
+
+    met = search(2)
+    (new_x, _), _ = optimised(evaluate, (x, c), (torch.ones(2, 1, 2, 2), None), 0.1, plan(gradient_steps=1), met)
+    assert torch.equal(new_x[0], x[0]) and not torch.equal(new_x[1], x[1])
+    assert met.given_up.tolist() == [1, 0] and met.not_finite.tolist() == [12, 0]
+    assert asked == [[0, 1], [0, 1], *[[0]] * 11], "whoever is done is not asked again"
