@@ -1,0 +1,215 @@
+"""DMGR on tiny networks: windows and patches, what a request decides, both modes, and that no batch shows."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from lib.core.geometry import box_mask
+from lib.core.images import png_bytes, read_image
+from lib.core.params import Params
+from lib.core.records import DefectBox
+from lib.core.runtime import fingerprint
+from lib.diffusion import pixel
+from lib.diffusion.patches import Frame, kind_of
+from lib.generators import NON_FINITE, Answer, Failed, Made, dmgr, read_real
+from lib.generators.dmgr import Result, Sampler, Settings, allowed, finetune, request_of, synthesize
+from lib.synthesis import synthesize_all
+from tests.category import CATEGORY, placement, tiny_params, write_category
+
+
+@pytest.fixture(scope="module")
+def monkeymodule() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workplace(tmp_path_factory: pytest.TempPathFactory, monkeymodule: pytest.MonkeyPatch) -> Path:
+    """One folder for the tests of this file, with the tiny category in it."""
+    folder = tmp_path_factory.mktemp("dmgr")
+    monkeymodule.chdir(folder)
+    write_category()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def params(raw_params: dict) -> Params:
+    return tiny_params(raw_params)
+
+
+@pytest.fixture(scope="module")
+def own(params: Params) -> Settings:
+    return params.section("dmgr", Settings)
+
+
+@pytest.fixture(scope="module")
+def frame(params: Params, own: Settings) -> Frame:
+    return own.frame(params.window)
+
+
+@pytest.fixture(scope="module")
+def model(params: Params, own: Settings, workplace: Path) -> Path:
+    finetune(params, own, read_real(CATEGORY), "k", workplace / "model", workplace / "curves")
+    return workplace / "model"
+
+
+def drawn(params: Params, own: Settings, model: Path, *batches: list) -> list[Answer]:
+    return [answer for answers in synthesize(params, own, read_real(CATEGORY), model, batches) for answer in answers]
+
+
+# Windows and patches
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_box_fits_its_patch_with_context_and_the_patch_lies_in_the_window(params: Params, data: st.DataObject):
+    frame = Frame(64, 48, params.window)
+    width, height = data.draw(st.integers(80, 400)), data.draw(st.integers(80, 400))
+    x0, y0 = data.draw(st.integers(0, width - 2)), data.draw(st.integers(0, height - 2))
+    box = (x0, y0, data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height)))
+    window = frame.around(box, (height, width))
+    longer = max(box[2] - box[0], box[3] - box[1])
+    scale = frame.side / window.side
+    assert scale * params.window.context * longer <= frame.patch + 1e-6
+    if window.side <= min(width, height):
+        assert 0 <= window.x0 <= width - window.side and 0 <= window.y0 <= height - window.side
+    inside = window.inside(box)
+    small = tuple(round(place * scale) for place in inside)
+    x, y = frame.corner(small)
+    assert 0 <= x <= frame.side - frame.patch and 0 <= y <= frame.side - frame.patch
+    if scale * longer < frame.patch - 2:
+        assert x - 1 <= small[0] and small[2] <= x + frame.patch + 1
+        assert y - 1 <= small[1] and small[3] <= y + frame.patch + 1
+
+
+def test_a_small_box_keeps_its_native_scale(params: Params):
+    assert Frame(64, 48, params.window).around((30, 30, 40, 40), (200, 200)).side == 64
+
+
+@pytest.mark.parametrize(
+    ("box", "kind"), [((0, 0, 20, 10), "wide"), ((0, 0, 10, 20), "tall"), ((0, 0, 14, 10), "square")]
+)
+def test_the_local_model_knows_a_defect_by_its_type_and_shape(box: tuple, kind: str):
+    assert kind_of(DefectBox("a", 0, "dent", box, 9)) == f"dent {kind}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"patch": 64}, "does not fit into a window of 32"), ({"patch": 18}, "cannot be halved 2 times")],
+)
+def test_sizes_that_do_not_go_together_are_refused(own: Settings, changes: dict, said: str):
+    with pytest.raises(ValidationError, match=said):
+        Settings.model_validate(own.model_dump() | changes)
+
+
+# The model
+
+
+def test_both_networks_are_trained_and_their_averages_saved(model: Path, workplace: Path, params: Params):
+    for name in ("global", "local"):
+        [last] = Path(f".work/finetune-dmgr-{CATEGORY}/{name}/k").glob("step-*3")
+        state, saved = load_file(last / "state.safetensors"), load_file(model / name / pixel.WEIGHTS)
+        assert all(torch.equal(value, state[f"ema/network.{key}"]) for key, value in saved.items())
+        assert any(not torch.equal(value, state[f"weight/network.{key}"]) for key, value in saved.items())
+    facts = json.loads((model / "model.json").read_text())
+    assert facts["kinds"] == ["dent square", "scratch tall", "scratch wide"] and facts["seed"] == params.seed
+    assert facts["weights"] == f"{fingerprint(model / 'global')}+{fingerprint(model / 'local')}"
+    sheet = read_image(workplace / "curves/process.png")
+    assert sheet.shape[1] > 8 * 60 and np.ptp(sheet) > 20, "how samples form"
+
+
+def test_equal_runs_of_training_give_equal_bytes(params: Params, own: Settings, model: Path, workplace: Path):
+    finetune(params, own, read_real(CATEGORY), "again", workplace / "again", workplace / "curves")
+    first, second = (
+        {
+            file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in folder.rglob("*")
+            if file.is_file()
+        }
+        for folder in (model, workplace / "again")
+    )
+    assert first == second and len(first) == 5
+
+
+# Samples
+
+
+def test_anchored_changes_nothing_outside_of_box_and_gate(params: Params, own: Settings, model: Path, frame: Frame):
+    own = own.model_copy(update={"radius": 1.0})  # whose support ends before such a long box does
+    item = placement(0, box=(4, 8, 40, 22))
+    [made] = drawn(params, own, model, [item])
+    assert isinstance(made, Made) and made.mask is None and not made.own_background
+    normal = read_image(Path(read_real(CATEGORY).samples[item.normal].image))
+    change = (made.image != normal).any(axis=2)
+    request = request_of(item.box, normal, 0, 1, frame, own.radius)
+    mask = allowed(item.box, normal.shape, request, own)
+    assert change.any() and not change[~mask].any() and not change[~box_mask(item.box, 48, 48)].any()
+    assert mask.sum() < box_mask(item.box, 48, 48).sum()
+
+
+def test_free_paints_its_background_and_labels_the_patch(params: Params, own: Settings, model: Path):
+    free = own.model_copy(update={"mode": "free"})
+    [made] = drawn(params, free, model, [placement(0)])
+    assert isinstance(made, Made) and made.own_background and made.image.shape == (*made.mask.shape, 3)
+    scale = made.image.shape[0] / own.side
+    assert made.mask.sum() == pytest.approx((own.patch * scale) ** 2, rel=0.1)
+    window = made.notes["window"]
+    assert window[2] == made.image.shape[0] and made.notes["patch"][2] == round(own.patch * scale)
+
+
+def test_class_place_and_seed_come_from_the_request(
+    params: Params, own: Settings, model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    def sampler(self: Sampler, requests: list) -> list[Result]:
+        asked.extend(requests)
+        blank = np.zeros((own.side, own.side, 3), np.float32)
+        return [Result(blank, blank, {}) for _ in requests]
+
+    monkeypatch.setattr(Sampler, "__call__", sampler)
+    items = [placement(0), placement(1, box=(30, 4, 40, 12)), placement(2, defect_type="dent", like="dent-0")]
+    drawn(params, own, model, items)
+    assert [request.kind for request in asked] == [2, 2, 0]
+    assert len({request.seed for request in asked}) == 3
+    assert asked[0].window != asked[1].window and asked[0].open.any()
+
+
+def test_a_sample_depends_on_its_seed_alone_whatever_the_batch(params: Params, own: Settings, model: Path):
+    pairs = [("scratch", "scratch-0"), ("dent", "dent-0")]
+    items = [placement(n, defect_type=pairs[n % 2][0], like=pairs[n % 2][1]) for n in range(4)]
+    together = drawn(params, own, model, items)
+    alone = drawn(params, own, model, *([item] for item in items))
+    digests = [[png_bytes(a.image) for a in answers if isinstance(a, Made)] for answers in (together, alone)]
+    assert digests[0] == digests[1] and len(set(digests[0])) == 4
+    assert [a.notes for a in together if isinstance(a, Made)] == [a.notes for a in alone if isinstance(a, Made)]
+
+
+def test_a_picture_that_is_not_finite_fails_as_such(
+    params: Params, own: Settings, model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    blank = np.zeros((own.side, own.side, 3), np.float32)
+    monkeypatch.setattr(Sampler, "__call__", lambda self, requests: [Result(blank * np.nan, blank, {})])
+    assert drawn(params, own, model, [placement(0)]) == [Failed(NON_FINITE)]
+
+
+def test_the_manifest_names_networks_window_loss_and_search(params: Params, model: Path):
+    [record] = synthesize_all(params, read_real(CATEGORY), "dmgr", model, [placement(0)], "k", Path("synth"))
+    facts = json.loads((model / "model.json").read_text())
+    assert record.model.endswith(f"+{facts['weights']}") and record.normal == "good-0" and record.mask is None
+    assert set(record.notes) == {"window", "patch", "radius", "loss", "given_up", "not_finite"}
+    assert record.notes["loss"] >= 0 and record.knobs["rate"] == dmgr_rate(params)
+
+
+def dmgr_rate(params: Params) -> float:
+    return params.section("dmgr", dmgr.Settings).rate
