@@ -25,6 +25,7 @@ from lib.core.errors import UserError
 from lib.core.geometry import RGB, Scores, crop, resize
 from lib.core.params import Params, Positive, Section
 from lib.core.runtime import device, progress, seed_for, write_json
+from lib.coreset import greedy_coreset, projected
 from lib.detectors import Example, History
 from lib.tiles import predict_tiled, tiles
 from lib.windows import resized
@@ -33,7 +34,6 @@ LEARNS_FROM = "good"
 STRIDES = (8, 16)  # of the two levels (section 3.1: the middle ones of a ResNet)
 NEIGHBOURHOOD = 3  # p in section 3.1: patches on each side over which features are averaged
 CANDIDATES = 50_000  # patches from which the coreset is chosen: 30 MB of EfficientNet-Lite0's
-PROJECTED = 64  # dimensions in which the coreset is chosen
 TILE = 256  # pixels; few patches of a large tile lie at its border, where features see padding
 OVERLAP = 64  # pixels
 BATCH = 8  # tiles
@@ -157,39 +157,14 @@ def _views(image: RGB, scale: float, backbone: Backbone) -> Iterator[NDArray[np.
         yield np.stack([crop(small, window) for window in windows[first : first + BATCH]])
 
 
-def projected(patches: Tensor, seed: int) -> Tensor:
-    """(N, C) -> (N, PROJECTED), at random, which keeps distances nearly as they are (Johnson & Lindenstrauss 1984).
-
-    Patches of no more dimensions stay as they are.
-    """
-    if patches.shape[1] <= PROJECTED:
-        return patches
-    rng = np.random.default_rng(seed_for(seed, "projection"))
-    matrix = rng.standard_normal((patches.shape[1], PROJECTED), np.float32) / PROJECTED**0.5
-    return patches @ torch.from_numpy(matrix).to(patches.device)
-
-
-def greedy_coreset(patches: Tensor, size: int, seed: int) -> tuple[Tensor, list[float]]:
-    """The greedy k-centre choice (algorithm 1): from a random patch on, always the one farthest from all so far.
-
-    patches: (N, D). Returns the numbers (min(size, N),) of the chosen ones, and after each of them the covering radius:
-    the largest distance of a patch to its nearest chosen one. The radius is at most twice the best possible one
-    (Gonzalez 1985).
-    """
-    norms = patches.square().sum(dim=1)
-    newest = int(np.random.default_rng(seed_for(seed, "first patch")).integers(len(patches)))
-    chosen, radii = [], []
-    nearest = torch.full_like(norms, torch.inf)
-    for _ in progress(range(min(size, len(patches))), f"choose patches, seed {seed}"):
-        chosen.append(newest)
-        squared = norms + norms[newest] - 2 * (patches @ patches[newest])
-        nearest = torch.minimum(nearest, squared.clamp(min=0))
-        nearest[newest] = 0
-        newest = int(nearest.argmax())
-        radii.append(float(nearest[newest]) ** 0.5)
-    return torch.tensor(chosen, device=patches.device), radii
-
-
 def nearest_distance(patches: Tensor, memory: Tensor) -> Tensor:
-    """(N, C), (M, C) -> (N,): the distance of each patch to the nearest one in memory (eq. 6), in bounded memory."""
-    return torch.cat([torch.cdist(chunk, memory).amin(dim=1) for chunk in patches.split(CHUNK)])
+    """(N, C), (M, C) -> (N,): the distance of each patch to the nearest one in memory (eq. 6), in bounded memory.
+
+    The nearest one is told by products of matrices, which are fast and lose the last digits of small distances; its
+    distance is then computed from the difference, so that what is remembered bit for bit has none.
+    """
+
+    def nearest(chunk: Tensor) -> Tensor:
+        return (chunk - memory[torch.cdist(chunk, memory).argmin(dim=1)]).norm(dim=1)
+
+    return torch.cat([nearest(chunk) for chunk in patches.split(CHUNK)])

@@ -14,6 +14,7 @@ from lib.core.errors import UserError
 from lib.core.geometry import box_mask
 from lib.core.params import Params
 from lib.core.records import GOOD
+from lib.coreset import PROJECTED, greedy_coreset, projected
 from lib.detectors import Example, patchcore
 from tests.blobs import BUDGET
 
@@ -61,8 +62,7 @@ def test_what_it_remembers_bit_for_bit_is_no_anomaly(params, tmp_path):
     patchcore.fit(good_pictures(1), [], params, patchcore.Settings(coreset=10_000), 0, tmp_path)
     model = patchcore.load(tmp_path)
     assert len(model.memory) == 16 * 16 * (model.memory.shape[0] // 256)
-    # Distances by products of single precision keep half of its digits near zero; how many depends on the threads.
-    assert patchcore.predict(model, cloth(0)).max() < 5e-2 * patchcore.predict(model, 255 - cloth(0)).mean()
+    assert patchcore.predict(model, cloth(0)).max() < 1e-3 * patchcore.predict(model, 255 - cloth(0)).mean()
 
 
 def test_equal_seeds_give_equal_bytes_and_other_seeds_other_memories(folder, tmp_path, params):
@@ -150,7 +150,7 @@ clouds = st.builds(
 @settings(max_examples=40, deadline=None)
 @given(patches=clouds, size=st.integers(1, 70), seed=st.integers(0, 9))
 def test_the_coreset_is_the_greedy_choice_and_tells_how_well_it_covers(patches, size, seed):
-    chosen, radii = patchcore.greedy_coreset(patches, size, seed)
+    chosen, radii = greedy_coreset(patches, size, seed)
     assert len(chosen) == len(set(chosen.tolist())) == len(radii) == min(size, len(patches))
     between = torch.cdist(patches, patches, compute_mode="donot_use_mm_for_euclid_dist")
     for n, radius in enumerate(radii, start=1):
@@ -164,7 +164,7 @@ def test_a_coreset_covers_better_than_as_many_random_patches():
     rng = np.random.default_rng(0)
     common, rare = rng.normal(0, 1, (2000, 6)), rng.normal(8, 1, (20, 6))
     patches = torch.from_numpy(np.concatenate([common, rare]).astype(np.float32))
-    _, radii = patchcore.greedy_coreset(patches, 40, 0)
+    _, radii = greedy_coreset(patches, 40, 0)
     draws = [torch.from_numpy(np.random.default_rng(n).permutation(len(patches))[:40]) for n in range(20)]
     random = [float(torch.cdist(patches, patches[draw]).amin(dim=1).max()) for draw in draws]
     assert radii[-1] < min(random) and radii[-1] < 0.3 * np.median(random)
@@ -172,11 +172,11 @@ def test_a_coreset_covers_better_than_as_many_random_patches():
 
 def test_a_projection_keeps_distances_nearly_as_they_are():
     patches = torch.from_numpy(np.random.default_rng(0).normal(size=(60, 300)).astype(np.float32))
-    small = patchcore.projected(patches, 0)
-    assert small.shape == (60, patchcore.PROJECTED)
+    small = projected(patches, 0)
+    assert small.shape == (60, PROJECTED)
     ratio = torch.pdist(small) / torch.pdist(patches)
     assert float(ratio.mean()) == pytest.approx(1, abs=0.03) and float(ratio.std()) < 0.12
-    assert patchcore.projected(small, 0) is small
+    assert projected(small, 0) is small
 
 
 def test_the_nearest_distance_is_the_same_in_chunks_of_any_size(monkeypatch):

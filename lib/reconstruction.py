@@ -1,0 +1,45 @@
+"""Losses and distances of detectors that rebuild what a good picture would look like."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+C1, C2 = 0.01**2, 0.03**2  # of Wang et al. 2004, for values from 0 to 1
+
+
+def ssim(a: Tensor, b: Tensor, window: int = 11) -> Tensor:
+    """Structural similarity (Wang et al. 2004, eq. 13) of every pixel, with a uniform window: (B, C, H, W) in [-1, 1].
+
+    a, b: (B, C, H, W) in [0, 1], of which every channel counts by itself. At the border the window is cut.
+    """
+
+    def mean(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, window, stride=1, padding=window // 2, count_include_pad=False)
+
+    mean_a, mean_b = mean(a), mean(b)
+    variance_a, variance_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
+    covariance = mean(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + C1) / (mean_a**2 + mean_b**2 + C1)
+    return luminance * (2 * covariance + C2) / (variance_a.clamp(min=0) + variance_b.clamp(min=0) + C2)
+
+
+def cosine_maps(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> list[Tensor]:
+    """1 - cosine of the features at every place, for each scale: (B, h, w) in [0, 2].
+
+    Raises ValueError where two maps differ in shape: a wrong order of scales would otherwise be broadcast.
+    """
+    maps = []
+    for one, other in zip(ours, theirs, strict=True):
+        if one.shape != other.shape:
+            raise ValueError(f"features of shape {tuple(one.shape)} and {tuple(other.shape)} cannot be compared")
+        maps.append(1 - F.cosine_similarity(one, other, dim=1, eps=1e-6))
+    return maps
+
+
+def summed(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """The sum of maps (B, h, w) of several sizes at `size` (H, W): (B, H, W)."""
+    return torch.stack(
+        [F.interpolate(one[:, None], list(size), mode="bilinear", align_corners=False)[:, 0] for one in maps]
+    ).sum(dim=0)
