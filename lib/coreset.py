@@ -24,10 +24,11 @@ def projected(patches: Tensor, seed: int) -> Tensor:
 def greedy_coreset(patches: Tensor, size: int, seed: int) -> tuple[Tensor, list[float]]:
     """The greedy k-centre choice (algorithm 1): from a random patch on, always the one farthest from all so far.
 
-    patches: (N, D). Returns the numbers (min(size, N),) of the chosen ones, and after each of them the covering radius:
-    the largest distance of a patch to its nearest chosen one. The radius is at most twice the best possible one
-    (Gonzalez 1985).
+    patches: (N, D). Returns the numbers (min(size, N),) of the chosen ones, none of them twice, and after each the
+    covering radius: the largest distance of a patch to its nearest chosen one. The radius is at most twice the best
+    possible one (Gonzalez 1985).
     """
+    patches = patches - patches.mean(dim=0)  # distances by products lose the fewer digits, the smaller the vectors are
     norms = patches.square().sum(dim=1)
     newest = int(np.random.default_rng(seed_for(seed, "first patch")).integers(len(patches)))
     chosen, radii = [], []
@@ -36,7 +37,8 @@ def greedy_coreset(patches: Tensor, size: int, seed: int) -> tuple[Tensor, list[
         chosen.append(newest)
         squared = norms + norms[newest] - 2 * (patches @ patches[newest])
         nearest = torch.minimum(nearest, squared.clamp(min=0))
-        nearest[newest] = 0
+        # Below all others: a neighbour so close that its distance rounds to 0, too, is not chosen yet.
+        nearest[newest] = -1
         newest = int(nearest.argmax())
-        radii.append(float(nearest[newest]) ** 0.5)
+        radii.append(max(float(nearest[newest]), 0) ** 0.5)
     return torch.tensor(chosen, device=patches.device), radii
