@@ -16,8 +16,11 @@ def ssim(a: Tensor, b: Tensor, window: int = 11) -> Tensor:
     """
 
     def mean(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, window, stride=1, padding=window // 2, count_include_pad=False)
+        """By rows, then by columns: for each pixel 22 additions instead of 121."""
+        rows = F.avg_pool2d(x, (1, window), stride=1, padding=(0, window // 2), count_include_pad=False)
+        return F.avg_pool2d(rows, (window, 1), stride=1, padding=(window // 2, 0), count_include_pad=False)
 
+    a, b = a.contiguous(), b.contiguous()  # with the channels last, pooling takes twice as long
     mean_a, mean_b = mean(a), mean(b)
     variance_a, variance_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
     covariance = mean(a * b) - mean_a * mean_b
