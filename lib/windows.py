@@ -89,6 +89,16 @@ def batch_of(pools: Pools, params: Detect, rng: np.random.Generator) -> tuple[ND
     return np.stack(images), np.stack(masks)
 
 
+def good_batch(
+    examples: Sequence[Example], params: Detect, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Windows of good pictures, half of them mirrored: (B, window, window, 3) uint8, and the pictures' numbers (B,)."""
+    numbers = rng.integers(len(examples), size=params.batch_size)
+    nowhere = np.zeros(0, np.int64)
+    windows = [_view(Source(examples[n], nowhere), params.window, params.scale, False, rng)[0] for n in numbers]
+    return np.stack([view[:, ::-1] if rng.integers(2) else view for view in windows]), numbers
+
+
 def _pool(pools: Pools, is_synthetic: bool, rng: np.random.Generator) -> list[Source]:
     """Pictures of a random type; the synthetic ones, where so asked, in proportion to their number."""
     kind = rng.integers(len(pools.real))

@@ -1,5 +1,6 @@
 """Features of photographs: where they are tapped, how pictures are scaled, that they lie over what they describe."""
 
+import doctest
 import json
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from transformers import (
     ResNetForImageClassification,
 )
 
+from lib import backbones
 from lib.backbones import DEFAULT, LEVELS, Backbone, load_backbone, rebuild
 from lib.core.errors import UserError
 
@@ -208,3 +210,7 @@ def test_a_folder_that_is_no_backbone_is_told_by_its_name(tmp_path, folders):
         with pytest.raises(UserError, match=reason) as caught:
             load_backbone(str(folder))
         assert folder.name in str(caught.value)
+
+
+def test_the_examples_of_its_docstrings_hold():
+    assert doctest.testmod(backbones).failed == 0

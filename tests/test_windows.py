@@ -9,7 +9,7 @@ from lib.core.geometry import box_mask
 from lib.core.params import Detect
 from lib.core.records import GOOD
 from lib.detectors import Example
-from lib.windows import Pools, Source, batch_of, evenly_by_type
+from lib.windows import Pools, Source, batch_of, evenly_by_type, good_batch
 from tests.blobs import BUDGET, blobs
 
 
@@ -108,3 +108,17 @@ def test_a_validation_of_many_pictures_looks_at_a_few_of_each_type():
     ring = [Example(e.image, e.mask, False, "ring") for e in ring]
     few = evenly_by_type([*good, *blob, *ring], 10)
     assert [sum(e.defect_type == name for e in few) for name in (GOOD, "blob", "ring")] == [4, 4, 2]
+
+
+def test_windows_of_good_pictures_tell_whose_they_are_and_half_of_them_are_mirrored():
+    slope = np.broadcast_to(np.arange(64, dtype=np.uint8)[:, None], (64, 64, 3))
+    examples = [Example(slope + np.uint8(30 * n), None, False, GOOD) for n in range(5)]
+    images, numbers = good_batch(examples, budget(batch_size=200), np.random.default_rng(0))
+    assert images.shape == (200, 32, 32, 3) and sorted(set(numbers)) == [0, 1, 2, 3, 4]
+    assert all(
+        (image.min() >= 30 * n) and (image.max() < 64 + 30 * n) for image, n in zip(images, numbers, strict=True)
+    )
+    mirrored = images[:, 0, 0, 0] > images[:, 0, -1, 0]
+    assert 0.4 < mirrored.mean() < 0.6
+    again, _ = good_batch(examples, budget(batch_size=200), np.random.default_rng(0))
+    assert np.array_equal(again, images)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib.backbones import Backbone, load_backbone, rebuild
+from lib.backbones import Backbone, load_backbone, rebuild, taps
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Scores, crop, resize
 from lib.core.params import Params, Positive, Section
@@ -118,21 +118,12 @@ def patch_features(backbone: Backbone, images: NDArray[np.uint8]) -> tuple[Tenso
     maps = backbone(torch.from_numpy(images).to(where).permute(0, 3, 1, 2).float() / 255)
     levels = [
         F.avg_pool2d(maps[tap], NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2, count_include_pad=False)
-        for tap in taps(backbone.strides)
+        for tap in taps(backbone.strides, STRIDES)
     ]
     size = levels[0].shape[-2:]
     levels[1:] = [F.interpolate(level, size, mode="bilinear", align_corners=False) for level in levels[1:]]
     features = torch.cat(levels, dim=1)
     return features.permute(0, 2, 3, 1).flatten(0, 2), (size[0], size[1])
-
-
-def taps(strides: Sequence[int]) -> list[int]:
-    """For each of STRIDES the number of the deepest map that is no coarser, or of the shallowest where none is.
-
-    >>> taps((2, 4, 8, 16)), taps((4, 8, 16, 32)), taps((14, 14, 14, 14))
-    ([2, 3], [1, 2], [0, 3])
-    """
-    return [max([n for n, stride in enumerate(strides) if stride <= wanted], default=0) for wanted in STRIDES]
 
 
 @torch.inference_mode()

@@ -1,299 +1,342 @@
-"""RGPKD: reconstruction-guided, prompt-enhanced asymmetric knowledge distillation (after `Cariaaaaaa/RGPKD`).
+"""RGPKD, "Reconstruction-Guided and Prompt-Enhanced Asymmetric Knowledge Distillation for Anomaly Detection": a
+re-implementation; the public code does not run.
 
-A student learns on good pictures to imitate a frozen teacher's features at three scales and to rebuild the picture; on
-an anomaly its features part from the teacher's. A re-implementation: the public code does not run. What was mended:
-the teacher stays in evaluation mode, prompts are looked up by its own features and an input never finds its own
-picture, the bank serves training and prediction alike, no raw skip leads into the compared features (`skips` brings
-them back), the picture and its target share a range, nothing is scaled by batch or picture, and no test picture
-chooses anything. The networks are in `lib/distillation.py`.
+A student imitates the features of a frozen teacher on good pictures and rebuilds the picture, with a prompt: the most
+similar of the good windows that a bank remembers. Where its features part from the teacher's, there is a defect. The
+networks are in `lib/distillation.py`. What differs from the public code, since there it fails or leaks:
 
-The features are those of `detect.encoder` instead of ResNet18's. Which weights are kept is told by pseudo anomalies on
-good val pictures (`lib/pseudo.py`); defects, real or synthetic, touch nothing.
+- the bank is asked by the teacher's features, not by the student's, which move while it learns; in training no window
+  gets an entry of its own picture; the same bank serves training and use;
+- nothing reaches the compared features around the deepest map, where a skip would carry the anomaly past it;
+- the best weights are those that find pseudo anomalies on good val pictures, and no picture is scaled by its batch.
+
+Pictures are seen in windows; the teacher is the backbone that `detect.encoder` names.
 """
 
+import hashlib
 import json
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from lib.backbones import load_backbone, rebuild
+from lib.backbones import Backbone, load_backbone, rebuild
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Scores, Window, crop, resize
-from lib.core.params import Detect, Params, Positive, Section
+from lib.core.params import Detect, Params, Section
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.coreset import greedy_coreset
 from lib.detectors import Example, History
-from lib.distillation import DEEPEST, Bank, Student, Teacher
+from lib.distillation import MULTIPLE, Bank, Encoder, Pretrained, Skips, Student, Teacher, key_of, score_map, total_loss
 from lib.metrics.ranking import average_precision
 from lib.pseudo import blend
-from lib.reconstruction import cosine_maps, ssim, summed
+from lib.reconstruction import ssim
 from lib.tiles import predict_tiled, tiles
-from lib.windows import resized
+from lib.windows import good_batch, resized
 
 LEARNS_FROM = "good"
-DRAWING = threading.Lock()  # seeds train side by side, but torch has one random state, from which weights are drawn
-WEIGHT_DECAY = 1e-4
-RISE = 0.2  # of the steps, in which the learning rate rises; then it falls to nothing
-SHORTEST = 6  # steps of a schedule, which divides by RISE of them less one
-CANDIDATES = 1024  # windows of good pictures from which the bank is chosen, and a teacher is calibrated
-VALIDATED = 12  # good val pictures with a pseudo anomaly each
-EXTENT = (0.1, 0.35)  # of a picture's sides, that a pseudo anomaly's box has
-BATCH = 16  # windows that a teacher sees at once
+BATCH = 8  # windows that are seen at once where nothing is trained
+CANDIDATES = 2000  # windows from which the bank's entries are chosen; more would be a minute of the teacher's time
+PSEUDO = 24  # windows with a pseudo anomaly by which the best weights are chosen
+PSEUDO_SIDE = (0.15, 0.6)  # of the window: sides of the box that a pseudo anomaly lies in
+WEIGHT_DECAY = 1e-2
+RISE = 0.2  # of the steps, in which the learning rate rises (Smith & Topin 2019); then it falls to nothing
+SHORTEST = 6  # steps of a schedule: RISE of fewer is no more than the first step, and OneCycleLR divides by zero
+DRAWING = threading.Lock()  # seeds train side by side, but torch has one random state, from which every network draws
+
 Weight = Annotated[float, Field(ge=0)]
 
 
 class Settings(Section):
-    """width: channels of the student at half size; bank: entries kept, 0 for a student without prompts; skips: lead raw
-    maps into the compared features; feature, picture, structure: weights of the loss's terms; picture_term: of the
-    rebuilt picture's difference in the score; smoothing: px, standard deviation."""
+    """width: channels of the student's decoder at stride 4; each level below has twice as many.
 
-    width: Positive
+    encoder: the student's way down: the teacher's own maps; a second backbone, pretrained, which learns at encoder_rate
+    times the learning rate; or convolutions from scratch. skips: what these maps reach beside the deepest one. bank:
+    entries, chosen by k-centre; 0 goes without prompts, in training and afterwards. distance: which difference of
+    features is trained on. *_weight: of the terms of the loss. scale_weights: of the three scales in the score, from
+    fine to coarse; picture_score: of the difference of the pictures there. smoothing: standard deviation in pixels,
+    after scaling.
+    """
+
+    width: Annotated[int, Field(ge=8, multiple_of=2)]
+    encoder: Literal["teacher", "pretrained", "scratch"]
+    encoder_rate: Annotated[float, Field(gt=0, le=1)]
+    skips: Skips
     bank: Annotated[int, Field(ge=0)]
-    skips: bool
-    feature: Weight
-    picture: Weight
-    structure: Weight
-    picture_term: Weight
+    learning_rate: Annotated[float, Field(gt=0)]
+    distance: Literal["mse", "cosine"]
+    feature_weight: Weight
+    picture_weight: Weight
+    ssim_weight: Weight
+    scale_weights: tuple[Weight, Weight, Weight]
+    picture_score: Weight
     smoothing: Weight
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> "Settings":
+        if not (self.feature_weight or self.picture_weight or self.ssim_weight):
+            raise ValueError("one of feature_weight, picture_weight and ssim_weight must be above 0")
+        return self
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained student with its teacher and bank (None: without prompts), and how it sees pictures."""
+    """Teacher, student and bank (None: without prompts), with the window and the scale that they were trained at."""
 
     teacher: Teacher
     student: Student
     bank: Bank | None
+    settings: Settings
     window: int
     scale: float
-    picture_term: float
-    smoothing: float
 
 
 def fit(
     train: Sequence[Example], val: Sequence[Example], params: Params, settings: Settings, seed: int, out: Path
 ) -> History:
-    """Train on windows of good pictures; keep the weights of the best pixel AP on pseudo anomalies of good val ones.
+    """Train on windows of good pictures and write the weights that find most pseudo anomalies on good pictures of val.
 
-    Step n of a seed always draws the same windows. Raises UserError without a good picture, for a window that is no
-    multiple of DEEPEST, or without a backbone of the name in `detect.encoder`.
+    Without good pictures in val the last weights are kept. Step n of a seed always draws the same windows, so equal
+    input gives equal weights, bit for bit on a CPU. Raises UserError where there is no good picture, the bank would
+    hold a single picture's entries, `detect.window` is no multiple of 32, or `detect.encoder` names no backbone.
     """
     detect = params.detect
-    goods = [resized(example.image, detect.scale) for example in train if not example.has_defect]
-    if not goods:
+    good = [example for example in train if not example.has_defect]
+    if not good:
         raise UserError("the train part holds no good picture to learn from: see split in params.yaml")
-    if detect.window % DEEPEST:
-        raise UserError(f"detect.window is {detect.window}, but rgpkd needs a multiple of {DEEPEST}: change it")
-    model = _untrained(goods, params, settings, seed)
-    pseudo = pseudo_anomalies(goods, [example for example in val if not example.has_defect], detect.scale, seed)
-    if not pseudo:
-        warnings.warn("the val part holds no good picture: the last weights are kept, not the best", stacklevel=2)
-    losses, validations = list[tuple[int, float]](), list[tuple[int, float]]()
-    best, weights = -1.0, dict[str, Tensor]()
-    for step, loss in _training(model, goods, detect, settings, seed):
+    if detect.window % MULTIPLE:
+        raise UserError(f"detect.window: rgpkd needs a multiple of {MULTIPLE} (found {detect.window})")
+    teacher, student = _untrained(params, settings, seed)
+    bank = remember(teacher, good, detect, settings.bank, seed) if settings.bank else None
+    model = Model(teacher, student, bank, settings, detect.window, detect.scale)
+    images, masks = pseudo_anomalies([example for example in val if not example.has_defect], detect, seed)
+    if not len(images):
+        warnings.warn("the val part holds no good picture: the last weights are kept, not the best ones", stacklevel=2)
+    losses: list[tuple[int, float]] = []
+    validations: list[tuple[int, float]] = []
+    best, weights = -1.0, {}
+    for step, loss in _training(model, good, detect, seed):
         losses.append((step, round(loss, 6)))
-        if pseudo and (step % detect.validate_every == 0 or step == detect.steps):
-            scores = np.concatenate([predict_scaled(model, image).ravel() for image, _ in pseudo])
-            score = average_precision(scores, np.concatenate([mask.ravel() for _, mask in pseudo]))
+        if len(images) and (step % detect.validate_every == 0 or step == detect.steps):
+            score = average_precision(window_scores(model, images).ravel(), masks.ravel())
             validations.append((step, round(score, 6)))
             if score > best:
-                best, weights = score, _copy(model.student)
-    _save(model, weights or _copy(model.student), settings, out)
-    return History({"loss": losses, "pixel AP on pseudo anomalies": validations})
+                best, weights = score, _copy(student)
+    _write(model, weights or _copy(student), out)
+    return History({"loss": losses, "pixel AP of pseudo anomalies on val": validations})
 
 
-def load(folder: Path) -> Model:
-    """Read what `fit` wrote, onto this machine's device."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    weights, where = load_file(folder / "model.safetensors"), device()
-
-    def part(name: str) -> dict[str, Tensor]:
-        return {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-
-    teacher = Teacher(rebuild(config["backbone"]))
-    teacher.load_state_dict(part("teacher"))
-    student = Student(teacher.channels, config["width"], config["skips"])
-    student.load_state_dict(part("student"))
-    kept, bank = part("bank"), None
-    if kept:
-        entries = [kept[f"entry_{number}"].to(where) for number in range(len(teacher.channels))]
-        bank = Bank(kept["keys"].to(where), entries, kept["owners"].to(where))
-    shared = {key: config[key] for key in ("window", "scale", "picture_term", "smoothing")}
-    return Model(teacher.to(where), student.to(where).eval(), bank, **shared)
-
-
-def predict(model: Model, image: RGB) -> Scores:
-    """The sum over scales of 1 - cosine between student and teacher, upsampled, tiled and smoothed.
-
-    (H, W, 3) uint8 -> (H, W) float32, at least 0.
-    """
-    height, width = image.shape[:2]
-    scores = predict_scaled(model, resized(image, model.scale))
-    if model.smoothing:
-        scores = np.asarray(cv2.GaussianBlur(scores, (0, 0), model.smoothing, borderType=cv2.BORDER_REFLECT))
-    return np.maximum(resize(scores, width, height), 0) if scores.shape != (height, width) else scores
-
-
-@torch.inference_mode()
-def predict_scaled(model: Model, image: RGB) -> Scores:
-    """`predict` of a picture at the scale that the networks see, not smoothed."""
-
-    def predict_batch(views: NDArray) -> NDArray:
-        images = _tensor(views, model)
-        return score_maps(model, images).cpu().numpy()
-
-    return predict_tiled(image, predict_batch, model.window, model.window // 4, DEEPEST, BATCH)
-
-
-def score_maps(model: Model, images: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> (B, H, W), at least 0; what one window scores does not depend on the others."""
-    targets = model.teacher(images)
-    features, picture = model.student(images, _prompts(model.bank, targets))
-    score = summed(cosine_maps(features, targets), images.shape[-2:])
-    return score + model.picture_term * (picture - images).abs().mean(dim=1)
-
-
-def loss_of(
-    features: Sequence[Tensor], targets: Sequence[Tensor], picture: Tensor, images: Tensor, settings: Settings
-) -> Tensor:
-    """Mean squared errors of the features, summed over scales, of the picture, and 1 - SSIM, weighted.
-
-    Raises ValueError where features and targets differ in shape: a wrong order of scales would be broadcast.
-    """
-    pairs = list(zip(features, targets, strict=True))
-    if any(ours.shape != theirs.shape for ours, theirs in pairs):
-        raise ValueError("student and teacher give features of different shapes")
-    imitation = torch.stack([F.mse_loss(ours, theirs) for ours, theirs in pairs]).sum()
-    structure = 1 - ssim(picture, images).mean()
-    return (
-        settings.feature * imitation + settings.picture * F.mse_loss(picture, images) + settings.structure * structure
-    )
-
-
-def pseudo_anomalies(sources: Sequence[RGB], val: Sequence[Example], scale: float, seed: int) -> list[tuple[RGB, Mask]]:
-    """Good val pictures at `scale`, each with one piece of foreign texture, and the masks of the pieces."""
-    result = []
-    for number, example in enumerate(val[:VALIDATED]):
-        image = resized(example.image, scale)
-        rng = np.random.default_rng(seed_for(seed, "pseudo", number))
-        height, width = image.shape[:2]
-        high, wide = (max(2, round(extent * rng.uniform(*EXTENT))) for extent in (height, width))
-        y, x = (int(rng.integers(extent - side + 1)) for extent, side in ((height, high), (width, wide)))
-        painted, mask = blend(image, sources[int(rng.integers(len(sources)))], (x, y, x + wide, y + high), rng)
-        result.append((painted, mask))
-    return result
-
-
-def _untrained(goods: Sequence[RGB], params: Params, settings: Settings, seed: int) -> Model:
-    """A calibrated teacher, its bank, and a student before its first step."""
-    detect, where = params.detect, device()
+def _untrained(params: Params, settings: Settings, seed: int) -> tuple[Teacher, Student]:
+    """The networks before the first step, on this machine's device."""
+    name, download = params.detect.encoder, params.base.allow_download
     with DRAWING, torch.random.fork_rng():
-        teacher = Teacher(load_backbone(detect.encoder, params.base.allow_download)).to(where)
+        teacher = Teacher(load_backbone(name, download))
+        own = load_backbone(name, download) if settings.encoder == "pretrained" else None
         torch.manual_seed(seed_for(seed, "weights"))
-        student = Student(teacher.channels, settings.width, settings.skips).to(where)
-    windows, owners = bank_windows(goods, detect.window, seed)
-    raw = [teacher(batch) for batch in windows.to(where).split(BATCH)]
-    features = [torch.cat(scale) for scale in zip(*raw, strict=True)]
-    teacher.calibrate(features)
-    bank = None
-    if settings.bank:
-        features = [torch.cat(scale) for scale in zip(*map(teacher, windows.to(where).split(BATCH)), strict=True)]
-        everyone = Bank.of(features, owners.to(where))
-        bank = everyone.kept(greedy_coreset(everyone.keys, settings.bank, seed)[0])
-    return Model(teacher, student, bank, detect.window, detect.scale, settings.picture_term, settings.smoothing)
+        return teacher.to(device()), _student(teacher, own, settings).to(device())
 
 
-def bank_windows(goods: Sequence[RGB], window: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Windows (N, 3, window, window) in [0, 1] that cover the good pictures, at most CANDIDATES, not augmented, in a
-    fixed order, and the number of the picture of each, (N,)."""
-    places = [
-        (number, Window(tile.x0, tile.y0, window))
-        for number, image in enumerate(goods)
-        for tile in tiles(image.shape, window, window // 4, DEEPEST)
-    ]
-    if len(places) > CANDIDATES:
-        order = np.random.default_rng(seed_for(seed, "bank")).permutation(len(places))[:CANDIDATES]
-        places = [places[index] for index in sorted(order)]
-    views = np.stack([crop(goods[number], place) for number, place in places])
-    tensor = torch.from_numpy(views).permute(0, 3, 1, 2).float() / 255
-    return tensor, torch.tensor([number for number, _ in places])
+def _student(teacher: Teacher, own: Backbone | None, settings: Settings) -> Student:
+    encoder: Encoder | Pretrained | None = None
+    if own:
+        encoder = Pretrained(own.requires_grad_(True))
+    elif settings.encoder == "scratch":
+        encoder = Encoder(settings.width)
+    return Student(teacher.channels, encoder, settings.width, settings.skips, settings.bank > 0)
 
 
-def _training(
-    model: Model, goods: Sequence[RGB], detect: Detect, settings: Settings, seed: int
-) -> Iterator[tuple[int, float]]:
+@torch.no_grad()
+def remember(teacher: Teacher, good: Sequence[Example], detect: Detect, size: int, seed: int) -> Bank:
+    """A bank of `size` windows of the good pictures, at most all (section 3.3).
+
+    Windows are the tiles of `predict`, unaltered, of each picture as many as of any other. Entries are chosen by
+    k-centre on their keys and kept in the order of the pictures. Raises UserError where all are one picture's.
+    """
+    pictures = np.random.default_rng(seed_for(seed, "pictures")).permutation(len(good))[:CANDIDATES]
+    each = CANDIDATES // len(pictures)
+    seen, owners = [], []
+    for n in progress(np.sort(pictures), f"look at good pictures, seed {seed}"):
+        windows = windows_of(good[n], detect, each, seed_for(seed, "windows of", int(n)))
+        seen += [key_of(teacher(_tensor(batch))[-1]) for batch in batches(windows)]
+        owners += [int(n)] * len(windows)
+    keys = torch.cat(seen)
+    chosen = greedy_coreset(keys, size, seed)[0].sort().values
+    owner = torch.tensor(owners, device=keys.device)
+    if len(owner[chosen].unique()) < 2:
+        raise UserError(
+            "rgpkd.bank: all of its entries are of one picture, whose windows must not find themselves in training: "
+            "raise it, add good pictures, or set it to 0, which goes without prompts"
+        )
+    entries = []
+    for n in owner[chosen].unique().tolist():
+        windows = windows_of(good[n], detect, each, seed_for(seed, "windows of", n))
+        kept = (chosen[owner[chosen] == n] - owners.index(n)).cpu().numpy()
+        entries += [teacher(_tensor(batch))[1:] for batch in batches(windows[kept])]
+    return Bank(keys[chosen], [torch.cat(level).half() for level in zip(*entries, strict=True)], owner[chosen])
+
+
+def batches(windows: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """(N, H, W, 3) in pieces of at most BATCH."""
+    return [windows[first : first + BATCH] for first in range(0, len(windows), BATCH)]
+
+
+def windows_of(example: Example, detect: Detect, most: int, seed: int) -> NDArray[np.uint8]:
+    """The windows (N, window, window, 3) amid the tiles by which `predict` sees the picture; at most `most`, drawn."""
+    small, side = resized(example.image, detect.scale), detect.window
+    places = tiles(small.shape, side, side // 4, MULTIPLE)
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(places))[:most])
+    corners = ((places[n].x0, places[n].y0, (places[n].side - side) // 2) for n in drawn)
+    return np.stack([crop(small, Window(x + inset, y + inset, side)) for x, y, inset in corners])
+
+
+def pseudo_anomalies(good: Sequence[Example], detect: Detect, seed: int) -> tuple[NDArray[np.uint8], Mask]:
+    """PSEUDO windows (N, window, window, 3) of good pictures with a Perlin anomaly each, and their masks (N, ., .).
+
+    None without good pictures. They choose the weights and never touch them.
+    """
+    side, made = detect.window, []
+    for n in range(PSEUDO if good else 0):
+        rng = np.random.default_rng(seed_for(seed, "pseudo", n))
+        small, other = (resized(good[k].image, detect.scale) for k in (n % len(good), int(rng.integers(len(good)))))
+        y, x = (
+            int(rng.integers(extent - side + 1)) if extent > side else (extent - side) // 2
+            for extent in small.shape[:2]
+        )
+        width, height = (max(1, round(side * share)) for share in rng.uniform(*PSEUDO_SIDE, 2))
+        left, top = (int(rng.integers(side - extent + 1)) for extent in (width, height))
+        box = (left, top, left + width, top + height)
+        made.append(blend(crop(small, Window(x, y, side)), other, box, rng))
+    images, masks = zip(*made, strict=True) if made else ((), ())
+    return np.array(images, np.uint8), np.array(masks, bool)
+
+
+def _training(model: Model, good: Sequence[Example], detect: Detect, seed: int) -> Iterator[tuple[int, float]]:
     """Train the student, and yield each step, from 1 on, with its loss."""
-    student = model.student
-    optimizer = torch.optim.AdamW(student.parameters(), detect.learning_rate, weight_decay=WEIGHT_DECAY, fused=True)
+    student, settings = model.student, model.settings
+    groups, weights = (
+        _groups(student, settings),
+        (settings.feature_weight, settings.picture_weight, settings.ssim_weight),
+    )
+    optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, detect.learning_rate, total_steps=max(detect.steps, SHORTEST), pct_start=RISE
+        optimizer, [group["lr"] for group in groups], total_steps=max(detect.steps, SHORTEST), pct_start=RISE
     )
     for step in progress(range(1, detect.steps + 1), f"train seed {seed}"):
         student.train()
-        views, owners = training_windows(goods, detect, np.random.default_rng(seed_for(seed, "windows", step)))
-        images = _tensor(views, model)
-        targets = model.teacher(images)
-        prompts = _prompts(model.bank, targets, torch.from_numpy(owners).to(images.device))
-        features, picture = student(images, prompts)
-        loss = loss_of(features, targets, picture, images, settings)
+        images, pictures = good_batch(good, detect, np.random.default_rng(seed_for(seed, "windows", step)))
+        image = _tensor(images)
+        seen = model.teacher(image)
+        students, rebuilt = student(image, seen, _entries(model, seen, exclude=torch.from_numpy(pictures)))
+        loss = total_loss(seen[1:], students, image, rebuilt, settings.distance, weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        student.eval()
         yield step, loss.item()
 
 
-def training_windows(
-    goods: Sequence[RGB], detect: Detect, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Windows (B, window, window, 3) anywhere on good pictures, half of them mirrored, and their pictures' numbers."""
-    owners = rng.integers(len(goods), size=detect.batch_size)
-    views = []
-    for owner in owners:
-        height, width = goods[owner].shape[:2]
-        x, y = (
-            int(rng.integers(extent - detect.window + 1)) if extent > detect.window else (extent - detect.window) // 2
-            for extent in (width, height)
-        )
-        view = crop(goods[owner], Window(x, y, detect.window))
-        views.append(view[:, ::-1] if rng.random() < 0.5 else view)
-    return np.stack(views), owners
+def _groups(student: Student, settings: Settings) -> list[dict[str, Any]]:
+    """The weights that are trained, for an optimizer: the backbone's at `encoder_rate` times the learning rate."""
+    pretrained = list(student.encoder.parameters()) if isinstance(student.encoder, Pretrained) else []
+    ids = {id(weight) for weight in pretrained}
+    rest = [weight for weight in student.parameters() if id(weight) not in ids]
+    groups = [
+        {"params": rest, "lr": settings.learning_rate},
+        {"params": pretrained, "lr": settings.encoder_rate * settings.learning_rate},
+    ]
+    return groups if pretrained else groups[:1]
 
 
-def _prompts(bank: Bank | None, targets: Sequence[Tensor], owners: Tensor | None = None) -> list[Tensor] | None:
-    return None if bank is None else bank.prompts(bank.nearest(targets[-1], owners))
+def _entries(model: Model, seen: Sequence[Tensor], exclude: Tensor | None = None) -> list[Tensor] | None:
+    """The bank's entries for what the teacher sees, or None without a bank."""
+    if model.bank is None:
+        return None
+    where = model.bank.keys.device
+    return model.bank.fetch(model.bank.nearest(seen[-1], None if exclude is None else exclude.to(where)))
 
 
-def _tensor(views: NDArray[np.uint8], model: Model) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1], where the model is."""
-    where = next(model.student.parameters()).device
-    return torch.from_numpy(np.ascontiguousarray(views)).to(where).permute(0, 3, 1, 2).float() / 255
+def _write(model: Model, student: dict[str, Tensor], out: Path) -> None:
+    parts = {"teacher": _copy(model.teacher), "student": student, "bank": model.bank.tensors() if model.bank else {}}
+    weights = {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+    save_file({name: value.cpu().contiguous() for name, value in weights.items()}, out / "model.safetensors")
+    config = {"window": model.window, "scale": model.scale, "backbone": model.teacher.backbone.description}
+    bank = _digest(model.bank) if model.bank else None
+    write_json(out / "config.json", {**config, "settings": model.settings.model_dump(), "bank": bank})
 
 
-def _copy(student: Student) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone().contiguous() for name, value in student.state_dict().items()}
+def _digest(bank: Bank) -> str:
+    """What tells this bank from that of another category or seed."""
+    return hashlib.blake2b(bank.keys.cpu().numpy().tobytes(), digest_size=8).hexdigest()
 
 
-def _save(model: Model, student: dict[str, Tensor], settings: Settings, out: Path) -> None:
-    weights = {f"student.{name}": value for name, value in student.items()}
-    weights |= {f"teacher.{name}": value.cpu().contiguous() for name, value in model.teacher.state_dict().items()}
-    if model.bank:
-        weights |= {"bank.keys": model.bank.keys.cpu(), "bank.owners": model.bank.owners.cpu()}
-        weights |= {f"bank.entry_{n}": entry.cpu().contiguous() for n, entry in enumerate(model.bank.entries)}
-    save_file(weights, out / "model.safetensors")
-    config = {"width": settings.width, "skips": settings.skips, "backbone": model.teacher.backbone.description}
-    config |= {"window": model.window, "scale": model.scale}
-    write_json(out / "config.json", config | {"picture_term": model.picture_term, "smoothing": model.smoothing})
+def load(folder: Path) -> Model:
+    """Read what `fit` wrote, onto this machine's device; teacher and bank are among it.
+
+    Raises UserError where the bank is not the one that the student was trained with.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings, weights = Settings.model_validate(config["settings"]), load_file(folder / "model.safetensors")
+    parts: dict[str, dict[str, Tensor]] = {"teacher": {}, "student": {}, "bank": {}}
+    for name, value in weights.items():
+        part, key = name.split(".", 1)
+        parts[part][key] = value.to(device())
+    bank = Bank.of(parts["bank"]) if parts["bank"] else None
+    if (_digest(bank) if bank else None) != config["bank"]:
+        raise UserError(f"{folder}: model.safetensors holds another bank than config.json tells of: train it again")
+    with DRAWING:
+        teacher = Teacher(rebuild(config["backbone"]))
+        own = rebuild(config["backbone"]) if settings.encoder == "pretrained" else None
+        student = _student(teacher, own, settings)
+    teacher.load_state_dict(parts["teacher"])
+    student.load_state_dict(parts["student"])
+    return Model(teacher.to(device()), student.to(device()).eval(), bank, settings, config["window"], config["scale"])
+
+
+def predict(model: Model, image: RGB) -> Scores:
+    """How far student and teacher part at each pixel: (H, W, 3) uint8 -> (H, W) float32, at least 0."""
+
+    def predict_batch(windows: NDArray) -> NDArray:
+        return window_scores(model, windows)
+
+    height, width = image.shape[:2]
+    small = resized(image, model.scale)
+    scores = predict_tiled(small, predict_batch, model.window, model.window // 4, MULTIPLE, BATCH)
+    if sigma := model.settings.smoothing:
+        scores = np.asarray(cv2.GaussianBlur(scores, (0, 0), sigma, borderType=cv2.BORDER_REFLECT), np.float32)
+    return np.maximum(resize(scores, width, height), 0) if scores.shape != (height, width) else scores
+
+
+@torch.inference_mode()
+def window_scores(model: Model, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(B, H, W, 3) uint8 -> (B, H, W): the distances of all scales at full size, summed (section 3.5), and the
+    difference of the pictures, 1 - SSIM, at its weight."""
+    student = model.student.eval()
+    scores = []
+    for batch in batches(windows):
+        image = _tensor(batch)
+        seen = model.teacher(image)
+        students, picture = student(image, seen, _entries(model, seen))
+        total = score_map(seen[1:], students, image.shape[-2:], model.settings.scale_weights)
+        if model.settings.picture_score:
+            total = total + model.settings.picture_score * (1 - ssim(picture, image)).mean(dim=1)
+        scores.append(total.cpu().numpy())
+    return np.concatenate(scores)
+
+
+def _tensor(images: NDArray[np.uint8]) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1] on this machine's device."""
+    return torch.from_numpy(images).to(device()).permute(0, 3, 1, 2).float() / 255
+
+
+def _copy(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}
