@@ -110,6 +110,7 @@ class EfficientNetLite0(Backbone):
         for module in self.modules():
             if isinstance(module, nn.ReLU6):
                 module.inplace = True
+        self.requires_grad_(True)  # the biases that norms were folded into are new, and would not learn
 
     def features(self, image: Tensor) -> list[Tensor]:
         maps = [image]

@@ -131,13 +131,13 @@ KILLED = """
 import sys, time
 sys.path.insert(0, {root!r})
 import lib
-from lib.generators import perlin
+from lib import pseudo
 from tests.conftest import ROOT
 from tests.category import tiny_params
 from tests.test_synthesis import synthesized
 import yaml
-plain = perlin._altered
-perlin._altered = lambda *args: time.sleep(0.1) or plain(*args)
+plain = pseudo._altered
+pseudo._altered = lambda *args: time.sleep(0.1) or plain(*args)
 synthesized(tiny_params(yaml.safe_load((ROOT / "params.yaml").read_text())))
 """
 

@@ -18,7 +18,7 @@ from tests.tiny import random_pictures, tiny_components
 
 def settings(**changes) -> Synth:
     values = {"scheduler": "ddim", "steps": 4, "guidance_scale": 3.5, "guidance_share": 1.0, "strength": 1.0}
-    values |= {"noise_blur": 0.0, "batch_size": 4, "feather": 0, "keep": "box"}
+    values |= {"noise_blur": 0.0, "batch_size": 4, "feather": 0}
     return Synth(**{**values, **changes})
 
 
