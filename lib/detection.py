@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from lib import plots
 from lib.core.errors import UserError
 from lib.core.geometry import Scores
 from lib.core.params import PLACEBO, REAL_ONLY, Params
-from lib.core.records import GOOD, Sample, Synthetic, of_split, read_records
+from lib.core.records import GOOD, Sample, Synthetic, by_id, of_split, read_records
 from lib.core.runtime import atomic_folder, device, on_cores, progress, replace_folder, work_folder, write_json
 from lib.detectors import Example, find
 from lib.metrics.ranking import DefectPixels, Ranking, defect_pixels, rank_pixels
@@ -31,10 +31,11 @@ PLACEBO_SEED = 1000  # added to each seed of the placebo: far from all that one 
 SCORING_SHARE = 1000  # one of so many pixels, the highest ones, scores a picture
 
 
-def read_examples(records: Iterable[Sample | Synthetic]) -> list[Example]:
+def read_examples(records: Iterable[Sample | Synthetic], normals: Mapping[str, Sample] | None = None) -> list[Example]:
     """Real pictures and accepted synthetic ones as examples, which read their files when they are asked to.
 
-    Raises UserError where a mask is missing.
+    normals: the good pictures, by their ids, that synthetic defects were painted into. Raises UserError where a mask
+    is missing.
     """
     examples = []
     for record in records:
@@ -44,7 +45,10 @@ def read_examples(records: Iterable[Sample | Synthetic]) -> list[Example]:
             raise UserError(f"{record.image}: a picture of type {record.defect_type!r} needs a mask")
         # Absolute, since the cache of files outlives a change of the working folder.
         picture, mask = Path(record.image).absolute(), Path(record.mask).absolute() if record.mask else None
-        examples.append(Example(picture, mask, isinstance(record, Synthetic), record.defect_type))
+        # Of a real defect the twin is not read, even where a rendered data set has it: a factory has none.
+        normal = (normals or {}).get(record.normal) if isinstance(record, Synthetic) and record.normal else None
+        twin = Path(normal.image).absolute() if normal else None
+        examples.append(Example(picture, mask, isinstance(record, Synthetic), record.defect_type, twin))
     return examples
 
 
@@ -63,7 +67,8 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
         )
     settings = params.section(detector, module.Settings)
     samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
-    train = read_examples([*of_split(samples, "train"), *accepted])
+    real = of_split(samples, "train")
+    train = read_examples([*real, *accepted], by_id(real))
     val = read_examples(of_split(samples, "val"))
     if module.LEARNS_FROM == "good":
         train = [example for example in train if example.defect_type == GOOD]

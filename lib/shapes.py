@@ -55,7 +55,7 @@ def drawn(size: tuple[int, int], like: Mask, rng: np.random.Generator) -> Mask:
     width, height = size
     thickness = _thickness(like)
     if 2 * thickness >= min(width, height):
-        return _blob(size, rng)
+        return blob(size, rng)
     along = np.linspace(MARGIN, 1 - MARGIN, STROKE_POINTS)[:, None] * [width, height]
     strays = np.cumsum(rng.normal(0, STROKE_JITTER * min(size), (STROKE_POINTS, 2)), axis=0)
     strays -= np.linspace(0, 1, STROKE_POINTS)[:, None] * strays[-1]  # it ends where the diagonal ends
@@ -65,6 +65,18 @@ def drawn(size: tuple[int, int], like: Mask, rng: np.random.Generator) -> Mask:
     points = np.rint(along + strays).astype(np.int32)
     cv2.polylines(canvas, [points], False, 1, max(round(thickness), 1))
     return np.asarray(canvas > 0)
+
+
+def blob(size: tuple[int, int], rng: np.random.Generator) -> Mask:
+    """The highest hill of smooth noise, which falls off towards the box's border."""
+    width, height = size
+    noise = cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), max(BLOB_WAVES * min(size), 1))
+    x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
+    hill = 1 - (x**2 + y**2) / (1 - 2 * MARGIN) ** 2 + noise / max(noise.std(), 1e-9) / 3
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((hill > 0).astype(np.uint8))
+    if len(stats) == 1:
+        return np.ones((height, width), dtype=bool)  # a box of a pixel or two
+    return np.asarray(labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax())
 
 
 def grown(mask: Mask, by: int) -> Mask:
@@ -137,15 +149,3 @@ def _waves(size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float6
     noise = rng.normal(size=(size[1], size[0], 2))
     smooth = cv2.GaussianBlur(noise, (0, 0), max(WAVES * longer, 1), borderType=cv2.BORDER_REFLECT)
     return smooth / max(smooth.std(), 1e-9) * AMPLITUDE * min(size)
-
-
-def _blob(size: tuple[int, int], rng: np.random.Generator) -> Mask:
-    """The highest hill of smooth noise, which falls off towards the box's border."""
-    width, height = size
-    noise = cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), max(BLOB_WAVES * min(size), 1))
-    x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
-    hill = 1 - (x**2 + y**2) / (1 - 2 * MARGIN) ** 2 + noise / max(noise.std(), 1e-9) / 3
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((hill > 0).astype(np.uint8))
-    if len(stats) == 1:
-        return np.ones((height, width), dtype=bool)  # a box of a pixel or two
-    return np.asarray(labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax())

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,8 +62,21 @@ class Pools:
         return cls([source for source in sources if source.example.defect_type == GOOD], real, synthetic)
 
 
-def batch_of(pools: Pools, params: Detect, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Windows of one step: (B, window, window, 3) uint8 and (B, window, window) bool.
+class Windows(NamedTuple):
+    """images: (B, side, side, 3) uint8; masks: (B, side, side) bool.
+
+    clean: the same windows without their defects, or None where nobody asked. known: (B,) bool, whether that is known;
+    where it is not, clean is the window as it is.
+    """
+
+    images: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    clean: NDArray[np.uint8] | None
+    known: NDArray[np.bool_]
+
+
+def batch_of(pools: Pools, params: Detect, rng: np.random.Generator, twins: bool = False) -> Windows:
+    """Windows of one step, of `params.window` px; twins: with the same ones without their defects.
 
     Half of them lie around a defect, a quarter lies anywhere on pictures with defects, a quarter on good ones. Every
     arm gets the same numbers, so that arms differ in what they see and not in how much. Types take turns by chance,
@@ -84,9 +98,11 @@ def batch_of(pools: Pools, params: Detect, rng: np.random.Generator) -> tuple[ND
         else:
             sources = pools.good
         source = sources[rng.integers(len(sources))]
-        windows.append(_augmented(*_view(source, params.window, params.scale, n < around, rng), rng))
-    images, masks = zip(*windows, strict=True)
-    return np.stack(images), np.stack(masks)
+        views, mask, known = _view(source, params.window, params.scale, n < around, rng, twins)
+        windows.append((*_augmented(views, mask, rng), known))
+    clean = np.stack([views[-1] for views, _, _ in windows]) if twins else None
+    images, masks = np.stack([views[0] for views, _, _ in windows]), np.stack([mask for _, mask, _ in windows])
+    return Windows(images, masks, clean, np.array([known for _, _, known in windows]))
 
 
 def good_batch(
@@ -95,8 +111,19 @@ def good_batch(
     """Windows of good pictures, half of them mirrored: (B, window, window, 3) uint8, and the pictures' numbers (B,)."""
     numbers = rng.integers(len(examples), size=params.batch_size)
     nowhere = np.zeros(0, np.int64)
-    windows = [_view(Source(examples[n], nowhere), params.window, params.scale, False, rng)[0] for n in numbers]
+    windows = [_view(Source(examples[n], nowhere), params.window, params.scale, False, rng)[0][0] for n in numbers]
     return np.stack([view[:, ::-1] if rng.integers(2) else view for view in windows]), numbers
+
+
+def good_window(example: Example, ground: Mask | None, params: Detect, rng: np.random.Generator) -> tuple[RGB, Mask]:
+    """An augmented window anywhere in a good picture, (window, window, 3) uint8, and what of it is ground, bool.
+
+    ground: (H, W) bool in the whole picture; None: all of it.
+    """
+    source = Source(Example(example.picture, ground, False, GOOD), np.zeros(0 if ground is None else 1, np.int64))
+    views, mask, _ = _view(source, params.window, params.scale, False, rng)
+    (view,), mask = _augmented(views, mask, rng)
+    return view, mask if ground is not None else ~mask
 
 
 def _pool(pools: Pools, is_synthetic: bool, rng: np.random.Generator) -> list[Source]:
@@ -108,15 +135,20 @@ def _pool(pools: Pools, is_synthetic: bool, rng: np.random.Generator) -> list[So
     return synthetic if not real or (is_synthetic and rng.random() < len(synthetic) / len(real)) else real
 
 
-def _view(source: Source, side: int, scale: float, on_defect: bool, rng: np.random.Generator) -> tuple[RGB, Mask]:
-    """A window of `side` px after scaling: (side, side, 3) uint8 and (side, side) bool."""
-    image = source.example.image
+def _view(
+    source: Source, side: int, scale: float, on_defect: bool, rng: np.random.Generator, twin: bool = False
+) -> tuple[list[RGB], Mask, bool]:
+    """A window of `side` px after scaling: (side, side, 3) uint8, its mask (side, side) bool, and whether it is known
+    without its defects. With `twin` the window comes twice, the second time without them, if that is known."""
+    example = source.example
+    image, clean = example.image, example.clean if twin else None
     window = _window(image.shape, source.pixels if on_defect else None, round(side / scale), rng)
-    view = crop(image, window)
-    mask = crop(source.example.mask, window) if source.pixels.size else np.zeros(view.shape[:2], bool)
-    if scale == 1:
-        return view, mask
-    return resize(view, side, side), resize(mask.astype(np.float32), side, side) > STAYS_DEFECT
+    views = [crop(picture, window) for picture in ((image, image if clean is None else clean) if twin else (image,))]
+    mask = crop(example.mask, window) if source.pixels.size else np.zeros(views[0].shape[:2], bool)
+    if scale != 1:
+        views = [resize(view, side, side) for view in views]
+        mask = resize(mask.astype(np.float32), side, side) > STAYS_DEFECT
+    return views, mask, example.twin is not None or not example.has_defect
 
 
 def _window(shape: Sequence[int], pixels: NDArray | None, side: int, rng: np.random.Generator) -> Window:
@@ -134,17 +166,18 @@ def _window(shape: Sequence[int], pixels: NDArray | None, side: int, rng: np.ran
     return Window(fitted(x, width), fitted(y, height), side)
 
 
-def _augmented(image: RGB, mask: Mask, rng: np.random.Generator) -> tuple[RGB, Mask]:
-    """Turned and flipped, which keeps the label exact, with another exposure and a little sensor noise."""
+def _augmented(views: Sequence[RGB], mask: Mask, rng: np.random.Generator) -> tuple[list[RGB], Mask]:
+    """Turned and flipped, which keeps the label exact, with another exposure and a little sensor noise.
+
+    All views of a window alike: where they were equal, they stay equal.
+    """
     turns, flips = int(rng.integers(4)), bool(rng.integers(2))
-    image, mask = np.rot90(image, turns), np.rot90(mask, turns)
-    if flips:
-        image, mask = image[:, ::-1], mask[:, ::-1]
+    mask, *views = (np.rot90(one, turns)[:, :: -1 if flips else 1] for one in (mask, *views))
     levels = np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.15, 0.15))
     levels = (levels - 0.5) * rng.uniform(0.85, 1.15) + 0.5 + rng.uniform(-0.06, 0.06)
-    exposed = (levels * 255).astype(np.float32)[image]
-    exposed += rng.standard_normal(exposed.shape, np.float32) * np.float32(rng.uniform(0, 4))
-    return np.clip(np.rint(exposed), 0, 255).astype(np.uint8), mask
+    grain = rng.standard_normal(views[0].shape, np.float32) * np.float32(rng.uniform(0, 4))
+    exposed = [(levels * 255).astype(np.float32)[view] + grain for view in views]
+    return [np.clip(np.rint(one), 0, 255).astype(np.uint8) for one in exposed], mask
 
 
 def evenly_by_type(examples: Sequence[Example], count: int) -> list[Example]:

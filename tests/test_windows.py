@@ -9,7 +9,7 @@ from lib.core.geometry import box_mask
 from lib.core.params import Detect
 from lib.core.records import GOOD
 from lib.detectors import Example
-from lib.windows import Pools, Source, batch_of, evenly_by_type, good_batch
+from lib.windows import Pools, Source, batch_of, evenly_by_type, good_batch, good_window
 from tests.blobs import BUDGET, blobs
 
 
@@ -26,7 +26,7 @@ def test_every_arm_sees_as_many_defect_windows_and_synthetic_ones_in_their_share
     real, good = shaded(blobs(4, 0, good=0), 40), blobs(2, 2)
     synthetic = shaded(blobs(9, 1, good=0), 220, synthetic=True)
     for examples, expected in ((real + good, 0), (real + synthetic + good, 4), (synthetic + good, 8)):
-        images, masks = batch_of(Pools.of(examples), budget(batch_size=16), np.random.default_rng(0))
+        images, masks, _, _ = batch_of(Pools.of(examples), budget(batch_size=16), np.random.default_rng(0))
         assert images.shape == (16, 32, 32, 3) and masks.shape == (16, 32, 32)
         assert masks[:8].any(axis=(1, 2)).all() and not masks[12:].any()
         assert (images[:8].mean(axis=(1, 2, 3)) > 140).sum() == expected
@@ -55,7 +55,7 @@ def test_a_window_around_a_defect_holds_a_pixel_of_it_in_its_central_half_where_
     mask = box_mask((100, 90, 101, 91), 200, 200)
     pools = Pools.of([Example(np.zeros((200, 200, 3), np.uint8), mask, False, "pit")])
     for n in range(50):
-        _, masks = batch_of(pools, budget(batch_size=2), np.random.default_rng(n))
+        _, masks, _, _ = batch_of(pools, budget(batch_size=2), np.random.default_rng(n))
         rows, columns = np.nonzero(masks[0])
         assert rows.size == 1 and 7 <= rows[0] <= 24 and 7 <= columns[0] <= 24
 
@@ -66,7 +66,7 @@ def test_the_label_lies_over_the_defect_at_every_scale(scale):
     image = np.where(mask[..., None], 230, 60).astype(np.uint8).repeat(3, axis=2)
     pools = Pools.of([Example(image, mask, False, "stain")])
     for n in range(10):
-        images, masks = batch_of(pools, budget(scale=scale), np.random.default_rng(n))
+        images, masks, _, _ = batch_of(pools, budget(scale=scale), np.random.default_rng(n))
         bright = images.mean(axis=3) > 140
         assert (bright != masks).mean() < 0.02 and masks[:2].any(axis=(1, 2)).all()
         assert masks[:2].sum(axis=(1, 2)).max() <= 1.3 * mask.sum() * scale**2
@@ -76,7 +76,7 @@ def test_a_mask_keeps_lines_that_are_thinner_than_a_pixel_after_scaling():
     mask = np.zeros((64, 64), bool)
     mask[:, 31] = True
     pools = Pools.of([Example(np.zeros((64, 64, 3), np.uint8), mask, False, "scratch")])
-    _, masks = batch_of(pools, budget(scale=0.5), np.random.default_rng(0))
+    _, masks, _, _ = batch_of(pools, budget(scale=0.5), np.random.default_rng(0))
     along = masks.any(axis=1).all(axis=1) | masks.any(axis=2).all(axis=1)
     assert along.all()
 
@@ -122,3 +122,46 @@ def test_windows_of_good_pictures_tell_whose_they_are_and_half_of_them_are_mirro
     assert 0.4 < mirrored.mean() < 0.6
     again, _ = good_batch(examples, budget(batch_size=200), np.random.default_rng(0))
     assert np.array_equal(again, images)
+
+
+def test_a_window_and_its_clean_twin_differ_inside_of_the_mask_alone():
+    rng = np.random.default_rng(0)
+    clean = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    mask = box_mask((20, 20, 40, 40), 64, 64)
+    picture = np.where(mask[..., None], 255 - clean, clean)
+    known = Example(picture, mask, True, "blob", twin=clean)
+    unknown = Example(picture, mask, False, "blob")
+    good = Example(clean, None, False, GOOD)
+    for scale in (1.0, 0.5):
+        for examples, knows in (([known, good], True), ([unknown, good], False)):
+            batch = batch_of(Pools.of(examples), budget(batch_size=8, scale=scale), rng, twins=True)
+            differs = (batch.images != batch.clean).any(axis=3)
+            is_good = ~batch.masks.any(axis=(1, 2))
+            assert batch.known[is_good].all() or not knows
+            assert (batch.known[:4] == knows).all(), "the first half lies around defects"
+            if scale == 1:
+                assert not differs[~batch.masks].any()
+            assert differs.any() == knows
+    assert batch_of(Pools.of([known, good]), budget(), rng).clean is None
+
+
+def test_twins_change_no_window():
+    pools = Pools.of([*blobs(4, 0), *blobs(4, 1, synthetic=True)])
+    plain, twins = (batch_of(pools, budget(), np.random.default_rng(5), twins) for twins in (False, True))
+    np.testing.assert_array_equal(plain.images, twins.images)
+    np.testing.assert_array_equal(plain.masks, twins.masks)
+
+
+def test_a_good_window_carries_what_of_it_is_ground():
+    picture = np.full((96, 96, 3), 20, np.uint8)
+    ground = box_mask((30, 10, 80, 60), 96, 96)
+    picture[ground] = 220
+    example = Example(picture, None, False, GOOD)
+    seen = [good_window(example, ground, budget(), np.random.default_rng(n)) for n in range(40)]
+    for window, there in seen:
+        np.testing.assert_array_equal(there, window.mean(axis=2) > 120)
+    assert any(there.any() for _, there in seen) and any(not there.all() for _, there in seen)
+    window, everywhere = good_window(example, None, budget(), np.random.default_rng(0))
+    assert window.shape == (32, 32, 3) and everywhere.all()
+    empty = np.zeros((96, 96), bool)
+    assert not good_window(example, empty, budget(), np.random.default_rng(0))[1].any()

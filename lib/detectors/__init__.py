@@ -37,12 +37,15 @@ class Example:
     picture: (H, W, 3) uint8, or its file. truth: (H, W) bool, or its file, of which it is known that it marks a defect
     (`prepare` and the gate refuse empty masks); None where there is no defect. Files are read anew each time, through
     a cache of the latest ones that all examples share: keep the example, not its arrays, and change no array.
+    twin: the same picture without its defect, (H, W, 3) uint8 or its file: the good one that a synthetic defect was
+    painted into; None where nobody knows it.
     """
 
     picture: RGB | Path
     truth: Mask | Path | None
     synthetic: bool
     defect_type: str
+    twin: RGB | Path | None = None
 
     @property
     def image(self) -> RGB:
@@ -60,6 +63,21 @@ class Example:
         if mask.shape != shape:
             raise UserError(f"{self.truth}: size {mask.shape[::-1]}, its picture has {shape[::-1]}")
         return mask
+
+    @property
+    def clean(self) -> RGB | None:
+        """The picture without its defect, (H, W, 3) uint8: itself where there is none; None where it is not known.
+
+        Raises UserError where the twin is no picture of this one's size.
+        """
+        if self.twin is None:
+            return None if self.has_defect else self.image
+        if not isinstance(self.twin, Path):
+            return self.twin
+        clean, shape = _image(self.twin), self.image.shape
+        if clean.shape != shape:
+            raise UserError(f"{self.twin}: size {clean.shape[1::-1]}, {self.picture} has {shape[1::-1]}")
+        return clean
 
     @property
     def has_defect(self) -> bool:

@@ -201,10 +201,10 @@ def _training(
     scaler = torch.amp.GradScaler(where.type, enabled=precision == "fp16")
     for step in progress(range(1, detect.steps + 1), f"train seed {seed}"):
         network.train()
-        images, masks = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)))
+        batch = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)))
         with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
-            logits = network(_tensor(images, where))
-        loss = segmentation_loss(logits[:, 0].float(), torch.from_numpy(masks).to(where).float())
+            logits = network(_tensor(batch.images, where))
+        loss = segmentation_loss(logits[:, 0].float(), torch.from_numpy(batch.masks).to(where).float())
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)

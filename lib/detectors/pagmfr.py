@@ -1,0 +1,266 @@
+"""PAGMFR, "Collaborative Purification in Dual Spaces for Industrial Anomaly Detection via Hierarchical Reconstruction":
+a re-implementation from a description; no code was ever published.
+
+A network learns to undo anomalies: from the frozen backbone's features of a disturbed picture it rebuilds those of the
+clean one, and the clean picture itself. Where features or pictures part there is a defect; a small MLP weighs both
+(`lib/purification.py`). It learns on pseudo anomalies (`lib/foreign.py`), and, what the description lacks, on real and
+accepted synthetic defects: a synthetic one comes with its clean twin, so that it teaches both halves. Of a real one
+nobody knows what it would be without its defect: it teaches where to look, and nothing is rebuilt from it.
+
+Pictures are seen in windows; the backbone is the one that `detect.encoder` names.
+"""
+
+import json
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lib.backbones import load_backbone, rebuild
+from lib.core.geometry import RGB, Scores, resize
+from lib.core.params import Detect, Params, Section
+from lib.core.runtime import device, progress, seed_for, write_json
+from lib.detectors import Example, History
+from lib.distillation import Teacher
+from lib.foreign import Foreign, Route
+from lib.metrics.ranking import average_precision
+from lib.purification import Branches, Purifier, focal_loss
+from lib.reconstruction import cosine_maps, ssim
+from lib.tiles import predict_tiled
+from lib.windows import Pools, batch_of, evenly_by_type, resized
+
+LEARNS_FROM = "defects"
+MULTIPLE = 16  # of a window's sides: the deepest map has this stride
+BATCH = 8  # windows that are seen at once where nothing is trained
+PSEUDO = 32  # windows, half of them with a pseudo anomaly, that choose the weights where val holds no defect
+VALIDATED = 24  # pictures that a validation looks at: weights are chosen often, so on few; the threshold once, on all
+WEIGHT_DECAY = 1e-2
+RISE = 0.2  # of the steps, in which the learning rate rises (Smith & Topin 2019); then it falls to nothing
+SHORTEST = 6  # steps of a schedule: RISE of fewer is no more than the first step, and OneCycleLR divides by zero
+DRAWING = threading.Lock()  # seeds train side by side, but torch has one random state, from which every network draws
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Settings(Section):
+    """width: channels at stride 4; each level below has twice as many.
+
+    pseudo_share: of a batch's windows, those of good pictures of which half get a pseudo anomaly; the others show what
+    the arm has, real and synthetic defects; 1, as published, looks at no defect. route: how pseudo anomalies are made;
+    auto tells it from the good pictures. textures, objects: folders of pictures to make them of, or null for the
+    category's own. gamma: of the focal loss. *_weight: of the loss's terms. branches: what the score looks at.
+    """
+
+    width: Annotated[int, Field(ge=8, multiple_of=2)]
+    pseudo_share: Annotated[float, Field(gt=0, le=1)]
+    route: Route
+    textures: str | None
+    objects: str | None
+    learning_rate: Annotated[float, Field(gt=0)]
+    gamma: Annotated[float, Field(ge=0, le=5)]
+    detection_weight: Annotated[float, Field(gt=0)]
+    feature_weight: Weight
+    picture_weight: Weight
+    ssim_weight: Weight
+    branches: Branches
+
+
+@dataclass(frozen=True)
+class Model:
+    """Backbone and network, with the window and the scale that they were trained at."""
+
+    teacher: Teacher
+    network: Purifier
+    settings: Settings
+    window: int
+    scale: float
+
+
+class Batch(NamedTuple):
+    """images, clean: (B, H, W, 3) uint8; masks: (B, H, W) bool; known: (B,) bool, whether `clean` is known."""
+
+    images: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    clean: NDArray[np.uint8]
+    known: NDArray[np.bool_]
+
+
+def fit(
+    train: Sequence[Example], val: Sequence[Example], params: Params, settings: Settings, seed: int, out: Path
+) -> History:
+    """Train on windows and write the weights of the best pixel AP on val; without defects there, on pseudo anomalies
+    on its good pictures; without these, the last ones.
+
+    Step n of a seed always draws the same windows, so equal input gives equal weights, bit for bit on a CPU. Raises
+    UserError without good pictures, for a folder of textures or objects without any, and where `detect.encoder` names
+    no backbone.
+    """
+    detect = params.detect
+    defects = settings.pseudo_share < 1 and any(example.has_defect for example in train)
+    foreign = foreign_of([example for example in train if not example.has_defect], settings, detect)
+    model = _untrained(params, settings, seed)
+    select = _selection(val, settings, detect, seed)
+    losses: list[tuple[int, float]] = []
+    validations: list[tuple[int, float]] = []
+    best, weights = -1.0, {}
+    for step, loss in _training(model, foreign, Pools.of(train) if defects else None, detect, seed):
+        losses.append((step, round(loss, 6)))
+        if select and (step % detect.validate_every == 0 or step == detect.steps):
+            score = select(model)
+            validations.append((step, round(score, 6)))
+            if score > best:
+                best, weights = score, _copy(model.network)
+    _write(model, weights or _copy(model.network), out)
+    return History({"loss": losses, "pixel AP on val": validations})
+
+
+def foreign_of(good: Sequence[Example], settings: Settings, detect: Detect) -> Foreign:
+    """Where pseudo anomalies come from. Raises UserError without good pictures, or without any in a named folder."""
+    return Foreign.of(good, settings.route, settings.textures, settings.objects, detect)
+
+
+def _selection(
+    val: Sequence[Example], settings: Settings, detect: Detect, seed: int
+) -> Callable[[Model], float] | None:
+    """What chooses the weights: the pixel AP of a model on val, or None where val holds no picture."""
+    few = evenly_by_type(val, VALIDATED)
+    if any(example.has_defect for example in few):
+        truth = np.concatenate([example.mask.ravel() for example in few])
+        return lambda model: average_precision(
+            np.concatenate([predict(model, example.image).ravel() for example in few]), truth
+        )
+    if not few:
+        warnings.warn("the val part holds no picture: the last weights are kept, not the best ones", stacklevel=3)
+        return None
+    foreign = foreign_of(few, settings, detect)
+    made = [foreign.window(np.random.default_rng(seed_for(seed, "pseudo", n))) for n in range(PSEUDO)]
+    images, masks = np.stack([image for image, _, _ in made]), np.stack([mask for _, mask, _ in made])
+    return lambda model: average_precision(window_scores(model, images).ravel(), masks.ravel())
+
+
+def _untrained(params: Params, settings: Settings, seed: int) -> Model:
+    """The networks before the first step, on this machine's device."""
+    with DRAWING, torch.random.fork_rng():
+        teacher = Teacher(load_backbone(params.detect.encoder, params.base.allow_download))
+        torch.manual_seed(seed_for(seed, "weights"))
+        network = Purifier(teacher.channels[1:], settings.width, settings.branches)
+    return Model(teacher.to(device()), network.to(device()), settings, params.detect.window, params.detect.scale)
+
+
+def _training(
+    model: Model, foreign: Foreign, pools: Pools | None, detect: Detect, seed: int
+) -> Iterator[tuple[int, float]]:
+    """Train the network, and yield each step, from 1 on, with its loss."""
+    optimizer = torch.optim.AdamW(
+        model.network.parameters(), lr=model.settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, model.settings.learning_rate, total_steps=max(detect.steps, SHORTEST), pct_start=RISE
+    )
+    for step in progress(range(1, detect.steps + 1), f"train seed {seed}"):
+        model.network.train()
+        rng = np.random.default_rng(seed_for(seed, "windows", step))
+        loss = total_loss(model, draw(foreign, pools, model.settings, detect, rng))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        yield step, loss.item()
+
+
+def draw(foreign: Foreign, pools: Pools | None, settings: Settings, detect: Detect, rng: np.random.Generator) -> Batch:
+    """The windows of one step: `pseudo_share` of them from `foreign`, all where there are no `pools`, then of pools.
+
+    Where a share is no whole number of windows, chance rounds it up or down, so that it holds on average.
+    """
+    size = detect.batch_size
+    count = min(int(settings.pseudo_share * size + rng.random()), size) if pools else size
+    made = [foreign.window(rng) for _ in range(count)]
+    parts = []
+    if made:
+        images, masks, clean = (np.stack(column) for column in zip(*made, strict=True))
+        parts.append(Batch(images, masks, clean, np.ones(count, bool)))
+    if pools and count < size:
+        rest = batch_of(pools, detect.model_copy(update={"batch_size": size - count}), rng, twins=True)
+        parts.append(Batch(rest.images, rest.masks, rest.clean if rest.clean is not None else rest.images, rest.known))
+    return Batch(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def total_loss(model: Model, batch: Batch) -> Tensor:
+    """Focal loss of all windows, and of those whose clean form is known the distance of the rebuilt features to the
+    clean ones, 1 - cosine summed over scales, MSE and 1 - SSIM of the rebuilt picture to the clean one."""
+    settings = model.settings
+    images = _tensor(batch.images)
+    logits, purified = model.network(images, model.teacher(images)[1:])
+    masks = torch.from_numpy(batch.masks).to(images.device).float()
+    loss = settings.detection_weight * focal_loss(logits, masks, settings.gamma)
+    known = torch.from_numpy(np.flatnonzero(batch.known)).to(images.device)
+    if not len(known):
+        return loss
+    clean = _tensor(batch.clean[batch.known])
+    picture = purified.picture[known]
+    distances = cosine_maps([one[known] for one in purified.features], model.teacher(clean)[1:])
+    loss = loss + settings.feature_weight * torch.stack([one.mean() for one in distances]).sum()
+    loss = loss + settings.picture_weight * F.mse_loss(picture, clean)
+    return loss + settings.ssim_weight * (1 - ssim(picture, clean).mean())
+
+
+def predict(model: Model, image: RGB) -> Scores:
+    """Defect probabilities of a whole picture: (H, W, 3) uint8 -> (H, W) float32 in [0, 1], at native size."""
+    height, width = image.shape[:2]
+    small = resized(image, model.scale)
+    scores = predict_tiled(
+        small, lambda windows: window_scores(model, windows), model.window, model.window // 4, MULTIPLE, BATCH
+    )
+    return np.clip(resize(scores, width, height), 0, 1) if scores.shape != (height, width) else scores
+
+
+@torch.inference_mode()
+def window_scores(model: Model, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(B, H, W, 3) uint8 -> (B, H, W) in [0, 1]."""
+    model.network.eval()
+    scores = []
+    for first in range(0, len(windows), BATCH):
+        images = _tensor(windows[first : first + BATCH])
+        scores.append(model.network(images, model.teacher(images)[1:])[0].sigmoid().cpu().numpy())
+    return np.concatenate(scores)
+
+
+def _write(model: Model, network: dict[str, Tensor], out: Path) -> None:
+    teacher = {f"teacher.{name}": value for name, value in _copy(model.teacher).items()}
+    save_file({**teacher, **{f"network.{name}": value for name, value in network.items()}}, out / "model.safetensors")
+    config = {"window": model.window, "scale": model.scale, "backbone": model.teacher.backbone.description}
+    write_json(out / "config.json", {**config, "settings": model.settings.model_dump()})
+
+
+def load(folder: Path) -> Model:
+    """Read what `fit` wrote, onto this machine's device; the backbone is among it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings, weights = Settings.model_validate(config["settings"]), load_file(folder / "model.safetensors")
+    with DRAWING:
+        teacher = Teacher(rebuild(config["backbone"]))
+        network = Purifier(teacher.channels[1:], settings.width, settings.branches)
+    for part, own in (("teacher.", teacher), ("network.", network)):
+        own.load_state_dict(
+            {name.removeprefix(part): value for name, value in weights.items() if name.startswith(part)}
+        )
+    return Model(teacher.to(device()), network.to(device()).eval(), settings, config["window"], config["scale"])
+
+
+def _tensor(images: NDArray[np.uint8]) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1] on this machine's device."""
+    return torch.from_numpy(images).to(device()).permute(0, 3, 1, 2).float() / 255
+
+
+def _copy(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}
