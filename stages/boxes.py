@@ -4,19 +4,21 @@ from pathlib import Path
 
 from lib.boxes import real_components
 from lib.core.command import run
+from lib.core.ownership import owned_folder
 from lib.core.params import load
 from lib.core.records import DefectBox, Sample, read_records, write_records
 
 
 def main() -> None:
     params = load()
-    for category in params.dataset.categories:
-        samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
-        boxes = [
-            DefectBox(sample.id, number, sample.defect_type, component.box, component.area)
-            for sample, number, component in real_components(samples, params.boxes.margin, params.boxes.min_area)
-        ]
-        write_records(Path(f"data/boxes/{category}.jsonl"), boxes)
+    with owned_folder(Path("data/boxes")) as folder:
+        for category in params.dataset.categories:
+            samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
+            boxes = [
+                DefectBox(sample.id, number, sample.defect_type, component.box, component.area)
+                for sample, number, component in real_components(samples, params.boxes.margin, params.boxes.min_area)
+            ]
+            write_records(folder / f"{category}.jsonl", boxes)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lib.boxes import real_components
 from lib.core.command import run
+from lib.core.ownership import owned_folder
 from lib.core.params import load
 from lib.core.records import Description, Sample, read_records, write_records
 from lib.language import captions, location_of
@@ -11,14 +12,15 @@ from lib.language import captions, location_of
 
 def main() -> None:
     params = load()
-    for category in params.dataset.categories:
-        samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
-        descriptions = []
-        for sample, number, component in real_components(samples, params.boxes.margin, params.boxes.min_area):
-            location = location_of(component.centroid, *sample.size)
-            texts = captions(sample.defect_type, category, location)
-            descriptions.append(Description(sample.id, number, location, texts))
-        write_records(Path(f"data/descriptions/{category}.jsonl"), descriptions)
+    with owned_folder(Path("data/descriptions")) as folder:
+        for category in params.dataset.categories:
+            samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
+            descriptions = []
+            for sample, number, component in real_components(samples, params.boxes.margin, params.boxes.min_area):
+                location = location_of(component.centroid, *sample.size)
+                texts = captions(sample.defect_type, category, location)
+                descriptions.append(Description(sample.id, number, location, texts))
+            write_records(folder / f"{category}.jsonl", descriptions)
 
 
 if __name__ == "__main__":

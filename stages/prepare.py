@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 from lib.core.command import run
+from lib.core.ownership import owned_folder
 from lib.core.params import load
 from lib.core.records import write_records
-from lib.core.runtime import atomic_folder, write_json
+from lib.core.runtime import write_json
 from lib.dataset.conversion import converted
 from lib.dataset.splitting import split_categories
 
@@ -22,7 +23,7 @@ def main() -> None:
     if depth != 8:
         print(f"all pictures: values of depth {depth}, scaled to 8 bits alike (dataset.depth)")
     final = Path("data/prepared")
-    with atomic_folder(final) as folder:
+    with owned_folder(final) as folder:
         for category, (samples, summary) in split.items():
             samples = converted(samples, depth, folder / category, final / category)
             for warning in summary["warnings"]:

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from lib.core.command import run
+from lib.core.ownership import owned_folder
 from lib.core.params import load
-from lib.core.runtime import atomic_folder
 from lib.dataset.workpieces import STATIONS, write_workpieces
 
 
 def main() -> None:
     params = load()
     counts = params.workpieces
-    with atomic_folder(Path("data/workpieces")) as folder:
+    with owned_folder(Path("data/workpieces")) as folder:
         write_workpieces(folder, params.seed, list(STATIONS), counts.train_good, counts.test_good, counts.per_defect)
 
 

@@ -208,6 +208,33 @@ def test_a_value_that_cannot_be_is_refused_with_its_key(chains: tuple[Path, Path
     assert done.returncode != 0 and "synth.strength" in done.stdout + done.stderr
 
 
+REPLACED = ["workpieces", "prepared", "descriptions", "boxes", "placements"]
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_folder_that_holds_somebody_s_files_is_not_deleted(chains: tuple[Path, Path], name: str):
+    folder = chains[1]
+    stages = {"prepared": "prepare", "descriptions": "describe", "placements": "random_boxes"}
+    own = folder / "data" / name / "bracket" / "train" / "good" / "mine.png"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    knob = {"workpieces": "workpieces.test_good=3", "prepared": "split.val_fraction=0.5"}.get(name, "boxes.margin=0.5")
+    stage = stages.get(name, name)
+    for command in (("dvc", "repro", stage), ("dvc", "exp", "run", "-S", knob, "--single-item", stage)):
+        done = run(folder, *command, check=False)
+        assert done.returncode != 0 and "bracket/train/good/mine.png" in done.stdout + done.stderr
+        assert own.read_bytes() == b"mine"
+    shutil.rmtree(folder / "data" / name / "bracket")
+    run(folder, "git", "checkout", "params.yaml")
+    assert run(folder, "dvc", "status", "--quiet", check=False).returncode == 0, "nothing else was changed"
+
+
+def test_every_folder_of_pictures_that_dvc_would_delete_is_left_to_its_stage():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    kept = [name for stage in stages.values() for out in stage["outs"] if isinstance(out, dict) for name in out]
+    assert [name for name in kept if name.startswith("data/")] == [f"data/{name}" for name in REPLACED]
+
+
 def test_bad_data_is_refused_in_one_list_and_nothing_is_written(chains: tuple[Path, Path]):
     folder = chains[1] / "bad" / "hex_nut"
     shutil.copytree(chains[1] / "data/workpieces/hex_nut", folder)

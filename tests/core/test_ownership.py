@@ -1,0 +1,76 @@
+"""Folders that stages replace: what somebody else put there is named, and stays."""
+
+from pathlib import Path
+
+import pytest
+
+from lib.core.errors import UserError
+from lib.core.ownership import OWN, owned_folder
+
+
+def write(path: Path, *names: str) -> None:
+    with owned_folder(path) as folder:
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(name)
+
+
+def names(path: Path) -> list[str]:
+    return sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+
+
+def test_a_stage_replaces_what_it_wrote_itself(tmp_path: Path):
+    folder = tmp_path / "data" / "out"
+    write(folder, "a.txt", "deep/b.txt")
+    write(folder, "c.txt")
+    assert names(folder) == [OWN, "c.txt"]
+    assert (folder / OWN).read_text() == "c.txt\n"
+    assert [place.name for place in folder.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("foreign", ["note.txt", "part/train/good/1.png", "deep/note.txt", ".hidden"])
+def test_a_foreign_file_is_named_and_nothing_is_touched(tmp_path: Path, foreign: str):
+    folder = tmp_path / "out"
+    write(folder, "a.txt", "deep/b.txt")
+    (folder / foreign).parent.mkdir(parents=True, exist_ok=True)
+    (folder / foreign).write_text("mine")
+    before = names(folder)
+    with pytest.raises(UserError, match=rf"out: holds what no stage made.*: {foreign}; move it elsewhere"):
+        write(folder, "c.txt")
+    assert names(folder) == before and (folder / foreign).read_text() == "mine"
+
+
+def test_links_and_empty_folders_are_somebody_s_too(tmp_path: Path):
+    folder, elsewhere = tmp_path / "out", tmp_path / "pictures"
+    elsewhere.mkdir()
+    (elsewhere / "1.png").write_text("mine")
+    write(folder, "a.txt")
+    (folder / "link").symlink_to(elsewhere)
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match="empty/, link"):
+        write(folder, "a.txt")
+    assert (elsewhere / "1.png").exists()
+
+
+def test_what_appears_while_the_stage_works_is_not_lost_either(tmp_path: Path):
+    folder = tmp_path / "out"
+    write(folder, "a.txt")
+    with pytest.raises(UserError, match=r"late\.txt"), owned_folder(folder) as made:
+        (made / "b.txt").write_text("b")
+        (folder / "late.txt").write_text("mine")
+    assert names(folder) == [OWN, "a.txt", "late.txt"]
+    assert [place.name for place in tmp_path.iterdir()] == ["out"]
+
+
+def test_many_foreign_files_are_counted_and_a_folder_without_a_list_is_foreign(tmp_path: Path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for n in range(9):
+        (folder / f"{n}.png").write_text("mine")
+    with pytest.raises(UserError, match=r"0\.png, .*4\.png and 4 more; .*without \.own-files"):
+        write(folder, "a.txt")
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        write(file, "a.txt")
+    assert file.read_text() == "mine"
