@@ -138,7 +138,7 @@ LAYERS_UP = [
     ["lib/windows.py", "lib/foreign.py"],
     ["lib/generators", "lib/detectors"],
     ["lib/finetuning.py", "lib/synthesis.py", "lib/detection.py", "lib/report", "lib/base", "lib/launch.py"],
-    ["lib/predict.py", "lib/evaluation.py"],
+    ["lib/predict.py", "lib/evaluation.py", "lib/preset.py"],
     ["stages"],
 ]
 
