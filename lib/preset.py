@@ -18,7 +18,6 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ruamel.yaml import YAML
 
 from lib.core.errors import UserError
@@ -66,7 +65,8 @@ def applied(names: Sequence[str]) -> tuple[str, list[str]] | None:
     for name in names:
         if name not in presets():
             raise UserError(f"presets: {name!r} is unknown, known are {', '.join(presets())}")
-        values = yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+        # Read like params.yaml, so that 0.00004 stays as it is written: 4e-05 is text to most readers of YAML.
+        values = round_trip.load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
         lines += _set(params, values, f"presets/{name}.yaml")
     if not lines:
         return None
@@ -88,9 +88,9 @@ def _set(node: MutableMapping[str, Any], values: Mapping[str, Any], origin: str,
         if isinstance(value, Mapping):
             lines += _set(node[key], value, origin, f"{above}{key}.")
         elif isinstance(value, list):
-            if list(node[key]) != value:
+            if list(node[key]) != list(value):
                 lines.append(f"{above}{key}: {_flow(node[key])} -> {_flow(value)}")
-                node[key][:] = value
+                node[key][:] = list(value)
         elif node[key] != value:
             lines.append(f"{above}{key}: {_flow(node[key])} -> {_flow(value)}")
             node[key] = value
