@@ -66,10 +66,29 @@ def overlay_sheet(overlays: Sequence[Overlay], threshold: float, tile: int = 200
             side,
             GAP,
         )
-        caption = np.full((CAPTION, row.shape[1], 3), 255, np.uint8)
-        cv2.putText(caption, overlay.caption, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
-        strips += [caption, row]
+        strips += [_caption(overlay.caption, row.shape[1]), row]
     return np.concatenate(strips) if strips else np.full((CAPTION, side, 3), 255, np.uint8)
+
+
+def comparison_sheet(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[RGB | None]]], tile: int = 144) -> RGB:
+    """Rows of pictures (H, W, 3) uint8 of one thing each, under its caption, in columns under their heads.
+
+    A picture that is missing is an empty place.
+    """
+    width = tile + GAP  # of a column, without the gap before the first one
+    strip = np.concatenate([_caption(head, width) for head in heads], axis=1)
+    strips = [np.pad(strip, ((0, 0), (0, GAP), (0, 0)), constant_values=255)]
+    empty = np.full((tile, tile, 3), 255, np.uint8)
+    for caption, pictures in rows:
+        row = contact_sheet([[empty if picture is None else picture for picture in pictures]], tile, GAP)
+        strips += [_caption(caption, row.shape[1]), row]
+    return np.concatenate(strips)
+
+
+def _caption(text: str, width: int) -> RGB:
+    strip = np.full((CAPTION, width, 3), 255, np.uint8)
+    cv2.putText(strip, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip
 
 
 def learning_curve(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:

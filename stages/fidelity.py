@@ -1,14 +1,18 @@
-"""Compare the accepted synthetic defects of every generator with the real ones: distance, diversity, copies."""
+"""Compare the accepted synthetic defects of every generator with the real ones: distance, diversity, copies.
+
+And show the same placements through every generator, side by side: metrics/fidelity/<category>.png.
+"""
 
 from pathlib import Path
 from typing import Any
 
+from lib import plots
 from lib.core.command import run
 from lib.core.images import write_png
 from lib.core.params import load
 from lib.core.records import DefectBox, Synthetic, read_records, read_train
 from lib.core.runtime import atomic_folder, write_json
-from lib.metrics.fidelity import compare
+from lib.metrics.fidelity import compare, same_placements
 
 
 def main() -> None:
@@ -19,13 +23,18 @@ def main() -> None:
             samples = read_train(category)
             boxes = read_records(Path(f"data/boxes/{category}.jsonl"), DefectBox)
             known = [box for box in boxes if box.sample in samples]
-            for generator in params.generators:
-                records = read_records(Path(f"data/masks/{generator}/{category}/manifest.jsonl"), Synthetic)
+            answers = {
+                generator: read_records(Path(f"data/masks/{generator}/{category}/manifest.jsonl"), Synthetic)
+                for generator in params.generators
+            }
+            for generator, records in answers.items():
                 accepted = [record for record in records if record.accepted]
                 scores[generator][category], sheet = compare(
                     samples, known, accepted, params.window, params.fidelity.neighbours
                 )
                 write_png(folder / generator / f"{category}.png", sheet)
+            heads, rows = same_placements(samples, answers, params.window, params.fidelity.placements)
+            write_png(folder / f"{category}.png", plots.comparison_sheet(heads, rows))
     write_json(Path("metrics/fidelity.json"), scores)
 
 

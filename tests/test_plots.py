@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lib import plots
 from lib.core.images import read_image, write_png
-from lib.plots import CAPTION, Bar, Overlay, bars, heat_map, learning_curve, overlay_sheet
+from lib.plots import CAPTION, GAP, Bar, Overlay, bars, comparison_sheet, heat_map, learning_curve, overlay_sheet
 
 
 @pytest.fixture
@@ -55,6 +55,18 @@ def test_the_caption_is_written_above_its_row():
 def test_a_sheet_of_nothing_can_still_be_written(tmp_path):
     write_png(tmp_path / "none.png", overlay_sheet([], 0.5))
     assert read_image(tmp_path / "none.png").min() == 255
+
+
+def test_a_comparison_has_a_column_for_each_head_and_leaves_missing_pictures_empty():
+    red, blue = (np.full((30, 30, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255)))
+    sheet = comparison_sheet(["good", "one", "two"], [("a", [red, None, blue]), ("b", [blue, red, red])], tile=40)
+    row = CAPTION + 40 + 2 * GAP
+    assert sheet.shape == (CAPTION + 2 * row, 3 * 44 + GAP, 3)
+    middles = [44 * column + GAP + 20 for column in range(3)]
+    first, second = (sheet[CAPTION + n * row + CAPTION + GAP + 20, middles] for n in (0, 1))
+    np.testing.assert_array_equal(first, [[255, 0, 0], [255, 255, 255], [0, 0, 255]])
+    np.testing.assert_array_equal(second, [[0, 0, 255], [255, 0, 0], [255, 0, 0]])
+    assert all((sheet[:CAPTION, m - 20 : m + 20] < 128).any() for m in middles), "each column is named"
 
 
 def test_heat_maps_share_one_scale_whatever_the_picture_holds():

@@ -145,6 +145,7 @@ class Gate(Section):
 
 class Fidelity(Section):
     neighbours: Positive
+    placements: Positive
 
 
 class Detect(Section):

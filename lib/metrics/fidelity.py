@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lib.backbones import DEFAULT, Backbone, load_backbone
 from lib.core.geometry import RGB, Box, crop, resize, window_around
-from lib.core.images import contact_sheet, read_image
+from lib.core.images import contact_sheet, outlined, read_image, read_mask
 from lib.core.params import WindowParams
 from lib.core.records import DefectBox, Sample, Synthetic
 from lib.core.runtime import device, progress
@@ -26,6 +26,7 @@ LEVELS = (1, 2, 3)  # the maps that describe a window, at strides 4, 8 and 16: t
 BATCH = 16  # windows
 BLOCK = 1024  # samples; pairs of so many are in memory at once
 SHEET_WIDTH = 8  # windows side by side
+ACCEPTED, REJECTED = (60, 200, 60), (255, 40, 40)  # outlines
 
 Features = NDArray[np.float64]  # (N, D)
 
@@ -140,6 +141,40 @@ def compare(
             pairs.append(_window(image, box, window))
     rows = [pairs[start : start + SHEET_WIDTH] for start in range(0, len(pairs), SHEET_WIDTH)]
     return {name: None if np.isnan(value) else round(value, 6) for name, value in scores.items()}, contact_sheet(rows)
+
+
+def same_placements(
+    samples: Mapping[str, Sample], answers: Mapping[str, Sequence[Synthetic]], window: WindowParams, each: int
+) -> tuple[list[str], list[tuple[str, list[RGB | None]]]]:
+    """The first `each` placements of every type through every generator: heads and rows of a comparison sheet.
+
+    samples: the real ones, by their ids; answers: of each generator, with the gate's verdict. First comes the good
+    window, then what each generator painted there, its mask outlined: green where the gate accepted it, red where not.
+    """
+    by_placement = {name: {record.placement: record for record in records} for name, records in answers.items()}
+    requests = {record.placement: record for records in answers.values() for record in records}
+    rows: list[tuple[str, list[RGB | None]]] = []
+    for defect_type in sorted({record.defect_type for record in requests.values()}):
+        names = sorted(name for name, record in requests.items() if record.defect_type == defect_type)
+        for name in names[:each]:
+            records = [by_placement[generator].get(name) for generator in answers]
+            normal = next((record.normal for record in records if record and record.normal), None)
+            box = next(record.box for record in records if record)
+            good = _window(samples[normal].image, box, window) if normal else None
+            rows.append((name, [good, *(_outlined_window(record, window) if record else None for record in records)]))
+    return ["good", *answers], rows
+
+
+def _outlined_window(record: Synthetic, window: WindowParams) -> RGB | None:
+    """The window of a synthetic sample with its mask outlined; None where it has no picture."""
+    if record.image is None:
+        return None
+    picture = read_image(Path(record.image))
+    place = window_around(record.box, picture.shape, window.context, window.min_side)
+    view = crop(picture, place)
+    if record.mask is None:
+        return view
+    return outlined(view, crop(read_mask(Path(record.mask)), place), ACCEPTED if record.accepted else REJECTED)
 
 
 def _described(windows: Sequence[tuple[str, Box]], params: WindowParams, backbone: Backbone) -> Features:

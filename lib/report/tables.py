@@ -303,6 +303,7 @@ def _pictures(params: Params) -> str:
     lines = ["- `metrics/report/`: this page, bars and training curves"]
     for name in params.generators:
         lines.append(f"- `metrics/synth/{name}/`, `metrics/masks/{name}/`, `metrics/fidelity/{name}/`")
+    lines.append("- `metrics/fidelity/<category>.png`: the same placements through every generator")
     lines += [f"- `metrics/detection/{name}/<category>/<arm>/best.png`, `worst.png`" for name in params.detectors]
     return "\n".join(lines)
 

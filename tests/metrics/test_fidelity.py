@@ -11,7 +11,17 @@ from lib.core.images import png_bytes, read_image
 from lib.core.records import Synthetic
 from lib.generators import read_real
 from lib.metrics import fidelity
-from lib.metrics.fidelity import compare, describe, diversity, kid, memorised_share, nearest
+from lib.metrics.fidelity import (
+    ACCEPTED,
+    REJECTED,
+    compare,
+    describe,
+    diversity,
+    kid,
+    memorised_share,
+    nearest,
+    same_placements,
+)
 from tests.category import CATEGORY, tiny_params, write_category
 
 RNG_SHAPE = (60, 24)
@@ -181,3 +191,19 @@ def test_only_pictures_of_the_train_part_are_read(category):
     assert not Path(f"data/prepared/{CATEGORY}/images/scratch-9.png").exists()
     assert read_image(Path(copies[0].image)).shape == (48, 48, 3)
     assert len(real.boxes) == 3 and compare(real.samples, real.boxes, copies, window, 1)[0]["accepted"] == 3
+
+
+def test_the_same_placements_stand_side_by_side_for_every_generator(category):
+    real, copies, window = category
+    masked = [
+        replace(item, mask=real.samples[item.like].mask, accepted=number > 0) for number, item in enumerate(copies)
+    ]
+    failed = [replace(masked[0], image=None, mask=None), *(replace(item, normal=None) for item in masked[1:])]
+    heads, rows = same_placements(real.samples, {"one": masked, "two": failed[:2]}, window, each=1)
+    assert heads == ["good", "one", "two"]
+    assert [name for name, _ in rows] == ["p2", "p0"], "one of each type, dent before scratch"
+    (dent_good, dent, dent_two), (_, scratch, scratch_two) = (pictures for _, pictures in rows)
+    assert dent_good.shape == dent.shape and not np.array_equal(dent_good, dent)
+    assert dent_two is None and scratch_two is None, "never asked, and failed"
+    accepted, rejected = ((view == colour).all(axis=2) for view, colour in ((dent, ACCEPTED), (scratch, REJECTED)))
+    assert accepted.any() and rejected.any() and not (dent == REJECTED).all(axis=2).any()
