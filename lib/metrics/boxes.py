@@ -7,7 +7,6 @@ from math import nan
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lib.boxes import mask_boxes
 from lib.core.geometry import Box, Mask, Scores
@@ -101,25 +100,3 @@ def painted(boxes: Sequence[ScoredBox], shape: Sequence[int]) -> Scores:
         rows, columns = (slice(max(round(a), 0), max(round(b), 0)) for a, b in ((y0, y1), (x0, x1)))
         np.maximum(scores[rows, columns], np.float32(score), out=scores[rows, columns])
     return scores
-
-
-def without_duplicates(boxes: Sequence[ScoredBox], most_iou: float) -> list[ScoredBox]:
-    """The boxes by falling score, without those that share more than `most_iou` with one before (greedy NMS)."""
-    ordered = sorted(boxes, key=lambda one: -one.score)
-    if not ordered:
-        return []
-    iou = overlaps(np.array([one.box for one in ordered], np.float64))
-    kept: list[int] = []
-    for number in range(len(ordered)):
-        if not (iou[number, kept] > most_iou).any():
-            kept.append(number)
-    return [ordered[number] for number in kept]
-
-
-def overlaps(boxes: NDArray) -> NDArray[np.float64]:
-    """Intersection over union (N, N) of each pair of boxes (N, 4); 0 for boxes without area."""
-    low, high = np.maximum(boxes[:, None, :2], boxes[:, :2]), np.minimum(boxes[:, None, 2:], boxes[:, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    areas = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1)
-    union = areas[:, None] + areas - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)

@@ -1,4 +1,4 @@
-"""Boxes of masks and maps, COCO's average precision of them again in plain loops, and duplicates that go."""
+"""Boxes of masks and maps, COCO's average precision of them again in plain loops, painted boxes."""
 
 import doctest
 import math
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.metrics import boxes
-from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, painted, truth_boxes, without_duplicates
+from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, painted, truth_boxes
 
 CORNERS = st.tuples(*[st.integers(0, 12)] * 2, *[st.integers(1, 8)] * 2).map(
     lambda box: (box[0], box[1], box[0] + box[2], box[1] + box[3])
@@ -110,17 +110,6 @@ def test_painting_keeps_the_highest_score_and_the_picture_s_border():
     np.testing.assert_array_equal(scores[0], [0.5, 0.5, 0, 0, 0, 0])
     np.testing.assert_array_equal(scores[2], [0.5, 0.5, 0.25, 0.25, 0.25, 0.25])
     assert (painted([], (2, 2)) == 0).all()
-
-
-@settings(max_examples=100, deadline=None)
-@given(SCORED, st.sampled_from([0.3, 0.5, 0.9]))
-def test_of_boxes_that_share_too_much_the_surest_stays(found, most):
-    kept = without_duplicates(found, most)
-    assert [one.score for one in kept] == sorted((one.score for one in kept), reverse=True)
-    for number, one in enumerate(kept):
-        assert all(iou(one.box, other.box) <= most + 1e-12 for other in kept[:number])
-    for one in found:
-        assert one in kept or any(iou(one.box, other.box) > most and other.score >= one.score for other in kept)
 
 
 def test_the_examples_of_its_docstrings_hold():
