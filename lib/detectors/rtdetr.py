@@ -53,7 +53,7 @@ class Settings(Section):
 
     weights: str | None
     width: Annotated[int, Field(ge=16, multiple_of=16)]
-    layers: Positive
+    layers: Annotated[int, Field(ge=2)]  # transformers ties the heads of all layers to those of the first
     queries: Positive
     encoder_rate: Share
     steps: Positive
