@@ -75,4 +75,4 @@ def _is_cut(boxes: NDArray[np.float64], views: NDArray[np.float64], shape: Seque
     """(N,) whether a box reaches a border of its view that is none of the picture's."""
     low = (boxes[:, :2] <= views[:, :2] + BORDER) & (views[:, :2] > 0)
     high = (boxes[:, 2:] >= views[:, 2:] - BORDER) & (views[:, 2:] < np.array(shape[1::-1]))
-    return (low | high).any(axis=1)
+    return np.asarray((low | high).any(axis=1))

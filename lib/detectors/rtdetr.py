@@ -171,14 +171,14 @@ def boxes(model: Model, image: RGB) -> list[ScoredBox]:
         corners = np.concatenate([centres[..., :2] - centres[..., 2:] / 2, centres[..., :2] + centres[..., 2:] / 2], -1)
         for place, of_tile, sure in zip(places[first : first + BATCH], corners, scores, strict=True):
             found.append(_in_picture(of_tile, sure, place, small.shape))
-    factors = np.array(image.shape[1::-1] * 2) / np.array(small.shape[1::-1] * 2)
+    factors = np.tile(image.shape[1::-1], 2) / np.tile(small.shape[1::-1], 2)
     surest = stitched(found, places, small.shape, model.most_iou)[:MOST]
     return [_scored(np.array(box) * factors, score) for box, score in surest]
 
 
 def _in_picture(corners: NDArray, scores: NDArray, place: Window, shape: Sequence[int]) -> list[ScoredBox]:
     """The boxes (Q, 4) of a tile, as shares of its side, in pixels of the picture and cut at its border."""
-    low, high = np.zeros(4), np.array(shape[1::-1] * 2)
+    low, high = np.zeros(4), np.tile(shape[1::-1], 2)
     pixels = np.clip(corners * place.side + np.array([place.x0, place.y0] * 2), low, high)
     inside = (pixels[:, 2:] > pixels[:, :2]).all(axis=1)
     surest = np.argsort(-scores, kind="stable")[:MOST]
@@ -273,6 +273,8 @@ def _published(name: str, allow_download: bool) -> Any:
             dtype=torch.float32,
             num_labels=1,
             num_denoising=0,
+            anchor_image_size=None,  # windows have another size than the pictures that it was published for
+            eval_size=None,
             ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
