@@ -32,9 +32,9 @@ def component_boxes(scores: Scores, threshold: float) -> list[ScoredBox]:
     that equals the mask finds every box exactly.
 
     A box is ranked by its excess, the sum of score - threshold over what is marked in it: false alarms are small as
-    well as faint, and where scores saturate many a maximum is the same 1. Places below the threshold give no box: in a
-    map they have no border of their own, and a lower threshold would melt the boxes of surer places (measured in
-    docs/results.md). So this is the precision of a detector as it is used, at its threshold.
+    well as faint, and where scores saturate many a maximum is the same 1. Places below the threshold give no box, since
+    in a map they have no border of their own, and boxes of several thresholds at once are worse than those of one
+    (docs/results.md). So this is the precision of a detector as it is used, at the threshold that its masks have, too.
     """
     boxes = []
     for box in truth_boxes(scores >= threshold):
