@@ -55,6 +55,7 @@ class Settings(Section):
     width: Annotated[int, Field(ge=16, multiple_of=16)]
     layers: Annotated[int, Field(ge=2)]  # transformers ties the heads of all layers to those of the first
     queries: Positive
+    denoising: Annotated[int, Field(ge=0)]
     encoder_rate: Share
     steps: Positive
     learning_rate: Annotated[float, Field(gt=0)]
@@ -196,7 +197,7 @@ def _untrained(params: Params, settings: Settings, seed: int) -> Any:
     with DRAWING, torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, "weights"))
         if settings.weights is not None:
-            network = _published(settings.weights, params.base.allow_download)
+            network = _published(settings.weights, settings, params.base.allow_download)
         else:
             backbone = None if name == NONE else load_backbone(name, params.base.allow_download)
             torch.manual_seed(seed_for(seed, "weights"))  # whatever the backbone has drawn
@@ -237,7 +238,7 @@ def _small(settings: Settings, backbone: Backbone | None) -> Any:
         decoder_layers=settings.layers,
         decoder_attention_heads=HEADS,
         num_queries=settings.queries,
-        num_denoising=0,  # draws from torch's one random state in every step, while other seeds train
+        num_denoising=settings.denoising,
         initializer_bias_prior_prob=PRIOR,
     )
 
@@ -252,7 +253,7 @@ def _built(config: Any, backbone: Backbone | None) -> Any:
     return network
 
 
-def _published(name: str, allow_download: bool) -> Any:
+def _published(name: str, settings: Settings, allow_download: bool) -> Any:
     """A complete RT-DETRv2 with its weights, but for the class heads. Raises UserError where there is none."""
     from transformers import RTDetrV2ForObjectDetection
 
@@ -272,7 +273,7 @@ def _published(name: str, allow_download: bool) -> Any:
             use_safetensors=True,
             dtype=torch.float32,
             num_labels=1,
-            num_denoising=0,
+            num_denoising=settings.denoising,
             anchor_image_size=None,  # windows have another size than the pictures that it was published for
             eval_size=None,
             ignore_mismatched_sizes=True,
@@ -296,7 +297,13 @@ def _training(network: Any, pools: Pools, detect: Detect, settings: Settings, se
         network.train()
         images, masks = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)))
         labels = [{name: value.to(where) for name, value in labels_of(mask).items()} for mask in masks]
-        loss = network(pixel_values=_tensor(images, where), labels=labels).loss
+        pixels = _tensor(images, where)
+        if settings.denoising:  # draws the noise of its boxes from torch's one random state, while other seeds train
+            with DRAWING, torch.random.fork_rng():
+                torch.manual_seed(seed_for(seed, "noise", step))
+                loss = network(pixel_values=pixels, labels=labels).loss
+        else:
+            loss = network(pixel_values=pixels, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, GRADIENT_CLIP)

@@ -16,7 +16,7 @@ from lib.detectors import Example, rtdetr
 from lib.metrics.boxes import box_precision, painted, truth_boxes
 from tests.blobs import BUDGET, blobs
 
-TINY = {"width": 16, "layers": 2, "queries": 8, "steps": 3, "encoder_rate": 0.1, "weights": None}
+TINY = {"width": 16, "layers": 2, "queries": 8, "steps": 3, "encoder_rate": 0.1, "denoising": 0, "weights": None}
 
 
 def squares(count: int, seed: int, shape: tuple[int, int] = (64, 64), good: int = 1) -> list[Example]:
@@ -102,26 +102,26 @@ def test_the_map_is_that_of_its_boxes_and_its_scores_are_surer_on_defects(traine
     assert min(rtdetr.predict(trained, e.image).max() for e in defects) > rtdetr.predict(trained, good.image).max()
 
 
-@pytest.mark.parametrize("encoder", ["none", DEFAULT])
-def test_equal_seeds_give_weights_equal_bit_for_bit_and_other_seeds_give_others(fitted, encoder: str):
+@pytest.mark.parametrize(("encoder", "denoising"), [("none", 0), ("none", 4), (DEFAULT, 0)])
+def test_equal_seeds_give_weights_equal_bit_for_bit_and_other_seeds_give_others(fitted, encoder: str, denoising: int):
     train, val = blobs(4, 0), blobs(3, 1)
     torch.manual_seed(1)
-    first = fitted(train, val, detect={"encoder": encoder})
+    first = fitted(train, val, detect={"encoder": encoder}, denoising=denoising)
     history = fitted.history
     torch.manual_seed(2)
-    second = fitted(train, val, detect={"encoder": encoder})
+    second = fitted(train, val, detect={"encoder": encoder}, denoising=denoising)
     assert fitted.history == history
-    other = fitted(train, val, seed=1, detect={"encoder": encoder})
+    other = fitted(train, val, seed=1, detect={"encoder": encoder}, denoising=denoising)
     weights = [(folder / "model.safetensors").read_bytes() for folder in (first, second, other)]
     assert weights[0] == weights[1] != weights[2]
 
 
-@pytest.mark.parametrize("encoder", ["none", DEFAULT])
-def test_seeds_that_train_side_by_side_end_as_they_do_one_after_the_other(fitted, encoder: str):
+@pytest.mark.parametrize(("encoder", "denoising"), [("none", 0), ("none", 4), (DEFAULT, 0)])
+def test_seeds_that_train_side_by_side_end_as_they_do_one_after_the_other(fitted, encoder: str, denoising: int):
     train, val, before = blobs(4, 0), blobs(3, 1), torch.get_num_threads()
 
     def fit(seed: int) -> bytes:
-        folder = fitted(train, val, seed=seed, detect={"encoder": encoder}, steps=2)
+        folder = fitted(train, val, seed=seed, detect={"encoder": encoder}, steps=2, denoising=denoising)
         rtdetr.load(folder)
         return (folder / "model.safetensors").read_bytes()
 
@@ -209,13 +209,13 @@ def test_a_published_network_comes_from_its_folder_with_a_new_class_head(fitted,
 
     settings = rtdetr.Settings(**{**raw_params["rtdetr"], **TINY})
     config = rtdetr._small(settings, None)
-    config.num_labels, config.num_denoising = 80, 10
+    config.num_labels, config.num_denoising, config.anchor_image_size = 80, 10, [64, 64]
     torch.manual_seed(0)
     published = RTDetrV2ForObjectDetection(config)
     published.save_pretrained(tmp_path / "rtdetr")
     name = str(tmp_path / "rtdetr")
     network = rtdetr._untrained(params, settings.model_copy(update={"weights": name, "encoder_rate": 0.0}), 0)
-    assert network.config.num_labels == 1 and network.config.num_denoising == 0
+    assert network.config.num_labels == 1 and network.config.num_denoising == settings.denoising
     for part in ("backbone", "encoder_input_proj", "encoder"):
         for key, weight in getattr(published.model, part).state_dict().items():
             torch.testing.assert_close(getattr(network.model, part).state_dict()[key], weight)
