@@ -9,12 +9,14 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from lib import plots
 from lib.core.errors import UserError
+from lib.core.geometry import Box
 from lib.core.images import write_png
 from lib.core.params import Evaluate, Params
 from lib.core.pipeline import part_key
@@ -22,6 +24,7 @@ from lib.core.records import GOOD, Sample, of_split, read_records
 from lib.core.runtime import device, on_cores, work_folder, write_json, write_text
 from lib.detection import Prediction, predictions, rank_parts, read_examples
 from lib.detectors import Example, find
+from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, truth_boxes
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import Ranking, rank
 
@@ -77,13 +80,15 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     for folder in folders:
         threshold = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))["threshold"]
         what = f"predict {trained.parent.name} {trained.name} {folder.name}"
-        with predictions(module, module.load(folder), examples, out, what) as predicted:
+        model = module.load(folder)
+        with predictions(module, model, examples, out, what) as predicted:
             parts = [{GOOD, *types}, *({GOOD, name} for name in types)]
             pixels, *of_types = rank_parts(examples, predicted, parts, threshold)
             if folder == folders[0]:
                 _write_overlays(samples, examples, predicted, threshold, params.overlays, out)
+            boxes = _box_metrics(module, model, examples, predicted, threshold)
         pictures = rank([one.image_score for one in predicted], [example.has_defect for example in examples])
-        seeds[folder.name.removeprefix("seed-")] = _metrics(pictures, pixels, params.fpr_limit)
+        seeds[folder.name.removeprefix("seed-")] = _metrics(pictures, pixels, params.fpr_limit) | boxes
         for name, ranking in zip(types, of_types, strict=True):
             by_type[name].append({"pixel_ap": ranking.average_precision(), "pixel_iou_at_val_threshold": ranking.iou()})
         curves.append(pixels.precision_at(RECALLS))
@@ -116,6 +121,23 @@ def _metrics(pictures: Ranking, pixels: Ranking, fpr_limit: float) -> Metrics:
         "pixel_f1_at_val_threshold": pixels.f1(),
         "pixel_iou_at_val_threshold": pixels.iou(),
     }
+
+
+def _box_metrics(
+    module: ModuleType, model: Any, examples: Sequence[Example], predicted: Sequence[Prediction], threshold: float
+) -> Metrics:
+    """COCO's average precision of a box detector's own boxes, or of those of the score maps above the threshold."""
+
+    def found_and_truth(example: Example, prediction: Prediction) -> tuple[list[ScoredBox], list[Box]]:
+        if hasattr(module, "boxes"):
+            found = module.boxes(model, example.image)
+        else:
+            found = component_boxes(prediction.scores, threshold)
+        return found, truth_boxes(example.mask) if example.has_defect else []
+
+    found, truth = zip(*on_cores(device(), found_and_truth, examples, predicted), strict=True)
+    ap50, ap = box_precision(found, truth)
+    return {"box_ap50": ap50, "box_ap": ap}
 
 
 def _write_overlays(

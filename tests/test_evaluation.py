@@ -14,6 +14,7 @@ from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.detection import image_score, train_arm
 from lib.evaluation import RECALLS, judge, judge_arm
+from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, truth_boxes
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import rank
 from stages import evaluate
@@ -88,7 +89,12 @@ def test_every_number_is_that_of_all_pixels_at_once(project: Path):
 
         everything = pixels(GOOD, "blob", "ring")
         pictures = rank([image_score(scores) for scores in maps], [example.has_defect for example in TEST])
+        ap50, ap = box_precision(
+            [component_boxes(scores, threshold) for scores in maps], [truth_boxes(example.mask) for example in TEST]
+        )
         expected = {
+            "box_ap50": ap50,
+            "box_ap": ap,
             "image_auroc": pictures.auroc(),
             "image_ap": pictures.average_precision(),
             "image_f1_max": pictures.f1_max()[0],
@@ -114,6 +120,20 @@ def test_every_number_is_that_of_all_pixels_at_once(project: Path):
     assert verdict["mean"]["aupro"] == pytest.approx(np.mean(of_seeds), abs=2e-6)
     table = np.loadtxt("out/pr.csv", delimiter=",", skiprows=1)
     np.testing.assert_allclose(table, np.column_stack([RECALLS, np.mean(curves, axis=0)]), atol=1e-6)
+
+
+def test_a_detector_that_finds_boxes_is_judged_by_these_and_not_by_its_map(project: Path, monkeypatch):
+    def boxes(model: float, image: np.ndarray) -> list[ScoredBox]:
+        (example,) = (one for one in TEST if np.array_equal(one.image, image))
+        return [ScoredBox(box, 0.5) for box in truth_boxes(example.mask)]
+
+    params = read_params()
+    of_map = judge_arm(params, "unet", CATEGORY, "none", Path("of-map"))["mean"]
+    assert 0 < of_map["box_ap"] < of_map["box_ap50"] < 1
+    monkeypatch.setattr(brightness, "boxes", boxes, raising=False)
+    shutil.rmtree(".work")
+    of_boxes = judge_arm(params, "unet", CATEGORY, "none", Path("of-boxes"))["mean"]
+    assert (of_boxes["box_ap50"], of_boxes["box_ap"]) == (1, 1) and of_boxes["pixel_ap"] == of_map["pixel_ap"]
 
 
 def test_the_stage_writes_every_arm_and_nothing_else(project: Path):

@@ -122,6 +122,8 @@ def reads(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[str
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for section, values in MICRO.items():
         params[section].update(values)
+    params["detectors"].append("rtdetr")  # answers boxes, which no default detector does
+    params["detect"]["on_synthetic"].append("rtdetr")
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     record: dict[str, list[tuple[dict, Recorder]]] = {}
     with pytest.MonkeyPatch.context() as patch:

@@ -133,7 +133,7 @@ LAYERS_UP = [
         "lib/shapes.py",
         "lib/diffusion",
     ],
-    ["lib/boxes.py", "lib/metrics"],
+    ["lib/boxes.py", "lib/metrics", "lib/stitching.py"],
     ["lib/placement.py", "lib/labels", "lib/generators/__init__.py", "lib/detectors/__init__.py"],
     ["lib/windows.py", "lib/foreign.py"],
     ["lib/generators", "lib/detectors"],

@@ -7,7 +7,9 @@ A method's module offers
 - `fit(train, val, params, settings, seed, out)`: trains on examples, selects on val, writes weights as safetensors and
   `config.json` into the folder `out`, returns its `History`; seeds may train side by side, in threads;
 - `load(folder)`: the model that `fit` wrote; `predict(model, image)`: (H, W, 3) uint8 -> (H, W) float32, higher where
-  a defect is likelier, on one scale for all pictures; several calls may run at once, in threads.
+  a defect is likelier, on one scale for all pictures; several calls may run at once, in threads;
+- `boxes(model, image)`, if it finds boxes by itself: its scored boxes, which are then judged as such; of the others
+  those are judged that its scores above the threshold form (`lib/metrics/boxes.py`).
 
 `lib/detection.py` trains them all, chooses thresholds on val and draws curves; `lib/evaluation.py` judges on test.
 """

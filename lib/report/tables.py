@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Hashable, Mapping
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,10 @@ import pandas as pd
 from lib import plots
 from lib.core.params import PLACEBO, REAL_ONLY, Params
 from lib.core.runtime import write_json, write_text
-from lib.metrics.intervals import chance_difference, paired_difference
+from lib.report.scores import COLUMNS, LEVEL, differences, over_categories, read_scores, spread
 
-# The columns of the tables: the key in the detection metrics, and its name in the field.
-COLUMNS = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1_max": "image F1-max",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_f1_max": "pixel F1-max",
-    "pixel_iou_max": "pixel IoU",
-    "aupro": "AUPRO",
-}
 HEADLINE = "pixel_ap"  # the metric of the verdict in words, chosen before any result: one, lest the best be picked
 BARS = ("pixel_ap", "aupro")  # the metrics with bars of their own
-ALL = "all categories"  # the row of their mean; a blank keeps it apart from every category's name
-LEVEL = 0.95  # of all intervals
 MASK_METHODS = {
     "measured": "measured",
     "cosine_rgb_otsu": "cosine_rgb_otsu (published)",
@@ -58,72 +44,6 @@ SAMPLES_NOTE = """Requests = accepted + rejected + failed. Masks are known where
 measured from the change. Real ones accepted: the share of the real defects that pass the gate, each compared with the \
 others; where it is low, the gate is too narrow. Kernel distance and diversity are taken on features of \
 EfficientNet-Lite0, which learned from ImageNet; they rank generators on one data set and are not Inception KID."""
-
-
-def read_scores(params: Params, folder: Path) -> pd.DataFrame:
-    """One row for each value in `<folder>/<detector>.json`, of the categories and arms that params.yaml names.
-
-    Columns: detector, category, arm, metric (categoricals in the order of params.yaml and COLUMNS), seed (its rank
-    among the arm's seeds, from 0, since a placebo's are other numbers), value (NaN where the metric is not defined).
-    """
-    rows = []
-    for detector in params.detectors:
-        scores = _json(folder / f"{detector}.json")
-        for category in params.dataset.categories:
-            for arm in params.arms(detector):
-                seeds = scores[category][arm]["seeds"]
-                rows += [
-                    (detector, category, arm, metric, rank, seeds[seed][metric])
-                    for rank, seed in enumerate(sorted(seeds, key=int))
-                    for metric in COLUMNS
-                ]
-    names = ["detector", "category", "arm", "metric", "seed", "value"]
-    orders = {
-        "detector": list(params.detectors),
-        "category": [*params.dataset.categories, ALL],
-        "arm": list(dict.fromkeys(arm for detector in params.detectors for arm in params.arms(detector))),
-        "metric": list(COLUMNS),
-    }
-    kinds = {name: pd.CategoricalDtype(order, ordered=True) for name, order in orders.items()}
-    return pd.DataFrame(rows, columns=names).astype({**kinds, "value": float})
-
-
-def over_categories(scores: pd.DataFrame) -> pd.DataFrame:
-    """The same rows with the mean over categories, seed by seed; category is ALL. A missing value leaves none."""
-    means = scores.groupby(["detector", "arm", "metric", "seed"])["value"].mean(skipna=False).reset_index()
-    return means.assign(category=ALL).astype({"category": scores["category"].dtype})
-
-
-def spread(scores: pd.DataFrame) -> pd.DataFrame:
-    """Columns `mean` and `std`, over seeds, by detector, category, arm and metric; NaN where a value is missing."""
-    groups = scores.groupby(["detector", "category", "arm", "metric"])["value"]
-    return pd.DataFrame({"mean": groups.mean(skipna=False), "std": groups.std(skipna=False)})
-
-
-def differences(params: Params, scores: pd.DataFrame) -> pd.DataFrame:
-    """The placebo and each generator beside real defects alone: one row for each detector, metric and arm.
-
-    Columns: detector, metric, arm; difference (mean over categories and seeds of arm minus none); low, high (its
-    interval over pairs of category and seed); equal_arms (half the range of what two equal arms differ by, see
-    `chance_difference`); verdict (`within` or `beyond` that range). NaN, and the verdict `-`, where it cannot be told:
-    a metric that is not defined, one seed.
-    """
-    seeds = scores.groupby(["detector", "metric", "arm", "category"])["value"].agg(list)
-    rows = []
-    for detector, metric in product(params.detectors, COLUMNS):
-        arms = {
-            arm: [seeds.loc[detector, metric, arm, category] for category in params.dataset.categories]
-            for arm in params.arms(detector)
-        }
-        none, placebo = arms[REAL_ONLY], arms[PLACEBO]
-        for arm, values in list(arms.items())[1:]:
-            difference, low, high = paired_difference(np.concatenate(values), np.concatenate(none), LEVEL)
-            equals = [none] if arm == PLACEBO else [none, placebo]
-            equal_arms = chance_difference(list(zip(values, *equals, strict=True)), LEVEL)
-            rows.append((detector, metric, arm, difference, low, high, equal_arms))
-    table = pd.DataFrame(rows, columns=["detector", "metric", "arm", "difference", "low", "high", "equal_arms"])
-    excess = table["difference"].abs() - table["equal_arms"]
-    return table.assign(verdict=np.select([excess > 0, excess <= 0], ["beyond", "within"], "-"))
 
 
 def summary(params: Params, metrics: Path, scores: pd.DataFrame) -> dict[str, Any]:

@@ -1,0 +1,342 @@
+"""RT-DETRv2 on windows (Zhao et al. 2024, Lv et al. 2024): a detector that answers boxes, not maps.
+
+The network, its matching and its loss are those of transformers; here are its size, its data and its tiles. By default
+it is small and looks through the backbone of `detect.encoder`, or, with `none`, through a thin ResNet that starts from
+nothing; with `rtdetr.weights` it is a published one, whose class head alone is new: all defects are one class.
+
+A defect that is longer than the overlap of two tiles is cut in each: its pieces are put together again.
+"""
+
+import json
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lib.backbones import HUB_ID, NONE, Backbone, load_backbone, rebuild, taps
+from lib.boxes import mask_boxes
+from lib.core.errors import UserError
+from lib.core.geometry import RGB, Mask, Scores, Window, crop
+from lib.core.params import Detect, Params, Positive, Section, Share
+from lib.core.runtime import device, progress, seed_for, write_json
+from lib.detectors import Example, History
+from lib.metrics.boxes import MOST, SPECK, ScoredBox, box_precision, painted, truth_boxes
+from lib.stitching import stitched
+from lib.tiles import tiles
+from lib.windows import Pools, batch_of, evenly_by_type, resized
+
+LEARNS_FROM = "defects"
+STRIDES = (4, 8, 16)  # of the maps that the small network sees; published: 8, 16, 32, too coarse for windows
+HEADS = 4  # of the small network's attentions
+PRIOR = 0.01  # what every query answers at first: few of them hold a defect (Lin et al. 2017, sec. 4.1)
+WEIGHT_DECAY = 1e-4  # as published
+GRADIENT_CLIP = 0.1  # as published
+RISE = 0.2  # of the steps, in which the learning rate rises; then it falls to nothing
+SHORTEST = 6  # steps of a schedule: RISE of fewer is no more than the first step, and OneCycleLR divides by zero
+VALIDATED = 24  # pictures that a validation looks at
+BATCH = 16  # tiles that are predicted at once
+DRAWING = threading.Lock()  # seeds train side by side, but torch has one random state, from which every network draws
+
+
+class Settings(Section):
+    """The keys stand in params.yaml with their meaning; the sizes are those of the small network alone."""
+
+    weights: str | None
+    width: Annotated[int, Field(ge=16, multiple_of=16)]
+    layers: Annotated[int, Field(ge=2)]  # transformers ties the heads of all layers to those of the first
+    queries: Positive
+    denoising: Annotated[int, Field(ge=0)]
+    encoder_rate: Share
+    steps: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    most_iou: Share
+
+
+class Pyramid(nn.Module):
+    """A backbone's maps at STRIDES of the image (B, 3, H, W) in [0, 1], in the form in which RT-DETR takes its own."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.taps = taps(backbone.strides, STRIDES)
+
+    def forward(self, image: Tensor, valid: Tensor) -> list[tuple[Tensor, Tensor]]:
+        maps = self.backbone(image)
+        levels = []
+        for tap, stride in zip(self.taps, STRIDES, strict=True):
+            size = [extent // stride for extent in image.shape[-2:]]
+            fits = list(maps[tap].shape[-2:]) == size
+            level = maps[tap] if fits else F.interpolate(maps[tap], size, mode="bilinear", align_corners=False)
+            levels.append((level, valid))
+        return levels
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, and what its pictures are like: the window and the scale that it was trained at."""
+
+    network: Any  # RTDetrV2ForObjectDetection
+    window: int
+    scale: float
+    most_iou: float
+
+    @property
+    def multiple(self) -> int:
+        """Pixels that the sides of its windows are a multiple of."""
+        return max(self.network.config.feat_strides)
+
+
+def fit(
+    train: Sequence[Example], val: Sequence[Example], params: Params, settings: Settings, seed: int, out: Path
+) -> History:
+    """Train on the boxes of windows, and write the weights of the best box AP on val; without defects there, the last.
+
+    Step n of a seed always draws the same windows, so equal input gives equal weights, bit for bit on a CPU.
+    Raises UserError when there is no defect to learn from, no such backbone or weights, or a window that does not fit.
+    """
+    detect, pools = params.detect, Pools.of(train)
+    network = _untrained(params, settings, seed)
+    model = Model(network, detect.window, detect.scale, settings.most_iou)
+    if detect.window % model.multiple:
+        raise UserError(f"detect.window is {detect.window}, this RT-DETR needs a multiple of {model.multiple} px")
+    few = evenly_by_type(val, VALIDATED)
+    selects = any(example.has_defect for example in few)
+    if not selects:
+        warnings.warn("the val part holds no defect: the last weights are kept, not the best ones", stacklevel=2)
+    losses: list[tuple[int, float]] = []
+    validations: list[tuple[int, float]] = []
+    best, weights = -1.0, {}
+    for step, loss in _training(network, pools, detect, settings, seed):
+        losses.append((step, round(loss, 6)))
+        if selects and (step % detect.validate_every == 0 or step == settings.steps):
+            truth = [truth_boxes(example.mask) for example in few]
+            _, score = box_precision([boxes(model, example.image) for example in few], truth)
+            validations.append((step, round(score, 6)))
+            if score > best:
+                best, weights = score, _copy(network)
+    save_file(weights or _copy(network), out / "model.safetensors")
+    pyramid = network.model.backbone
+    config = {
+        "network": network.config.to_dict(),
+        "backbone": pyramid.backbone.description if isinstance(pyramid, Pyramid) else None,
+        "window": detect.window,
+        "scale": detect.scale,
+        "most_iou": settings.most_iou,
+    }
+    write_json(out / "config.json", config)
+    return History({"loss": losses, "box AP on val": validations})
+
+
+def load(folder: Path) -> Model:
+    """Read what `fit` wrote, onto this machine's device; the backbone's weights are among it."""
+    from transformers import RTDetrV2Config
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    with DRAWING:
+        backbone = rebuild(config["backbone"]) if config["backbone"] else None
+        network = _built(RTDetrV2Config.from_dict(config["network"]), backbone)
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    return Model(network.to(device()).eval(), config["window"], config["scale"], config["most_iou"])
+
+
+def predict(model: Model, image: RGB) -> Scores:
+    """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]: for each pixel the highest score of the boxes that hold it.
+
+    All that boxes tell of pixels: good parts in the corner of a box are marked with the defect.
+    """
+    return painted(boxes(model, image), image.shape)
+
+
+@torch.no_grad()
+def boxes(model: Model, image: RGB) -> list[ScoredBox]:
+    """The scored boxes of a whole picture (H, W, 3) uint8, in its own pixels, the surest first, at most MOST."""
+    network, where = model.network.eval(), next(model.network.parameters()).device
+    small = resized(image, model.scale)
+    places = tiles(small.shape, model.window, model.window // 4, model.multiple)
+    found: list[list[ScoredBox]] = []
+    for first in range(0, len(places), BATCH):
+        batch = np.stack([crop(small, place) for place in places[first : first + BATCH]])
+        answer = network(pixel_values=_tensor(batch, where))
+        scores = answer.logits.float().sigmoid()[..., 0].cpu().numpy()
+        centres = answer.pred_boxes.float().cpu().numpy().astype(np.float64)
+        corners = np.concatenate([centres[..., :2] - centres[..., 2:] / 2, centres[..., :2] + centres[..., 2:] / 2], -1)
+        for place, of_tile, sure in zip(places[first : first + BATCH], corners, scores, strict=True):
+            found.append(_in_picture(of_tile, sure, place, small.shape))
+    factors = np.tile(image.shape[1::-1], 2) / np.tile(small.shape[1::-1], 2)
+    surest = stitched(found, places, small.shape, model.most_iou)[:MOST]
+    return [_scored(np.array(box) * factors, score) for box, score in surest]
+
+
+def _in_picture(corners: NDArray, scores: NDArray, place: Window, shape: Sequence[int]) -> list[ScoredBox]:
+    """The boxes (Q, 4) of a tile, as shares of its side, in pixels of the picture and cut at its border."""
+    low, high = np.zeros(4), np.tile(shape[1::-1], 2)
+    pixels = np.clip(corners * place.side + np.array([place.x0, place.y0] * 2), low, high)
+    inside = (pixels[:, 2:] > pixels[:, :2]).all(axis=1)
+    surest = np.argsort(-scores, kind="stable")[:MOST]
+    return [_scored(pixels[n], scores[n]) for n in surest if inside[n]]
+
+
+def _scored(corners: NDArray, score: float) -> ScoredBox:
+    x0, y0, x1, y1 = corners.tolist()
+    return ScoredBox((x0, y0, x1, y1), float(score))
+
+
+def _untrained(params: Params, settings: Settings, seed: int) -> Any:
+    """The network before its first step, on this machine's device."""
+    name = params.detect.encoder
+    with DRAWING, torch.random.fork_rng():
+        torch.manual_seed(seed_for(seed, "weights"))
+        if settings.weights is not None:
+            network = _published(settings.weights, settings, params.base.allow_download)
+        else:
+            backbone = None if name == NONE else load_backbone(name, params.base.allow_download)
+            torch.manual_seed(seed_for(seed, "weights"))  # whatever the backbone has drawn
+            network = _built(_small(settings, backbone), backbone)
+            # transformers draws the norms' weights around 0, for a checkpoint to overwrite; nothing would pass them.
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    nn.init.ones_(module.weight)
+    if (settings.weights is not None or name != NONE) and not settings.encoder_rate:
+        network.model.backbone.requires_grad_(False)
+    return network.to(device())
+
+
+def _small(settings: Settings, backbone: Backbone | None) -> Any:
+    """The configuration of a network of this size, on the backbone's maps or on those of a thin ResNet."""
+    from transformers import RTDetrResNetConfig, RTDetrV2Config
+
+    width = settings.width
+    channels = [width // 4, width // 2, width]
+    if backbone:
+        channels = [backbone.channels[tap] for tap in taps(backbone.strides, STRIDES)]
+    resnet = RTDetrResNetConfig(
+        embedding_size=width // 4, hidden_sizes=channels, depths=[1] * 3, layer_type="basic", out_indices=[1, 2, 3]
+    )
+    return RTDetrV2Config(
+        num_labels=1,
+        backbone_config=resnet,
+        freeze_backbone_batch_norms=False,
+        feat_strides=list(STRIDES),
+        encoder_in_channels=channels,
+        encoder_hidden_dim=width,
+        encoder_ffn_dim=2 * width,
+        encoder_attention_heads=HEADS,
+        hidden_expansion=0.5,
+        d_model=width,
+        decoder_in_channels=[width] * 3,
+        decoder_ffn_dim=2 * width,
+        decoder_layers=settings.layers,
+        decoder_attention_heads=HEADS,
+        num_queries=settings.queries,
+        num_denoising=settings.denoising,
+        initializer_bias_prior_prob=PRIOR,
+    )
+
+
+def _built(config: Any, backbone: Backbone | None) -> Any:
+    """The network of a configuration, with random weights; the backbone takes the place of its thin ResNet."""
+    from transformers import RTDetrV2ForObjectDetection
+
+    network = RTDetrV2ForObjectDetection(config)
+    if backbone:
+        network.model.backbone = Pyramid(backbone)
+    return network
+
+
+def _published(name: str, settings: Settings, allow_download: bool) -> Any:
+    """A complete RT-DETRv2 with its weights, but for the class heads. Raises UserError where there is none."""
+    from transformers import RTDetrV2ForObjectDetection
+
+    hub = HUB_ID.fullmatch(name)
+    if not hub and not Path(name).is_dir():
+        raise UserError(
+            f"rtdetr.weights: {name!r} is no folder that is there; expected null, a folder of transformers, or a hub "
+            "id with its commit such as PekingU/rtdetr_v2_r18vd@<40 hex digits>"
+        )
+    place, commit = (hub["repo"], hub["commit"]) if hub and not Path(name).is_dir() else (name, None)
+    local = commit is None or not allow_download
+    try:
+        return RTDetrV2ForObjectDetection.from_pretrained(
+            place,
+            revision=commit,
+            local_files_only=local,
+            use_safetensors=True,
+            dtype=torch.float32,
+            num_labels=1,
+            num_denoising=settings.denoising,
+            anchor_image_size=None,  # windows have another size than the pictures that it was published for
+            eval_size=None,
+            ignore_mismatched_sizes=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        where = " in the local cache, since base.allow_download is false" if commit and local else ""
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"rtdetr.weights: {name} gives no RT-DETRv2{where}: {reason}") from error
+
+
+def _training(network: Any, pools: Pools, detect: Detect, settings: Settings, seed: int) -> Iterator[tuple[int, float]]:
+    """Train the network, and yield each step, from 1 on, with its loss."""
+    where = next(network.parameters()).device
+    groups = _groups(network, settings)
+    optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [group["lr"] for group in groups], total_steps=max(settings.steps, SHORTEST), pct_start=RISE
+    )
+    trained = [weight for group in groups for weight in group["params"]]
+    for step in progress(range(1, settings.steps + 1), f"train seed {seed}"):
+        network.train()
+        images, masks = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)))[:2]
+        labels = [{name: value.to(where) for name, value in labels_of(mask).items()} for mask in masks]
+        pixels = _tensor(images, where)
+        if settings.denoising:  # draws the noise of its boxes from torch's one random state, while other seeds train
+            with DRAWING, torch.random.fork_rng():
+                torch.manual_seed(seed_for(seed, "noise", step))
+                loss = network(pixel_values=pixels, labels=labels).loss
+        else:
+            loss = network(pixel_values=pixels, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, GRADIENT_CLIP)
+        optimizer.step()
+        schedule.step()
+        yield step, loss.item()
+
+
+def _groups(network: Any, settings: Settings) -> list[dict[str, Any]]:
+    """The weights that are trained, for an optimizer: a pretrained backbone's at `encoder_rate` times the rate."""
+    rate, pretrained = settings.learning_rate, []
+    if settings.weights is not None or isinstance(network.model.backbone, Pyramid):
+        pretrained = [weight for weight in network.model.backbone.parameters() if weight.requires_grad]
+    ids = {id(weight) for weight in pretrained}
+    rest = [weight for weight in network.parameters() if weight.requires_grad and id(weight) not in ids]
+    groups = [{"params": rest, "lr": rate}, {"params": pretrained, "lr": settings.encoder_rate * rate}]
+    return groups if pretrained else groups[:1]
+
+
+def labels_of(mask: Mask) -> dict[str, Tensor]:
+    """What the loss takes of a window's mask (H, W) bool: `boxes` (N, 4), centre, width and height as shares of the
+    window, and `class_labels` (N,) zeros. A sliver that the window's border leaves of a defect is none."""
+    height, width = mask.shape
+    pieces = [piece.box for piece in mask_boxes(mask, 0, SPECK) if piece.area >= SPECK]
+    corners = torch.tensor(pieces, dtype=torch.float32).reshape(-1, 2, 2) / torch.tensor([width, height])
+    centres, extents = corners.mean(dim=1), corners[:, 1] - corners[:, 0]
+    return {"boxes": torch.cat([centres, extents], 1), "class_labels": torch.zeros(len(pieces), dtype=torch.int64)}
+
+
+def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1], which is all that RT-DETR's own preprocessing does."""
+    return torch.from_numpy(images).to(where).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def _copy(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}

@@ -1,0 +1,116 @@
+"""Boxes of masks and maps, COCO's average precision of them again in plain loops, painted boxes."""
+
+import doctest
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lib.metrics import boxes
+from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, painted, truth_boxes
+
+CORNERS = st.tuples(*[st.integers(0, 12)] * 2, *[st.integers(1, 8)] * 2).map(
+    lambda box: (box[0], box[1], box[0] + box[2], box[1] + box[3])
+)
+SCORED = st.lists(st.builds(ScoredBox, CORNERS, st.integers(0, 20).map(lambda n: n / 20)), max_size=4)
+PICTURES = st.lists(st.tuples(SCORED, st.lists(CORNERS, max_size=3)), min_size=1, max_size=4)
+
+
+def iou(one, other) -> float:
+    wide, high = (min(one[n + 2], other[n + 2]) - max(one[n], other[n]) for n in (0, 1))
+    shared = max(wide, 0) * max(high, 0)
+    return shared / (sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)) - shared)
+
+
+def plain_precision(found, truth, least: float) -> float:
+    """Lin et al. 2014 in loops: the surest box first takes the unclaimed truth that it overlaps most."""
+    answers = sorted(
+        ((n, one) for n, of_picture in enumerate(found) for one in of_picture), key=lambda pair: -pair[1].score
+    )
+    claimed, hits = set(), []
+    for n, one in answers:
+        best = None
+        for number, box in enumerate(truth[n]):
+            if (n, number) not in claimed and iou(one.box, box) >= (least if best is None else iou(one.box, best[1])):
+                best = (number, box)
+        hits.append(best is not None)
+        if best:
+            claimed.add((n, best[0]))
+    count = sum(map(len, truth))
+    points = [(sum(hits[: k + 1]) / count, sum(hits[: k + 1]) / (k + 1)) for k in range(len(hits))]
+    return float(
+        np.mean([max((p for r, p in points if r >= level - 1e-12), default=0) for level in np.linspace(0, 1, 101)])
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(PICTURES)
+def test_it_equals_the_definition_in_plain_loops(pictures):
+    found, truth = [list(one) for one, _ in pictures], [list(boxes) for _, boxes in pictures]
+    ap50, ap = box_precision(found, truth)
+    if not any(truth):
+        assert math.isnan(ap50) and math.isnan(ap)
+        return
+    by_iou = [plain_precision(found, truth, least) for least in np.linspace(0.5, 0.95, 10)]
+    assert ap50 == pytest.approx(by_iou[0], abs=1e-9) and ap == pytest.approx(np.mean(by_iou), abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(CORNERS, max_size=5), min_size=1, max_size=3))
+def test_a_map_that_equals_the_mask_is_perfect_whatever_its_pieces(pictures):
+    masks = []
+    for rectangles in pictures:
+        mask = np.zeros((24, 24), bool)
+        for x0, y0, x1, y1 in rectangles:
+            mask[y0:y1, x0:x1] ^= True  # leaves fragments and holes
+        masks.append(mask)
+    found = [component_boxes(mask.astype(np.float32), 0.5) for mask in masks]
+    truth = [truth_boxes(mask) for mask in masks]
+    assert [[one.box for one in of_picture] for of_picture in found] == truth
+    if any(truth):
+        assert box_precision(found, truth) == (1, 1)
+
+
+def test_specks_get_no_box_unless_there_is_nothing_else():
+    mask = np.zeros((20, 20), bool)
+    mask[0, 0] = True
+    assert truth_boxes(mask) == [(0, 0, 1, 1)]
+    mask[10:13, 10:15] = True
+    assert truth_boxes(mask) == [(10, 10, 15, 13)]
+    assert truth_boxes(np.zeros((4, 4), bool)) == [] == component_boxes(np.zeros((4, 4), np.float32), 0.5)
+
+
+def test_a_large_piece_is_surer_than_a_speck_that_shines_as_bright():
+    scores = np.zeros((20, 20), np.float32)
+    scores[2:10, 2:10], scores[15:17, 15:17] = 1, 1
+    large, small = component_boxes(scores, 0.5)
+    assert (large.box, small.box) == ((2, 2, 10, 10), (15, 15, 17, 17))
+    assert large.score == 32 and small.score == 2
+    assert [one.score for one in component_boxes(scores * 3 - 1, 0.5)] == [64 * 1.5, 4 * 1.5], "any range will do"
+
+
+def test_an_alarm_on_a_good_picture_costs_precision_if_it_is_surer_than_what_is_found():
+    hit, truth = ScoredBox((0, 0, 4, 4), 0.5), [[(0, 0, 4, 4)], []]
+    assert box_precision([[hit], [ScoredBox((0, 0, 4, 4), 0.4)]], truth)[0] == 1
+    assert box_precision([[hit], [ScoredBox((0, 0, 4, 4), 0.6)]], truth)[0] == 0.5
+    assert box_precision([[], []], truth) == (0, 0)
+
+
+def test_a_box_that_is_half_as_wide_counts_at_half_and_at_no_more():
+    found = [[ScoredBox((0, 0, 2, 4), 1.0)]]
+    assert box_precision(found, [[(0, 0, 4, 4)]]) == (1, 0.1)
+
+
+def test_painting_keeps_the_highest_score_and_the_picture_s_border():
+    boxes_ = [ScoredBox((-3, -3, 2.4, 2.6), 0.5), ScoredBox((1, 1, 9, 9), 0.25), ScoredBox((5, 5, 5.2, 5.2), 0.9)]
+    scores = painted(boxes_, (4, 6, 3))
+    assert scores.shape == (4, 6) and scores.dtype == np.float32
+    np.testing.assert_array_equal(scores[0], [0.5, 0.5, 0, 0, 0, 0])
+    np.testing.assert_array_equal(scores[2], [0.5, 0.5, 0.25, 0.25, 0.25, 0.25])
+    assert (painted([], (2, 2)) == 0).all()
+
+
+def test_the_examples_of_its_docstrings_hold():
+    assert doctest.testmod(boxes).failed == 0
