@@ -30,6 +30,8 @@ MAX_FRAME_SHARE = 0.5
 MIN_SEPARATION = 4.5  # robust standard deviations between the ground and the median of the objects
 MAX_GROUND = 0.25  # of that separation may lie between the ground and its own 0.9 quantile
 MIN_BIMODALITY = 0.85  # of the variance of the (logarithmic) distance to the ground lies between objects and ground
+MIN_STEP = 0.3  # of the separation lies across the outline: light fades without one
+STEP_WIDTH = 4  # px at the working size to either side of the outline
 MIN_SOLIDITY = 0.5  # of their convex hulls must be object, bores filled: specks and scratches are scattered
 MAX_BESIDE = 0.1  # of what stands out may lie outside of the objects
 MAX_PINHOLE = 0.01  # of the objects' area; larger holes in them show the ground
@@ -85,7 +87,8 @@ def _distance_to_ground(lab: NDArray[np.float32], frame: Mask) -> tuple[NDArray[
 
     def concentrated(plane: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
         for _ in range(steps):  # each lowers the cost
-            closest = np.argpartition(np.linalg.norm(colours - known @ plane, axis=-1), kept)[:kept]
+            residuals = np.linalg.norm(colours - known @ plane, axis=-1)
+            closest = residuals <= max(np.partition(residuals, kept)[kept], NOISE / 2)  # not one border's alone
             plane = np.linalg.lstsq(known[closest], colours[closest], rcond=None)[0]
         return plane
 
@@ -133,11 +136,13 @@ def _are_objects(mask: Mask, salient: Mask, distance: NDArray[np.float32], frame
     beside = (salient & ~mask).sum() / salient.sum()
     ground = float(np.median(distance[~mask]))
     separation = float(np.median(distance[mask])) - ground
+    step = _step(distance, mask)
     uneven = float(np.quantile(distance[~mask], 0.9)) - ground
     return bool(
         solidity >= MIN_SOLIDITY
         and beside <= MAX_BESIDE
         and separation >= MIN_SEPARATION
+        and step >= MIN_STEP * separation
         and uneven <= MAX_GROUND * separation
         and _bimodality(np.log1p(distance), mask) >= MIN_BIMODALITY
     )
@@ -148,3 +153,11 @@ def _bimodality(values: NDArray[np.float32], mask: Mask) -> float:
     share = mask.mean()
     between = share * (1 - share) * (values[mask].mean() - values[~mask].mean()) ** 2
     return float(between / max(float(values.var()), 1e-12))
+
+
+def _step(distance: NDArray[np.float32], mask: Mask) -> float:
+    """How much the distance to the ground rises across the outline of the mask, from median to median."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * STEP_WIDTH + 1,) * 2)
+    inside = mask & (cv2.erode(mask.astype(np.uint8), kernel) == 0)
+    outside = ~mask & (cv2.dilate(mask.astype(np.uint8), kernel) > 0)
+    return float(np.median(distance[inside]) - np.median(distance[outside]))
