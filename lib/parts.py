@@ -1,0 +1,183 @@
+"""The parts in a picture, each with a frame of its own: where its centre lies, how large it is, how it is turned.
+
+The turn of one part against another is the one under which they look alike, outline and surface, in polar coordinates
+around their centres. A part that looks alike under several turns has several (six for a plain hexagonal nut), a round
+one all, and none is preferred: nothing tells them apart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.core.geometry import Box, Mask, resize
+from lib.surroundings import Features, Points
+
+MIN_PART = 0.1  # of the largest part's area; what is smaller is none
+ANGLES, RADII = 72, 24  # of the polar view of a part
+REACH = 2.0  # radius of that view, in sizes of the part
+OVERSAMPLING = 4  # before the view is averaged
+OUTLINE = 4.0  # weight of a pixel that is part in one view and not in the other, beside a scale of colour squared
+SIZE = 4.0  # weight of the squared logarithm of the ratio of two sizes
+# Turns that fit as well as the best one: their unlikeness is larger by at most this share, and this.
+EQUAL_SHARE, EQUAL = 0.15, 0.01
+
+
+@dataclass(frozen=True)
+class Pose:
+    """The similarity that carries points of one picture onto another: a part's centre to a part's centre, turned."""
+
+    source: tuple[float, float]  # px
+    target: tuple[float, float]
+    turn: float  # radians, from the x axis towards the y axis
+    scale: float
+
+    def __call__(self, points: Points) -> Points:
+        """Points (..., 2) of the target's picture for points (..., 2) of the source's."""
+        return np.asarray(self.scale * (points - np.array(self.source)) @ turning(self.turn) + np.array(self.target))
+
+    @property
+    def inverse(self) -> "Pose":
+        return Pose(self.target, self.source, -self.turn, 1 / self.scale)
+
+
+def turning(angle: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    """The matrix (..., 2, 2) that turns row vectors (x, y) by an angle in radians, from the x axis to the y axis."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.stack([np.stack([cos, sin], axis=-1), np.stack([-sin, cos], axis=-1)], axis=-2)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a picture. The polar view looks at it from its centre, up to REACH sizes far."""
+
+    centre: tuple[float, float]  # px
+    size: float  # px: the square root of its area; its mean width where it runs from border to border
+    axis: float | None  # radians: the direction in which it runs from border to border
+    length: float  # px, along that axis
+    mask: Mask  # (h, w) on the grid of its picture's features
+    colours: NDArray[np.float32]  # (ANGLES, RADII, 3) CIELAB
+    presence: NDArray[np.float32]  # (ANGLES, RADII) share in [0, 1] that is part
+    known: NDArray[np.float32]  # (ANGLES, RADII) share in [0, 1] that is neither hidden nor beyond the border
+
+    @cached_property
+    def view(self) -> NDArray[np.float64]:
+        """Presence, and presence times colour: (4, ANGLES, RADII)."""
+        return np.concatenate([self.presence[None], np.moveaxis(self.colours * self.presence[..., None], 2, 0)])
+
+
+def parts_of(foreground: Mask, picture: Features) -> list[Part]:
+    """The parts of a picture, largest first, from its foreground (H, W) and its features; none where all is foreground.
+
+    What is connected is one part.
+    """
+    rows, columns = picture.known.shape
+    inside = resize(foreground, columns, rows)
+    if inside.all() or not inside.any():
+        return []
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8), connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    order = [int(one) for one in np.argsort(-areas, kind="stable") if areas[one] >= MIN_PART * areas.max()]
+    return [_part(labels == 1 + number, picture) for number in order]
+
+
+def _part(mask: Mask, picture: Features) -> Part:
+    y, x = np.nonzero(mask)
+    centre, step = np.array([x.mean() + 0.5, y.mean() + 0.5]), float(np.mean(picture.step))
+    axis, length, size = None, 0.0, float(np.sqrt(len(x)))
+    ends = _ends(mask)
+    if ends is not None:
+        (x0, y0), (x1, y1) = ends
+        axis, length = float(np.arctan2(y1 - y0, x1 - x0)), float(np.hypot(x1 - x0, y1 - y0))
+        size = len(x) / max(length, 1)
+    shape, radius = (RADII * OVERSAMPLING, ANGLES * OVERSAMPLING), REACH * size
+    layers = np.dstack([picture.maps[..., :3], mask.astype(np.float32), picture.known.astype(np.float32)])
+    # warpPolar puts the first pixel's middle at 0; five channels are one more than it takes.
+    place = (float(centre[0] - 0.5), float(centre[1] - 0.5))
+    polar = [cv2.warpPolar(np.ascontiguousarray(one), shape, place, radius, 0) for one in np.split(layers, [3], axis=2)]
+    colours, rest = (cv2.resize(one, (RADII, ANGLES), interpolation=cv2.INTER_AREA) for one in polar)
+    return Part(
+        centre=(float(centre[0] * picture.step[0]), float(centre[1] * picture.step[1])),
+        size=size * step,
+        axis=axis,
+        length=length * step,
+        mask=mask,
+        colours=colours,
+        presence=rest[..., 0],
+        known=rest[..., 1],
+    )
+
+
+def _ends(mask: Mask) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """The middles (x, y) of a mask's first and last row, or column, where it runs from border to border, else None."""
+    height, width = mask.shape
+    if mask[0].any() and mask[-1].any():
+        return (float(np.flatnonzero(mask[0]).mean()), 0.0), (float(np.flatnonzero(mask[-1]).mean()), height - 1.0)
+    if mask[:, 0].any() and mask[:, -1].any():
+        first, last = float(np.flatnonzero(mask[:, 0]).mean()), float(np.flatnonzero(mask[:, -1]).mean())
+        return (0.0, first), (width - 1.0, last)
+    return None
+
+
+def part_at(parts: Sequence[Part], box: Box, picture: Features) -> Part:
+    """The part on which most of a box lies, or else the one whose centre is nearest to it."""
+    x0, y0, x1, y1 = (value / picture.step[axis % 2] for axis, value in enumerate(box))
+    rows, columns = slice(int(y0), int(np.ceil(y1))), slice(int(x0), int(np.ceil(x1)))
+    middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+
+    def nearness(part: Part) -> tuple[float, float]:
+        return float(part.mask[rows, columns].sum()), -float(np.hypot(*np.subtract(part.centre, middle)))
+
+    return max(parts, key=nearness)
+
+
+def poses(source: Part, targets: Sequence[Part], scale: NDArray[np.float64]) -> list[tuple[Part, Pose]]:
+    """All poses of a part that fit as well as the best one, each with the target part that it carries the source onto.
+
+    scale: (3,) CIELAB units by which colours differ on the parts. Of parts that run from border to border, the axes
+    are laid onto each other, in either direction.
+    """
+    found: list[tuple[float, Part, float]] = []
+    for target in targets:
+        if source.axis is not None and target.axis is not None:
+            turns, costs = np.array([target.axis - source.axis + turn for turn in (0, np.pi)]), np.zeros(2)
+        else:
+            turns, costs = 2 * np.pi * np.arange(ANGLES) / ANGLES, turn_costs(source, target, scale)
+        costs = costs + SIZE * np.log(target.size / source.size) ** 2
+        found += [(float(cost), target, float(turn)) for turn, cost in zip(turns, costs, strict=True)]
+    most = min(cost for cost, _, _ in found) * (1 + EQUAL_SHARE) + EQUAL
+    return [
+        (target, Pose(source.centre, target.centre, turn, target.size / source.size))
+        for cost, target, turn in found
+        if cost <= most
+    ]
+
+
+def turn_costs(source: Part, target: Part, scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How unlike the source, turned by 2 pi k / ANGLES, is to the target: (ANGLES,), a mean over the source's area.
+
+    The weighted squared difference of the two views for every turn, as correlations by FFT along the angle.
+    """
+    weights = source.known * (np.arange(RADII) + 0.5)
+    channel = np.array([OUTLINE, *(1 / (3 * scale**2))])
+    middle = np.concatenate([[0.0], _mean_colour(source)])
+    one, other = source.view, target.view
+    one = one - middle[:, None, None] * one[:1] * (np.arange(4) > 0)[:, None, None]
+    other = other - middle[:, None, None] * other[:1] * (np.arange(4) > 0)[:, None, None]
+
+    def correlated(left: NDArray, right: NDArray) -> NDArray[np.float64]:
+        spectrum = np.conj(np.fft.rfft(left, axis=-2)) * np.fft.rfft(right, axis=-2)
+        return np.fft.irfft(spectrum.sum(axis=-1), n=ANGLES, axis=-1)
+
+    costs = (weights * one**2).sum(axis=(1, 2))[:, None] - 2 * correlated(weights * one, other)
+    costs = costs + correlated(np.broadcast_to(weights, other.shape), other**2)
+    area = max(float((weights * source.presence).sum()), 1e-6)
+    return np.asarray(np.maximum((channel[:, None] * costs).sum(axis=0) / area, 0))
+
+
+def _mean_colour(part: Part) -> NDArray[np.float64]:
+    weights = part.presence * part.known * (np.arange(RADII) + 0.5)
+    return np.asarray((part.colours * weights[..., None]).sum(axis=(0, 1)) / max(float(weights.sum()), 1e-6))

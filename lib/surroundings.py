@@ -1,0 +1,128 @@
+"""What a place looks like: colour, contrast and nearness to the object's edge at points on rings around a box.
+
+Defects keep to places of a kind: pits to the flank of a groove, chips to an edge. What surrounds a real defect tells
+which kind, without the defect itself, and the same points around a box on a good picture tell how alike that place is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.core.geometry import RGB, Box, Mask, resize
+
+Points = NDArray[np.float64]  # (..., 2), x and y in px from the picture's upper left corner
+
+WORKING_SIDE = 256  # px of the longer side of a picture's features
+SMOOTHING = 1.0  # px there, of colours
+NEIGHBOURHOOD = 2.5  # px there, in which contrast is measured
+CHANNELS = ("lightness", "green to red", "blue to yellow", "contrast", "depth", "beyond")
+FLOORS = (2.0, 2.0, 2.0, 1.0, 0.5, 0.5)  # least scale of each: CIELAB units, what cameras add by themselves; shares
+DEEP = 0.25  # of an object's size from its edge is as deep as it gets
+ANGLES = 16  # points on a ring
+RINGS = (0.3, 0.8, 1.6)  # distances of the rings from the box, in half of its longer sides
+MIN_REACH = 0.04  # of the picture's shorter side: around specks, rings keep at least this for that half
+MOST = 3.0  # scales that count for a point at most: a glint is no more than that
+
+
+@dataclass(frozen=True)
+class Features:
+    """A picture's features, (h, w, 5) float32 on a grid of `step` px, and where they are known, (h, w) bool."""
+
+    maps: NDArray[np.float32]
+    known: Mask
+    step: tuple[float, float]  # px of the picture in x and y
+    size: tuple[int, int]  # (width, height) of the picture, px
+
+    @property
+    def nbytes(self) -> int:
+        return self.maps.nbytes + self.known.nbytes
+
+
+def features(image: RGB, foreground: Mask, part_size: float, hidden: Sequence[Box] = ()) -> Features:
+    """The features of a picture (H, W, 3) whose objects (H, W) have `part_size` px; what the boxes hide is unknown.
+
+    What is hidden does not shine into its surroundings: smoothing leaves it out.
+    """
+    height, width = foreground.shape
+    scale = min(1.0, WORKING_SIDE / max(height, width))
+    columns, rows = max(round(width * scale), 1), max(round(height * scale), 1)
+    known = np.ones((rows, columns), bool)
+    for x0, y0, x1, y1 in hidden:
+        left, top = int(x0 * columns / width), int(y0 * rows / height)
+        known[top : -int(-y1 * rows // height), left : -int(-x1 * columns // width)] = False
+    lab = cv2.cvtColor(resize(image, columns, rows).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    lightness = lab[..., :1]
+    mean, square = np.moveaxis(_smooth(np.concatenate([lightness, lightness**2], axis=2), known, NEIGHBOURHOOD), 2, 0)
+    contrast = np.sqrt(np.maximum(square - mean**2, 0))
+    inside = resize(foreground, columns, rows)
+    depth = np.ones((rows, columns), np.float32)
+    if not inside.all():
+        away = [cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, 3) for side in (inside, ~inside)]
+        depth = np.clip((away[0] - away[1]) / max(DEEP * part_size * scale, 1), -1, 1)
+    maps = np.concatenate([_smooth(lab, known, SMOOTHING), contrast[..., None], depth[..., None]], axis=2)
+    return Features(maps.astype(np.float32), known, (width / columns, height / rows), (width, height))
+
+
+def _smooth(values: NDArray[np.float32], known: Mask, sigma: float) -> NDArray[np.float32]:
+    """Values (h, w, c) smoothed over what is known, (h, w) bool, alone."""
+    if known.all():
+        return cv2.GaussianBlur(values, (0, 0), sigma).reshape(values.shape)
+    weights = cv2.GaussianBlur(known.astype(np.float32), (0, 0), sigma)[..., None]
+    sums = cv2.GaussianBlur(values * known[..., None], (0, 0), sigma).reshape(values.shape)
+    return np.asarray(sums / np.maximum(weights, 1e-6))
+
+
+def scales(pictures: Sequence[tuple[Features, Mask]]) -> NDArray[np.float64]:
+    """The spread (6,) of each feature over the objects (masks of the pictures' size), not below its floor."""
+    values = np.concatenate(
+        [one.maps[resize(mask, one.maps.shape[1], one.maps.shape[0]) | ~mask.any()] for one, mask in pictures]
+    )
+    return np.maximum(np.append(values.std(axis=0), 0.0), FLOORS)
+
+
+def ring_offsets(box: Box, size: tuple[int, int]) -> Points:
+    """Points on rings around a box, (RINGS, ANGLES, 2) px from its centre; size: (width, height) of the picture.
+
+    A ring is the outline of the box, grown by a share of half of its longer side to every side.
+    """
+    half = np.array([box[2] - box[0], box[3] - box[1]]) / 2
+    reach = max(float(half.max()), MIN_REACH * min(size))
+    angles = 2 * np.pi * (np.arange(ANGLES) + 0.5) / ANGLES
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    grown = half + reach * np.array(RINGS)[:, None]  # (RINGS, 2)
+    stretch = 1 / np.abs(directions[None] / grown[:, None]).max(axis=-1)
+    return np.asarray(directions[None] * stretch[..., None])
+
+
+def seen(picture: Features, points: Points) -> tuple[NDArray[np.float64], Mask]:
+    """The features (..., 6) at points (..., 2) of a picture, and where they are known, (...) bool.
+
+    A point beyond the border takes the features of the nearest one within, and says so in the last of them.
+    """
+    rows, columns = picture.known.shape
+    place = np.floor(points / picture.step).astype(np.int64)
+    column, row = np.clip(place[..., 0], 0, columns - 1), np.clip(place[..., 1], 0, rows - 1)
+    beyond = ((points < 0) | (points >= picture.size)).any(axis=-1)
+    values = np.concatenate([picture.maps[row, column], beyond[..., None]], axis=-1)
+    return values.astype(np.float64), picture.known[row, column]
+
+
+def unlikeness(
+    real: NDArray[np.float64], known: Mask, candidates: NDArray[np.float64], scale: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """How unlike the surroundings of candidates (K, RINGS, ANGLES, 6) are to a real defect's, (K,) in scales.
+
+    real: (RINGS, ANGLES, 6), of which `known` (RINGS, ANGLES) counts. The mean absolute difference from point to point,
+    which tells where the edge lies and where it is bright, plus that of each ring's means, which grain does not blur.
+    """
+    if not known.any():
+        return np.zeros(len(candidates))
+    difference = (candidates - real) / scale
+    weights = known / known.sum()
+    points = (np.minimum(np.abs(difference), MOST).mean(axis=-1) * weights).sum(axis=(-2, -1))
+    rings = known.sum(axis=-1)
+    means = (difference * known[..., None]).sum(axis=-2) / np.maximum(rings, 1)[:, None]
+    return np.asarray(points + np.minimum(np.abs(means), MOST).mean(axis=(-2, -1)))
