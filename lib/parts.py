@@ -20,6 +20,7 @@ MIN_PART = 0.1  # of the largest part's area; what is smaller is none
 ANGLES, RADII = 72, 24  # of the polar view of a part
 REACH = 2.0  # radius of that view, in sizes of the part
 OVERSAMPLING = 4  # before the view is averaged
+FLAGS = cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS
 OUTLINE = 4.0  # weight of a pixel that is part in one view and not in the other, beside a scale of colour squared
 SIZE = 4.0  # weight of the squared logarithm of the ratio of two sizes
 # Turns that fit as well as the best one: their unlikeness is larger by at most this share, and this.
@@ -97,7 +98,9 @@ def _part(mask: Mask, picture: Features) -> Part:
     layers = np.dstack([picture.maps[..., :3], mask.astype(np.float32), picture.known.astype(np.float32)])
     # warpPolar puts the first pixel's middle at 0; five channels are one more than it takes.
     place = (float(centre[0] - 0.5), float(centre[1] - 0.5))
-    polar = [cv2.warpPolar(np.ascontiguousarray(one), shape, place, radius, 0) for one in np.split(layers, [3], axis=2)]
+    polar = [
+        cv2.warpPolar(np.ascontiguousarray(one), shape, place, radius, FLAGS) for one in np.split(layers, [3], axis=2)
+    ]
     colours, rest = (cv2.resize(one, (RADII, ANGLES), interpolation=cv2.INTER_AREA) for one in polar)
     return Part(
         centre=(float(centre[0] * picture.step[0]), float(centre[1] * picture.step[1])),
@@ -164,9 +167,7 @@ def turn_costs(source: Part, target: Part, scale: NDArray[np.float64]) -> NDArra
     weights = source.known * (np.arange(RADII) + 0.5)
     channel = np.array([OUTLINE, *(1 / (3 * scale**2))])
     middle = np.concatenate([[0.0], _mean_colour(source)])
-    one, other = source.view, target.view
-    one = one - middle[:, None, None] * one[:1] * (np.arange(4) > 0)[:, None, None]
-    other = other - middle[:, None, None] * other[:1] * (np.arange(4) > 0)[:, None, None]
+    one, other = (view - middle[:, None, None] * view[:1] for view in (source.view, target.view))
 
     def correlated(left: NDArray, right: NDArray) -> NDArray[np.float64]:
         spectrum = np.conj(np.fft.rfft(left, axis=-2)) * np.fft.rfft(right, axis=-2)

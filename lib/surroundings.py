@@ -4,6 +4,7 @@ Defects keep to places of a kind: pits to the flank of a groove, chips to an edg
 which kind, without the defect itself, and the same points around a box on a good picture tell how alike that place is.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,8 +42,8 @@ class Features:
         return self.maps.nbytes + self.known.nbytes
 
 
-def features(image: RGB, foreground: Mask, part_size: float, hidden: Sequence[Box] = ()) -> Features:
-    """The features of a picture (H, W, 3) whose objects (H, W) have `part_size` px; what the boxes hide is unknown.
+def features(image: RGB, foreground: Mask, hidden: Sequence[Box] = ()) -> Features:
+    """The features of a picture (H, W, 3) with its foreground (H, W); what the boxes hide is unknown.
 
     What is hidden does not shine into its surroundings: smoothing leaves it out.
     """
@@ -58,12 +59,17 @@ def features(image: RGB, foreground: Mask, part_size: float, hidden: Sequence[Bo
     mean, square = np.moveaxis(_smooth(np.concatenate([lightness, lightness**2], axis=2), known, NEIGHBOURHOOD), 2, 0)
     contrast = np.sqrt(np.maximum(square - mean**2, 0))
     inside = resize(foreground, columns, rows)
-    depth = np.ones((rows, columns), np.float32)
-    if not inside.all():
-        away = [cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, 3) for side in (inside, ~inside)]
-        depth = np.clip((away[0] - away[1]) / max(DEEP * part_size * scale, 1), -1, 1)
-    maps = np.concatenate([_smooth(lab, known, SMOOTHING), contrast[..., None], depth[..., None]], axis=2)
+    maps = np.concatenate([_smooth(lab, known, SMOOTHING), contrast[..., None], _depth(inside)[..., None]], axis=2)
     return Features(maps.astype(np.float32), known, (width / columns, height / rows), (width, height))
+
+
+def _depth(inside: Mask) -> NDArray[np.float32]:
+    """How deep in an object each pixel lies, (h, w) in [-1, 1]: 0 at the edge, 1 at DEEP sizes of the largest object."""
+    if inside.all() or not inside.any():
+        return np.ones(inside.shape, np.float32)
+    areas = cv2.connectedComponentsWithStats(inside.astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
+    within, beside = (cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, 3) for side in (inside, ~inside))
+    return np.asarray(np.clip((within - beside) / max(DEEP * math.sqrt(areas.max()), 1), -1, 1))
 
 
 def _smooth(values: NDArray[np.float32], known: Mask, sigma: float) -> NDArray[np.float32]:
@@ -75,11 +81,9 @@ def _smooth(values: NDArray[np.float32], known: Mask, sigma: float) -> NDArray[n
     return np.asarray(sums / np.maximum(weights, 1e-6))
 
 
-def scales(pictures: Sequence[tuple[Features, Mask]]) -> NDArray[np.float64]:
-    """The spread (6,) of each feature over the objects (masks of the pictures' size), not below its floor."""
-    values = np.concatenate(
-        [one.maps[resize(mask, one.maps.shape[1], one.maps.shape[0]) | ~mask.any()] for one, mask in pictures]
-    )
+def scales(pictures: Sequence[Features]) -> NDArray[np.float64]:
+    """The spread (6,) of each feature over the objects of some pictures, not below its floor."""
+    values = np.concatenate([picture.maps[picture.maps[..., CHANNELS.index("depth")] > 0] for picture in pictures])
     return np.maximum(np.append(values.std(axis=0), 0.0), FLOORS)
 
 
