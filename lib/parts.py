@@ -29,20 +29,20 @@ EQUAL_SHARE, EQUAL = 0.15, 0.01
 
 @dataclass(frozen=True)
 class Pose:
-    """The similarity that carries points of one picture onto another: a part's centre to a part's centre, turned."""
+    """The similarity that carries points of one picture onto another: turned, scaled, a centre to a centre.
 
-    source: tuple[float, float]  # px
-    target: tuple[float, float]
-    turn: float  # radians, from the x axis towards the y axis
-    scale: float
+    Or several of them: all fields but `source` may have leading dimensions (...).
+    """
+
+    source: Points  # (2,) px
+    target: Points  # (..., 2) px
+    turn: NDArray[np.float64]  # (...) radians, from the x axis towards the y axis
+    scale: NDArray[np.float64]  # (...)
 
     def __call__(self, points: Points) -> Points:
-        """Points (..., 2) of the target's picture for points (..., 2) of the source's."""
-        return np.asarray(self.scale * (points - np.array(self.source)) @ turning(self.turn) + np.array(self.target))
-
-    @property
-    def inverse(self) -> "Pose":
-        return Pose(self.target, self.source, -self.turn, 1 / self.scale)
+        """Points (..., 2) of the target's picture for points (..., 2), or one point, of the source's."""
+        turned = ((np.asarray(points) - self.source)[..., None, :] @ turning(self.turn))[..., 0, :]
+        return np.asarray(np.asarray(self.scale)[..., None] * turned + self.target)
 
 
 def turning(angle: float | NDArray[np.float64]) -> NDArray[np.float64]:
@@ -55,7 +55,7 @@ def turning(angle: float | NDArray[np.float64]) -> NDArray[np.float64]:
 class Part:
     """One part of a picture. The polar view looks at it from its centre, up to REACH sizes far."""
 
-    centre: tuple[float, float]  # px
+    centre: Points  # (2,) px
     size: float  # px: the square root of its area; its mean width where it runs from border to border
     axis: float | None  # radians: the direction in which it runs from border to border
     length: float  # px, along that axis
@@ -95,15 +95,13 @@ def _part(mask: Mask, picture: Features) -> Part:
         axis, length = float(np.arctan2(y1 - y0, x1 - x0)), float(np.hypot(x1 - x0, y1 - y0))
         size = len(x) / max(length, 1)
     shape, radius = (RADII * OVERSAMPLING, ANGLES * OVERSAMPLING), REACH * size
-    layers = np.dstack([picture.maps[..., :3], mask.astype(np.float32), picture.known.astype(np.float32)])
-    # warpPolar puts the first pixel's middle at 0; five channels are one more than it takes.
+    # warpPolar puts the first pixel's middle at 0.
     place = (float(centre[0] - 0.5), float(centre[1] - 0.5))
-    polar = [
-        cv2.warpPolar(np.ascontiguousarray(one), shape, place, radius, FLAGS) for one in np.split(layers, [3], axis=2)
-    ]
+    layers = [picture.maps[..., :3], np.dstack([mask, picture.known]).astype(np.float32)]
+    polar = [cv2.warpPolar(np.ascontiguousarray(one), shape, place, radius, FLAGS) for one in layers]
     colours, rest = (cv2.resize(one, (RADII, ANGLES), interpolation=cv2.INTER_AREA) for one in polar)
     return Part(
-        centre=(float(centre[0] * picture.step[0]), float(centre[1] * picture.step[1])),
+        centre=centre * picture.step,
         size=size * step,
         axis=axis,
         length=length * step,
@@ -137,26 +135,26 @@ def part_at(parts: Sequence[Part], box: Box, picture: Features) -> Part:
     return max(parts, key=nearness)
 
 
-def poses(source: Part, targets: Sequence[Part], scale: NDArray[np.float64]) -> list[tuple[Part, Pose]]:
-    """All poses of a part that fit as well as the best one, each with the target part that it carries the source onto.
+def poses(source: Part, targets: Sequence[Part], scale: NDArray[np.float64]) -> tuple[NDArray[np.int64], Pose]:
+    """All poses (N,) of a part that fit as well as the best one, behind the numbers (N,) of their target parts.
 
     scale: (3,) CIELAB units by which colours differ on the parts. Of parts that run from border to border, the axes
     are laid onto each other, in either direction.
     """
-    found: list[tuple[float, Part, float]] = []
+    turns, costs = [], []
     for target in targets:
         if source.axis is not None and target.axis is not None:
-            turns, costs = np.array([target.axis - source.axis + turn for turn in (0, np.pi)]), np.zeros(2)
+            turns.append(target.axis - source.axis + np.array([0.0, np.pi]))
+            costs.append(np.zeros(2))
         else:
-            turns, costs = 2 * np.pi * np.arange(ANGLES) / ANGLES, turn_costs(source, target, scale)
-        costs = costs + SIZE * np.log(target.size / source.size) ** 2
-        found += [(float(cost), target, float(turn)) for turn, cost in zip(turns, costs, strict=True)]
-    most = min(cost for cost, _, _ in found) * (1 + EQUAL_SHARE) + EQUAL
-    return [
-        (target, Pose(source.centre, target.centre, turn, target.size / source.size))
-        for cost, target, turn in found
-        if cost <= most
-    ]
+            turns.append(2 * np.pi * np.arange(ANGLES) / ANGLES)
+            costs.append(turn_costs(source, target, scale))
+    ratios = [target.size / source.size for target in targets]
+    cost = np.concatenate([one + SIZE * np.log(ratio) ** 2 for one, ratio in zip(costs, ratios, strict=True)])
+    fits = cost <= cost.min() * (1 + EQUAL_SHARE) + EQUAL
+    number = np.repeat(np.arange(len(targets)), [len(one) for one in costs])[fits]
+    centres = np.stack([target.centre for target in targets])
+    return number, Pose(source.centre, centres[number], np.concatenate(turns)[fits], np.array(ratios)[number])
 
 
 def turn_costs(source: Part, target: Part, scale: NDArray[np.float64]) -> NDArray[np.float64]:

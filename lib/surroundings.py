@@ -16,7 +16,7 @@ from lib.core.geometry import RGB, Box, Mask, resize
 
 Points = NDArray[np.float64]  # (..., 2), x and y in px from the picture's upper left corner
 
-WORKING_SIDE = 256  # px of the longer side of a picture's features
+WORKING_SIDE = 192  # px of the longer side of a picture's features
 SMOOTHING = 1.0  # px there, of colours
 NEIGHBOURHOOD = 2.5  # px there, in which contrast is measured
 CHANNELS = ("lightness", "green to red", "blue to yellow", "contrast", "depth", "beyond")
@@ -25,6 +25,7 @@ DEEP = 0.25  # of an object's size from its edge is as deep as it gets
 ANGLES = 16  # points on a ring
 RINGS = (0.3, 0.8, 1.6)  # distances of the rings from the box, in half of its longer sides
 MIN_REACH = 0.04  # of the picture's shorter side: around specks, rings keep at least this for that half
+GRID = 16  # cells to a side of the grid on which light is told from what it falls on
 MOST = 3.0  # scales that count for a point at most: a glint is no more than that
 
 
@@ -45,7 +46,8 @@ class Features:
 def features(image: RGB, foreground: Mask, hidden: Sequence[Box] = ()) -> Features:
     """The features of a picture (H, W, 3) with its foreground (H, W); what the boxes hide is unknown.
 
-    What is hidden does not shine into its surroundings: smoothing leaves it out.
+    What is hidden does not shine into its surroundings: smoothing leaves it out. Where all is foreground, colours are
+    told without the light, which says nothing of the place.
     """
     height, width = foreground.shape
     scale = min(1.0, WORKING_SIDE / max(height, width))
@@ -59,12 +61,40 @@ def features(image: RGB, foreground: Mask, hidden: Sequence[Box] = ()) -> Featur
     mean, square = np.moveaxis(_smooth(np.concatenate([lightness, lightness**2], axis=2), known, NEIGHBOURHOOD), 2, 0)
     contrast = np.sqrt(np.maximum(square - mean**2, 0))
     inside = resize(foreground, columns, rows)
-    maps = np.concatenate([_smooth(lab, known, SMOOTHING), contrast[..., None], _depth(inside)[..., None]], axis=2)
+    colours = _smooth(lab, known, SMOOTHING)
+    colours = colours - _light(colours) if inside.all() else colours
+    maps = np.concatenate([colours, contrast[..., None], _depth(inside)[..., None]], axis=2)
     return Features(maps.astype(np.float32), known, (width / columns, height / rows), (width, height))
 
 
+def _light(colours: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The light on a surface (h, w, c): the quadratic polynomial in x and y that fits it best."""
+
+    def terms(rows: int, columns: int) -> NDArray[np.float32]:
+        y, x = (np.arange(number, dtype=np.float32) / number - 0.5 for number in (rows, columns))
+        y, x = np.meshgrid(y, x, indexing="ij")
+        return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=-1)
+
+    height, width, channels = colours.shape
+    rows, columns = min(GRID, height), min(GRID, width)
+    cells = resize(colours, columns, rows).reshape(-1, channels)
+    found = np.linalg.lstsq(terms(rows, columns).reshape(-1, 6), cells, rcond=None)[0]
+    return np.asarray(terms(height, width) @ found)
+
+
+def alignment(pictures: Sequence[Features]) -> float:
+    """How much pictures show the same thing in the same place, up to 1: the share of the variance of colours over all
+    cells of a coarse grid that the place of a cell explains (the intraclass correlation)."""
+    if len(pictures) < 2:
+        return 0.0
+    cells = np.stack([resize(one.maps[..., :3], GRID, GRID) for one in pictures]).astype(np.float64)
+    cells -= cells.mean(axis=(1, 2), keepdims=True)  # of all of a picture: exposure
+    within = cells.var(axis=0, ddof=1).sum(axis=-1).mean()
+    return float(1 - within / max(float((cells**2).sum(axis=-1).mean()), 1e-9))
+
+
 def _depth(inside: Mask) -> NDArray[np.float32]:
-    """How deep in an object each pixel lies, (h, w) in [-1, 1]: 0 at the edge, 1 at DEEP sizes of the largest object."""
+    """How deep in an object each pixel lies, (h, w) in [-1, 1]: 0 at the edge, 1 at DEEP sizes of the largest one."""
     if inside.all() or not inside.any():
         return np.ones(inside.shape, np.float32)
     areas = cv2.connectedComponentsWithStats(inside.astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
