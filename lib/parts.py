@@ -135,7 +135,7 @@ def part_at(parts: Sequence[Part], box: Box, picture: Features) -> Part:
     return max(parts, key=nearness)
 
 
-def poses(source: Part, targets: Sequence[Part], scale: NDArray[np.float64]) -> tuple[NDArray[np.int64], Pose]:
+def poses(source: Part, targets: Sequence[Part], scale: NDArray[np.float32]) -> tuple[NDArray[np.int64], Pose]:
     """All poses (N,) of a part that fit as well as the best one, behind the numbers (N,) of their target parts.
 
     scale: (3,) CIELAB units by which colours differ on the parts. Of parts that run from border to border, the axes
@@ -157,7 +157,7 @@ def poses(source: Part, targets: Sequence[Part], scale: NDArray[np.float64]) -> 
     return number, Pose(source.centre, centres[number], np.concatenate(turns)[fits], np.array(ratios)[number])
 
 
-def turn_costs(source: Part, target: Part, scale: NDArray[np.float64]) -> NDArray[np.float64]:
+def turn_costs(source: Part, target: Part, scale: NDArray[np.float32]) -> NDArray[np.float64]:
     """How unlike the source, turned by 2 pi k / ANGLES, is to the target: (ANGLES,), a mean over the source's area.
 
     The weighted squared difference of the two views for every turn, as correlations by FFT along the angle.

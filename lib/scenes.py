@@ -82,7 +82,7 @@ class Place:
         return ring_offsets(self.box, self.view.features.size)
 
     @cached_property
-    def surroundings(self) -> tuple[NDArray[np.float64], Mask]:
+    def surroundings(self) -> tuple[NDArray[np.float32], Mask]:
         """The features (RINGS, ANGLES, 6) there, and where they are known."""
         return seen(self.view.features, self.centre + self.offsets)
 

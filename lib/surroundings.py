@@ -56,7 +56,9 @@ def features(image: RGB, foreground: Mask, hidden: Sequence[Box] = ()) -> Featur
     for x0, y0, x1, y1 in hidden:
         left, top = int(x0 * columns / width), int(y0 * rows / height)
         known[top : -int(-y1 * rows // height), left : -int(-x1 * columns // width)] = False
-    lab = cv2.cvtColor(resize(image, columns, rows).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    # In 8 bits, which is ten times as fast; what smoothing leaves of the rounding is below the floors.
+    lab = cv2.cvtColor(resize(image, columns, rows), cv2.COLOR_RGB2LAB).astype(np.float32)
+    lab = lab * np.array([100 / 255, 1, 1], np.float32) - np.array([0, 128, 128], np.float32)
     lightness = lab[..., :1]
     mean, square = np.moveaxis(_smooth(np.concatenate([lightness, lightness**2], axis=2), known, NEIGHBOURHOOD), 2, 0)
     contrast = np.sqrt(np.maximum(square - mean**2, 0))
@@ -111,10 +113,10 @@ def _smooth(values: NDArray[np.float32], known: Mask, sigma: float) -> NDArray[n
     return np.asarray(sums / np.maximum(weights, 1e-6))
 
 
-def scales(pictures: Sequence[Features]) -> NDArray[np.float64]:
+def scales(pictures: Sequence[Features]) -> NDArray[np.float32]:
     """The spread (6,) of each feature over the objects of some pictures, not below its floor."""
     values = np.concatenate([picture.maps[picture.maps[..., CHANNELS.index("depth")] > 0] for picture in pictures])
-    return np.maximum(np.append(values.std(axis=0), 0.0), FLOORS)
+    return np.maximum(np.append(values.std(axis=0, dtype=np.float64), 0.0), FLOORS).astype(np.float32)
 
 
 def ring_offsets(box: Box, size: tuple[int, int]) -> Points:
@@ -131,7 +133,7 @@ def ring_offsets(box: Box, size: tuple[int, int]) -> Points:
     return np.asarray(directions[None] * stretch[..., None])
 
 
-def seen(picture: Features, points: Points) -> tuple[NDArray[np.float64], Mask]:
+def seen(picture: Features, points: Points) -> tuple[NDArray[np.float32], Mask]:
     """The features (..., 6) at points (..., 2) of a picture, and where they are known, (...) bool.
 
     A point beyond the border takes the features of the nearest one within, and says so in the last of them.
@@ -140,13 +142,13 @@ def seen(picture: Features, points: Points) -> tuple[NDArray[np.float64], Mask]:
     place = np.floor(points / picture.step).astype(np.int64)
     column, row = np.clip(place[..., 0], 0, columns - 1), np.clip(place[..., 1], 0, rows - 1)
     beyond = ((points < 0) | (points >= picture.size)).any(axis=-1)
-    values = np.concatenate([picture.maps[row, column], beyond[..., None]], axis=-1)
-    return values.astype(np.float64), picture.known[row, column]
+    values = np.concatenate([picture.maps[row, column], beyond[..., None].astype(np.float32)], axis=-1)
+    return values, picture.known[row, column]
 
 
 def unlikeness(
-    real: NDArray[np.float64], known: Mask, candidates: NDArray[np.float64], scale: NDArray[np.float64]
-) -> NDArray[np.float64]:
+    real: NDArray[np.float32], known: Mask, candidates: NDArray[np.float32], scale: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """How unlike the surroundings of candidates (K, RINGS, ANGLES, 6) are to a real defect's, (K,) in scales.
 
     real: (RINGS, ANGLES, 6), of which `known` (RINGS, ANGLES) counts. The mean absolute difference from point to point,
@@ -155,8 +157,8 @@ def unlikeness(
     if not known.any():
         return np.zeros(len(candidates))
     difference = (candidates - real) / scale
-    weights = known / known.sum()
-    points = (np.minimum(np.abs(difference), MOST).mean(axis=-1) * weights).sum(axis=(-2, -1))
-    rings = known.sum(axis=-1)
-    means = (difference * known[..., None]).sum(axis=-2) / np.maximum(rings, 1)[:, None]
+    weights = (known / known.sum()).astype(np.float32)
+    points = np.einsum("kraf,ra->k", np.minimum(np.abs(difference), MOST), weights) / len(CHANNELS)
+    shares = (known / np.maximum(known.sum(axis=-1, keepdims=True), 1)).astype(np.float32)
+    means = np.einsum("kraf,ra->krf", difference, shares)
     return np.asarray(points + np.minimum(np.abs(means), MOST).mean(axis=(-2, -1)))
