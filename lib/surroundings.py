@@ -23,8 +23,8 @@ CHANNELS = ("lightness", "green to red", "blue to yellow", "contrast", "depth", 
 FLOORS = (2.0, 2.0, 2.0, 1.0, 0.5, 0.5)  # least scale of each: CIELAB units, what cameras add by themselves; shares
 DEEP = 0.25  # of an object's size from its edge is as deep as it gets
 ANGLES = 16  # points on a ring
-RINGS = (0.3, 0.8, 1.6)  # distances of the rings from the box, in half of its longer sides
-MIN_REACH = 0.04  # of the picture's shorter side: around specks, rings keep at least this for that half
+RINGS = (0.3, 1.0, 3.0)  # distances of the rings from the box, in half of its longer sides
+MIN_REACH = 0.08  # of the picture's shorter side: around specks, rings keep at least this for that half
 GRID = 16  # cells to a side of the grid on which light is told from what it falls on
 MOST = 3.0  # scales that count for a point at most: a glint is no more than that
 
