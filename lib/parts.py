@@ -136,7 +136,8 @@ def part_at(parts: Sequence[Part], box: Box, picture: Features) -> Part:
 
 
 def poses(source: Part, targets: Sequence[Part], scale: NDArray[np.float32]) -> tuple[NDArray[np.int64], Pose]:
-    """All poses (N,) of a part that fit as well as the best one, behind the numbers (N,) of their target parts.
+    """All poses (N,) of a part that fit as well as the best one, which comes first, behind the numbers (N,) of their
+    target parts.
 
     scale: (3,) CIELAB units by which colours differ on the parts. Of parts that run from border to border, the axes
     are laid onto each other, in either direction.
@@ -151,7 +152,8 @@ def poses(source: Part, targets: Sequence[Part], scale: NDArray[np.float32]) -> 
             costs.append(turn_costs(source, target, scale))
     ratios = [target.size / source.size for target in targets]
     cost = np.concatenate([one + SIZE * np.log(ratio) ** 2 for one, ratio in zip(costs, ratios, strict=True)])
-    fits = cost <= cost.min() * (1 + EQUAL_SHARE) + EQUAL
+    order = np.argsort(cost, kind="stable")
+    fits = order[cost[order] <= cost.min() * (1 + EQUAL_SHARE) + EQUAL]
     number = np.repeat(np.arange(len(targets)), [len(one) for one in costs])[fits]
     centres = np.stack([target.centre for target in targets])
     return number, Pose(source.centre, centres[number], np.concatenate(turns)[fits], np.array(ratios)[number])

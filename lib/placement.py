@@ -7,12 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib import language
-from lib.core.errors import UserError
 from lib.core.geometry import Box
-from lib.core.records import GOOD, DefectBox, Placement, Sample, by_id, of_split
+from lib.core.records import DefectBox, Placement, Sample
 from lib.core.runtime import progress, seed_for
 from lib.parts import part_at, poses, turning
-from lib.scenes import MIN_SHARE, Place, Scene, View
+from lib.scenes import MIN_SHARE, Place, Scene, View, scene_of
 from lib.surroundings import Points, seen, unlikeness
 
 # Spread of a placement's centre about the real one's, in sizes of the part. A handful of real defects says roughly
@@ -23,32 +22,31 @@ CENTRE_SPREAD = 0.15
 SHARE_TOLERANCE = 0.1
 CANDIDATES = 160  # boxes drawn for each placement
 KEPT = 8  # of them, the most alike to the real place; one of these is taken
-VERDICT_PICTURES = 9  # good pictures that decide whether the category is an object or a texture, and its scales
 
 
 def place_boxes(
-    samples: Sequence[Sample], boxes: Sequence[DefectBox], per_type: int, jitter: float, seed: int
+    samples: Sequence[Sample],
+    boxes: Sequence[DefectBox],
+    per_type: int,
+    jitter: float,
+    seed: int,
+    scene: Scene | None = None,
 ) -> list[Placement]:
     """`per_type` placements for each defect type of one category, drawn from its real boxes in the train part.
 
     Size, aspect and place come together from one real box, drawn at random. Width and height (px) are multiplied by
     log-normal factors of spread `jitter`. On an object the centre keeps its place in the frame of the part, however
-    that is turned, but for a normal spread of CENTRE_SPREAD; on a texture, or a part that fills its pictures, it can be
-    anywhere. Of CANDIDATES such boxes, those that lie on the object as much as the real box does on its own compete in
-    the likeness of their surroundings to the real one's, and of the KEPT best one is drawn. The good pictures of the
-    train part take turns in an order shuffled for each type.
+    that is turned, but for a normal spread of CENTRE_SPREAD. Where the part fills pictures that show the same thing in
+    the same place, it keeps its place in the picture with that spread; on a texture it can be anywhere. Of CANDIDATES
+    such boxes, those that lie on the object as much as the real box does on its own compete in the likeness of their
+    surroundings to the real one's, and one of the KEPT best is drawn. The good pictures of the train part take turns in
+    an order shuffled for each type.
 
-    Every placement has a random generator of its own: a larger `per_type` changes none of the others. Raises UserError
-    when the train part has no good picture or no box.
+    Every placement has a random generator of its own: a larger `per_type` changes none of the others. `scene`: what
+    `scene_of` gives for the samples and boxes, where it is at hand. Raises UserError like that one.
     """
-    sample_of = by_id(of_split(samples, "train"))
-    goods = sorted((sample for sample in sample_of.values() if sample.defect_type == GOOD), key=lambda good: good.id)
-    reals = _by_type([real for real in boxes if real.sample in sample_of])
-    if not goods or not reals:
-        what = "a box of a real defect" if goods else "a good picture"
-        raise UserError(f"placements need {what} in the train part, there is none: check the split of the data set")
-
-    scene = Scene([*sample_of.values()], goods[:VERDICT_PICTURES], [real for some in reals.values() for real in some])
+    scene = scene or scene_of(samples, boxes)
+    goods, reals = scene.goods, _by_type(scene.reals)
     orders = {
         defect_type: np.random.default_rng(seed_for(seed, goods[0].category, defect_type)).permutation(len(goods))
         for defect_type in reals

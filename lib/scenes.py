@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.core.errors import UserError
 from lib.core.geometry import Box, Mask
 from lib.core.images import read_image, read_mask, recent
-from lib.core.records import DefectBox, Sample
+from lib.core.records import GOOD, DefectBox, Sample, of_split
 from lib.foreground import foreground_mask
 from lib.parts import Part, parts_of
 from lib.surroundings import CHANNELS, Features, Points, alignment, features, ring_offsets, scales, seen
@@ -27,6 +28,7 @@ Boxes = NDArray[np.int64]  # (K, 4)
 Kind = Literal["parts", "filled", "texture"]
 
 MIN_SHARE = 0.25  # of a box on the object: a real box with less than that tells of a bad foreground
+VERDICT_PICTURES = 9  # good pictures that decide of which kind a category is, and its scales
 ALIGNED = 0.6  # of the variance that the place explains. Measured: a spindle 0.98, textures 0 to 0.3
 
 
@@ -87,23 +89,36 @@ class Place:
         return seen(self.view.features, self.centre + self.offsets)
 
 
+def scene_of(samples: Sequence[Sample], boxes: Sequence[DefectBox]) -> "Scene":
+    """The scene of the train part of a category. Raises UserError when that has no good picture or no box."""
+    train = sorted(of_split(samples, "train"), key=lambda sample: sample.id)
+    goods, names = [sample for sample in train if sample.defect_type == GOOD], {sample.id for sample in train}
+    reals = [real for real in boxes if real.sample in names]
+    if not goods or not reals:
+        what = "a box of a real defect" if goods else "a good picture"
+        raise UserError(f"placements need {what} in the train part, there is none: check the split of the data set")
+    return Scene(train, goods, reals)
+
+
 class Scene:
     """The views of a category's pictures, of which kind they are, and by how much features differ on good ones."""
 
-    def __init__(self, samples: Sequence[Sample], good: Sequence[Sample], reals: Sequence[DefectBox]) -> None:
-        """samples: all that will be seen; good: those that decide; reals: all real defects of the samples."""
+    def __init__(self, samples: Sequence[Sample], goods: Sequence[Sample], reals: Sequence[DefectBox]) -> None:
+        """samples: all that will be seen; goods: the good ones of them, the first of which decide; reals: all real
+        defects of the samples."""
+        self.goods, self.reals = goods, reals
         self._sample_at = {Path(sample.image): sample for sample in samples}
         self._sample_of = {sample.id: sample for sample in samples}
         self._hidden = {sample.id: [real.box for real in reals if real.sample == sample.id] for sample in samples}
         self._places: dict[tuple[str, int], Place] = {}
         self._read = recent(self._view)  # type: ignore[type-var]
         self.kind: Kind = "parts"
-        views = [self.view(sample) for sample in good]
+        views = [self.view(sample) for sample in goods[:VERDICT_PICTURES]]
         if 2 * sum(view.is_whole for view in views) > len(views) or self._beside(reals):
             self.kind = "filled"
             if not all(view.is_whole for view in views):
                 self._read = recent(self._view)  # type: ignore[type-var]
-                views = [self.view(sample) for sample in good]
+                views = [self.view(sample) for sample in goods[:VERDICT_PICTURES]]
             if alignment([view.features for view in views]) < ALIGNED:
                 self.kind = "texture"
             self._places.clear()
@@ -113,6 +128,9 @@ class Scene:
 
     def view(self, sample: Sample) -> View:
         return self._read(Path(sample.image))  # type: ignore[return-value]
+
+    def sample(self, name: str) -> Sample:
+        return self._sample_of[name]
 
     def place(self, real: DefectBox) -> Place:
         key = real.sample, real.component

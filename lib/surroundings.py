@@ -20,7 +20,7 @@ WORKING_SIDE = 192  # px of the longer side of a picture's features
 SMOOTHING = 1.0  # px there, of colours
 NEIGHBOURHOOD = 2.5  # px there, in which contrast is measured
 CHANNELS = ("lightness", "green to red", "blue to yellow", "contrast", "depth", "beyond")
-FLOORS = (2.0, 2.0, 2.0, 1.0, 0.5, 0.5)  # least scale of each: CIELAB units, what cameras add by themselves; shares
+FLOORS = (2.0, 2.0, 2.0, 1.0, 0.5, 1.0)  # least scale of each: CIELAB units, what cameras add by themselves; shares
 DEEP = 0.25  # of an object's size from its edge is as deep as it gets
 ANGLES = 16  # points on a ring
 RINGS = (0.3, 1.0, 3.0)  # distances of the rings from the box, in half of its longer sides
@@ -134,14 +134,16 @@ def ring_offsets(box: Box, size: tuple[int, int]) -> Points:
 
 
 def seen(picture: Features, points: Points) -> tuple[NDArray[np.float32], Mask]:
-    """The features (..., 6) at points (..., 2) of a picture, and where they are known, (...) bool.
+    """The features (..., RINGS, ANGLES, 6) at points (..., RINGS, ANGLES, 2), and where they are known, bool.
 
-    A point beyond the border takes the features of the nearest one within, and says so in the last of them.
+    A point beyond the border takes the features of the nearest one within, and says so in the last of them, but on the
+    farthest ring: a border that far away says little of the place.
     """
     rows, columns = picture.known.shape
     place = np.floor(points / picture.step).astype(np.int64)
     column, row = np.clip(place[..., 0], 0, columns - 1), np.clip(place[..., 1], 0, rows - 1)
     beyond = ((points < 0) | (points >= picture.size)).any(axis=-1)
+    beyond[..., -1, :] = False
     values = np.concatenate([picture.maps[row, column], beyond[..., None].astype(np.float32)], axis=-1)
     return values, picture.known[row, column]
 

@@ -75,7 +75,7 @@ class Dataset(Section):
     def _foreground_within(self) -> "Dataset":
         folder = Path(self.foreground or ".")
         if folder.is_absolute() or ".." in folder.parts:
-            raise ValueError("foreground: a folder in dataset.path is expected, relative to it, so that DVC sees changes")
+            raise ValueError("foreground: expected a folder in dataset.path, relative to it: so DVC sees changes there")
         return self
 
 

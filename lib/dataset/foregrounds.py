@@ -54,7 +54,8 @@ def read_foregrounds(
     if by_name:
         names = shortlist([str(file) for file in by_name.values()])
         findings.problems.append(
-            f"{KEY}: {len(by_name)} mask(s) without a picture of the same path in {root}: {names}; rename or remove them"
+            f"{KEY}: {len(by_name)} mask(s) without a picture of the same path in {root}: {names}; "
+            f"rename or remove them"
         )
     return found
 
