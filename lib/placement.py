@@ -11,7 +11,7 @@ from lib.core.geometry import Box
 from lib.core.records import DefectBox, Placement, Sample
 from lib.core.runtime import progress, seed_for
 from lib.parts import part_at, poses, turning
-from lib.scenes import MIN_SHARE, Place, Scene, View, scene_of
+from lib.scenes import MIN_SHARE, Boxes, Place, Scene, View, scene_of
 from lib.surroundings import Points, seen, unlikeness
 
 # Spread of a placement's centre about the real one's, in sizes of the part. A handful of real defects says roughly
@@ -93,7 +93,7 @@ def _box_at(rng: np.random.Generator, scene: Scene, real: Place, good: View, jit
     sides = np.subtract(real.box[2:], real.box[:2]) * np.exp(rng.normal(0, jitter, (CANDIDATES, 2)))
     sides = np.clip(np.rint(sides), 1, good.size).astype(np.int64)
     if scene.kind == "texture":
-        starts, turns = rng.integers(good.size - sides + 1), np.zeros(CANDIDATES)
+        starts, turns = _anywhere(rng, real, good, sides), np.zeros(CANDIDATES)
     else:
         centres, turns = _centres(rng, scene, real, good)
         starts = np.clip(np.rint(centres - sides / 2), 0, good.size - sides).astype(np.int64)
@@ -107,6 +107,17 @@ def _box_at(rng: np.random.Generator, scene: Scene, real: Place, good: View, jit
     order = np.argsort(unlikeness(*real.surroundings, around, scene.scale), kind="stable")
     x0, y0, x1, y1 = boxes[order[rng.integers(min(KEPT, len(order)))]].tolist()
     return x0, y0, x1, y1
+
+
+def _anywhere(rng: np.random.Generator, real: Place, good: View, sides: Boxes) -> Boxes:
+    """Upper left corners (CANDIDATES, 2) of boxes on a texture. Where a border belongs to the real one's surroundings,
+    half of the boxes are as near to it: by chance next to none would be."""
+    starts, beside = rng.integers(good.size - sides + 1), rng.random(sides.shape) < 0.5
+    apart = rng.uniform(0.5, 1.5, sides.shape)
+    before, behind = np.array(real.box[:2]), real.view.size - np.array(real.box[2:])
+    distance = np.rint(apart * np.minimum(before, behind)).astype(np.int64)
+    near = np.clip(np.where(before <= behind, distance, good.size - sides - distance), 0, good.size - sides)
+    return np.where(beside & (np.minimum(before, behind) < real.reach), near, starts)
 
 
 def _centres(rng: np.random.Generator, scene: Scene, real: Place, good: View) -> tuple[Points, NDArray[np.float64]]:

@@ -21,7 +21,7 @@ from lib.core.images import read_image, read_mask, recent
 from lib.core.records import GOOD, DefectBox, Sample, of_split
 from lib.foreground import foreground_mask
 from lib.parts import Part, parts_of
-from lib.surroundings import CHANNELS, Features, Points, alignment, features, ring_offsets, scales, seen
+from lib.surroundings import CHANNELS, Features, Points, alignment, features, reach, ring_offsets, scales, seen
 
 Sums = NDArray[np.int32]  # (H + 1, W + 1), of a foreground: the share of any box is read from it in four values
 Boxes = NDArray[np.int64]  # (K, 4)
@@ -77,6 +77,11 @@ class Place:
     def share(self) -> float:
         """Share of the box that is foreground."""
         return float(self.view.shares(np.array([self.box]))[0])
+
+    @property
+    def reach(self) -> float:
+        """How far from the box its surroundings begin to be of less weight, px."""
+        return reach(self.box, self.view.features.size)
 
     @cached_property
     def offsets(self) -> Points:

@@ -119,16 +119,20 @@ def scales(pictures: Sequence[Features]) -> NDArray[np.float32]:
     return np.maximum(np.append(values.std(axis=0, dtype=np.float64), 0.0), FLOORS).astype(np.float32)
 
 
+def reach(box: Box, size: tuple[int, int]) -> float:
+    """The unit of the rings' distances, px: half of the box's longer side, in a picture of size (width, height)."""
+    return max((box[2] - box[0]) / 2, (box[3] - box[1]) / 2, MIN_REACH * min(size))
+
+
 def ring_offsets(box: Box, size: tuple[int, int]) -> Points:
     """Points on rings around a box, (RINGS, ANGLES, 2) px from its centre; size: (width, height) of the picture.
 
     A ring is the outline of the box, grown by a share of half of its longer side to every side.
     """
     half = np.array([box[2] - box[0], box[3] - box[1]]) / 2
-    reach = max(float(half.max()), MIN_REACH * min(size))
     angles = 2 * np.pi * (np.arange(ANGLES) + 0.5) / ANGLES
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-    grown = half + reach * np.array(RINGS)[:, None]  # (RINGS, 2)
+    grown = half + reach(box, size) * np.array(RINGS)[:, None]  # (RINGS, 2)
     stretch = 1 / np.abs(directions[None] / grown[:, None]).max(axis=-1)
     return np.asarray(directions[None] * stretch[..., None])
 
