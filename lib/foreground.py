@@ -16,6 +16,7 @@ FRAME = 0.03  # width of the border frame that teaches the ground, as a share of
 PLAIN_SHARE = 0.5  # of the frame that the ground is fitted to: objects may touch the rest
 STARTS = 48  # planes through three pixels of the frame each, from which the fit begins
 FINALISTS = 3  # of them are fitted to the end
+STEPS = 6  # in which that is done
 FITTED = 240  # pixels of the frame at most that the ground is fitted to
 QUARTER_NORM = 1.10  # first quartile of the length of three normal values of unit variance
 NOISE = 2.0  # CIELAB units below which no ground is told apart from sensor noise and shading
@@ -80,28 +81,30 @@ def _distance_to_ground(lab: NDArray[np.float32], frame: Mask) -> tuple[NDArray[
     known, colours = terms[frame][::every].astype(np.float64), lab[frame][::every].astype(np.float64)
     kept = round(PLAIN_SHARE * len(colours))
 
-    def costs(planes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Of planes (P, 3, 3): the residuals (P, N) of all frame pixels, shrunk to the sum of the least ones (P,)."""
-        residuals = np.linalg.norm(colours - known @ planes, axis=-1)
-        return np.asarray(np.partition(residuals, kept, axis=-1)[:, :kept].sum(axis=-1))
+    def residuals(planes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Squared, of planes (..., 3, 3): (..., N) for all frame pixels."""
+        return np.asarray(((colours - known @ planes) ** 2).sum(axis=-1))
 
-    def concentrated(plane: NDArray[np.float64], steps: int) -> NDArray[np.float64]:
-        for _ in range(steps):  # each lowers the cost
-            residuals = np.linalg.norm(colours - known @ plane, axis=-1)
-            closest = residuals <= max(np.partition(residuals, kept)[kept], NOISE / 2)  # not one border's alone
-            plane = np.linalg.lstsq(known[closest], colours[closest], rcond=None)[0]
-        return plane
+    def costs(planes: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.partition(residuals(planes), kept, axis=-1)[..., :kept].sum(axis=-1))
+
+    def fitted(terms: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The planes (..., 3, 3) by least squares; of three pixels in a row, or one twice, any that fits."""
+        crossed = np.swapaxes(terms, -1, -2)
+        return np.linalg.solve(crossed @ terms + 1e-6 * np.eye(3), crossed @ values)
 
     level = np.zeros((1, 3, 3))
     level[0, 0] = np.median(colours, axis=0)
     some = np.random.default_rng(0).integers(len(colours), size=(STARTS, 3))
-    ridge = 1e-3 * np.eye(3)  # three pixels in a row, or one twice, would give any plane
-    crossed = np.swapaxes(known[some], 1, 2)
-    tilted = np.linalg.solve(crossed @ known[some] + ridge, crossed @ colours[some])
-    starts = np.concatenate([level, tilted])
-    finalists = np.stack([concentrated(starts[one], 6) for one in np.argsort(costs(starts))[:FINALISTS]])
+    starts = np.concatenate([level, fitted(known[some], colours[some])])
+    finalists = starts[np.argsort(costs(starts), kind="stable")[:FINALISTS]]
+    for plane in finalists:
+        for _ in range(STEPS):  # each lowers the cost
+            misses = residuals(plane)
+            closest = misses <= max(np.partition(misses, kept)[kept], (NOISE / 2) ** 2)  # not one border's alone
+            plane[:] = fitted(known[closest], colours[closest])
     plane = finalists[int(np.argmin(costs(finalists)))]
-    spread = float(np.quantile(np.linalg.norm(colours - known @ plane, axis=-1), 0.25) / QUARTER_NORM)
+    spread = float(np.sqrt(np.quantile(residuals(plane), 0.25)) / QUARTER_NORM)
     return np.linalg.norm(lab - terms @ plane.astype(np.float32), axis=-1) / max(spread, NOISE), spread
 
 
