@@ -15,8 +15,8 @@ MIN_SIDE = 16  # px of the shorter side at that size
 FRAME = 0.03  # width of the border frame that teaches the ground, as a share of the shorter side
 PLAIN_SHARE = 0.5  # of the frame that the ground is fitted to: objects may touch the rest
 STARTS = 48  # planes through three pixels of the frame each, from which the fit begins
-FINALISTS = 3  # of them are fitted to the end
-STEPS = 6  # in which that is done
+FINALISTS = 2  # of them are fitted to the end
+STEPS = 4  # in which that is done
 FITTED = 240  # pixels of the frame at most that the ground is fitted to
 QUARTER_NORM = 1.10  # first quartile of the length of three normal values of unit variance
 NOISE = 2.0  # CIELAB units below which no ground is told apart from sensor noise and shading
@@ -51,8 +51,7 @@ def foreground_mask(image: RGB) -> Mask:
     if min(height, width) * scale < MIN_SIDE:  # a strip: no frame to speak of
         return everything
     small = resize(image, round(width * scale), round(height * scale))
-    smooth = cv2.GaussianBlur(small.astype(np.float32) / 255, (0, 0), 1.0)
-    lab = cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB).astype(np.float32)
+    lab = cv2.GaussianBlur(cielab(small), (0, 0), 1.0)
     frame = np.ones(small.shape[:2], dtype=bool)
     edge = max(2, round(FRAME * min(small.shape[:2])))
     frame[edge:-edge, edge:-edge] = False
@@ -66,6 +65,13 @@ def foreground_mask(image: RGB) -> Mask:
     if not _are_objects(mask, salient, distance, frame):
         return everything
     return resize(mask, width, height)
+
+
+def cielab(image: RGB) -> NDArray[np.float32]:
+    """A picture's colours in CIELAB (lightness 0 to 100), (H, W, 3), rounded to 8 bits: ten times as fast as exactly,
+    and half a unit is less than noise."""
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
+    return lab * np.array([100 / 255, 1, 1], np.float32) - np.array([0, 128, 128], np.float32)
 
 
 def _distance_to_ground(lab: NDArray[np.float32], frame: Mask) -> tuple[NDArray[np.float32], float]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.core.geometry import RGB, Box, Mask, resize
+from lib.foreground import cielab
 
 Points = NDArray[np.float64]  # (..., 2), x and y in px from the picture's upper left corner
 
@@ -22,7 +23,7 @@ NEIGHBOURHOOD = 2.5  # px there, in which contrast is measured
 CHANNELS = ("lightness", "green to red", "blue to yellow", "contrast", "depth", "beyond")
 FLOORS = (2.0, 2.0, 2.0, 1.0, 0.5, 1.0)  # least scale of each: CIELAB units, what cameras add by themselves; shares
 DEEP = 0.25  # of an object's size from its edge is as deep as it gets
-ANGLES = 16  # points on a ring
+ANGLES = 12  # points on a ring
 RINGS = (0.3, 1.0, 3.0)  # distances of the rings from the box, in half of its longer sides
 MIN_REACH = 0.08  # of the picture's shorter side: around specks, rings keep at least this for that half
 GRID = 16  # cells to a side of the grid on which light is told from what it falls on
@@ -56,9 +57,7 @@ def features(image: RGB, foreground: Mask, hidden: Sequence[Box] = ()) -> Featur
     for x0, y0, x1, y1 in hidden:
         left, top = int(x0 * columns / width), int(y0 * rows / height)
         known[top : -int(-y1 * rows // height), left : -int(-x1 * columns // width)] = False
-    # In 8 bits, which is ten times as fast; what smoothing leaves of the rounding is below the floors.
-    lab = cv2.cvtColor(resize(image, columns, rows), cv2.COLOR_RGB2LAB).astype(np.float32)
-    lab = lab * np.array([100 / 255, 1, 1], np.float32) - np.array([0, 128, 128], np.float32)
+    lab = cielab(resize(image, columns, rows))
     lightness = lab[..., :1]
     mean, square = np.moveaxis(_smooth(np.concatenate([lightness, lightness**2], axis=2), known, NEIGHBOURHOOD), 2, 0)
     contrast = np.sqrt(np.maximum(square - mean**2, 0))
