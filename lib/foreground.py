@@ -14,10 +14,10 @@ WORKING_SIDE = 192  # px of the longer side: enough for an outline, and a few mi
 MIN_SIDE = 16  # px of the shorter side at that size
 FRAME = 0.03  # width of the border frame that teaches the ground, as a share of the shorter side
 PLAIN_SHARE = 0.5  # of the frame that the ground is fitted to: objects may touch the rest
-STARTS = 48  # planes through three pixels of the frame each, from which the fit begins
+STARTS = 32  # planes through three pixels of the frame each, from which the fit begins
 FINALISTS = 2  # of them are fitted to the end
 STEPS = 4  # in which that is done
-FITTED = 240  # pixels of the frame at most that the ground is fitted to
+FITTED = 200  # pixels of the frame at most that the ground is fitted to
 QUARTER_NORM = 1.10  # first quartile of the length of three normal values of unit variance
 NOISE = 2.0  # CIELAB units below which no ground is told apart from sensor noise and shading
 # A frame that varies more than this (CIELAB units, robust standard deviation) is no plain ground.

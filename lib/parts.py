@@ -17,14 +17,14 @@ from lib.core.geometry import Box, Mask, resize
 from lib.surroundings import Features, Points
 
 MIN_PART = 0.1  # of the largest part's area; what is smaller is none
-ANGLES, RADII = 72, 24  # of the polar view of a part
+ANGLES, RADII = 180, 24  # of the polar view of a part
 REACH = 2.0  # radius of that view, in sizes of the part
-OVERSAMPLING = 4  # before the view is averaged
+OVERSAMPLING = 2  # before the view is averaged
 FLAGS = cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS
 OUTLINE = 4.0  # weight of a pixel that is part in one view and not in the other, beside a scale of colour squared
 SIZE = 4.0  # weight of the squared logarithm of the ratio of two sizes
 # Turns that fit as well as the best one: their unlikeness is larger by at most this share, and this.
-EQUAL_SHARE, EQUAL = 0.15, 0.01
+EQUAL_SHARE, EQUAL = 0.1, 0.005
 
 
 @dataclass(frozen=True)

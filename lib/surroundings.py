@@ -7,6 +7,7 @@ which kind, without the defect itself, and the same points around a box on a goo
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -70,17 +71,19 @@ def features(image: RGB, foreground: Mask, hidden: Sequence[Box] = ()) -> Featur
 
 def _light(colours: NDArray[np.float32]) -> NDArray[np.float32]:
     """The light on a surface (h, w, c): the quadratic polynomial in x and y that fits it best."""
-
-    def terms(rows: int, columns: int) -> NDArray[np.float32]:
-        y, x = (np.arange(number, dtype=np.float32) / number - 0.5 for number in (rows, columns))
-        y, x = np.meshgrid(y, x, indexing="ij")
-        return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=-1)
-
     height, width, channels = colours.shape
     rows, columns = min(GRID, height), min(GRID, width)
     cells = resize(colours, columns, rows).reshape(-1, channels)
-    found = np.linalg.lstsq(terms(rows, columns).reshape(-1, 6), cells, rcond=None)[0]
-    return np.asarray(terms(height, width) @ found)
+    found = np.linalg.lstsq(_quadratic(rows, columns).reshape(-1, 6), cells, rcond=None)[0]
+    return np.asarray(_quadratic(height, width) @ found)
+
+
+@lru_cache(maxsize=16)
+def _quadratic(rows: int, columns: int) -> NDArray[np.float32]:
+    """The terms (rows, columns, 6) of a quadratic polynomial in x and y."""
+    y, x = (np.arange(number, dtype=np.float32) / number - 0.5 for number in (rows, columns))
+    y, x = np.meshgrid(y, x, indexing="ij")
+    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=-1)
 
 
 def alignment(pictures: Sequence[Features]) -> float:
