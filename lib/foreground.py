@@ -51,7 +51,7 @@ def foreground_mask(image: RGB) -> Mask:
     if min(height, width) * scale < MIN_SIDE:  # a strip: no frame to speak of
         return everything
     small = resize(image, round(width * scale), round(height * scale))
-    lab = cv2.GaussianBlur(cielab(small), (0, 0), 1.0)
+    lab = np.asarray(cv2.GaussianBlur(cielab(small), (0, 0), 1.0), np.float32)
     frame = np.ones(small.shape[:2], dtype=bool)
     edge = max(2, round(FRAME * min(small.shape[:2])))
     frame[edge:-edge, edge:-edge] = False
@@ -97,7 +97,7 @@ def _distance_to_ground(lab: NDArray[np.float32], frame: Mask) -> tuple[NDArray[
     def fitted(terms: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
         """The planes (..., 3, 3) by least squares; of three pixels in a row, or one twice, any that fits."""
         crossed = np.swapaxes(terms, -1, -2)
-        return np.linalg.solve(crossed @ terms + 1e-6 * np.eye(3), crossed @ values)
+        return np.asarray(np.linalg.solve(crossed @ terms + 1e-6 * np.eye(3), crossed @ values), np.float64)
 
     level = np.zeros((1, 3, 3))
     level[0, 0] = np.median(colours, axis=0)

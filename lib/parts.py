@@ -7,7 +7,6 @@ one all, and none is preferred: nothing tells them apart.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import cv2
 import numpy as np
@@ -20,6 +19,7 @@ MIN_PART = 0.1  # of the largest part's area; what is smaller is none
 ANGLES, RADII = 180, 24  # of the polar view of a part
 REACH = 2.0  # radius of that view, in sizes of the part
 OVERSAMPLING = 2  # before the view is averaged
+SOFT = 1.5  # px at the features' size
 FLAGS = cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS
 OUTLINE = 4.0  # weight of a pixel that is part in one view and not in the other, beside a scale of colour squared
 SIZE = 4.0  # weight of the squared logarithm of the ratio of two sizes
@@ -60,14 +60,8 @@ class Part:
     axis: float | None  # radians: the direction in which it runs from border to border
     length: float  # px, along that axis
     mask: Mask  # (h, w) on the grid of its picture's features
-    colours: NDArray[np.float32]  # (ANGLES, RADII, 3) CIELAB
-    presence: NDArray[np.float32]  # (ANGLES, RADII) share in [0, 1] that is part
+    view: NDArray[np.float32]  # (4, ANGLES, RADII): presence, the share in [0, 1] that is part, and that times CIELAB
     known: NDArray[np.float32]  # (ANGLES, RADII) share in [0, 1] that is neither hidden nor beyond the border
-
-    @cached_property
-    def view(self) -> NDArray[np.float64]:
-        """Presence, and presence times colour: (4, ANGLES, RADII)."""
-        return np.concatenate([self.presence[None], np.moveaxis(self.colours * self.presence[..., None], 2, 0)])
 
 
 def parts_of(foreground: Mask, picture: Features) -> list[Part]:
@@ -97,18 +91,20 @@ def _part(mask: Mask, picture: Features) -> Part:
     shape, radius = (RADII * OVERSAMPLING, ANGLES * OVERSAMPLING), REACH * size
     # warpPolar puts the first pixel's middle at 0.
     place = (float(centre[0] - 0.5), float(centre[1] - 0.5))
-    layers = [picture.maps[..., :3], np.dstack([mask, picture.known]).astype(np.float32)]
-    polar = [cv2.warpPolar(np.ascontiguousarray(one), shape, place, radius, FLAGS) for one in layers]
-    colours, rest = (cv2.resize(one, (RADII, ANGLES), interpolation=cv2.INTER_AREA) for one in polar)
+    # Outlines a little soft, so that half a step of the angle does not cost more than a small mark.
+    shown = cv2.GaussianBlur(
+        np.dstack([mask, mask[..., None] * picture.maps[..., :3]]).astype(np.float32), (0, 0), SOFT
+    )
+    polar = [cv2.warpPolar(one, shape, place, radius, FLAGS) for one in (shown, picture.known.astype(np.float32))]
+    view, known = (cv2.resize(one, (RADII, ANGLES), interpolation=cv2.INTER_AREA) for one in polar)
     return Part(
         centre=centre * picture.step,
         size=size * step,
         axis=axis,
         length=length * step,
         mask=mask,
-        colours=colours,
-        presence=rest[..., 0],
-        known=rest[..., 1],
+        view=np.moveaxis(np.asarray(view, np.float32), 2, 0),
+        known=np.asarray(known, np.float32),
     )
 
 
@@ -166,7 +162,8 @@ def turn_costs(source: Part, target: Part, scale: NDArray[np.float32]) -> NDArra
     """
     weights = source.known * (np.arange(RADII) + 0.5)
     channel = np.array([OUTLINE, *(1 / (3 * scale**2))])
-    middle = np.concatenate([[0.0], _mean_colour(source)])
+    total = np.maximum((weights * source.view).sum(axis=(1, 2)), 1e-6)
+    middle = np.array([0.0, *(total[1:] / total[0])])  # the mean colour, so that the outline counts once
     one, other = (view - middle[:, None, None] * view[:1] for view in (source.view, target.view))
 
     def correlated(left: NDArray, right: NDArray) -> NDArray[np.float64]:
@@ -175,10 +172,4 @@ def turn_costs(source: Part, target: Part, scale: NDArray[np.float32]) -> NDArra
 
     costs = (weights * one**2).sum(axis=(1, 2))[:, None] - 2 * correlated(weights * one, other)
     costs = costs + correlated(np.broadcast_to(weights, other.shape), other**2)
-    area = max(float((weights * source.presence).sum()), 1e-6)
-    return np.asarray(np.maximum((channel[:, None] * costs).sum(axis=0) / area, 0))
-
-
-def _mean_colour(part: Part) -> NDArray[np.float64]:
-    weights = part.presence * part.known * (np.arange(RADII) + 0.5)
-    return np.asarray((part.colours * weights[..., None]).sum(axis=(0, 1)) / max(float(weights.sum()), 1e-6))
+    return np.asarray(np.maximum((channel[:, None] * costs).sum(axis=0) / total[0], 0))

@@ -118,12 +118,16 @@ class Scene:
         self._places: dict[tuple[str, int], Place] = {}
         self._read = recent(self._view)  # type: ignore[type-var]
         self.kind: Kind = "parts"
-        views = [self.view(sample) for sample in goods[:VERDICT_PICTURES]]
-        if 2 * sum(view.is_whole for view in views) > len(views) or self._beside(reals):
+        few = goods[:VERDICT_PICTURES]
+        views = [self.view(sample) for sample in few]
+        # Where a person drew masks, these alone decide.
+        drawn = [view for sample, view in zip(few, views, strict=True) if sample.foreground is not None]
+        told = drawn or views
+        if 2 * sum(view.is_whole for view in told) > len(told) or (not drawn and self._beside(reals)):
             self.kind = "filled"
             if not all(view.is_whole for view in views):
                 self._read = recent(self._view)  # type: ignore[type-var]
-                views = [self.view(sample) for sample in goods[:VERDICT_PICTURES]]
+                views = [self.view(sample) for sample in few]
             if alignment([view.features for view in views]) < ALIGNED:
                 self.kind = "texture"
             self._places.clear()

@@ -109,7 +109,7 @@ def _depth(inside: Mask) -> NDArray[np.float32]:
 def _smooth(values: NDArray[np.float32], known: Mask, sigma: float) -> NDArray[np.float32]:
     """Values (h, w, c) smoothed over what is known, (h, w) bool, alone."""
     if known.all():
-        return cv2.GaussianBlur(values, (0, 0), sigma).reshape(values.shape)
+        return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma), np.float32).reshape(values.shape)
     weights = cv2.GaussianBlur(known.astype(np.float32), (0, 0), sigma)[..., None]
     sums = cv2.GaussianBlur(values * known[..., None], (0, 0), sigma).reshape(values.shape)
     return np.asarray(sums / np.maximum(weights, 1e-6))
@@ -148,7 +148,7 @@ def seen(picture: Features, points: Points) -> tuple[NDArray[np.float32], Mask]:
     rows, columns = picture.known.shape
     place = np.floor(points / picture.step).astype(np.int64)
     column, row = np.clip(place[..., 0], 0, columns - 1), np.clip(place[..., 1], 0, rows - 1)
-    beyond = ((points < 0) | (points >= picture.size)).any(axis=-1)
+    beyond: Mask = np.any((points < 0) | (points >= picture.size), axis=-1)
     beyond[..., -1, :] = False
     values = np.concatenate([picture.maps[row, column], beyond[..., None].astype(np.float32)], axis=-1)
     return values, picture.known[row, column]
@@ -163,7 +163,7 @@ def unlikeness(
     which tells where the edge lies and where it is bright, plus that of each ring's means, which grain does not blur.
     """
     if not known.any():
-        return np.zeros(len(candidates))
+        return np.zeros(len(candidates), np.float32)
     difference = (candidates - real) / scale
     weights = (known / known.sum()).astype(np.float32)
     points = np.einsum("kraf,ra->k", np.minimum(np.abs(difference), MOST), weights) / len(CHANNELS)
