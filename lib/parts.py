@@ -60,7 +60,8 @@ class Part:
     axis: float | None  # radians: the direction in which it runs from border to border
     length: float  # px, along that axis
     mask: Mask  # (h, w) on the grid of its picture's features
-    view: NDArray[np.float32]  # (4, ANGLES, RADII): presence, the share in [0, 1] that is part, and that times CIELAB
+    view: NDArray[np.float32]  # (4, ANGLES, RADII): share in [0, 1] that is part; CIELAB, times the share that is inner
+    inner: NDArray[np.float32]  # (ANGLES, RADII) share that is part and not at its edge
     known: NDArray[np.float32]  # (ANGLES, RADII) share in [0, 1] that is neither hidden nor beyond the border
 
 
@@ -91,20 +92,23 @@ def _part(mask: Mask, picture: Features) -> Part:
     shape, radius = (RADII * OVERSAMPLING, ANGLES * OVERSAMPLING), REACH * size
     # warpPolar puts the first pixel's middle at 0.
     place = (float(centre[0] - 0.5), float(centre[1] - 0.5))
-    # Outlines a little soft, so that half a step of the angle does not cost more than a small mark.
-    shown = cv2.GaussianBlur(
-        np.dstack([mask, mask[..., None] * picture.maps[..., :3]]).astype(np.float32), (0, 0), SOFT
-    )
-    polar = [cv2.warpPolar(one, shape, place, radius, FLAGS) for one in (shown, picture.known.astype(np.float32))]
-    view, known = (cv2.resize(one, (RADII, ANGLES), interpolation=cv2.INTER_AREA) for one in polar)
+    # Colours from the edge on inwards, since the ground shines into those at it; and all a little soft, so that half a
+    # step of the angle does not cost more than a small mark.
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1)
+    shares = cv2.GaussianBlur(np.dstack([mask, inner]).astype(np.float32), (0, 0), SOFT)
+    colours = cv2.GaussianBlur(inner[..., None] * picture.maps[..., :3], (0, 0), SOFT)
+    layers = [np.dstack([shares, picture.known.astype(np.float32)]), colours]
+    polar = [cv2.warpPolar(one, shape, place, radius, FLAGS) for one in layers]
+    seen, lab = (cv2.resize(one, (RADII, ANGLES), interpolation=cv2.INTER_AREA) for one in polar)
     return Part(
         centre=centre * picture.step,
         size=size * step,
         axis=axis,
         length=length * step,
         mask=mask,
-        view=np.moveaxis(np.asarray(view, np.float32), 2, 0),
-        known=np.asarray(known, np.float32),
+        view=np.moveaxis(np.dstack([seen[..., 0], lab]), 2, 0),
+        inner=seen[..., 1],
+        known=seen[..., 2],
     )
 
 
@@ -162,9 +166,10 @@ def turn_costs(source: Part, target: Part, scale: NDArray[np.float32]) -> NDArra
     """
     weights = source.known * (np.arange(RADII) + 0.5)
     channel = np.array([OUTLINE, *(1 / (3 * scale**2))])
-    total = np.maximum((weights * source.view).sum(axis=(1, 2)), 1e-6)
-    middle = np.array([0.0, *(total[1:] / total[0])])  # the mean colour, so that the outline counts once
-    one, other = (view - middle[:, None, None] * view[:1] for view in (source.view, target.view))
+    area = max(float((weights * source.view[0]).sum()), 1e-6)
+    colour = (weights * source.view[1:]).sum(axis=(1, 2)) / max(float((weights * source.inner).sum()), 1e-6)
+    middle = np.array([0.0, *colour])[:, None, None]  # the mean one, so that the outline counts once
+    one, other = (part.view - middle * part.inner for part in (source, target))
 
     def correlated(left: NDArray, right: NDArray) -> NDArray[np.float64]:
         spectrum = np.conj(np.fft.rfft(left, axis=-2)) * np.fft.rfft(right, axis=-2)
@@ -172,4 +177,4 @@ def turn_costs(source: Part, target: Part, scale: NDArray[np.float32]) -> NDArra
 
     costs = (weights * one**2).sum(axis=(1, 2))[:, None] - 2 * correlated(weights * one, other)
     costs = costs + correlated(np.broadcast_to(weights, other.shape), other**2)
-    return np.asarray(np.maximum((channel[:, None] * costs).sum(axis=0) / total[0], 0))
+    return np.asarray(np.maximum((channel[:, None] * costs).sum(axis=0) / area, 0))

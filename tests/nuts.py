@@ -63,7 +63,7 @@ def nut(angle, seed, chip=False, marked=True, sides=6, size=160):
     corners = centre + 0.36 * size * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     where = np.zeros((size, size), np.uint8)
     cv2.fillPoly(where, [np.rint(corners * 16).astype(np.int32)], 1, shift=4)
-    cv2.circle(where, tuple(int(value) for value in centre), round(0.15 * size), 0, -1)
+    cv2.circle(where, tuple(np.rint(centre * 16).astype(int).tolist()), round(0.15 * size * 16), 0, -1, shift=4)
     image = np.full((size, size, 1), 40.0)
     image[where > 0] = 170
     if marked:
