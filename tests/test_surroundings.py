@@ -32,7 +32,6 @@ def test_what_a_box_hides_does_not_shine_into_the_surroundings():
     one, other = (features(each, WHOLE, [box]) for each in (image, stained))
     for values, known in (seen(look, np.array([75.0, 82.5]) + ring_offsets(box, (160, 160))) for look in (one, other)):
         assert known.all() and np.isfinite(values).all()
-    # The light is fitted to what smoothing leaves, in which the hidden box is nothing but its neighbourhood.
     assert np.abs(one.maps - other.maps)[one.known].max() < 2
 
 
@@ -81,7 +80,7 @@ def test_on_a_whole_picture_the_light_does_not_count():
     y, x = np.indices((160, 160)) / 160
     lit = (image + 25 * (x + y * y - 0.8)[..., None]).clip(0, 255).astype(np.uint8)
     plain, uneven = (features(each.astype(np.uint8), WHOLE).maps[..., 0] for each in (image, lit))
-    assert np.abs(plain - uneven).mean() < 0.15 * plain.std()
+    assert np.abs(plain - uneven).mean() < 0.2 * plain.std() < 0.04 * np.ptp(lit.mean(axis=2))
 
 
 def test_depth_is_zero_at_the_edge_and_one_deep_inside():
