@@ -38,8 +38,11 @@ MAX_BESIDE = 0.1  # of what stands out may lie outside of the objects
 MAX_PINHOLE = 0.01  # of the objects' area; larger holes in them show the ground
 
 
-def foreground_mask(image: RGB) -> Mask:
+def foreground_mask(image: RGB, least: float = MIN_SHARE) -> Mask:
     """The objects in a picture, (H, W) bool from (H, W, 3) uint8 RGB; all True where none can be told for sure.
+
+    least: the share of the picture that must be object. A stain is as small as a small part: who asks for less than
+    MIN_SHARE has other pictures that agree.
 
     A border frame gives the colour of the ground, as a plane over the picture in CIELAB (lighting is seldom even);
     Otsu's threshold on the logarithm of the distance to it gives what stands out. Bores and gaps that show the ground
@@ -62,7 +65,7 @@ def foreground_mask(image: RGB) -> Mask:
     levels = _as_byte(np.log1p(distance))
     salient = levels > cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)[0]
     mask = _whole_parts(salient)
-    if not _are_objects(mask, salient, distance, frame):
+    if mask.mean() < least or not _are_objects(mask, salient, distance, frame):
         return everything
     return resize(mask, width, height)
 
@@ -137,7 +140,7 @@ def _whole_parts(salient: Mask) -> Mask:
 
 def _are_objects(mask: Mask, salient: Mask, distance: NDArray[np.float32], frame: Mask) -> bool:
     """Whether what stands out are objects on a plain ground rather than patches of a texture."""
-    if not MIN_SHARE <= mask.mean() <= MAX_SHARE or mask[frame].mean() > MAX_FRAME_SHARE:
+    if not mask.any() or mask.mean() > MAX_SHARE or mask[frame].mean() > MAX_FRAME_SHARE:
         return False
     outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
     hulls = sum(cv2.contourArea(cv2.convexHull(outline)) for outline in outlines)

@@ -29,6 +29,7 @@ Kind = Literal["parts", "filled", "texture"]
 
 MIN_SHARE = 0.25  # of a box on the object: a real box with less than that tells of a bad foreground
 VERDICT_PICTURES = 9  # good pictures that decide of which kind a category is, and its scales
+SMALL = 0.01  # of a picture may be object: most good pictures must show one, and real defects lie on it
 ALIGNED = 0.6  # of the variance that the place explains. Measured: a spindle 0.98, textures 0 to 0.3
 
 
@@ -159,7 +160,7 @@ class Scene:
         elif sample.foreground is not None:
             foreground = read_mask(Path(sample.foreground))
         else:
-            foreground = foreground_mask(image)
+            foreground = foreground_mask(image, SMALL)
         sums = np.asarray(cv2.integral(foreground.astype(np.uint8)), dtype=np.int32)
         look = features(image, foreground, self._hidden[sample.id])
         return View(sums, look, parts_of(foreground, look))

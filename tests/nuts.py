@@ -102,3 +102,29 @@ def _sample(folder, name, defect_type, image, mask):
         write_png(Path(drawn), mask)
     size = image.shape[1], image.shape[0]
     return Sample(name, "part", defect_type, path.as_posix(), drawn, name, "train", size, name)
+
+
+def screw(angle, seed, chip=False, size=(240, 200)):
+    """A screw that covers a few per cent of its picture, turned by an angle in degrees, and the frame (centre, turn) of
+    its head. A chip occurs at the far end of its shaft alone."""
+    rng = np.random.default_rng(seed)
+    turn = np.deg2rad(angle)
+    along, across = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
+    centre = np.array(size) / 2 + rng.uniform(-15, 15, 2)
+
+    def block(start, stop, half):
+        ends = [
+            centre + along * a + across * b for a, b in ((start, -half), (stop, -half), (stop, half), (start, half))
+        ]
+        return [np.rint(np.array(ends) * 16).astype(np.int32)]
+
+    where, mask = np.zeros(size[::-1], np.uint8), np.zeros(size[::-1], np.uint8)
+    cv2.fillPoly(where, block(-45, 45, 5), 1, shift=4)
+    cv2.fillPoly(where, block(-58, -44, 13), 1, shift=4)
+    image = np.full((*size[::-1], 1), 215.0)
+    image[where > 0] = 90
+    if chip:
+        cv2.circle(mask, tuple(np.rint(centre + 38 * along).astype(int).tolist()), 4, 1, -1)
+        image[mask > 0] = 30
+    image = image + rng.normal(0, 4, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8).repeat(3, axis=2), mask > 0, (centre, turn), where > 0

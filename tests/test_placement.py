@@ -13,7 +13,7 @@ from lib.foreground import foreground_mask
 from lib.language import location_of
 from lib.placement import place_boxes
 from lib.scenes import scene_of
-from tests.nuts import GROUNDS, KINDS, category, nut, scene
+from tests.nuts import GROUNDS, KINDS, category, nut, scene, screw
 from tests.test_scenes import filled
 from tests.toy import toy_category
 
@@ -163,6 +163,20 @@ def corners(folder, marked, real=2):
 
 def test_on_turned_parts_a_defect_keeps_to_the_corner_that_a_mark_tells_from_the_others(tmp_path):
     assert corners(tmp_path, marked=True)[0] >= 95
+
+
+def test_on_small_slender_parts_turned_any_way_a_defect_keeps_to_its_end(tmp_path):
+    angles = np.random.default_rng(2).uniform(0, 360, 11)
+    good = [screw(angle, 100 + number) for number, angle in enumerate(angles[:8])]
+    chipped = [screw(angle, number, chip=True)[:2] for number, angle in enumerate(angles[8:])]
+    off, along = [], []
+    for placement in place_boxes(*category(tmp_path, [one[0] for one in good], chipped, "chip"), 80, 0.15, 0):
+        _, _, (centre, turn), where = good[int(placement.normal[-2:])]
+        x0, y0, x1, y1 = placement.box
+        off.append(where[y0:y1, x0:x1].mean() < 0.1)
+        along.append((middle(placement.box) - centre) @ [np.cos(turn), np.sin(turn)])
+    assert np.mean(where) < 0.06 and np.mean(off) <= 0.02
+    assert np.mean(np.array(along) > 20) >= 0.95
 
 
 def test_where_nothing_tells_the_corners_of_turned_parts_apart_all_are_alike(tmp_path):
