@@ -99,7 +99,8 @@ def _part(mask: Mask, picture: Features) -> Part:
     colours = cv2.GaussianBlur(inner[..., None] * picture.maps[..., :3], (0, 0), SOFT)
     layers = [np.dstack([shares, picture.known.astype(np.float32)]), colours]
     polar = [cv2.warpPolar(one, shape, place, radius, FLAGS) for one in layers]
-    seen, lab = (cv2.resize(one, (RADII, ANGLES), interpolation=cv2.INTER_AREA) for one in polar)
+    polar = [cv2.resize(one, (RADII, ANGLES), interpolation=cv2.INTER_AREA) for one in polar]
+    seen, lab = (np.asarray(one, np.float32) for one in polar)
     return Part(
         centre=centre * picture.step,
         size=size * step,
