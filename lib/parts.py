@@ -24,7 +24,7 @@ FLAGS = cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS
 OUTLINE = 4.0  # weight of a pixel that is part in one view and not in the other, beside a scale of colour squared
 SIZE = 4.0  # weight of the squared logarithm of the ratio of two sizes
 # Turns that fit as well as the best one: their unlikeness is larger by at most this share, and this.
-EQUAL_SHARE, EQUAL = 0.1, 0.005
+EQUAL_SHARE, EQUAL = 0.1, 0.007
 
 
 @dataclass(frozen=True)
