@@ -64,6 +64,10 @@ class Part:
     inner: NDArray[np.float32]  # (ANGLES, RADII) share that is part and not at its edge
     known: NDArray[np.float32]  # (ANGLES, RADII) share in [0, 1] that is neither hidden nor beyond the border
 
+    @property
+    def nbytes(self) -> int:
+        return self.mask.nbytes + self.view.nbytes + self.inner.nbytes + self.known.nbytes
+
 
 def parts_of(foreground: Mask, picture: Features) -> list[Part]:
     """The parts of a picture, largest first, from its foreground (H, W) and its features; none where all is foreground.

@@ -51,12 +51,18 @@ def place_boxes(
         defect_type: np.random.default_rng(seed_for(seed, goods[0].category, defect_type)).permutation(len(goods))
         for defect_type in reals
     }
+    jobs = []
+    for defect_type in reals:
+        for index in range(per_type):
+            good = goods[orders[defect_type][index % len(goods)]]
+            rng = np.random.default_rng(seed_for(seed, good.category, defect_type, index))
+            jobs.append((good, rng, reals[defect_type][rng.integers(len(reals[defect_type]))], index))
+    shown = {good.id: good for good, _, _, _ in jobs} | {
+        real.sample: scene.sample(real.sample) for _, _, real, _ in jobs
+    }
+    scene.views(list(shown.values()))  # all at once, as far as the memory of views goes
     placements = []
-    jobs = [(defect_type, index) for defect_type in reals for index in range(per_type)]
-    for defect_type, index in progress(jobs, "place boxes"):
-        good = goods[orders[defect_type][index % len(goods)]]
-        rng = np.random.default_rng(seed_for(seed, good.category, defect_type, index))
-        real = reals[defect_type][rng.integers(len(reals[defect_type]))]
+    for good, rng, real, index in progress(jobs, "place boxes"):
         box = _box_at(rng, scene, scene.place(real), scene.view(good), jitter)
         placements.append(_placement(good, real, box, index, seed))
     return placements

@@ -14,7 +14,7 @@ from lib.parts import part_at, poses
 from lib.scenes import Scene
 
 REAL, SYNTHETIC = (255, 40, 40), (0, 150, 255)  # colours of boxes and points
-SHOWN = 4  # pictures of each type, of either side
+SHOWN = 3  # pictures of each type, of either side
 TILE, GAP, CAPTION = 160, 4, 20  # px
 FADED = 0.45  # of a summary's picture remains under its points
 FRAMES = {

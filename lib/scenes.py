@@ -5,7 +5,9 @@ the part fills them. If good pictures show the same thing in the same place, tha
 before a fixed camera; if not, it is a texture, on which a defect can be anywhere.
 """
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +25,11 @@ from lib.foreground import foreground_mask
 from lib.parts import Part, parts_of
 from lib.surroundings import CHANNELS, Features, Points, alignment, features, reach, ring_offsets, scales, seen
 
-Sums = NDArray[np.int32]  # (H + 1, W + 1), of a foreground: the share of any box is read from it in four values
+Sums = NDArray[np.float64]  # (h + 1, w + 1), of a foreground: the share of any box is read from it in four values
 Boxes = NDArray[np.int64]  # (K, 4)
 Kind = Literal["parts", "filled", "texture"]
 
+THREADS = 8  # more would gain little, and each may hold a picture of a hundred million pixels
 MIN_SHARE = 0.25  # of a box on the object: a real box with less than that tells of a bad foreground
 VERDICT_PICTURES = 9  # good pictures that decide of which kind a category is, and its scales
 SMALL = 0.01  # of a picture may be object: most good pictures must show one, and real defects lie on it
@@ -43,7 +46,7 @@ class View:
 
     @property
     def nbytes(self) -> int:
-        return self.sums.nbytes + self.features.nbytes
+        return self.sums.nbytes + self.features.nbytes + sum(part.nbytes for part in self.parts)
 
     @property
     def size(self) -> NDArray[np.int64]:
@@ -53,13 +56,24 @@ class View:
     @property
     def is_whole(self) -> bool:
         """Whether all of the picture is foreground."""
-        return bool(self.sums[-1, -1] == (self.sums.shape[0] - 1) * (self.sums.shape[1] - 1))
+        return bool(self.sums[-1, -1] > (self.sums.shape[0] - 1) * (self.sums.shape[1] - 1) - 0.01)  # rounded sums
 
     def shares(self, boxes: Boxes) -> NDArray[np.float64]:
-        """Share of each box (K, 4) that is foreground, (K,)."""
+        """Share of each box (K, 4) that is foreground, (K,); exact to a cell of the features' grid."""
         x0, y0, x1, y1 = np.asarray(boxes).T
-        inside = self.sums[y1, x1] - self.sums[y0, x1] - self.sums[y1, x0] + self.sums[y0, x0]
-        return np.asarray(inside / ((x1 - x0) * (y1 - y0)))
+        inside = self._sum(x1, y1) - self._sum(x1, y0) - self._sum(x0, y1) + self._sum(x0, y0)
+        cell = self.features.step[0] * self.features.step[1]
+        return np.asarray(np.clip(inside * cell / ((x1 - x0) * (y1 - y0)), 0, 1))
+
+    def _sum(self, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The sum up to points in px; within a cell it grows evenly."""
+        column, row = x / self.features.step[0], y / self.features.step[1]
+        left = np.clip(column.astype(np.int64), 0, self.sums.shape[1] - 2)
+        top = np.clip(row.astype(np.int64), 0, self.sums.shape[0] - 2)
+        right, down = column - left, row - top
+        upper = self.sums[top, left] * (1 - right) + self.sums[top, left + 1] * right
+        lower = self.sums[top + 1, left] * (1 - right) + self.sums[top + 1, left + 1] * right
+        return np.asarray(upper * (1 - down) + lower * down)
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,7 @@ class Scene:
         self._read = recent(self._view)  # type: ignore[type-var]
         self.kind: Kind = "parts"
         few = goods[:VERDICT_PICTURES]
-        views = [self.view(sample) for sample in few]
+        views = self.views(few)
         # Where a person drew masks, these alone decide.
         drawn = [view for sample, view in zip(few, views, strict=True) if sample.foreground is not None]
         told = drawn or views
@@ -128,7 +142,7 @@ class Scene:
             self.kind = "filled"
             if not all(view.is_whole for view in views):
                 self._read = recent(self._view)  # type: ignore[type-var]
-                views = [self.view(sample) for sample in few]
+                views = self.views(few)
             if alignment([view.features for view in views]) < ALIGNED:
                 self.kind = "texture"
             self._places.clear()
@@ -138,6 +152,11 @@ class Scene:
 
     def view(self, sample: Sample) -> View:
         return self._read(Path(sample.image))  # type: ignore[return-value]
+
+    def views(self, samples: Sequence[Sample]) -> list[View]:
+        """Several at once, on as many threads as there are cores: most of the time goes into decoding pictures."""
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+            return list(pool.map(self.view, samples))
 
     def sample(self, name: str) -> Sample:
         return self._sample_of[name]
@@ -150,6 +169,7 @@ class Scene:
 
     def _beside(self, reals: Sequence[DefectBox]) -> bool:
         """Whether most real defects lie beside what was taken for objects."""
+        self.views([self.sample(name) for name in sorted({real.sample for real in reals})])
         return float(np.median([self.place(real).share for real in reals])) < MIN_SHARE
 
     def _view(self, path: Path) -> View:
@@ -161,6 +181,7 @@ class Scene:
             foreground = read_mask(Path(sample.foreground))
         else:
             foreground = foreground_mask(image, SMALL)
-        sums = np.asarray(cv2.integral(foreground.astype(np.uint8)), dtype=np.int32)
         look = features(image, foreground, self._hidden[sample.id])
-        return View(sums, look, parts_of(foreground, look))
+        rows, columns = look.known.shape
+        shares = cv2.resize(foreground.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+        return View(np.asarray(cv2.integral(shares), np.float64), look, parts_of(foreground, look))

@@ -73,7 +73,9 @@ def test_a_drawn_mask_of_the_object_counts_more_than_the_guess(tmp_path):
     samples = [replace(sample, foreground=(tmp_path / "drawn.png").as_posix()) for sample in samples]
     found = scene_of(samples, boxes)
     assert found.kind == "parts"
-    assert found.view(samples[0]).sums[-1, -1] == where.sum() and len(found.view(samples[0]).parts) == 1
+    view = found.view(samples[0])
+    assert view.shares(np.array([[0, 0, 200, 120]]))[0] == pytest.approx(where.mean(), rel=0.02)
+    assert len(view.parts) == 1
 
 
 def test_a_place_knows_its_share_and_its_surroundings(tmp_path):
@@ -97,3 +99,15 @@ def test_a_train_part_without_pictures_is_refused(tmp_path):
     samples, boxes = toy_category(tmp_path)
     with pytest.raises(UserError, match="a good picture in the train part"):
         scene_of([sample for sample in samples if sample.defect_type != "good"], boxes)
+
+
+def test_shares_of_boxes_are_those_of_the_mask(tmp_path):
+    samples, boxes = toy_category(tmp_path)
+    view = scene_of(samples, boxes).view(samples[0])
+    disc = np.zeros((120, 160), np.uint8)
+    cv2.circle(disc, (80, 60), 45, 1, -1)
+    rng = np.random.default_rng(0)
+    corner = np.stack([rng.integers(0, 130, 50), rng.integers(0, 95, 50)], axis=1)
+    some = np.concatenate([corner, corner + rng.integers(8, 25, (50, 2))], axis=1)
+    true = np.array([disc[y0:y1, x0:x1].mean() for x0, y0, x1, y1 in some])
+    assert np.abs(view.shares(some) - true).max() < 0.15
