@@ -20,8 +20,8 @@ CENTRE_SPREAD = 0.15
 # A placement may lie on the object to this much more or less than the real box that it is drawn from. The real share
 # is the measure because defects of an edge lie half on the background: on the object alone they would be no such.
 SHARE_TOLERANCE = 0.1
-CANDIDATES = 128  # boxes drawn for each placement
-KEPT = 6  # of them, the most alike to the real place; one of these is taken
+CANDIDATES = 96  # boxes drawn for each placement
+KEPT = 4  # of them, the most alike to the real place; one of these is taken
 
 
 def place_boxes(

@@ -18,7 +18,7 @@ from lib.foreground import cielab
 
 Points = NDArray[np.float64]  # (..., 2), x and y in px from the picture's upper left corner
 
-WORKING_SIDE = 192  # px of the longer side of a picture's features
+WORKING_SIDE = 160  # px of the longer side of a picture's features
 SMOOTHING = 1.0  # px there, of colours
 NEIGHBOURHOOD = 2.5  # px there, in which contrast is measured
 CHANNELS = ("lightness", "green to red", "blue to yellow", "contrast", "depth", "beyond")
