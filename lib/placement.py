@@ -1,77 +1,69 @@
-"""Where new defects go: boxes on good pictures, each drawn from the box of a real defect."""
+"""Where new defects go: boxes on good pictures, each drawn from a real defect's, at a place like that one's."""
 
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lib import language
-from lib.core.errors import UserError
 from lib.core.geometry import Box
-from lib.core.images import read_image, recent
-from lib.core.records import GOOD, DefectBox, Placement, Sample, by_id, of_split
+from lib.core.records import DefectBox, Placement, Sample
 from lib.core.runtime import progress, seed_for
-from lib.foreground import foreground_mask
+from lib.parts import part_at, poses, turning
+from lib.scenes import MIN_SHARE, Boxes, Place, Scene, View, scene_of
+from lib.surroundings import Points, seen, unlikeness
 
-Sums = NDArray[np.int32]  # (H + 1, W + 1), of a foreground: the share of any box is read from it in four values
-
-# Spread of a placement's centre about the real one's, in picture widths and heights. A handful of real defects says
-# roughly where a type occurs (at the rim, in the middle), no more.
+# Spread of a placement's centre about the real one's, in sizes of the part. A handful of real defects says roughly
+# where on a part a type occurs (at the rim, in the middle), no more.
 CENTRE_SPREAD = 0.15
 # A placement may lie on the object to this much more or less than the real box that it is drawn from. The real share
 # is the measure because defects of an edge lie half on the background: on the object alone they would be no such.
 SHARE_TOLERANCE = 0.1
-MIN_SHARE = 0.25  # of a box on the object: a real box with less than that tells of a bad foreground
-TRIES = 60  # boxes drawn before the best one is taken as it is
-VERDICT_PICTURES = 9  # good pictures that decide whether the category is an object or a texture
+CANDIDATES = 96  # boxes drawn for each placement
+KEPT = 4  # of them, the most alike to the real place; one of these is taken
 
 
 def place_boxes(
-    samples: Sequence[Sample], boxes: Sequence[DefectBox], per_type: int, jitter: float, seed: int
+    samples: Sequence[Sample],
+    boxes: Sequence[DefectBox],
+    per_type: int,
+    jitter: float,
+    seed: int,
+    scene: Scene | None = None,
 ) -> list[Placement]:
     """`per_type` placements for each defect type of one category, drawn from its real boxes in the train part.
 
     Size, aspect and place come together from one real box, drawn at random. Width and height (px) are multiplied by
-    log-normal factors of spread `jitter`. On an object the centre keeps its relative place but for a normal spread of
-    CENTRE_SPREAD, and of TRIES draws the first is taken that lies on the object as much as the real box does on its
-    own; on a texture, where a defect can be anywhere, the box is put uniformly. The good pictures of the train part
-    take turns in an order shuffled for each type.
+    log-normal factors of spread `jitter`. On an object the centre keeps its place in the frame of the part, however
+    that is turned, but for a normal spread of CENTRE_SPREAD. Where the part fills pictures that show the same thing in
+    the same place, it keeps its place in the picture with that spread; on a texture it can be anywhere. Of CANDIDATES
+    such boxes, those that lie on the object as much as the real box does on its own compete in the likeness of their
+    surroundings to the real one's, and one of the KEPT best is drawn. The good pictures of the train part take turns in
+    an order shuffled for each type.
 
-    Every placement has a random generator of its own: a larger `per_type` changes none of the others. Raises UserError
-    when the train part has no good picture or no box.
+    Every placement has a random generator of its own: a larger `per_type` changes none of the others. `scene`: what
+    `scene_of` gives for the samples and boxes, where it is at hand. Raises UserError like that one.
     """
-    sample_of = by_id(of_split(samples, "train"))
-    goods = sorted((sample for sample in sample_of.values() if sample.defect_type == GOOD), key=lambda good: good.id)
-    reals = _by_type([real for real in boxes if real.sample in sample_of])
-    if not goods or not reals:
-        what = "a box of a real defect" if goods else "a good picture"
-        raise UserError(f"placements need {what} in the train part, there is none: check the split of the data set")
-
-    read_sums = recent(foreground_sums)
-
-    def sums(sample: Sample) -> Sums:
-        return read_sums(Path(sample.image))
-
-    texture = _is_texture(goods, sums)
+    scene = scene or scene_of(samples, boxes)
+    goods, reals = scene.goods, _by_type(scene.reals)
     orders = {
         defect_type: np.random.default_rng(seed_for(seed, goods[0].category, defect_type)).permutation(len(goods))
         for defect_type in reals
     }
+    jobs = []
+    for defect_type in reals:
+        for index in range(per_type):
+            good = goods[orders[defect_type][index % len(goods)]]
+            rng = np.random.default_rng(seed_for(seed, good.category, defect_type, index))
+            jobs.append((good, rng, reals[defect_type][rng.integers(len(reals[defect_type]))], index))
+    shown = {good.id: good for good, _, _, _ in jobs} | {
+        real.sample: scene.sample(real.sample) for _, _, real, _ in jobs
+    }
+    scene.views(list(shown.values()))  # all at once, as far as the memory of views goes
     placements = []
-    jobs = [(defect_type, index) for defect_type in reals for index in range(per_type)]
-    for defect_type, index in progress(jobs, "place boxes"):
-        good = goods[orders[defect_type][index % len(goods)]]
-        rng = np.random.default_rng(seed_for(seed, good.category, defect_type, index))
-        real = reals[defect_type][rng.integers(len(reals[defect_type]))]
-        sample = sample_of[real.sample]
-        if texture:
-            box = _box_like(rng, real.box, sample.size, good.size, jitter, spread=None)
-        else:
-            share = max(_share(sums(sample), real.box), MIN_SHARE)
-            box = _box_on_object(rng, real.box, sample.size, good.size, jitter, share, sums(good))
+    for good, rng, real, index in progress(jobs, "place boxes"):
+        box = _box_at(rng, scene, scene.place(real), scene.view(good), jitter)
         placements.append(_placement(good, real, box, index, seed))
     return placements
 
@@ -82,17 +74,6 @@ def _by_type(boxes: Sequence[DefectBox]) -> dict[str, list[DefectBox]]:
     for real in sorted(boxes, key=lambda real: (real.sample, real.component)):
         reals[real.defect_type].append(real)
     return reals
-
-
-def _is_texture(goods: Sequence[Sample], sums: Callable[[Sample], Sums]) -> bool:
-    """Whether most of the first good pictures are foreground all over.
-
-    A verdict on the category, not on single pictures, and on the same ones however many placements there are.
-    """
-    votes = [
-        bool(one[-1, -1] == (one.shape[0] - 1) * (one.shape[1] - 1)) for one in map(sums, goods[:VERDICT_PICTURES])
-    ]
-    return 2 * sum(votes) > len(votes)
 
 
 def _placement(good: Sample, real: DefectBox, box: Box, index: int, seed: int) -> Placement:
@@ -113,59 +94,49 @@ def _placement(good: Sample, real: DefectBox, box: Box, index: int, seed: int) -
     )
 
 
-def foreground_sums(path: Path) -> Sums:
-    """Sums of a picture's foreground, from the upper left corner on."""
-    foreground = foreground_mask(read_image(path))
-    return np.asarray(cv2.integral(foreground.astype(np.uint8)), dtype=np.int32)
+def _box_at(rng: np.random.Generator, scene: Scene, real: Place, good: View, jitter: float) -> Box:
+    """One box on a good picture at a place like the real one's."""
+    sides = np.subtract(real.box[2:], real.box[:2]) * np.exp(rng.normal(0, jitter, (CANDIDATES, 2)))
+    sides = np.clip(np.rint(sides), 1, good.size).astype(np.int64)
+    if scene.kind == "texture":
+        starts, turns = _anywhere(rng, real, good, sides), np.zeros(CANDIDATES)
+    else:
+        centres, turns = _centres(rng, scene, real, good)
+        starts = np.clip(np.rint(centres - sides / 2), 0, good.size - sides).astype(np.int64)
+    boxes = np.concatenate([starts, starts + sides], axis=1)
 
-
-def _box_on_object(
-    rng: np.random.Generator,
-    real: Box,
-    real_size: tuple[int, int],
-    size: tuple[int, int],
-    jitter: float,
-    share: float,
-    sums: Sums,
-) -> Box:
-    """The first of TRIES boxes whose share on the object is `share`, within the tolerance, or else the closest."""
-    best, least = real, math.inf
-    for _ in range(TRIES):
-        box = _box_like(rng, real, real_size, size, jitter, CENTRE_SPREAD)
-        miss = abs(_share(sums, box) - share)
-        if miss < least:
-            best, least = box, miss
-        if miss <= SHARE_TOLERANCE:
-            break
-    return best
-
-
-def _box_like(
-    rng: np.random.Generator,
-    real: Box,
-    real_size: tuple[int, int],
-    size: tuple[int, int],
-    jitter: float,
-    spread: float | None,
-) -> Box:
-    """One box like the real one in a picture of `size` (width, height); put uniformly where `spread` is None."""
-    sides = []
-    for axis in (0, 1):
-        extent = size[axis]
-        length = (real[axis + 2] - real[axis]) * math.exp(rng.normal(0, jitter))
-        length = min(max(round(length), 1), extent)
-        if spread is None:
-            start = int(rng.integers(extent - length + 1))
-        else:
-            centre = (real[axis] + real[axis + 2]) / 2 / real_size[axis] + rng.normal(0, spread)
-            start = min(max(round(centre * extent - length / 2), 0), extent - length)
-        sides.append((start, start + length))
-    (x0, x1), (y0, y1) = sides
+    misses = np.abs(good.shares(boxes) - max(real.share, MIN_SHARE))
+    fitting = np.flatnonzero(misses <= max(SHARE_TOLERANCE, misses.min()))
+    boxes, turns = boxes[fitting], turns[fitting]
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    around, _ = seen(good.features, middles[:, None, None] + real.offsets @ turning(turns)[:, None])
+    order = np.argsort(unlikeness(*real.surroundings, around, scene.scale), kind="stable")
+    x0, y0, x1, y1 = boxes[order[rng.integers(min(KEPT, len(order)))]].tolist()
     return x0, y0, x1, y1
 
 
-def _share(sums: Sums, box: Box) -> float:
-    """Share of a box that is foreground, from the foreground's sums."""
-    x0, y0, x1, y1 = box
-    inside = int(sums[y1, x1]) - int(sums[y0, x1]) - int(sums[y1, x0]) + int(sums[y0, x0])
-    return inside / ((x1 - x0) * (y1 - y0))
+def _anywhere(rng: np.random.Generator, real: Place, good: View, sides: Boxes) -> Boxes:
+    """Upper left corners (CANDIDATES, 2) of boxes on a texture. Where a border belongs to the real one's surroundings,
+    half of the boxes are as near to it: by chance next to none would be."""
+    starts, beside = rng.integers(good.size - sides + 1), rng.random(sides.shape) < 0.5
+    apart = rng.uniform(0.5, 1.5, sides.shape)
+    before, behind = np.array(real.box[:2]), real.view.size - np.array(real.box[2:])
+    distance = np.rint(apart * np.minimum(before, behind)).astype(np.int64)
+    near = np.clip(np.where(before <= behind, distance, good.size - sides - distance), 0, good.size - sides)
+    return np.where(beside & (np.minimum(before, behind) < real.reach), near, starts)
+
+
+def _centres(rng: np.random.Generator, scene: Scene, real: Place, good: View) -> tuple[Points, NDArray[np.float64]]:
+    """Centres (CANDIDATES, 2) in a good picture about where a real box lies on its part, and the turns of the part."""
+    noise, along = rng.normal(0, CENTRE_SPREAD, (CANDIDATES, 2)), rng.uniform(-0.5, 0.5, CANDIDATES)
+    if not (real.view.parts and good.parts):  # the picture stands for the part
+        return (real.centre / real.view.size + noise) * good.size, np.zeros(CANDIDATES)
+    numbers, pose = poses(part_at(real.view.parts, real.box, real.view.features), good.parts, scene.scale[:3])
+    chosen = rng.integers(len(numbers), size=CANDIDATES)
+    parts = [good.parts[number] for number in numbers[chosen]]
+    centres = pose(real.centre)[chosen] + noise * np.array([part.size for part in parts])[:, None]
+    for number, part in enumerate(parts):
+        if part.axis is not None:  # no end of it is seen: a place along it says nothing
+            axis = np.array([math.cos(part.axis), math.sin(part.axis)])
+            centres[number] += axis * (along[number] * part.length - (centres[number] - part.centre) @ axis)
+    return centres, pose.turn[chosen]

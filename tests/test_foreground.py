@@ -40,6 +40,43 @@ def test_an_object_on_a_plain_background_is_found_without_its_bore(style):
     assert overlap(foreground_mask(image), where) > 0.9
 
 
+@pytest.mark.parametrize("metal", [(190, 185, 175), (12, 12, 14)])
+@pytest.mark.parametrize("number", [2, 3, 8])
+def test_all_parts_of_a_picture_are_found(number, metal):
+    where = np.zeros((240, 320), np.uint8)
+    for place in range(number):
+        cv2.circle(where, (45 + 75 * (place % 4), 60 + 110 * (place // 4)), 28, 1, -1)
+    image = np.where(where[..., None] > 0, metal, (70, 74, 80)) + np.random.default_rng(0).normal(0, 3, (240, 320, 3))
+    assert overlap(foreground_mask(np.clip(image, 0, 255).astype(np.uint8)), where > 0) > 0.85
+
+
+@pytest.mark.parametrize("across", [False, True])
+@pytest.mark.parametrize("levels", [(30, 170), (235, 60), (128, 160)])
+def test_a_profile_from_border_to_border_is_an_object(across, levels):
+    where = np.zeros((160, 200), bool)
+    if across:
+        where[30:110] = True
+    else:
+        where[:, 60:140] = True
+    image = np.where(where[..., None], levels[1], levels[0]) + np.random.default_rng(0).normal(0, 3, (160, 200, 1))
+    mask = foreground_mask(np.clip(image, 0, 255).astype(np.uint8).repeat(3, axis=2))
+    assert overlap(mask, where) > 0.9
+
+
+def test_a_clean_white_ground_stays_ground_where_an_object_comes_near_the_border():
+    image = np.full((200, 200, 3), 255, np.uint8)
+    cv2.circle(image, (100, 100), 88, (60, 60, 80), -1)
+    image = cv2.GaussianBlur(image, (0, 0), 3)
+    mask = foreground_mask(image)
+    assert mask[100, 100] and not mask[4, 4] and 0.55 < mask.mean() < 0.7
+
+
+def test_light_that_fades_is_no_outline():
+    x = np.linspace(0, 1, 240)
+    values = 60 + 130 / (1 + np.exp((x - 0.5) / 0.08))
+    assert foreground_mask(np.tile(values[None, :, None], (200, 1, 3)).astype(np.uint8)).all()
+
+
 def test_a_glint_on_the_object_and_a_speck_beside_it_change_nothing():
     image, where = drawn_nut()
     cv2.circle(image, (100, 130), 5, (40, 42, 45), -1)

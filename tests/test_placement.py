@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,6 +12,9 @@ from lib.core.records import Sample, by_id
 from lib.foreground import foreground_mask
 from lib.language import location_of
 from lib.placement import place_boxes
+from lib.scenes import scene_of
+from tests.nuts import GROUNDS, KINDS, category, nut, scene, screw
+from tests.test_scenes import filled
 from tests.toy import toy_category
 
 
@@ -114,6 +118,96 @@ def test_a_placement_names_the_real_defect_that_it_is_drawn_from(toy):
 
 def test_placements_stay_where_they_were(toy):
     boxes = [placement.box for placement in place_boxes(*toy, 3, 0.15, 0)]
-    chips = [(109, 28, 127, 44), (111, 39, 132, 55), (113, 48, 137, 63)]
-    scratches = [(88, 56, 108, 65), (64, 81, 74, 96), (83, 60, 93, 74)]
+    chips = [(29, 66, 50, 82), (80, 6, 106, 29), (113, 61, 135, 80)]
+    scratches = [(57, 54, 73, 65), (57, 55, 66, 74), (64, 33, 76, 55)]
     assert boxes == chips + scratches, "other random numbers would move every synthetic defect"
+
+
+def middle(box):
+    return np.array([box[0] + box[2], box[1] + box[3]]) / 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_next_to_no_placement_lies_off_the_parts(tmp_path, kind, ground):
+    good = [scene(kind, GROUNDS[ground], seed) for seed in range(6)]
+    pits = [scene(kind, GROUNDS[ground], 100 + seed, pit=True)[:2] for seed in range(3)]
+    placements = place_boxes(*category(tmp_path, [one[0] for one in good], pits, "pit"), 50, 0.15, 0)
+    share = []
+    for placement in placements:
+        x0, y0, x1, y1 = placement.box
+        share.append(good[int(placement.normal[-2:])][2][y0:y1, x0:x1].mean())
+    assert np.mean(np.array(share) < 0.1) <= 0.02
+
+
+def test_on_a_profile_from_border_to_border_the_place_along_it_is_free(tmp_path):
+    kind = "profile from border to border"
+    good = [scene(kind, (30, 170), seed)[0] for seed in range(4)]
+    pits = [scene(kind, (30, 170), 100, pit=True)[:2]]
+    rows = [middle(one.box)[1] for one in place_boxes(*category(tmp_path, good, pits, "pit"), 60, 0.15, 0)]
+    assert min(rows) < 40 and max(rows) > 120
+
+
+def corners(folder, marked, real=2):
+    """At which of the six corners of turned nuts the placements of a chip lie, counted from the real one's."""
+    angles = np.random.default_rng(1).uniform(0, 360, 12 + real)
+    good = [nut(angle, 100 + number, marked=marked) for number, angle in enumerate(angles[:12])]
+    chipped = [nut(angle, number, chip=True, marked=marked)[:2] for number, angle in enumerate(angles[12:])]
+    found = []
+    for placement in place_boxes(*category(folder, [one[0] for one in good], chipped, "chip"), 100, 0.15, 0):
+        centre, turn = good[int(placement.normal[-2:])][2]
+        x, y = middle(placement.box) - centre
+        found.append(round((np.arctan2(y, x) - turn) / (np.pi / 3)) % 6)
+    return np.bincount(found, minlength=6)
+
+
+def test_on_turned_parts_a_defect_keeps_to_the_corner_that_a_mark_tells_from_the_others(tmp_path):
+    assert corners(tmp_path, marked=True)[0] >= 95
+
+
+def test_on_small_slender_parts_turned_any_way_a_defect_keeps_to_its_end(tmp_path):
+    angles = np.random.default_rng(2).uniform(0, 360, 11)
+    good = [screw(angle, 100 + number) for number, angle in enumerate(angles[:8])]
+    chipped = [screw(angle, number, chip=True)[:2] for number, angle in enumerate(angles[8:])]
+    off, along = [], []
+    for placement in place_boxes(*category(tmp_path, [one[0] for one in good], chipped, "chip"), 80, 0.15, 0):
+        _, _, (centre, turn), where = good[int(placement.normal[-2:])]
+        x0, y0, x1, y1 = placement.box
+        off.append(where[y0:y1, x0:x1].mean() < 0.1)
+        along.append((middle(placement.box) - centre) @ [np.cos(turn), np.sin(turn)])
+    assert np.mean(where) < 0.06 and np.mean(off) <= 0.02
+    assert np.mean(np.array(along) > 20) >= 0.95
+
+
+def test_where_nothing_tells_the_corners_of_turned_parts_apart_all_are_alike(tmp_path):
+    assert corners(tmp_path, marked=False).min() >= 5
+
+
+def test_on_a_part_that_fills_its_pictures_placements_lie_where_it_looks_as_around_the_real_ones(tmp_path):
+    placements = place_boxes(*filled(tmp_path), 100, 0.15, 0)
+    # The bands are 9 * 2 pi px apart along y + 0.2 x; the real pits lie at 70 to 72.
+    across = np.array([middle(one.box) @ [0.2, 1] for one in placements])
+    assert np.mean(np.abs(across - 71) < 9) >= 0.9
+    assert np.std([middle(one.box)[0] for one in placements]) > 10, "they vary along the band"
+
+
+def test_on_a_texture_defects_of_the_border_stay_there(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def plate(broken):
+        image = rng.normal(120, 20, (120, 160, 1))
+        mask = np.zeros((120, 160), np.uint8)
+        if broken:
+            cv2.ellipse(mask, (int(rng.integers(30, 130)), 0), (12, 7), 0, 0, 360, 1, -1)
+            image[mask > 0] = 10
+        return np.clip(image, 0, 255).astype(np.uint8).repeat(3, axis=2), mask > 0
+
+    good = [plate(False)[0] for _ in range(4)]
+    samples, boxes = category(tmp_path, good, [plate(True) for _ in range(3)], "break")
+    assert scene_of(samples, boxes).kind == "texture"
+    tops = np.array([placement.box[1] for placement in place_boxes(samples, boxes, 40, 0.15, 0)])
+    assert np.mean(tops < 4) > 0.7
+
+
+def test_a_scene_at_hand_changes_nothing(toy):
+    assert place_boxes(*toy, 4, 0.15, 0, scene_of(*toy)) == place_boxes(*toy, 4, 0.15, 0)

@@ -104,7 +104,8 @@ def read_pixels(path: Path) -> NDArray:
     Grey becomes three equal channels, palettes are resolved, alpha is dropped.
     """
     with _opened(path) as picture:
-        deep, turns = _has_deep_colours(picture), orientation_of(picture)
+        deep = _has_deep_colours(picture)
+        turns = orientation_of(picture) if deep else 1  # for which a PNG is decoded, and `decode` asks once more
     if deep:
         flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)

@@ -61,6 +61,7 @@ class Dataset(Section):
     group_column: str | None
     group_pattern: str | None
     depth: Literal["auto", 8, 10, 12, 14, 16, "unit"]
+    foreground: str | None = None
 
     @model_validator(mode="after")
     def _one_source_of_groups(self) -> "Dataset":
@@ -68,6 +69,13 @@ class Dataset(Section):
             raise ValueError("group_table and group_column belong together: set both or neither")
         if self.group_table is not None and self.group_pattern is not None:
             raise ValueError("set group_table with group_column, or group_pattern, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _foreground_within(self) -> "Dataset":
+        folder = Path(self.foreground or ".")
+        if folder.is_absolute() or ".." in folder.parts:
+            raise ValueError("foreground: expected a folder in dataset.path, relative to it: so DVC sees changes there")
         return self
 
 

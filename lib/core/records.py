@@ -28,7 +28,8 @@ class Sample:
     """One real picture. `mask` is None for good pictures; `size` is (width, height) in pixels.
 
     `twin`: the same picture without its defect, which rendered data sets have. `depth`: of the values of the file that
-    the picture was converted from, if it had more than 8 bits.
+    the picture was converted from, if it had more than 8 bits. `foreground`: a mask of the object, where a person drew
+    one; elsewhere `lib.foreground` makes a guess.
     """
 
     id: str
@@ -44,6 +45,8 @@ class Sample:
     twin: str | None = None
     twin_sha256: str | None = None
     depth: Literal[8, 10, 12, 14, 16, "unit"] = 8
+    foreground: str | None = None
+    foreground_sha256: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lib.core.images import Depth
 from lib.core.params import Dataset, Split
 from lib.core.records import GOOD, Sample
 from lib.dataset.conversion import dataset_depth
+from lib.dataset.foregrounds import read_foregrounds
 from lib.dataset.layouts import (
     DatasetProblems,
     Findings,
@@ -38,6 +39,7 @@ class Look:
     pictures: list[Picture] = field(default_factory=list)
     groups: dict[str, str] = field(default_factory=dict)
     examinations: list[Examination] = field(default_factory=list)
+    foregrounds: dict[str, tuple[Path, str]] = field(default_factory=dict)
 
 
 def split_categories(dataset: Dataset, split: Split) -> tuple[dict[str, Parts], Depth]:
@@ -75,6 +77,7 @@ def _look(dataset: Dataset, category: str) -> Look:
         return look
     look.groups = read_groups(dataset, look.pictures, look.findings)
     look.examinations = validate(look.pictures, look.findings)
+    look.foregrounds = read_foregrounds(dataset, category, look.examinations, look.findings)
     return look
 
 
@@ -85,6 +88,7 @@ def _split(look: Look, split: Split, category: str) -> Parts:
         _sample(category, one, look.groups[one.picture.id], part_of[look.groups[one.picture.id]])
         for one in look.examinations
     ]
+    samples = [_with_foreground(sample, look.foregrounds.get(sample.id)) for sample in samples]
     samples.sort(key=lambda sample: sample.id)
     _check_parts(samples, look.findings)
     look.findings.problems += leaks(samples)
@@ -111,6 +115,11 @@ def _sample(category: str, examination: Examination, group: str, part: str) -> S
         twin=picture.twin.as_posix() if picture.twin else None,
         twin_sha256=examination.twin_sha256,
     )
+
+
+def _with_foreground(sample: Sample, drawn: tuple[Path, str] | None) -> Sample:
+    """The record with the mask of the object, where a person drew one, and its digest."""
+    return replace(sample, foreground=drawn[0].as_posix(), foreground_sha256=drawn[1]) if drawn else sample
 
 
 def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split: Split) -> dict[str, str]:

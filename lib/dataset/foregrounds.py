@@ -1,0 +1,72 @@
+"""Masks of the object that a person drew, for pictures in which `lib.foreground` would guess wrong.
+
+`dataset.foreground` names a folder in the data set. In it a mask has the path that its picture has in the data set,
+with any ending: `bracket/test/scratch/003.jpg` is covered by `<foreground>/bracket/test/scratch/003.png`.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from lib.core.errors import UserError
+from lib.core.images import SUFFIXES, read_mask
+from lib.core.params import Dataset
+from lib.dataset.layouts import Findings, shortlist
+from lib.dataset.validation import Examination
+
+KEY = "dataset.foreground"
+
+
+def read_foregrounds(
+    dataset: Dataset, category: str, examinations: Sequence[Examination], findings: Findings
+) -> dict[str, tuple[Path, str]]:
+    """The mask of the object and the SHA-256 of its file, by the picture's id, for the pictures that have one.
+
+    Adds to the findings what is wrong: a folder that is missing, masks without a picture, two of one picture, masks
+    that cannot be read, do not fit their picture or mark nothing.
+    """
+    if dataset.foreground is None:
+        return {}
+    root = Path(dataset.path)
+    folder = root / dataset.foreground
+    if not folder.is_dir():
+        findings.problems.append(
+            f"{KEY}: {folder}: no such folder; put the masks there, or set the key to null to have objects guessed"
+        )
+        return {}
+    files = sorted(
+        file for file in (folder / category).rglob("*") if file.suffix.lower() in SUFFIXES and file.name[0] != "."
+    )
+    by_name: dict[Path, Path] = {}
+    for file in files:
+        first = by_name.setdefault(file.relative_to(folder).with_suffix(""), file)
+        if first is not file:
+            findings.problems.append(f"{KEY}: {file}: a second mask beside {first.name}; remove one of them")
+
+    found = {}
+    for one in examinations:
+        mask = by_name.pop(one.picture.path.relative_to(root).with_suffix(""), None)
+        if mask is not None and one.size != (0, 0):
+            if problem := _problem(mask, one):
+                findings.problems.append(f"{KEY}: {problem}")
+            else:
+                found[one.picture.id] = mask, hashlib.sha256(mask.read_bytes()).hexdigest()
+    if by_name:
+        names = shortlist([str(file) for file in by_name.values()])
+        findings.problems.append(
+            f"{KEY}: {len(by_name)} mask(s) without a picture of the same path in {root}: {names}; "
+            f"rename or remove them"
+        )
+    return found
+
+
+def _problem(path: Path, examination: Examination) -> str:
+    """What is wrong with the mask of an object, or nothing."""
+    try:
+        mask = read_mask(path)
+    except (OSError, UserError) as error:
+        return f"{error}; replace or remove the file"
+    if mask.shape[::-1] != examination.size:
+        (height, width), size = mask.shape, "{} x {}".format(*examination.size)
+        return f"{path}: the mask is {width} x {height} px, its picture, upright, {size} px; draw it at the same size"
+    return "" if mask.any() else f"{path}: the mask is empty; mark the object, or remove the file"

@@ -1,0 +1,187 @@
+"""The pictures of a category as placements see them: on a plain ground, filled by the part, or of a texture.
+
+Pictures show parts on a ground where the foreground says so for most of them, and where real defects lie on it. Else
+the part fills them. If good pictures show the same thing in the same place, that place means something, as on a spindle
+before a fixed camera; if not, it is a texture, on which a defect can be anywhere.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.core.errors import UserError
+from lib.core.geometry import Box, Mask
+from lib.core.images import read_image, read_mask, recent
+from lib.core.records import GOOD, DefectBox, Sample, of_split
+from lib.foreground import foreground_mask
+from lib.parts import Part, parts_of
+from lib.surroundings import CHANNELS, Features, Points, alignment, features, reach, ring_offsets, scales, seen
+
+Sums = NDArray[np.float64]  # (h + 1, w + 1), of a foreground: the share of any box is read from it in four values
+Boxes = NDArray[np.int64]  # (K, 4)
+Kind = Literal["parts", "filled", "texture"]
+
+THREADS = 8  # more would gain little, and each may hold a picture of a hundred million pixels
+MIN_SHARE = 0.25  # of a box on the object: a real box with less than that tells of a bad foreground
+VERDICT_PICTURES = 7  # good pictures that decide of which kind a category is, and its scales
+SMALL = 0.01  # of a picture may be object: most good pictures must show one, and real defects lie on it
+ALIGNED = 0.6  # of the variance that the place explains. Measured: a spindle 0.98, textures 0.03 to 0.34
+
+
+@dataclass(frozen=True)
+class View:
+    """What a picture shows: the sums of its foreground, its features and its parts."""
+
+    sums: Sums
+    features: Features
+    parts: list[Part]
+
+    @property
+    def nbytes(self) -> int:
+        return self.sums.nbytes + self.features.nbytes + sum(part.nbytes for part in self.parts)
+
+    @property
+    def size(self) -> NDArray[np.int64]:
+        """(2,): width and height in px."""
+        return np.array(self.features.size)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the picture is foreground."""
+        return bool(self.sums[-1, -1] > (self.sums.shape[0] - 1) * (self.sums.shape[1] - 1) - 0.01)  # rounded sums
+
+    def shares(self, boxes: Boxes) -> NDArray[np.float64]:
+        """Share of each box (K, 4) that is foreground, (K,); exact to a cell of the features' grid."""
+        x0, y0, x1, y1 = np.asarray(boxes).T
+        inside = self._sum(x1, y1) - self._sum(x1, y0) - self._sum(x0, y1) + self._sum(x0, y0)
+        cell = self.features.step[0] * self.features.step[1]
+        return np.asarray(np.clip(inside * cell / ((x1 - x0) * (y1 - y0)), 0, 1))
+
+    def _sum(self, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The sum up to points in px; within a cell it grows evenly."""
+        column, row = x / self.features.step[0], y / self.features.step[1]
+        left = np.clip(column.astype(np.int64), 0, self.sums.shape[1] - 2)
+        top = np.clip(row.astype(np.int64), 0, self.sums.shape[0] - 2)
+        right, down = column - left, row - top
+        upper = self.sums[top, left] * (1 - right) + self.sums[top, left + 1] * right
+        lower = self.sums[top + 1, left] * (1 - right) + self.sums[top + 1, left + 1] * right
+        return np.asarray(upper * (1 - down) + lower * down)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of a real defect: its box in its picture's view."""
+
+    box: Box
+    view: View
+
+    @property
+    def centre(self) -> Points:
+        """(2,), px."""
+        return np.array([self.box[0] + self.box[2], self.box[1] + self.box[3]]) / 2
+
+    @cached_property
+    def share(self) -> float:
+        """Share of the box that is foreground."""
+        return float(self.view.shares(np.array([self.box]))[0])
+
+    @property
+    def reach(self) -> float:
+        """How far from the box its surroundings begin to be of less weight, px."""
+        return reach(self.box, self.view.features.size)
+
+    @cached_property
+    def offsets(self) -> Points:
+        """(RINGS, ANGLES, 2): the points around the box at which its surroundings are seen, px from its centre."""
+        return ring_offsets(self.box, self.view.features.size)
+
+    @cached_property
+    def surroundings(self) -> tuple[NDArray[np.float32], Mask]:
+        """The features (RINGS, ANGLES, 6) there, and where they are known."""
+        return seen(self.view.features, self.centre + self.offsets)
+
+
+def scene_of(samples: Sequence[Sample], boxes: Sequence[DefectBox]) -> "Scene":
+    """The scene of the train part of a category. Raises UserError when that has no good picture or no box."""
+    train = sorted(of_split(samples, "train"), key=lambda sample: sample.id)
+    goods, names = [sample for sample in train if sample.defect_type == GOOD], {sample.id for sample in train}
+    reals = [real for real in boxes if real.sample in names]
+    if not goods or not reals:
+        what = "a box of a real defect" if goods else "a good picture"
+        raise UserError(f"placements need {what} in the train part, there is none: check the split of the data set")
+    return Scene(train, goods, reals)
+
+
+class Scene:
+    """The views of a category's pictures, of which kind they are, and by how much features differ on good ones."""
+
+    def __init__(self, samples: Sequence[Sample], goods: Sequence[Sample], reals: Sequence[DefectBox]) -> None:
+        """samples: all that will be seen; goods: the good ones of them, the first of which decide; reals: all real
+        defects of the samples."""
+        self.goods, self.reals = goods, reals
+        self._sample_at = {Path(sample.image): sample for sample in samples}
+        self._sample_of = {sample.id: sample for sample in samples}
+        self._hidden = {sample.id: [real.box for real in reals if real.sample == sample.id] for sample in samples}
+        self._places: dict[tuple[str, int], Place] = {}
+        self._read = recent(self._view)  # type: ignore[type-var]
+        self.kind: Kind = "parts"
+        few = goods[:VERDICT_PICTURES]
+        views = self.views(few)
+        # Where a person drew masks, these alone decide.
+        drawn = [view for sample, view in zip(few, views, strict=True) if sample.foreground is not None]
+        told = drawn or views
+        if 2 * sum(view.is_whole for view in told) > len(told) or (not drawn and self._beside(reals)):
+            self.kind = "filled"
+            if not all(view.is_whole for view in views):
+                self._read = recent(self._view)  # type: ignore[type-var]
+                views = self.views(few)
+            if alignment([view.features for view in views]) < ALIGNED:
+                self.kind = "texture"
+            self._places.clear()
+        self.scale = scales([view.features for view in views])
+        if self.kind != "parts":
+            self.scale[CHANNELS.index("depth")] = np.inf
+
+    def view(self, sample: Sample) -> View:
+        return self._read(Path(sample.image))  # type: ignore[return-value]
+
+    def views(self, samples: Sequence[Sample]) -> list[View]:
+        """Several at once, on as many threads as there are cores: most of the time goes into decoding pictures."""
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+            return list(pool.map(self.view, samples))
+
+    def sample(self, name: str) -> Sample:
+        return self._sample_of[name]
+
+    def place(self, real: DefectBox) -> Place:
+        key = real.sample, real.component
+        if key not in self._places:
+            self._places[key] = Place(real.box, self.view(self._sample_of[real.sample]))
+        return self._places[key]
+
+    def _beside(self, reals: Sequence[DefectBox]) -> bool:
+        """Whether most real defects lie beside what was taken for objects."""
+        self.views([self.sample(name) for name in sorted({real.sample for real in reals})])
+        return float(np.median([self.place(real).share for real in reals])) < MIN_SHARE
+
+    def _view(self, path: Path) -> View:
+        sample = self._sample_at[path]
+        image = read_image(path)
+        if self.kind != "parts":
+            foreground = np.ones(image.shape[:2], bool)
+        elif sample.foreground is not None:
+            foreground = read_mask(Path(sample.foreground))
+        else:
+            foreground = foreground_mask(image, SMALL)
+        look = features(image, foreground, self._hidden[sample.id])
+        rows, columns = look.known.shape
+        shares = cv2.resize(foreground.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+        return View(np.asarray(cv2.integral(shares), np.float64), look, parts_of(foreground, look))

@@ -1,0 +1,172 @@
+"""What a place looks like: colour, contrast and nearness to the object's edge at points on rings around a box.
+
+Defects keep to places of a kind: pits to the flank of a groove, chips to an edge. What surrounds a real defect tells
+which kind, without the defect itself, and the same points around a box on a good picture tell how alike that place is.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.core.geometry import RGB, Box, Mask, resize
+from lib.foreground import cielab
+
+Points = NDArray[np.float64]  # (..., 2), x and y in px from the picture's upper left corner
+
+WORKING_SIDE = 160  # px of the longer side of a picture's features
+SMOOTHING = 1.0  # px there, of colours
+NEIGHBOURHOOD = 2.5  # px there, in which contrast is measured
+CHANNELS = ("lightness", "green to red", "blue to yellow", "contrast", "depth", "beyond")
+FLOORS = (2.0, 2.0, 2.0, 1.0, 0.5, 1.0)  # least scale of each: CIELAB units, what cameras add by themselves; shares
+DEEP = 0.25  # of an object's size from its edge is as deep as it gets
+ANGLES = 12  # points on a ring
+RINGS = (0.3, 1.0, 3.0)  # distances of the rings from the box, in half of its longer sides
+MIN_REACH = 0.08  # of the picture's shorter side: around specks, rings keep at least this for that half
+GRID = 16  # cells to a side of the grid on which light is told from what it falls on
+MOST = 3.0  # scales that count for a point at most: a glint is no more than that
+
+
+@dataclass(frozen=True)
+class Features:
+    """A picture's features, (h, w, 5) float32 on a grid of `step` px, and where they are known, (h, w) bool."""
+
+    maps: NDArray[np.float32]
+    known: Mask
+    step: tuple[float, float]  # px of the picture in x and y
+    size: tuple[int, int]  # (width, height) of the picture, px
+
+    @property
+    def nbytes(self) -> int:
+        return self.maps.nbytes + self.known.nbytes
+
+
+def features(image: RGB, foreground: Mask, hidden: Sequence[Box] = ()) -> Features:
+    """The features of a picture (H, W, 3) with its foreground (H, W); what the boxes hide is unknown.
+
+    What is hidden does not shine into its surroundings: smoothing leaves it out. Where all is foreground, colours are
+    told without the light, which says nothing of the place.
+    """
+    height, width = foreground.shape
+    scale = min(1.0, WORKING_SIDE / max(height, width))
+    columns, rows = max(round(width * scale), 1), max(round(height * scale), 1)
+    known = np.ones((rows, columns), bool)
+    for x0, y0, x1, y1 in hidden:
+        left, top = int(x0 * columns / width), int(y0 * rows / height)
+        known[top : -int(-y1 * rows // height), left : -int(-x1 * columns // width)] = False
+    lab = cielab(resize(image, columns, rows))
+    lightness = lab[..., :1]
+    mean, square = np.moveaxis(_smooth(np.concatenate([lightness, lightness**2], axis=2), known, NEIGHBOURHOOD), 2, 0)
+    contrast = np.sqrt(np.maximum(square - mean**2, 0))
+    inside = resize(foreground, columns, rows)
+    colours = _smooth(lab, known, SMOOTHING)
+    colours = colours - _light(colours) if inside.all() else colours
+    maps = np.concatenate([colours, contrast[..., None], _depth(inside)[..., None]], axis=2)
+    return Features(maps.astype(np.float32), known, (width / columns, height / rows), (width, height))
+
+
+def _light(colours: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The light on a surface (h, w, c): the quadratic polynomial in x and y that fits it best."""
+    height, width, channels = colours.shape
+    rows, columns = min(GRID, height), min(GRID, width)
+    cells = resize(colours, columns, rows).reshape(-1, channels)
+    found = np.linalg.lstsq(_quadratic(rows, columns).reshape(-1, 6), cells, rcond=None)[0]
+    return np.asarray(_quadratic(height, width) @ found)
+
+
+@lru_cache(maxsize=16)
+def _quadratic(rows: int, columns: int) -> NDArray[np.float32]:
+    """The terms (rows, columns, 6) of a quadratic polynomial in x and y."""
+    y, x = (np.arange(number, dtype=np.float32) / number - 0.5 for number in (rows, columns))
+    y, x = np.meshgrid(y, x, indexing="ij")
+    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=-1)
+
+
+def alignment(pictures: Sequence[Features]) -> float:
+    """How much pictures show the same thing in the same place, up to 1: the share of the variance of colours over all
+    cells of a coarse grid that the place of a cell explains (the intraclass correlation)."""
+    if len(pictures) < 2:
+        return 0.0
+    cells = np.stack([resize(one.maps[..., :3], GRID, GRID) for one in pictures]).astype(np.float64)
+    cells -= cells.mean(axis=(1, 2), keepdims=True)  # of all of a picture: exposure
+    within = cells.var(axis=0, ddof=1).sum(axis=-1).mean()
+    return float(1 - within / max(float((cells**2).sum(axis=-1).mean()), 1e-9))
+
+
+def _depth(inside: Mask) -> NDArray[np.float32]:
+    """How deep in an object each pixel lies, (h, w) in [-1, 1]: 0 at the edge, 1 at DEEP sizes of the largest one."""
+    if inside.all() or not inside.any():
+        return np.ones(inside.shape, np.float32)
+    areas = cv2.connectedComponentsWithStats(inside.astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
+    within, beside = (cv2.distanceTransform(side.astype(np.uint8), cv2.DIST_L2, 3) for side in (inside, ~inside))
+    return np.asarray(np.clip((within - beside) / max(DEEP * math.sqrt(areas.max()), 1), -1, 1))
+
+
+def _smooth(values: NDArray[np.float32], known: Mask, sigma: float) -> NDArray[np.float32]:
+    """Values (h, w, c) smoothed over what is known, (h, w) bool, alone."""
+    if known.all():
+        return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma), np.float32).reshape(values.shape)
+    weights = cv2.GaussianBlur(known.astype(np.float32), (0, 0), sigma)[..., None]
+    sums = cv2.GaussianBlur(values * known[..., None], (0, 0), sigma).reshape(values.shape)
+    return np.asarray(sums / np.maximum(weights, 1e-6))
+
+
+def scales(pictures: Sequence[Features]) -> NDArray[np.float32]:
+    """The spread (6,) of each feature over the objects of some pictures, not below its floor."""
+    values = np.concatenate([picture.maps[picture.maps[..., CHANNELS.index("depth")] > 0] for picture in pictures])
+    return np.maximum(np.append(values.std(axis=0, dtype=np.float64), 0.0), FLOORS).astype(np.float32)
+
+
+def reach(box: Box, size: tuple[int, int]) -> float:
+    """The unit of the rings' distances, px: half of the box's longer side, in a picture of size (width, height)."""
+    return max((box[2] - box[0]) / 2, (box[3] - box[1]) / 2, MIN_REACH * min(size))
+
+
+def ring_offsets(box: Box, size: tuple[int, int]) -> Points:
+    """Points on rings around a box, (RINGS, ANGLES, 2) px from its centre; size: (width, height) of the picture.
+
+    A ring is the outline of the box, grown by a share of half of its longer side to every side.
+    """
+    half = np.array([box[2] - box[0], box[3] - box[1]]) / 2
+    angles = 2 * np.pi * (np.arange(ANGLES) + 0.5) / ANGLES
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    grown = half + reach(box, size) * np.array(RINGS)[:, None]  # (RINGS, 2)
+    stretch = 1 / np.abs(directions[None] / grown[:, None]).max(axis=-1)
+    return np.asarray(directions[None] * stretch[..., None])
+
+
+def seen(picture: Features, points: Points) -> tuple[NDArray[np.float32], Mask]:
+    """The features (..., RINGS, ANGLES, 6) at points (..., RINGS, ANGLES, 2), and where they are known, bool.
+
+    A point beyond the border takes the features of the nearest one within, and says so in the last of them, but on the
+    farthest ring: a border that far away says little of the place.
+    """
+    rows, columns = picture.known.shape
+    place = np.floor(points / picture.step).astype(np.int64)
+    column, row = np.clip(place[..., 0], 0, columns - 1), np.clip(place[..., 1], 0, rows - 1)
+    beyond: Mask = np.any((points < 0) | (points >= picture.size), axis=-1)
+    beyond[..., -1, :] = False
+    values = np.concatenate([picture.maps[row, column], beyond[..., None].astype(np.float32)], axis=-1)
+    return values, picture.known[row, column]
+
+
+def unlikeness(
+    real: NDArray[np.float32], known: Mask, candidates: NDArray[np.float32], scale: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """How unlike the surroundings of candidates (K, RINGS, ANGLES, 6) are to a real defect's, (K,) in scales.
+
+    real: (RINGS, ANGLES, 6), of which `known` (RINGS, ANGLES) counts. The mean absolute difference from point to point,
+    which tells where the edge lies and where it is bright, plus that of each ring's means, which grain does not blur.
+    """
+    if not known.any():
+        return np.zeros(len(candidates), np.float32)
+    difference = (candidates - real) / scale
+    weights = (known / known.sum()).astype(np.float32)
+    points = np.einsum("kraf,ra->k", np.minimum(np.abs(difference), MOST), weights) / len(CHANNELS)
+    shares = (known / np.maximum(known.sum(axis=-1, keepdims=True), 1)).astype(np.float32)
+    means = np.einsum("kraf,ra->krf", difference, shares)
+    return np.asarray(points + np.minimum(np.abs(means), MOST).mean(axis=(-2, -1)))
