@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from lib import plots
+from lib.alarms import alarm_level, threshold_for
 from lib.core.errors import UserError
 from lib.core.geometry import Scores
-from lib.core.params import PLACEBO, REAL_ONLY, Params
+from lib.core.params import PLACEBO, REAL_ONLY, Detect, Params
 from lib.core.records import GOOD, Sample, Synthetic, by_id, of_split, read_records
 from lib.core.runtime import atomic_folder, device, on_cores, progress, replace_folder, work_folder, write_json
 from lib.detectors import Example, find
@@ -76,7 +77,7 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
     def train_seed(seed: int, out: Path) -> None:
         history = module.fit(train, val, params, settings, seed, out)
         write_json(out / "history.json", history.curves)
-        write_json(out / "threshold.json", choose_threshold(module, module.load(out), val, out))
+        write_json(out / "threshold.json", choose_threshold(module, module.load(out), val, params.detect, out))
         provenance = {"detector": detector, "category": category, "arm": arm, "seed": seed, "depth": samples[0].depth}
         write_json(out / "detector.json", provenance)
 
@@ -106,25 +107,45 @@ def train_seeds(train_seed: Callable[[int, Path], None], seeds: Sequence[int], f
     plots.learning_curve(folder / "learning.png", curves)
 
 
-def choose_threshold(module: ModuleType, model: Any, val: Sequence[Example], folder: Path) -> dict[str, Any]:
-    """The threshold of the best F1 over all pixels of val, and on what it was chosen; fit for JSON.
+def choose_threshold(
+    module: ModuleType, model: Any, val: Sequence[Example], detect: Detect, folder: Path
+) -> dict[str, Any]:
+    """From which score on a pixel is a defect, and on what that was chosen; fit for JSON.
 
-    Where val holds no defect it is the highest score of a picture there, whatever the detector's range, with a warning.
-    Score maps lie in `folder` meanwhile. Raises UserError without any picture in val.
+    By default the threshold of the best F1 over all pixels of val. With `detect.false_alarm_rate` the lowest one at
+    which no more than that share of good val pictures is an alarm: has `detect.min_area` px in one piece. Where val
+    holds no defect and no rate is asked for, the lowest at which none is, with a warning. Score maps lie in `folder`
+    meanwhile. Raises UserError without any picture in val, or without a good one for a rate.
     """
     if not val:
         raise UserError("the val part holds no picture to choose a threshold on: raise split.val_fraction")
+    rate, good = detect.false_alarm_rate, [not example.has_defect for example in val]
+    if rate is None and all(good):
+        rate = 0.0
+        warnings.warn(
+            "the val part holds no defect: the threshold is the lowest at which no good picture there is an alarm; set "
+            "detect.false_alarm_rate, raise split.val_fraction or add defects",
+            stacklevel=2,
+        )
     with predictions(module, model, val, folder) as predicted:
-        if any(example.has_defect for example in val):
+        if rate is None:
             (ranking,) = rank_parts(val, predicted, [{example.defect_type for example in val}])
-            return {"threshold": ranking.f1_max()[1], "chosen_on": "val"}
-        highest = max(prediction.image_score for prediction in predicted)
-    warnings.warn(
-        f"the val part holds no defect: the threshold is the highest score of a good picture there, {highest:.3g}; "
-        "raise split.val_fraction or add defects",
-        stacklevel=2,
-    )
-    return {"threshold": highest, "chosen_on": "good pictures of val"}
+            return {"threshold": ranking.f1_max()[1], "chosen_on": "val", "min_area": detect.min_area}
+        if not any(good):
+            raise UserError(
+                "detect.false_alarm_rate: the val part holds no good picture to count false alarms on: raise "
+                "split.val_fraction, or set it to null"
+            )
+        kept = [prediction for prediction, is_good in zip(predicted, good, strict=True) if is_good]
+        levels = on_cores(device(), lambda prediction: alarm_level(prediction.scores, detect.min_area), kept)
+    if 0 < rate < 1 / len(levels):
+        warnings.warn(
+            f"detect.false_alarm_rate: {rate} is less than one of the {len(levels)} good val pictures, so that none "
+            "may be an alarm",
+            stacklevel=2,
+        )
+    chosen = {"chosen_on": "good pictures of val", "false_alarm_rate": rate, "good_pictures": len(levels)}
+    return {"threshold": threshold_for(levels, rate), "min_area": detect.min_area, **chosen}
 
 
 def image_score(scores: Scores) -> float:

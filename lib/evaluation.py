@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lib import plots
+from lib.alarms import marked
 from lib.core.errors import UserError
 from lib.core.geometry import Box
 from lib.core.images import write_png
@@ -78,7 +79,8 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     by_type: dict[str, list[Metrics]] = {name: [] for name in types}
     curves = []
     for folder in folders:
-        threshold = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))["threshold"]
+        chosen = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))
+        threshold = chosen["threshold"]
         what = f"predict {trained.parent.name} {trained.name} {folder.name}"
         model = module.load(folder)
         with predictions(module, model, examples, out, what) as predicted:
@@ -87,8 +89,9 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
             if folder == folders[0]:
                 _write_overlays(samples, examples, predicted, threshold, params.overlays, out)
             boxes = _box_metrics(module, model, examples, predicted, threshold)
+            alarms = _alarm_metrics(examples, predicted, threshold, chosen["min_area"])
         pictures = rank([one.image_score for one in predicted], [example.has_defect for example in examples])
-        seeds[folder.name.removeprefix("seed-")] = _metrics(pictures, pixels, params.fpr_limit) | boxes
+        seeds[folder.name.removeprefix("seed-")] = _metrics(pictures, pixels, params.fpr_limit) | boxes | alarms
         for name, ranking in zip(types, of_types, strict=True):
             by_type[name].append({"pixel_ap": ranking.average_precision(), "pixel_iou_at_val_threshold": ranking.iou()})
         curves.append(pixels.precision_at(RECALLS))
@@ -138,6 +141,19 @@ def _box_metrics(
     found, truth = zip(*on_cores(device(), found_and_truth, examples, predicted), strict=True)
     ap50, ap = box_precision(found, truth)
     return {"box_ap50": ap50, "box_ap": ap}
+
+
+def _alarm_metrics(
+    examples: Sequence[Example], predicted: Sequence[Prediction], threshold: float, min_area: int
+) -> Metrics:
+    """The shares of defect and of good pictures that are an alarm at the threshold from val; NaN without such."""
+    alarms = on_cores(device(), lambda one: bool(marked(one.scores, threshold, min_area).any()), predicted)
+
+    def share(of_defects: bool) -> float:
+        these = [alarm for example, alarm in zip(examples, alarms, strict=True) if example.has_defect == of_defects]
+        return float(np.mean(these)) if these else math.nan
+
+    return {"defects_alarmed": share(True), "good_alarmed": share(False)}
 
 
 def _write_overlays(

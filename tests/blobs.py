@@ -17,6 +17,8 @@ BUDGET = Detect(
     learning_rate=0.01,
     synthetic_share=0.5,
     validate_every=2,
+    false_alarm_rate=None,
+    min_area=1,
 )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from lib.alarms import marked
 from lib.core.errors import UserError
 from lib.core.images import read_image, read_mask, recent, write_png
 from lib.core.params import Params
@@ -26,6 +27,7 @@ from lib.detection import (
 )
 from lib.metrics.ranking import rank
 from tests import brightness
+from tests.blobs import BUDGET
 from tests.brightness import bright_discs, write_discs
 from tests.category import tiny_params
 
@@ -211,22 +213,38 @@ def test_the_threshold_is_that_of_the_best_f1_over_all_pixels_of_val(tmp_path: P
     val = bright_discs(6, 1)
     scores = np.concatenate([brightness.predict(3.0, example.image).ravel() for example in val])
     truth = np.concatenate([example.mask.ravel() for example in val])
-    threshold = choose_threshold(brightness, 3.0, val, tmp_path)
-    assert threshold == {"threshold": rank(scores, truth).f1_max()[1], "chosen_on": "val"}
+    threshold = choose_threshold(brightness, 3.0, val, BUDGET, tmp_path)
+    assert threshold == {"threshold": rank(scores, truth).f1_max()[1], "chosen_on": "val", "min_area": 1}
     assert not list(tmp_path.iterdir()), "the score maps are gone"
 
 
-def test_without_defects_in_val_the_threshold_is_the_highest_score_of_a_good_picture(tmp_path: Path):
+def test_without_defects_in_val_the_threshold_is_above_every_good_picture(tmp_path: Path):
     val = bright_discs(3, 1, good=3)
-    highest = max(image_score(brightness.predict(3.0, example.image)) for example in val)
-    assert highest > 100, "a bare 0.5 would mark everything"
+    highest = max(float(brightness.predict(3.0, example.image).max()) for example in val)
     with pytest.warns(UserWarning, match="val part holds no defect"):
-        assert choose_threshold(brightness, 3.0, val, tmp_path) == {
-            "threshold": highest,
-            "chosen_on": "good pictures of val",
-        }
+        chosen = choose_threshold(brightness, 3.0, val, BUDGET, tmp_path)
+    assert highest < chosen["threshold"] < highest * 1.001 and chosen["good_pictures"] == 3
     with pytest.raises(UserError, match="holds no picture"):
-        choose_threshold(brightness, 3.0, [], tmp_path)
+        choose_threshold(brightness, 3.0, [], BUDGET, tmp_path)
+
+
+@pytest.mark.parametrize("min_area", [1, 12])
+@pytest.mark.parametrize("rate", [0.0, 0.25, 0.5])
+def test_a_rate_of_false_alarms_is_kept_on_the_good_pictures_of_val(tmp_path: Path, rate: float, min_area: int):
+    val = bright_discs(12, 1, good=8)
+    detect = BUDGET.model_copy(update={"false_alarm_rate": rate, "min_area": min_area})
+    chosen = choose_threshold(brightness, 3.0, val, detect, tmp_path)
+    alarms = [marked(brightness.predict(3.0, e.image), chosen["threshold"], min_area).any() for e in val[:8]]
+    assert np.mean(alarms) == rate, "brightness differs from picture to picture, so that the share is met exactly"
+    assert chosen["min_area"] == min_area and chosen["good_pictures"] == 8 and chosen["false_alarm_rate"] == rate
+
+
+def test_a_rate_that_val_cannot_show_is_warned_of_or_refused(tmp_path: Path):
+    detect = BUDGET.model_copy(update={"false_alarm_rate": 0.01})
+    with pytest.warns(UserWarning, match="less than one of the 2 good val pictures"):
+        choose_threshold(brightness, 3.0, bright_discs(4, 1), detect, tmp_path)
+    with pytest.raises(UserError, match="no good picture"):
+        choose_threshold(brightness, 3.0, bright_discs(4, 1, good=0), detect, tmp_path)
 
 
 def test_predictions_and_rankings_are_the_same_on_one_core_and_on_several(

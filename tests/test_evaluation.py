@@ -169,7 +169,7 @@ def test_where_one_arm_has_changed_that_arm_alone_is_judged_again(project: Path,
     evaluate.main("unet")
     predicted.clear()
     threshold = Path(f"models/detectors/unet/{CATEGORY}/placebo/seed-1000/threshold.json")
-    threshold.write_text('{"threshold": 150.0, "chosen_on": "val"}')
+    threshold.write_text('{"threshold": 150.0, "chosen_on": "val", "min_area": 1}')
     evaluate.main("unet")
     assert set(predicted) == {20.0 * 1001, 20.0 * 1002} and len(predicted) == 2 * len(TEST)
     kept = [path.relative_to(".work").as_posix() for path in Path(".work").glob("evaluate-unet/*/*")]

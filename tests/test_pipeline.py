@@ -120,6 +120,7 @@ LAYERS_UP = [
     ["lib/core"],
     ["lib/dataset", "lib/metrics/ranking.py", "lib/metrics/intervals.py"],
     [
+        "lib/alarms.py",
         "lib/language.py",
         "lib/foreground.py",
         "lib/surroundings.py",
@@ -147,6 +148,7 @@ LAYERS_UP = [
     ["lib/generators", "lib/detectors"],
     ["lib/finetuning.py", "lib/synthesis.py", "lib/detection.py", "lib/report", "lib/base", "lib/launch.py"],
     ["lib/predict.py", "lib/evaluation.py", "lib/preset.py"],
+    ["lib/recalibrate.py"],
     ["stages"],
 ]
 

@@ -169,6 +169,8 @@ class Detect(Section):
     learning_rate: Annotated[float, Field(gt=0)]
     synthetic_share: Share
     validate_every: Positive
+    false_alarm_rate: Annotated[float, Field(ge=0, lt=1)] | None
+    min_area: Positive
 
 
 class Evaluate(Section):

@@ -22,6 +22,8 @@ COLUMNS = {
     "aupro": "AUPRO",
     "box_ap50": "box AP50",
     "box_ap": "box AP",
+    "defects_alarmed": "defects found",
+    "good_alarmed": "false alarms",
 }
 ALL = "all categories"  # the row of their mean; a blank keeps it apart from every category's name
 LEVEL = 0.95  # of all intervals

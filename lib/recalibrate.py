@@ -1,0 +1,77 @@
+"""Set the threshold of a trained detector anew, from good pictures: for a new lamp, a new camera, another line.
+
+    python -m lib.recalibrate models/detectors/unet/bracket/none/seed-0 FOLDER-OF-GOOD --false-alarm-rate 0.01
+
+Of all pictures in the folder, which show no defect, at most this share is an alarm afterwards. The model's folder keeps
+everything else; its threshold.json says what the threshold was chosen on, and what it was before. A folder below
+models/detectors belongs to DVC, whose next `dvc repro` trains it again: recalibrate the copy that runs on the line.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lib.alarms import alarm_level, threshold_for
+from lib.core.errors import UserError
+from lib.core.images import read_image
+from lib.core.runtime import progress, write_json
+from lib.detectors import find
+from lib.predict import listed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="folder of one trained seed, models/detectors/DETECTOR/.../seed-N")
+    parser.add_argument("good", type=Path, nargs="+", help="good pictures, or folders of them")
+    parser.add_argument("--false-alarm-rate", type=float, default=0.0, help="share of them that may be an alarm; 0")
+    parser.add_argument("--min-area", type=int, help="pixels in one piece that are an alarm; as the model has it")
+    parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+    args = parser.parse_args()
+    try:
+        before, after = recalibrated(args.model, listed(args.good), args.false_alarm_rate, args.min_area)
+    except UserError as error:
+        parser.error(str(error))
+    print(f"threshold {before['threshold']:.6g} -> {after['threshold']:.6g}, on {after['good_pictures']} good pictures")
+    if not args.dry_run:
+        write_json(args.model / "threshold.json", after)
+
+
+def recalibrated(
+    folder: Path, good: list[Path], rate: float, min_area: int | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What threshold.json of the trained seed in `folder` says, and what it is to say after these good pictures.
+
+    Raises UserError where there is no trained seed, for a rate that is no share below 1 or no area, for a rate that so
+    few pictures cannot show, and for a picture that cannot be read.
+    """
+    if not (folder / "detector.json").is_file():
+        raise UserError(f"{folder}: holds no trained detector; expected a folder seed-N that baseline or detect wrote")
+    if not 0 <= rate < 1:
+        raise UserError(f"--false-alarm-rate: a share from 0 to below 1 (found {rate})")
+    if min_area is not None and min_area < 1:
+        raise UserError(f"--min-area: at least one pixel (found {min_area})")
+    if 0 < rate < 1 / len(good):
+        raise UserError(
+            f"--false-alarm-rate: {rate} is less than one of {len(good)} pictures: give more of them, or ask for 0"
+        )
+    provenance = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
+    before = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))
+    module, area = find(provenance["detector"]), min_area or before["min_area"]
+    model = module.load(folder)
+    levels = [
+        alarm_level(module.predict(model, read_image(path, provenance["depth"])), area)
+        for path in progress(good, "look at good pictures")
+    ]
+    return before, {
+        "threshold": threshold_for(levels, rate),
+        "min_area": area,
+        "chosen_on": "good pictures, recalibrated",
+        "false_alarm_rate": rate,
+        "good_pictures": len(levels),
+        "before": {key: value for key, value in before.items() if key != "before"},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""A stored model gets a new threshold from good pictures, and keeps everything else."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib import recalibrate
+from lib.core.images import read_image, write_png
+from lib.core.runtime import write_json
+from lib.detectors import patchcore
+from tests import brightness
+
+RNG_SIDE = 24
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A trained seed whose detector says how bright a pixel is, and ten good pictures, each brighter than the last."""
+    monkeypatch.setattr(patchcore, "load", brightness.load)
+    monkeypatch.setattr(patchcore, "predict", brightness.predict)
+    model = tmp_path / "seed-0"
+    write_json(model / "detector.json", {"detector": "patchcore", "depth": 8})
+    write_json(model / "config.json", {"seed": -1})
+    write_json(model / "threshold.json", {"threshold": 250.0, "chosen_on": "val", "min_area": 1})
+    for n in range(10):
+        write_png(tmp_path / "good" / f"{n}.png", np.full((RNG_SIDE, RNG_SIDE, 3), 100 + 5 * n, np.uint8))
+    return model
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["lib.recalibrate", *map(str, arguments)])
+    recalibrate.main()
+
+
+def test_the_new_threshold_lets_the_asked_share_of_good_pictures_alarm(stored: Path, monkeypatch, capsys):
+    call(monkeypatch, stored, stored.parent / "good", "--false-alarm-rate", 0.2)
+    chosen = json.loads((stored / "threshold.json").read_text())
+    pictures = [read_image(path) for path in sorted((stored.parent / "good").iterdir())]
+    assert sum(bool((brightness.predict(0.0, one) >= chosen["threshold"]).any()) for one in pictures) == 2
+    assert chosen["before"] == {"threshold": 250.0, "chosen_on": "val", "min_area": 1}
+    assert chosen["good_pictures"] == 10 and "250 -> " in capsys.readouterr().out
+    call(monkeypatch, stored, stored.parent / "good", "--min-area", 30)
+    again = json.loads((stored / "threshold.json").read_text())
+    assert again["min_area"] == 30 and "before" not in again["before"] and again["threshold"] > chosen["threshold"]
+
+
+def test_a_dry_run_changes_nothing(stored: Path, monkeypatch):
+    before = (stored / "threshold.json").read_bytes()
+    call(monkeypatch, stored, stored.parent / "good", "--dry-run")
+    assert (stored / "threshold.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--false-alarm-rate", 0.05), "less than one of 10 pictures"),
+        (("--false-alarm-rate", 1.0), "a share from 0 to below 1"),
+        (("--min-area", 0), "at least one pixel"),
+    ],
+)
+def test_what_cannot_be_is_refused(stored: Path, monkeypatch, capsys, arguments, told: str):
+    before = (stored / "threshold.json").read_bytes()
+    with pytest.raises(SystemExit):
+        call(monkeypatch, stored, stored.parent / "good", *arguments)
+    assert told in capsys.readouterr().err and (stored / "threshold.json").read_bytes() == before
+
+
+def test_a_folder_without_a_model_is_refused(stored: Path, monkeypatch, capsys):
+    shutil.rmtree(stored)
+    with pytest.raises(SystemExit):
+        call(monkeypatch, stored, stored.parent / "good")
+    assert "holds no trained detector" in capsys.readouterr().err
