@@ -208,7 +208,7 @@ def test_one_seed_and_an_undefined_metric_have_no_verdict(params: Params):
     write_detection(VALUES, undefined=("pixel_ap",))
     table = differences(params, read_scores(params, METRICS / "detection"))
     assert set(table.query("metric == 'pixel_ap'")["verdict"]) == {"-"}
-    assert "mvp_diff: pixel AP is not defined" in verdict(table) and "0 of 9 differences" in verdict(table)
+    assert "mvp_diff: pixel AP is not defined" in verdict(table) and "0 of 11 differences" in verdict(table)
 
 
 @pytest.mark.usefixtures("numbers_only")
