@@ -1,6 +1,6 @@
 """The embedded dataset: three categories of rendered workpieces in MVTec AD layout, from one seed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from math import cos, pi, radians, sin
 from pathlib import Path
@@ -128,39 +128,24 @@ def _without_defect(rng: Generator, scene: Scene, light: Light, camera: Camera, 
     return Pair(picture, picture, np.zeros(picture.shape[:2], bool), scene.foreground, surface, GOOD)
 
 
-def write_workpieces(
-    root: Path,
-    seed: int,
-    categories: Sequence[str],
-    train_good: int = 24,
-    test_good: int = 16,
-    per_defect: int = 18,
+def write_category(
+    folder: Path, category: str, seed: int, train_good: int = 24, test_good: int = 16, per_defect: int = 18
 ) -> None:
-    """Write the categories below `root` in MVTec AD layout, byte for byte the same for the same seed.
+    """Write a category in MVTec AD layout into the folder, byte for byte the same for the same seed.
 
-    <category>/train/good, test/good, test/<type> and ground_truth/<type> hold 000.png (000_mask.png, 0 or
-    255) and on; <category>/twins/<type> holds each defect picture as it would be without the defect. Adding
-    pictures or categories changes none of the others. Raises UserError for an unknown category.
+    train/good, test/good, test/<type> and ground_truth/<type> hold 000.png (000_mask.png, 0 or 255) and on;
+    twins/<type> holds each defect picture as it would be without the defect. More pictures change none of the others.
+    Raises UserError for an unknown category.
     """
-    unknown = sorted(set(categories) - set(STATIONS))
-    if unknown:
+    if category not in STATIONS:
         raise UserError(
-            f"dataset.categories: {', '.join(unknown)} cannot be rendered, only {', '.join(sorted(STATIONS))}; correct "
-            f"it, or set dataset.path to the folder of your own pictures"
+            f"dataset.categories: {category} cannot be rendered, only {', '.join(sorted(STATIONS))}; correct it, or "
+            "set dataset.path to the folder of your own pictures"
         )
-    jobs = [
-        (category, defect_type, index)
-        for category in categories
-        for defect_type, count in (
-            ("train/good", train_good),
-            ("test/good", test_good),
-            *((name, per_defect) for name in STATIONS[category][3]),
-        )
-        for index in range(count)
-    ]
-    for category, defect_type, index in progress(jobs, "workpieces"):
-        pair = workpiece(category, defect_type, seed, index)
-        folder, name = Path(root) / category, f"{index:03d}"
+    counts = {"train/good": train_good, "test/good": test_good, **dict.fromkeys(STATIONS[category][3], per_defect)}
+    jobs = [(defect_type, index) for defect_type, count in counts.items() for index in range(count)]
+    for defect_type, index in progress(jobs, f"render {category}"):
+        pair, name = workpiece(category, defect_type, seed, index), f"{index:03d}"
         if pair.defect_type == GOOD:
             write_png(folder / defect_type / f"{name}.png", pair.normal)
             continue

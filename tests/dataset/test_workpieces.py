@@ -8,7 +8,7 @@ import pytest
 
 from lib.core.errors import UserError
 from lib.dataset.surfaces import HALO
-from lib.dataset.workpieces import STATIONS, workpiece, write_workpieces
+from lib.dataset.workpieces import STATIONS, workpiece, write_category
 
 
 def files_in(root: Path) -> dict[str, bytes]:
@@ -18,7 +18,8 @@ def files_in(root: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("workpieces")
-    write_workpieces(root, 7, list(STATIONS), train_good=2, test_good=1, per_defect=1)
+    for category in STATIONS:
+        write_category(root / category, category, 7, train_good=2, test_good=1, per_defect=1)
     return root
 
 
@@ -34,7 +35,8 @@ def test_the_layout_is_that_of_mvtec_ad_and_complete(written: Path):
 
 
 def test_the_same_seed_writes_the_same_bytes_whatever_the_counts_and_order(written: Path, tmp_path: Path):
-    write_workpieces(tmp_path, 7, ["hex_nut", "brushed_metal"], train_good=1, test_good=1, per_defect=1)
+    for category in ("hex_nut", "brushed_metal"):
+        write_category(tmp_path / category, category, 7, train_good=1, test_good=1, per_defect=1)
     before, again = files_in(written), files_in(tmp_path)
     assert again and all(before[name] == content for name, content in again.items())
 
@@ -72,6 +74,6 @@ def test_defects_of_the_nut_lie_on_the_nut(defect_type: str):
 
 def test_unknown_names_are_told_with_the_known_ones(tmp_path: Path):
     with pytest.raises(UserError, match=r"dataset\.categories: bolts cannot be rendered, only brushed_metal"):
-        write_workpieces(tmp_path, 0, ["bolts"])
+        write_category(tmp_path, "bolts", 0)
     with pytest.raises(ValueError, match="chipped_edge"):
         workpiece("hex_nut", "dent", 0, 0)
