@@ -111,7 +111,7 @@ def outline(mask: Mask) -> str:
     It runs a quarter of a pixel inside of the mask's border, so that a single pixel has an outline, too. Empty when
     the mask is.
     """
-    twice = np.pad(np.kron(mask.astype(np.uint8), np.ones((2, 2), np.uint8)), 1)
+    twice = np.pad(mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1), 1)
     contours, _ = cv2.findContours(twice, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     paths = []
     for contour in contours:

@@ -4,12 +4,14 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 
 WIDTH, ROW, FOOT = 3.6, 0.75, 0.6  # inches: of a drawing, the height of a row, of the axis below the last one
 BINS = 24
 WIDE = 20.0  # a ratio of largest to smallest value from which the axis is logarithmic
+DECADES = 1000.0  # a ratio from which such an axis names powers of ten alone
 INK = "#010203"  # stands for the colour of the page's text until the drawing is done
 COLOURS = {"real boxes": "#8a8a8a", "placements": "#1f77b4", "accepted": "#2e9e4f", "rejected": "#d1495b"}
 
@@ -22,7 +24,7 @@ def histograms(name: str, rows: Rows, label: str, shares: bool = False) -> str:
     rows: by their names, the values of each series, whose names are keys of COLOURS. shares: each series as shares of
     itself, so that few real ones compare with many; else counts. Where all values are equal, a sentence says so.
     """
-    values = np.concatenate([np.asarray(v, float) for series in rows.values() for v in series.values()] or [[]])
+    values = np.array([value for series in rows.values() for numbers in series.values() for value in numbers], float)
     if not values.size:
         return f"<p>{label}: no sample has it.</p>"
     low, high = values.min(), values.max()
@@ -31,12 +33,13 @@ def histograms(name: str, rows: Rows, label: str, shares: bool = False) -> str:
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     logarithmic = low > 0 and high > WIDE * low
     edges = np.geomspace(low, high, BINS + 1) if logarithmic else np.linspace(low, high, BINS + 1)
     edges[0], edges[-1] = low, high  # rounding must not put the ends outside
     ink = dict.fromkeys(["text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"], INK)
-    settings = {"svg.hashsalt": name, "svg.fonttype": "none", "svg.id": name, "font.size": 8, **ink}
+    settings: dict[Any, Any] = {"svg.hashsalt": name, "svg.fonttype": "none", "svg.id": name, "font.size": 8, **ink}
     with rc_context(settings):
         figure = Figure(figsize=(WIDTH, ROW * len(rows) + FOOT), layout="constrained")
         panels = figure.subplots(len(rows), sharex=True, squeeze=False)[:, 0]
@@ -52,6 +55,9 @@ def histograms(name: str, rows: Rows, label: str, shares: bool = False) -> str:
             panel.spines[["top", "right"]].set_visible(False)
         if logarithmic:
             panels[-1].set_xscale("log")
+            panels[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < DECADES * low else (1,)))
+            panels[-1].xaxis.set_major_formatter("{x:g}")
+            panels[-1].xaxis.set_minor_formatter(NullFormatter())
         panels[-1].set_xlabel(label)
         text = io.StringIO()
         nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])

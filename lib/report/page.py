@@ -57,7 +57,7 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
         "arms": sections[0],
         "parts": sections[1:],
         "pictures": pictures(params),
-        "plots": {title: _png_uri(metrics / "report" / f"{name}.png") for name, title in PLOTS.items()},
+        "plots": _plots(metrics / "report"),
         "outcomes": _counts(outcomes(answers)),
         "boxes": _box_histograms(params, answers),
         "scores": _score_histograms(answers),
@@ -171,8 +171,10 @@ def _sheets(params: Params, metrics: Path, room: int) -> tuple[list[Sheet], str]
     return sheets, ""
 
 
-def _png_uri(path: Path) -> str:
-    return _uri("png", path.read_bytes())
+def _plots(folder: Path) -> dict[str, str]:
+    """What `write_report` drew, by titles; the curves only where a generator learns."""
+    drawn = [name for name in PLOTS if name != "training" or any((folder / "training").glob("*.csv"))]
+    return {PLOTS[name]: _uri("png", (folder / f"{name}.png").read_bytes()) for name in drawn}
 
 
 def _uri(kind: str, data: bytes) -> str:
