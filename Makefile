@@ -14,6 +14,7 @@ repro: setup  ## run what changed of the whole pipeline, print the table, say wh
 	dvc repro
 	@cat metrics/report/report.md
 	@echo
+	@echo "Every sample: metrics/report/index.html, in any browser"
 	@echo "Pictures: metrics/synth, metrics/masks, metrics/fidelity, metrics/detection, metrics/report"
 
 test: setup-dev  ## all tests, offline

@@ -1,15 +1,18 @@
-"""Put all metrics side by side: one table, one summary for `dvc metrics diff`, curves and bars."""
+"""Put all metrics side by side: one table, a summary for `dvc metrics diff`, curves and bars, a page of it all."""
 
 from pathlib import Path
 
 from lib.core.command import run
 from lib.core.params import load
+from lib.report.page import write_page
 from lib.report.tables import write_report
 
 
 def main() -> None:
-    print(write_report(load(), Path("metrics")))
-    print("\nThe whole report: metrics/report/report.md; its pictures are named there.")
+    params, metrics = load(), Path("metrics")
+    print(write_report(params, metrics))
+    write_page(params, metrics)
+    print("\nThe whole report: metrics/report/report.md, and with every sample metrics/report/index.html.")
 
 
 if __name__ == "__main__":

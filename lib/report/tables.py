@@ -3,7 +3,7 @@
 import json
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,11 +39,20 @@ than that: the verdict *within* is then too careful, and the pairs are the sharp
 - `{PLACEBO}` and `{REAL_ONLY}` share data and split, and every generator has one set of samples: all of this is \
 the noise of training seeds alone. Another split, other test pictures or newly drawn samples would add to it."""
 
+TYPES_NOTE = "Mean ± standard deviation over seeds, each type's pictures beside the good ones."
 
 SAMPLES_NOTE = """Requests = accepted + rejected + failed. Masks are known where the generator tells them, else \
 measured from the change. Real ones accepted: the share of the real defects that pass the gate, each compared with the \
 others; where it is low, the gate is too narrow. Kernel distance and diversity are taken on features of \
 EfficientNet-Lite0, which learned from ImageNet; they rank generators on one data set and are not Inception KID."""
+
+
+class Part(NamedTuple):
+    """A table of the report under its title, and what it means, in Markdown; without a table the note says why."""
+
+    title: str
+    table: pd.DataFrame | None
+    note: str
 
 
 def summary(params: Params, metrics: Path, scores: pd.DataFrame) -> dict[str, Any]:
@@ -71,20 +80,26 @@ def write_report(params: Params, metrics: Path) -> str:
     """
     out, scores = metrics / "report", read_scores(params, metrics / "detection")
     contrasts = differences(params, scores)
-    terminal = f"{verdict(contrasts)}\n\n{_arms_table(scores)}"
-    parts = [
-        f"# Does synthesis help?\n\n{terminal}\n\n{ARMS_NOTE}",
-        f"## Difference from real defects alone\n\n{_differences_table(contrasts)}",
-        f"## Pixel AP by defect type\n\n{_types_table(params, metrics / 'detection')}",
-        f"## Synthetic samples\n\n{_samples_table(params, metrics)}",
-        f"## Masks against the exact truth\n\n{_truth_table(metrics / 'mask_truth.json')}",
-        f"## Pictures\n\n{_pictures(params)}",
-    ]
-    write_text(out / "report.md", "\n\n".join(parts) + "\n")
+    terminal = f"{verdict(contrasts)}\n\n{markdown(_arms_table(scores))}"
+    texts = [f"# Does synthesis help?\n\n{terminal}\n\n{ARMS_NOTE}"]
+    texts += [_as_text(part) for part in parts(params, metrics, scores, contrasts)[1:]]
+    texts.append("## Pictures\n\n" + "\n".join(f"- {line}" for line in pictures(params)))
+    write_text(out / "report.md", "\n\n".join(texts) + "\n")
     write_text(out / "differences.csv", _csv(contrasts))
     write_json(metrics / "summary.json", summary(params, metrics, scores))
     _write_plots(params, metrics, scores, contrasts)
     return terminal
+
+
+def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> list[Part]:
+    """The tables of the report, that of all arms first. scores: of `read_scores`; contrasts: of `differences`."""
+    return [
+        Part("All arms", _arms_table(scores), ARMS_NOTE),
+        Part("Difference from real defects alone", _differences_table(contrasts), DIFFERENCES_NOTE),
+        Part("Pixel AP by defect type", _types_table(params, metrics / "detection"), TYPES_NOTE),
+        Part("Synthetic samples", _samples_table(params, metrics), SAMPLES_NOTE),
+        _truth(metrics / "mask_truth.json"),
+    ]
 
 
 def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> None:
@@ -127,6 +142,28 @@ def verdict(contrasts: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def headline(contrasts: pd.DataFrame) -> str:
+    """What the generators do to the headline metric, all of them in one sentence, each with its interval."""
+    rows = contrasts[(contrasts["metric"] == HEADLINE) & (contrasts["arm"] != PLACEBO)]
+    told: dict[str, list[str]] = {}
+    for row in rows.to_dict("records"):
+        chance = "" if row["verdict"] == "-" else f" (±{row['equal_arms']:.3f})"
+        told.setdefault(row["verdict"], []).append(
+            f"{row['arm']} with {row['detector']} {_signed(row['difference'])}{chance}"
+        )
+    name = COLUMNS[HEADLINE]
+    if not told:
+        return f"No detector learns from synthetic defects, so there is no difference in {name} to tell of."
+    if set(told) == {"-"}:
+        return f"One seed does not tell chance from effect, so {name} has no verdict: {', '.join(told['-'])}."
+    if "beyond" not in told:
+        return f"No generator changes {name} by more than two equal arms differ by: {', '.join(told['within'])}."
+    rest = [text for key, texts in told.items() if key != "beyond" for text in texts]
+    within = f"; not so {', '.join(rest)}" if rest else ""
+    changes = f"{name[0].upper()}{name[1:]} changes by more than two equal arms differ by"
+    return f"{changes}: {', '.join(told['beyond'])}{within}."
+
+
 def _sentence(row: Mapping[Hashable, Any]) -> str:
     """A row of `differences` in words."""
     name = f"{COLUMNS[row['metric']]} {row['difference']:+.3f}"
@@ -138,14 +175,14 @@ def _sentence(row: Mapping[Hashable, Any]) -> str:
     return f"{name}, {row['verdict']} what two equal arms differ by (±{row['equal_arms']:.3f}); pairs {pairs}"
 
 
-def _arms_table(scores: pd.DataFrame) -> str:
+def _arms_table(scores: pd.DataFrame) -> pd.DataFrame:
     table = spread(pd.concat([scores, over_categories(scores)]))
     table["cell"] = [_mean_and_std(mean, std) for mean, std in zip(table["mean"], table["std"], strict=True)]
     wide = table.pivot_table(index=["detector", "category", "arm"], columns="metric", values="cell", aggfunc="first")
-    return markdown(wide.rename(columns=COLUMNS).reset_index())
+    return wide.rename(columns=COLUMNS).reset_index()
 
 
-def _differences_table(contrasts: pd.DataFrame) -> str:
+def _differences_table(contrasts: pd.DataFrame) -> pd.DataFrame:
     """The placebo stands above the generators, metric by metric: the yardstick beside what it measures."""
     cells = {
         "detector": contrasts["detector"],
@@ -156,10 +193,10 @@ def _differences_table(contrasts: pd.DataFrame) -> str:
         "equal arms": contrasts["equal_arms"].map(lambda half: "-" if pd.isna(half) else f"±{half:.3f}"),
         "verdict": contrasts["verdict"],
     }
-    return f"{markdown(pd.DataFrame(cells))}\n\n{DIFFERENCES_NOTE}"
+    return pd.DataFrame(cells)
 
 
-def _types_table(params: Params, folder: Path) -> str:
+def _types_table(params: Params, folder: Path) -> pd.DataFrame:
     """One row for each defect type: over all types together a large kind of defect hides the small ones."""
     rows = []
     for detector in params.detectors:
@@ -172,11 +209,10 @@ def _types_table(params: Params, folder: Path) -> str:
                     for arm, types in arms.items()
                 }
                 rows.append({"detector": detector, "category": category, "defect type": name, **cells})
-    note = "Mean ± standard deviation over seeds, each type's pictures beside the good ones."
-    return f"{markdown(pd.DataFrame(rows).fillna('-'))}\n\n{note}"
+    return pd.DataFrame(rows).fillna("-")
 
 
-def _samples_table(params: Params, metrics: Path) -> str:
+def _samples_table(params: Params, metrics: Path) -> pd.DataFrame:
     """Raises ValueError where a request is neither accepted nor rejected nor failed."""
     rows, fidelity = [], _json(metrics / "fidelity.json")
     for generator in params.generators:
@@ -204,28 +240,35 @@ def _samples_table(params: Params, metrics: Path) -> str:
                     "rejected or failed because": ", ".join(reasons) or "-",
                 }
             )
-    return f"{markdown(pd.DataFrame(rows))}\n\n{SAMPLES_NOTE}"
+    return pd.DataFrame(rows)
 
 
-def _truth_table(path: Path) -> str:
-    truth = _json(path)
+def _truth(path: Path) -> Part:
+    title, truth = "Masks against the exact truth", _json(path)
     if not truth:
-        return "The data set has no twins (the same picture without its defect), so there is no exact truth to hold."
+        none = "The data set has no twins (the same picture without its defect), so there is no exact truth to hold."
+        return Part(title, None, none)
     rows = [
         {"category and type": name, **{head: _short(scores[key]) for key, head in MASK_METHODS.items()}}
         for name, scores in truth.items()
     ]
     note = "Mean IoU of masks taken from autoencoder round trips of a defect picture and its defect-free twin."
-    return f"{note}\n\n{markdown(pd.DataFrame(rows))}"
+    return Part(title, pd.DataFrame(rows), note)
 
 
-def _pictures(params: Params) -> str:
-    lines = ["- `metrics/report/`: this page, bars and training curves"]
+def pictures(params: Params) -> list[str]:
+    """Where which pictures lie, one line for each place, in Markdown."""
+    lines = ["`metrics/report/index.html`: this report with every sample, to be filtered and compared; opens offline"]
+    lines.append("`metrics/report/`: this page, bars and training curves")
     for name in params.generators:
-        lines.append(f"- `metrics/synth/{name}/`, `metrics/masks/{name}/`, `metrics/fidelity/{name}/`")
-    lines.append("- `metrics/fidelity/<category>.png`: the same placements through every generator")
-    lines += [f"- `metrics/detection/{name}/<category>/<arm>/best.png`, `worst.png`" for name in params.detectors]
-    return "\n".join(lines)
+        lines.append(f"`metrics/synth/{name}/`, `metrics/masks/{name}/`, `metrics/fidelity/{name}/`")
+    lines.append("`metrics/fidelity/<category>.png`: the same placements through every generator")
+    return lines + [f"`metrics/detection/{name}/<category>/<arm>/best.png`, `worst.png`" for name in params.detectors]
+
+
+def _as_text(part: Part) -> str:
+    table = [] if part.table is None else [markdown(part.table)]
+    return "\n\n".join([f"## {part.title}", *table, part.note])
 
 
 def markdown(frame: pd.DataFrame) -> str:

@@ -1,0 +1,181 @@
+"""The report as one page that opens from the disk: verdict, tables, every sample, distributions, errors."""
+
+import base64
+import html
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from lib.core.geometry import resize
+from lib.core.images import read_image
+from lib.core.params import Params
+from lib.core.records import DefectBox, read_records, read_train
+from lib.core.runtime import write_text
+from lib.report.gallery import VERDICTS, Answers, gallery, outcome, outcomes, read_answers, webp_bytes
+from lib.report.histograms import histograms
+from lib.report.scores import differences, read_scores
+from lib.report.tables import Part, headline, parts, pictures, verdict
+
+LIMIT = 20_000_000  # bytes of the whole page, which a phone still opens
+NOTE = 1_000  # bytes kept for the sentence that says how many samples there are
+SHEETS = 0.25  # of them, at most, for sheets of errors
+SHEET_WIDTH = 640  # px
+QUALITY = 80  # of WebP, of these sheets
+PLOTS = {
+    "pixel_ap": "pixel AP of every arm",
+    "aupro": "AUPRO of every arm",
+    "training": "loss of fine-tuning",
+}
+
+
+class Sheet(NamedTuple):
+    """The worst predictions of one arm as a data URI."""
+
+    detector: str
+    category: str
+    arm: str
+    image: str
+
+
+def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
+    """Write `report/index.html` below `metrics`, at most `limit` bytes: after `write_report`, whose plots it embeds.
+
+    It is one file that loads nothing. Where the limit leaves no room for all samples or sheets, it says how many are
+    missing.
+    """
+    scores, answers = read_scores(params, metrics / "detection"), read_answers(params)
+    contrasts = differences(params, scores)
+    sheets, sheets_note = _sheets(params, metrics, int(SHEETS * limit))
+    sections = parts(params, metrics, scores, contrasts)
+    page: dict[str, Any] = {
+        "headline": headline(contrasts),
+        "verdict": verdict(contrasts),
+        "arms": sections[0],
+        "parts": sections[1:],
+        "pictures": pictures(params),
+        "plots": _plots(metrics / "report"),
+        "outcomes": _counts(outcomes(answers)),
+        "boxes": _box_histograms(params, answers),
+        "scores": _score_histograms(answers),
+        "sheets": sheets,
+        "sheets_note": sheets_note,
+        "generators": list(params.generators),
+    }
+    template = _environment().get_template("page.html")
+    empty = template.render(page, gallery={"samples": [], "pictures": []}, gallery_note="")
+    shown, note = gallery(params, answers, limit - len(empty.encode()) - NOTE)
+    write_text(metrics / "report" / "index.html", template.render(page, gallery=shown, gallery_note=note))
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters["prose"] = prose
+    return environment
+
+
+def prose(text: str) -> Markup:
+    """The little Markdown of our notes as HTML: paragraphs, lists, `code` and *stress*; all else is text."""
+    blocks = []
+    for block in html.escape(text).split("\n\n"):
+        block = re.sub(r"`([^`]+)`", r"<code>\1</code>", block)
+        block = re.sub(r"\*([^*]+)\*", r"<em>\1</em>", block)
+        if block.startswith("- "):
+            items = "".join(f"<li>{item}</li>" for item in re.split(r"^- ", block, flags=re.M)[1:])
+            blocks.append(f"<ul>{items}</ul>")
+        elif block.strip():
+            blocks.append(f"<p>{block}</p>")
+    return Markup("".join(blocks))
+
+
+def _counts(table: pd.DataFrame) -> Part:
+    """The table of outcomes with its total. Raises ValueError where a request has no outcome."""
+    counts = table[["asked", *VERDICTS]].sum()
+    if counts["asked"] != counts[list(VERDICTS)].sum():
+        raise ValueError(f"{counts['asked']} requests, {counts[list(VERDICTS)].sum()} with an outcome")
+    total = {"generator": "all", "category": "all", "type": "all", **counts, "because": "-"}
+    return Part("Asked = accepted + rejected + failed", pd.concat([table, pd.DataFrame([total])]), "")
+
+
+def _box_histograms(params: Params, answers: Answers) -> list[Markup]:
+    """Area and aspect of the boxes asked for, beside the real ones of the train part that they were drawn from.
+
+    A box counts once, through however many generators it went; one around what a generator with a background of its
+    own painted is no placement.
+    """
+    boxes: dict[str, dict[str, list[Any]]] = {}
+    for category in params.dataset.categories:
+        train = read_train(category)
+        real = read_records(Path(f"data/boxes/{category}.jsonl"), DefectBox)
+        asked = {r.placement: r.box for of in answers.values() for r in of[category] if r.normal is not None}
+        boxes[category] = {
+            "real boxes": [box.box for box in real if box.sample in train],
+            "placements": list(asked.values()),
+        }
+    drawings = []
+    for name, label, measure in (
+        ("area", "area of the box, px", lambda box: (box[2] - box[0]) * (box[3] - box[1])),
+        ("aspect", "width / height of the box", lambda box: (box[2] - box[0]) / (box[3] - box[1])),
+    ):
+        rows = {row: {kind: list(map(measure, those)) for kind, those in kinds.items()} for row, kinds in boxes.items()}
+        drawings.append(Markup(histograms(f"boxes-{name}", rows, label, shares=True)))
+    return drawings
+
+
+def _score_histograms(answers: Answers) -> list[Markup]:
+    """The gate's scores of every generator, of accepted and of rejected samples."""
+    records = {generator: [r for of in by.values() for r in of] for generator, by in answers.items()}
+    names = dict.fromkeys(name for of in records.values() for record in of for name in record.scores)
+    drawings = []
+    for name in names:
+        rows = {
+            generator: {
+                kind: [r.scores[name] for r in of if outcome(r) == kind and name in r.scores]
+                for kind in ("rejected", "accepted")
+            }
+            for generator, of in records.items()
+        }
+        drawings.append(Markup(histograms(f"score-{name}", rows, name)))
+    return drawings
+
+
+def _sheets(params: Params, metrics: Path, room: int) -> tuple[list[Sheet], str]:
+    """The sheets of worst predictions, shrunk, as many as fit into `room` bytes, and a sentence on what is missing."""
+    places = [
+        (detector, category, arm)
+        for category in params.dataset.categories
+        for detector in params.detectors
+        for arm in params.arms(detector)
+    ]
+    sheets: list[Sheet] = []
+    for detector, category, arm in places:
+        image = read_image(metrics / "detection" / detector / category / arm / "worst.png")
+        if image.shape[1] > SHEET_WIDTH:
+            image = resize(image, SHEET_WIDTH, round(image.shape[0] * SHEET_WIDTH / image.shape[1]))
+        uri = _uri("webp", webp_bytes(image, QUALITY))
+        room -= len(uri)
+        if room < 0:
+            left = len(places) - len(sheets)
+            return sheets, f"{left} of {len(places)} sheets are left out, since the page has a bound on its size."
+        sheets.append(Sheet(detector, category, arm, uri))
+    return sheets, ""
+
+
+def _plots(folder: Path) -> dict[str, str]:
+    """What `write_report` drew, by titles; the curves only where a generator learns."""
+    drawn = [name for name in PLOTS if name != "training" or any((folder / "training").glob("*.csv"))]
+    return {PLOTS[name]: _uri("png", (folder / f"{name}.png").read_bytes()) for name in drawn}
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
