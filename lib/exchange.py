@@ -133,7 +133,7 @@ def _graph(network: Any, sight: Sight) -> bytes:
         torch.onnx.export(
             network,
             (torch.from_numpy(_noise(2, sight.window, sight.window + sight.multiple)),),
-            data,
+            data,  # type: ignore[arg-type]
             dynamo=False,  # torch.export takes forty times as long for the same graph
             opset_version=OPSET,
             input_names=["windows"],
