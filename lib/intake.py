@@ -61,7 +61,8 @@ def listed(places: Sequence[Path], out: Path) -> list[Picture]:
 
     Raises UserError where there is none, one is not there, or lies where results are to be written.
     """
-    names, pictures = Names(), {}
+    names = Names()
+    pictures: dict[Path, Picture] = {}
     for place in places:
         inside = list(_inside(place, out))
         if not inside:

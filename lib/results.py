@@ -113,8 +113,9 @@ class Results:
     ) -> None:
         """Write the files of a picture (H, W, 3) with scores and mask (H, W), and keep its row."""
         heat = heat_map(np.asarray((scores - self.low) / (self.high - self.low), np.float32))
-        for file, shown in zip(self._files(picture), (mask, outlined(image, mask, OUTLINE), heat), strict=True):
-            write_png(file, shown)
+        shown: tuple[RGB | Mask, ...] = (mask, outlined(image, mask, OUTLINE), heat)
+        for file, pixels in zip(self._files(picture), shown, strict=True):
+            write_png(file, pixels)
         alarm = "yes" if mask.any() else "no"
         self.rows[picture.name] = Row(
             picture.path.as_posix(), f"{score:.6f}", str(int(mask.sum())), alarm, "", picture.name

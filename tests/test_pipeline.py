@@ -122,6 +122,7 @@ LAYERS_UP = [
     [
         "lib/language.py",
         "lib/foreground.py",
+        "lib/intake.py",
         "lib/surroundings.py",
         "lib/parts.py",
         "lib/tiles.py",
@@ -145,8 +146,18 @@ LAYERS_UP = [
     ],
     ["lib/windows.py", "lib/foreign.py"],
     ["lib/generators", "lib/detectors"],
-    ["lib/finetuning.py", "lib/synthesis.py", "lib/detection.py", "lib/report", "lib/base", "lib/launch.py"],
-    ["lib/predict.py", "lib/evaluation.py", "lib/preset.py"],
+    [
+        "lib/finetuning.py",
+        "lib/synthesis.py",
+        "lib/detection.py",
+        "lib/report",
+        "lib/base",
+        "lib/launch.py",
+        "lib/results.py",
+        "lib/trained.py",
+    ],
+    ["lib/exchange.py", "lib/evaluation.py", "lib/preset.py"],
+    ["lib/predict.py"],
     ["stages"],
 ]
 
