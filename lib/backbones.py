@@ -98,6 +98,7 @@ class EfficientNetLite0(Backbone):
             network.load_state_dict(weights)
         for block in network._blocks:
             block._depthwise_conv = _padded(block._depthwise_conv)
+        network._conv_stem = _padded(network._conv_stem)
         network.eval()  # before batch norms are folded, which needs their statistics and no batch
         for block in network._blocks:
             for convolution, norm in FOLDED:
@@ -119,13 +120,24 @@ class EfficientNetLite0(Backbone):
         return maps[1:]
 
 
-def _padded(convolution: nn.Conv2d) -> nn.Module:
-    """A convolution of the package, which pads a copy of its input, so that it pads by itself where that is equal."""
+class Halved(nn.Conv2d):
+    """A convolution of stride 2 on even sides, where "same" padding does not depend on them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        before, after = (self.kernel_size[0] - 2) // 2, (self.kernel_size[0] - 1) // 2
+        return super().forward(F.pad(x, [before, after, before, after]))
+
+
+def _padded(convolution: nn.Conv2d) -> nn.Conv2d:
+    """A convolution of the package as one that pads by itself, not a copy of its input by sides that it asks for: the
+    same maps, sooner, and a graph that is traced holds for other sides, too."""
     (side, _), (stride, _) = convolution.kernel_size, convolution.stride
-    if stride > 1:
-        return convolution
-    channels = convolution.in_channels
-    plain = nn.Conv2d(channels, channels, side, padding=side // 2, groups=convolution.groups, bias=False)
+    channels, out, groups = convolution.in_channels, convolution.out_channels, convolution.groups
+    plain: nn.Conv2d
+    if stride == 1:
+        plain = nn.Conv2d(channels, out, side, padding=side // 2, groups=groups, bias=False)
+    else:
+        plain = Halved(channels, out, side, stride, groups=groups, bias=False)
     plain.weight = convolution.weight
     return plain
 

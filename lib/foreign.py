@@ -22,7 +22,8 @@ from lib.detectors import Example
 from lib.foreground import foreground_mask
 from lib.pseudo import blend
 from lib.shapes import blob
-from lib.windows import good_window, resized
+from lib.tiles import resized
+from lib.windows import good_window
 
 Route = Literal["auto", "texture", "object"]
 

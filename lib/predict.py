@@ -1,29 +1,50 @@
 """Look for defects in new pictures with a trained detector, and write what it marks.
 
     python -m lib.predict models/detectors/unet/bracket/none/seed-0 FOLDER-OR-PICTURES... --out FOLDER
+    python -m lib.predict models/detectors/unet/bracket/none/seed-0 FOLDER --out FOLDER --watch
 
-FOLDER gets for each picture NAME: NAME_mask.png, 255 where the score reaches the threshold that was chosen on the val
-part, NAME_found.png, the picture with these places outlined, and scores.csv: the picture's anomaly score, by which
-pictures are ranked, and how many pixels are marked. An earlier run on these pictures is replaced; no other file is.
+Folders are searched with their subfolders, which the results mirror; hidden files are skipped, and so is what this
+command has written. FOLDER gets for each picture NAME, where a.png and a.jpg of one shot are a and a.png:
+
+    NAME_mask.png   255 where the score reaches the threshold that was chosen on the val part
+    NAME_found.png  the picture with these places outlined
+    NAME_heat.png   the scores as colours, of all pictures alike: black is 0, the middle colour the threshold, pale
+                    yellow twice the threshold
+    scores.csv      the picture's anomaly score, by which pictures are ranked, how many pixels are marked, alarm yes or
+                    no, what went wrong, and NAME
+    boxes.json      boxes as COCO results: image_id is the picture's row in scores.csv, from 1 on
+    run.json        what looked: detector, weights, threshold, min_area, the range of the heat map
+
+"min_area" in the model's threshold.json, in pixels, is how large a piece of the mask must be to count; smaller ones are
+neither marked nor an alarm. A picture that cannot be read is named in scores.csv, and the others are looked at all the
+same; the exit code is then 1. An earlier run on these pictures is replaced; no other file is.
+
+--watch goes on until Ctrl-C: pictures are looked at as they arrive, once they no longer grow. It goes on with what it
+wrote before, where the model is the same.
+
+--runtime onnx runs the `model.onnx` that `python -m lib.exchange` writes; MODEL may then be that file alone.
 """
 
 import argparse
-import csv
-import io
-import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import itertools
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from lib.core.errors import UserError
-from lib.core.images import SUFFIXES, outlined, read_image, write_png
-from lib.core.runtime import progress, write_text
+from lib.core.images import read_image
+from lib.core.runtime import progress
 from lib.detection import image_score
-from lib.detectors import find
+from lib.exchange import load_exchanged
+from lib.intake import Picture, arrivals, listed
+from lib.results import Results, heat_range, refuse_loss, summary
+from lib.trained import Inspector, load_trained
 
-OUTLINE = (255, 40, 40)
-COLUMNS = ("picture", "anomaly_score", "defect_pixels")
-WRITTEN = ("_mask.png", "_found.png")  # behind the name of each picture
+WRITTEN_EVERY = 10.0  # seconds between tables, which are written whole
+INTERRUPTED = 130
 
 
 def main() -> None:
@@ -31,95 +52,122 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of one trained seed, models/detectors/DETECTOR/.../seed-N")
     parser.add_argument("pictures", type=Path, nargs="+", help="pictures, or folders of pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, none of the pictures' own")
+    parser.add_argument("--runtime", choices=["torch", "onnx"], default="torch", help="what runs the detector")
+    parser.add_argument("--watch", action="store_true", help="wait for new pictures in the folders")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds between two looks into watched folders")
     args = parser.parse_args()
+    if args.every <= 0:
+        parser.error("--every: expected seconds above 0")
     try:
-        predict_all(args.model, listed(args.pictures), args.out)
+        if args.watch:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped by it
+            results = watch(
+                loaded(args.model, args.runtime), args.pictures, args.out, lambda: time.sleep(args.every), say=_tell
+            )
+        else:
+            pictures = listed(args.pictures, args.out)
+            results = predict_all(loaded(args.model, args.runtime), pictures, args.out)
     except UserError as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    failed = any(row.error for row in results.rows.values())
+    print(f"{args.out}: {summary(results.rows.values())}", file=sys.stderr)
+    sys.exit(1 if failed else 0)
 
 
-def listed(places: Sequence[Path]) -> list[Path]:
-    """The pictures among files and in folders, in order.
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
-    Raises UserError where there is none, one is not there, or a name is twice.
+
+def loaded(model: Path, runtime: str = "torch") -> Inspector:
+    """The detector of a trained seed's folder, or of an ONNX file. Raises UserError, which names the broken file."""
+    return load_exchanged(model) if runtime == "onnx" else load_trained(model).inspector()
+
+
+def predict_all(inspector: Inspector, pictures: Sequence[Picture], out: Path) -> Results:
+    """Look at all pictures, and write what was found into the folder `out`.
+
+    Raises UserError where `out` holds files that are not of an earlier run on these pictures and would be lost, or be
+    taken for its results.
     """
-    files = []
-    for place in places:
-        if not place.exists():
-            raise UserError(f"{place}: not found")
-        inside = (
-            sorted(file for file in place.iterdir() if file.suffix.lower() in SUFFIXES) if place.is_dir() else [place]
-        )
-        if not inside:
-            raise UserError(f"{place}: no picture in it; {', '.join(SUFFIXES)} are read")
-        files += inside
-    repeated = [name for name, count in Counter(file.stem for file in files).items() if count > 1]
-    if repeated:
-        raise UserError(f"{', '.join(repeated)}: several pictures of this name; name one folder at a time")
-    return files
-
-
-def predict_all(folder: Path, pictures: Sequence[Path], out: Path) -> None:
-    """Write masks, outlined pictures and scores.csv into the folder `out`; `folder` holds one trained seed.
-
-    Raises UserError where there is no trained seed, or `out` holds files that are not of an earlier run on these
-    pictures and would be lost, or be taken for its results.
-    """
-    if not (folder / "detector.json").is_file():
-        raise UserError(f"{folder}: holds no trained detector; expected a folder seed-N that baseline or detect wrote")
+    results = Results(out, described(inspector))
     refuse_loss(pictures, out)
-    provenance = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
-    module = find(provenance["detector"])
-    threshold = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))["threshold"]
-    model = module.load(folder)
-    # First of all, so that the results of a run that is killed are known as such.
-    _write_table(out, [(path.as_posix(), "", "") for path in pictures])
-    rows = []
-    for path in progress(pictures, "look for defects"):
-        image = read_image(path, provenance["depth"])
-        scores = module.predict(model, image)
-        mask = scores >= threshold
-        for suffix, picture in zip(WRITTEN, (mask, outlined(image, mask, OUTLINE)), strict=True):
-            write_png(out / f"{path.stem}{suffix}", picture)
-        rows.append((path.as_posix(), f"{image_score(scores):.6f}", str(int(mask.sum()))))
-    _write_table(out, rows)
+    results.expect(pictures)
+    results.write()
+    try:
+        _look(inspector, progress(pictures, "look for defects"), results)
+    finally:
+        results.write()
+    return results
 
 
-def refuse_loss(pictures: Sequence[Path], out: Path) -> None:
-    """Raise UserError unless `out` is new, or another folder than the pictures' without any file of the results' names
-    but those of an earlier run, all of whose pictures are among these."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; name a folder for the results")
-    if own := [path for path in pictures if path.parent.resolve() == out.resolve()]:
-        raise UserError(f"{out}: {own[0].name} lies there; results need another folder than the pictures")
-    results, earlier = _results(path.stem for path in pictures), _earlier(out)
-    if others := earlier - results:
-        raise UserError(f"{out}: holds results of other pictures, such as {min(others)}; name another folder")
-    if foreign := {name for name in results - earlier if (out / name).exists()}:
-        raise UserError(f"{out / min(foreign)}: exists and is not from an earlier run; name another folder")
+def watch(
+    inspector: Inspector,
+    folders: Sequence[Path],
+    out: Path,
+    wait: Callable[[], None],
+    turns: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Results:
+    """Look at pictures as they arrive in the folders, until Ctrl-C, or for a number of turns, between which `wait` is
+    called. `say` gets a line for each picture.
+
+    Raises UserError where a folder is none, or `out` holds other results than those of this detector.
+    """
+    results = Results(out, described(inspector), resume=True)
+    incoming = arrivals(folders, out, wait, results.owners(), results.done())
+    try:
+        for pictures in itertools.islice(incoming, turns):
+            if not pictures and results.rows:
+                continue
+            own = []
+            for picture in pictures:
+                if foreign := results.foreign(picture):
+                    results.fail(picture, f"{foreign} exists and is not from this run")
+                else:
+                    own.append(picture)
+            results.expect(own)
+            results.write()
+            _look(inspector, own, results)
+            results.write()
+            for picture in pictures:
+                row = results.rows[picture.name]
+                say(f"{row.picture}: {row.error or f'alarm {row.alarm}, score {row.anomaly_score}'}")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        results.write()
+    return results
 
 
-def _earlier(out: Path) -> set[str]:
-    """The names of all files of an earlier run in the folder; empty where there was none."""
-    table = out / "scores.csv"
-    if not table.is_file():
-        return set()
-    with open(table, newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file)
-        if tuple(rows.fieldnames or ()) != COLUMNS:
-            return set()
-        return _results(Path(row["picture"]).stem for row in rows)
+def described(inspector: Inspector) -> dict[str, Any]:
+    """What looks, fit for JSON."""
+    decision = inspector.decision
+    return {
+        "detector": inspector.provenance,
+        "weights": inspector.weights,
+        "threshold": decision.threshold,
+        "min_area": decision.min_area,
+        "heat": list(heat_range(decision.threshold)),
+    }
 
 
-def _results(names: Iterable[str]) -> set[str]:
-    """The names of the files that are written for pictures of these names."""
-    return {"scores.csv", *(f"{name}{suffix}" for name in names for suffix in WRITTEN)}
-
-
-def _write_table(out: Path, rows: Iterable[Sequence[str]]) -> None:
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([COLUMNS, *rows])
-    write_text(out / "scores.csv", table.getvalue())
+def _look(inspector: Inspector, pictures: Iterable[Picture], results: Results) -> None:
+    """Look at pictures one by one, and keep what was found, or that one cannot be read."""
+    written = time.monotonic()
+    for picture in pictures:
+        try:
+            image = read_image(picture.path, inspector.depth)
+        except (UserError, OSError) as error:
+            results.fail(picture, str(error))
+            continue
+        scores = inspector.predict(image)
+        mask = inspector.decision.mask(scores)
+        results.add(picture, image, scores, mask, inspector.boxes(image, scores, mask), image_score(scores))
+        if time.monotonic() - written > WRITTEN_EVERY:
+            results.write()
+            written = time.monotonic()
 
 
 if __name__ == "__main__":

@@ -89,9 +89,10 @@ class Reconstruction(nn.Module):
 
     def forward(self, features: Sequence[Tensor], size: Sequence[int]) -> Purified:
         """features: (B, C, h, w) each; size: (H, W) of the picture."""
-        deepest = features[-1].shape[-2], features[-1].shape[-1]
+        deepest = features[-1].shape[-2:]
         squeezed = [
-            F.adaptive_avg_pool2d(squeeze(one), deepest) for squeeze, one in zip(self.squeeze, features, strict=True)
+            F.avg_pool2d(squeeze(one), [int(have // want) for have, want in zip(one.shape[-2:], deepest, strict=True)])
+            for squeeze, one in zip(self.squeeze, features, strict=True)
         ]
         x = self.bottleneck(torch.cat(squeezed, dim=1))
         rebuilt = []

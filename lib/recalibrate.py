@@ -9,6 +9,7 @@ models/detectors belongs to DVC, whose next `dvc repro` trains it again: recalib
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from lib.alarms import alarm_level, threshold_for
 from lib.core.errors import UserError
 from lib.core.images import read_image
 from lib.core.runtime import progress, write_json
-from lib.detectors import find
-from lib.predict import listed
+from lib.intake import Picture, listed
+from lib.trained import load_trained
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
     args = parser.parse_args()
     try:
-        before, after = recalibrated(args.model, listed(args.good), args.false_alarm_rate, args.min_area)
+        before, after = recalibrated(args.model, listed(args.good, args.model), args.false_alarm_rate, args.min_area)
     except UserError as error:
         parser.error(str(error))
     print(f"threshold {before['threshold']:.6g} -> {after['threshold']:.6g}, on {after['good_pictures']} good pictures")
@@ -38,15 +39,13 @@ def main() -> None:
 
 
 def recalibrated(
-    folder: Path, good: list[Path], rate: float, min_area: int | None
+    folder: Path, good: Sequence[Picture], rate: float, min_area: int | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What threshold.json of the trained seed in `folder` says, and what it is to say after these good pictures.
 
     Raises UserError where there is no trained seed, for a rate that is no share below 1 or no area, for a rate that so
     few pictures cannot show, and for a picture that cannot be read.
     """
-    if not (folder / "detector.json").is_file():
-        raise UserError(f"{folder}: holds no trained detector; expected a folder seed-N that baseline or detect wrote")
     if not 0 <= rate < 1:
         raise UserError(f"--false-alarm-rate: a share from 0 to below 1 (found {rate})")
     if min_area is not None and min_area < 1:
@@ -55,13 +54,12 @@ def recalibrated(
         raise UserError(
             f"--false-alarm-rate: {rate} is less than one of {len(good)} pictures: give more of them, or ask for 0"
         )
-    provenance = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
+    trained = load_trained(folder)
     before = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))
-    module, area = find(provenance["detector"]), min_area or before["min_area"]
-    model = module.load(folder)
+    area, inspector = min_area or trained.decision.min_area, trained.inspector()
     levels = [
-        alarm_level(module.predict(model, read_image(path, provenance["depth"])), area)
-        for path in progress(good, "look at good pictures")
+        alarm_level(inspector.predict(read_image(picture.path, inspector.depth)), area)
+        for picture in progress(good, "look at good pictures")
     ]
     return before, {
         "threshold": threshold_for(levels, rate),

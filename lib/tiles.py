@@ -1,12 +1,48 @@
-"""Whole pictures through a network that sees windows: overlapping tiles, blended."""
+"""Whole pictures through a network that sees windows: scaled, by overlapping tiles, blended, and back at their size."""
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.geometry import RGB, Scores, Window, crop
+from lib.core.geometry import RGB, Scores, Window, crop, resize
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How a detector that sees windows looks at a whole picture; its tiles are those of `predict_tiled`.
+
+    window, overlap: pixels after scaling. multiple: of the sides of tiles. batch: tiles that are seen at once. scale:
+    of the picture. smoothing: standard deviation in pixels after scaling; 0 is none. highest: the highest score that
+    there is, or None; the lowest is 0.
+    """
+
+    window: int
+    overlap: int
+    multiple: int
+    batch: int
+    scale: float
+    smoothing: float = 0.0
+    highest: float | None = None
+
+
+def predict_whole(image: RGB, predict_batch: Callable[[NDArray], NDArray], sight: Sight) -> Scores:
+    """The scores of a picture (H, W, 3) uint8 of any size: (H, W) float32, from those of its tiles.
+
+    predict_batch: (B, side, side, 3) uint8 -> (B, side, side) float, each in [0, `highest`].
+    """
+    height, width = image.shape[:2]
+    small = resized(image, sight.scale)
+    scores = predict_tiled(small, predict_batch, sight.window, sight.overlap, sight.multiple, sight.batch)
+    if sight.smoothing:
+        scores = np.asarray(
+            cv2.GaussianBlur(scores, (0, 0), sight.smoothing, borderType=cv2.BORDER_REFLECT), np.float32
+        )
+    # Cubic resampling overshoots.
+    return np.clip(resize(scores, width, height), 0, sight.highest) if scores.shape != (height, width) else scores
 
 
 def predict_tiled(
@@ -68,3 +104,9 @@ def _starts(extent: int, side: int, overlap: int) -> list[int]:
         return [(extent - side) // 2]
     count = math.ceil((extent - side) / (side - overlap)) + 1
     return [round(start) for start in np.linspace(0, extent - side, count)]
+
+
+def resized(image: NDArray, scale: float) -> NDArray:
+    """A whole picture (H, W) or (H, W, C) at `scale`, at least one pixel on each side."""
+    height, width = (max(1, round(extent * scale)) for extent in image.shape[:2])
+    return image if scale == 1 else resize(image, width, height)

@@ -188,9 +188,3 @@ def evenly_by_type(examples: Sequence[Example], count: int) -> list[Example]:
         turns[example.defect_type] = turns.get(example.defect_type, -1) + 1
         keyed.append((turns[example.defect_type], not example.has_defect, example))
     return [example for _, _, example in sorted(keyed, key=lambda item: item[:2])[:count]]
-
-
-def resized(image: NDArray, scale: float) -> NDArray:
-    """A whole picture (H, W) or (H, W, C) at `scale`, at least one pixel on each side."""
-    height, width = (max(1, round(extent * scale)) for extent in image.shape[:2])
-    return image if scale == 1 else resize(image, width, height)

@@ -1,31 +1,45 @@
-"""New pictures through a trained detector: masks, outlines and scores, and no file of anybody else's touched."""
+"""New pictures through a trained detector: what is found, in files, and no file of anybody else's touched."""
 
 import csv
+import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import ndimage
 
 from lib.core.errors import UserError
 from lib.core.images import read_image, read_mask, write_png
+from lib.core.runtime import write_json
 from lib.detection import image_score
-from lib.predict import listed, predict_all
+from lib.detectors import Example, find
+from lib.intake import listed
+from lib.metrics.boxes import ScoredBox, component_boxes
+from lib.plots import heat_map
+from lib.predict import loaded, predict_all, watch
+from lib.results import Results
+from lib.trained import Decision
 from tests import brightness
+from tests.blobs import BUDGET
 from tests.brightness import bright_discs
 from tests.conftest import ROOT
 
 THRESHOLD = 150.0
 NEW, OUT = Path("data/new"), Path("data/out")
-RESULTS = {"scores.csv"} | {f"{n}_{what}.png" for n in (0, 1) for what in ("mask", "found")}
+FILES = ("mask", "found", "heat")
+RESULTS = {"scores.csv", "boxes.json", "run.json"} | {f"{n}_{what}.png" for n in (0, 1) for what in FILES}
 
 
 @pytest.fixture
 def trained(inside: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One trained seed, and two new pictures in `data/new`."""
-    monkeypatch.setattr("lib.predict.find", {"unet": brightness}.__getitem__)
+    monkeypatch.setattr("lib.trained.find", {"unet": brightness}.__getitem__)
     folder = Path("models/seed-0")
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"seed": 0}')
@@ -36,44 +50,109 @@ def trained(inside: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+def look(model: Path, *places: Path, out: Path = OUT) -> Results:
+    return predict_all(loaded(model), listed(places or [NEW], out), out)
+
+
 def rows() -> list[dict[str, str]]:
     with open(OUT / "scores.csv", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_every_picture_gets_a_mask_an_outline_and_a_score(trained: Path):
-    predict_all(trained, listed([NEW]), OUT)
+def scores_of(model: Path, picture: Path) -> np.ndarray:
+    return brightness.predict(brightness.load(model), read_image(picture))
+
+
+def test_every_picture_gets_a_mask_an_outline_a_heat_map_and_a_score(trained: Path):
+    look(trained)
     assert set(contents(OUT)) == RESULTS
     for number, row in enumerate(rows()):
         image, mask = read_image(NEW / f"{number}.png"), read_mask(OUT / f"{number}_mask.png")
-        scores = brightness.predict(brightness.load(trained), image)
+        scores = scores_of(trained, NEW / f"{number}.png")
         np.testing.assert_array_equal(mask, scores >= THRESHOLD)
         assert row["picture"] == f"data/new/{number}.png" and int(row["defect_pixels"]) == mask.sum()
+        assert row["result"] == f"{number}" and row["alarm"] == "yes" and row["error"] == ""
         assert float(row["anomaly_score"]) == pytest.approx(image_score(scores), abs=1e-6)
         shown = read_image(OUT / f"{number}_found.png")
         assert shown.shape == image.shape and mask.any()
         np.testing.assert_array_equal(shown[mask], image[mask])
+        np.testing.assert_array_equal(read_image(OUT / f"{number}_heat.png"), heat_map(scores / (2 * THRESHOLD)))
+    assert json.loads((OUT / "run.json").read_text())["heat"] == [0, 2 * THRESHOLD]
+
+
+def test_boxes_are_results_of_coco(trained: Path):
+    look(trained)
+    answers = json.loads((OUT / "boxes.json").read_text())
+    for number in (0, 1):
+        expected = component_boxes(scores_of(trained, NEW / f"{number}.png"), THRESHOLD)
+        found = [one for one in answers if one["image_id"] == number + 1]
+        assert [one["bbox"] for one in found] == [[x0, y0, x1 - x0, y1 - y0] for (x0, y0, x1, y1), _ in expected]
+        assert [one["score"] for one in found] == pytest.approx([score for _, score in expected])
+        assert {one["file_name"] for one in found} == {f"data/new/{number}.png"}
+    from pycocotools.coco import COCO
+
+    truth = COCO()
+    truth.dataset = {"images": [{"id": 1}, {"id": 2}], "categories": [{"id": 1}], "annotations": []}
+    truth.createIndex()
+    assert len(truth.loadRes(str(OUT / "boxes.json")).anns) == len(answers) > 0
+
+
+def test_a_detector_that_answers_boxes_is_asked_for_them(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    answers = [ScoredBox((0, 0, 40, 40), THRESHOLD + 1), ScoredBox((0, 0, 40, 40), THRESHOLD - 1)]
+    answers.append(ScoredBox((39, 39, 39.2, 39.2), THRESHOLD + 2))
+    monkeypatch.setattr(brightness, "boxes", lambda model, image: answers, raising=False)
+    look(trained)
+    found = json.loads((OUT / "boxes.json").read_text())
+    assert [(one["bbox"], one["score"]) for one in found] == [([0, 0, 40, 40], THRESHOLD + 1)] * 2
+
+
+def test_pieces_below_the_least_area_neither_count_nor_alarm(trained: Path):
+    look(trained)
+    before = rows()
+    marked = scores_of(trained, NEW / "1.png") >= THRESHOLD
+    labels, count = ndimage.label(marked, np.ones((3, 3)))
+    areas = ndimage.sum_labels(marked, labels, range(1, count + 1))
+    write_json(trained / "threshold.json", {"threshold": THRESHOLD, "min_area": int(areas.max())})
+    look(trained)
+    mask = read_mask(OUT / "1_mask.png")
+    np.testing.assert_array_equal(mask, np.isin(labels, 1 + np.flatnonzero(areas == areas.max())))
+    assert int(rows()[1]["defect_pixels"]) == areas.max() < int(before[1]["defect_pixels"])
+    assert len([one for one in json.loads((OUT / "boxes.json").read_text()) if one["image_id"] == 2]) == 1
+    write_json(trained / "threshold.json", {"threshold": THRESHOLD, "min_area": 1600})
+    look(trained)
+    assert [row["alarm"] for row in rows()] == ["no", "no"] and not read_mask(OUT / "1_mask.png").any()
+    assert json.loads((OUT / "boxes.json").read_text()) == []
+    assert [row["anomaly_score"] for row in rows()] == [row["anomaly_score"] for row in before]
+
+
+def test_pieces_hang_together_over_corners_too():
+    scores = np.array([[9, 0, 0], [0, 9, 0], [0, 0, 0]], np.float32)
+    assert Decision(1, 2).mask(scores).sum() == 2 and not Decision(1, 3).mask(scores).any()
 
 
 def test_a_run_may_be_repeated_after_a_kill_too_and_with_more_pictures(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    calls = itertools.count()
+
     def killed(scores: np.ndarray) -> float:
-        raise KeyboardInterrupt
+        if next(calls):
+            raise KeyboardInterrupt
+        return image_score(scores)
 
     with monkeypatch.context() as patch:
         patch.setattr("lib.predict.image_score", killed)
         with pytest.raises(KeyboardInterrupt):
-            predict_all(trained, listed([NEW]), OUT)
+            look(trained)
     assert (OUT / "0_mask.png").exists()
-    predict_all(trained, listed([NEW]), OUT)
+    look(trained)
     first = contents(OUT)
-    predict_all(trained, listed([NEW]), OUT)
+    look(trained)
     assert contents(OUT) == first
     write_png(NEW / "2.png", np.zeros((8, 8, 3), np.uint8))
-    predict_all(trained, listed([NEW]), OUT)
+    look(trained)
     assert len(rows()) == 3
 
 
@@ -82,43 +161,268 @@ def test_a_file_that_no_earlier_run_wrote_is_left_alone(trained: Path, name: str
     OUT.mkdir()
     (OUT / name).write_bytes(b"picture,anomaly_score\n")
     with pytest.raises(UserError, match=rf"{name}: exists and is not from an earlier run"):
-        predict_all(trained, listed([NEW]), OUT)
+        look(trained)
     assert contents(OUT) == {name: b"picture,anomaly_score\n"}
 
 
 def test_results_of_other_pictures_are_left_alone(trained: Path):
-    predict_all(trained, listed([NEW / "0.png"]), OUT)
+    look(trained, NEW / "0.png")
     before = contents(OUT)
     with pytest.raises(UserError, match=r"holds results of other pictures, such as 0_found\.png"):
-        predict_all(trained, listed([NEW / "1.png"]), OUT)
+        look(trained, NEW / "1.png")
     assert contents(OUT) == before
     (OUT / "notes.txt").write_text("of the user")
-    predict_all(trained, listed([NEW]), OUT)
+    look(trained)
     assert (OUT / "notes.txt").read_text() == "of the user"
 
 
 def test_results_never_go_beside_the_pictures(trained: Path):
     before = contents(NEW)
-    with pytest.raises(UserError, match=r"0\.png lies there; results need another folder"):
-        predict_all(trained, listed([NEW]), NEW / ".." / "new")
+    with pytest.raises(UserError, match=r"new lies there; results need another folder"):
+        look(trained, out=NEW / ".." / "new")
     with pytest.raises(UserError, match="is a file"):
-        predict_all(trained, listed([NEW]), NEW / "0.png")
+        look(trained, out=NEW / "0.png")
     assert contents(NEW) == before
 
 
-def test_what_cannot_be_is_refused(trained: Path):
-    for name in ("a/1.png", "b/1.png"):
-        write_png(Path(name), np.zeros((8, 8, 3), np.uint8))
-    Path("empty").mkdir()
-    with pytest.raises(UserError, match="no picture in it"):
-        listed([Path("empty")])
-    with pytest.raises(UserError, match="several pictures of this name"):
-        listed([Path("a"), Path("b")])
-    with pytest.raises(UserError, match=r"nowhere: not found"):
-        listed([Path("nowhere")])
-    with pytest.raises(UserError, match="holds no trained detector"):
-        predict_all(Path("empty"), listed([NEW]), OUT)
-    assert not OUT.exists()
+def test_a_table_of_three_columns_as_it_once_was_is_an_earlier_run_too(trained: Path):
+    OUT.mkdir()
+    (OUT / "scores.csv").write_text("picture,anomaly_score,defect_pixels\ndata/new/0.png,1.0,1\n")
+    (OUT / "0_mask.png").write_bytes(b"old")
+    (OUT / "boxes.json").write_text("of the user")
+    with pytest.raises(UserError, match=r"boxes\.json: exists and is not from an earlier run"):
+        look(trained)
+    (OUT / "boxes.json").unlink()
+    look(trained)
+    assert set(contents(OUT)) == RESULTS
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_looked_at(trained: Path):
+    look(trained)
+    (NEW / "0.png").write_bytes((NEW / "0.png").read_bytes()[:300])
+    (NEW / "2.png").mkdir()
+    results = look(trained)
+    assert [bool(row["error"]) for row in rows()] == [True, False] and "0.png: cannot be read" in rows()[0]["error"]
+    assert rows()[0]["alarm"] == rows()[0]["anomaly_score"] == "" and rows()[1]["alarm"] == "yes"
+    assert not list(OUT.glob("0_*")), "what an earlier run found in it is no longer true"
+    assert {one["image_id"] for one in json.loads((OUT / "boxes.json").read_text())} == {2}
+    assert [bool(row.error) for row in results.rows.values()] == [True, False]
+
+
+def test_results_mirror_subfolders_and_tell_pictures_of_one_shot_apart(trained: Path):
+    write_png(NEW / "line/0.png", read_image(NEW / "0.png"))
+    Image.fromarray(read_image(NEW / "1.png")).save(NEW / "line/0.jpg")
+    look(trained)
+    assert [row["result"] for row in rows()] == ["0", "1", "line/0", "line/0.png"]
+    assert {name for name in contents(OUT) if name.endswith("mask.png")} == {
+        "0_mask.png", "1_mask.png", "line/0_mask.png", "line/0.png_mask.png"
+    }  # fmt: skip
+    assert (OUT / "line/0.png_mask.png").read_bytes() == (OUT / "0_mask.png").read_bytes()
+
+
+def test_results_within_the_folder_of_pictures_are_not_looked_at(trained: Path):
+    out = NEW / "found"
+    look(trained, out=out)
+    first = contents(out)
+    look(trained, out=out)
+    assert contents(out) == first and len(first) == len(RESULTS)
+    look(trained, out=NEW / "more/found")
+    assert len(contents(NEW / "more/found")) == len(RESULTS)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("detector.json", '{"detector": "unet"', r"detector\.json: cannot be read as JSON"),
+        ("detector.json", '{"detector": "unet", "depth": 9}', r"detector\.json: expected detector, a name, and depth"),
+        ("threshold.json", "[]", r"threshold\.json: expected an object"),
+        ("threshold.json", "{}", r"threshold\.json: threshold is None, expected a number"),
+        ("threshold.json", '{"threshold": NaN}', r"threshold\.json: threshold is nan, expected a number"),
+        ("threshold.json", '{"threshold": 1, "min_area": 0}', r"threshold\.json: min_area is 0, expected a whole"),
+        ("threshold.json", '{"threshold": 1, "min_area": 2.5}', r"threshold\.json: min_area is 2\.5, expected a whole"),
+        ("config.json", "{", r"config\.json: cannot be read as JSON"),
+        ("threshold.json", None, r"threshold\.json: not found; copy the whole folder"),
+        ("config.json", None, r"config\.json: not found; copy the whole folder"),
+        ("detector.json", None, "holds no trained detector"),
+    ],
+)
+def test_a_broken_model_is_told_with_the_files_name(trained: Path, file: str, text: str | None, message: str):
+    if text is None:
+        (trained / file).unlink()
+    else:
+        (trained / file).write_text(text)
+    with pytest.raises(UserError, match=message):
+        loaded(trained)
+
+
+@pytest.fixture
+def network(inside: Path, raw_params: dict) -> Path:
+    """A trained seed of the real `unet`, tiny, and two pictures in `data/new`."""
+    from lib.core.params import Params
+
+    unet = find("unet")
+    params = Params.model_validate(raw_params | {"detect": BUDGET.model_dump()})
+    folder = Path("models/seed-0")
+    folder.mkdir(parents=True)
+    examples: list[Example] = bright_discs(4, 7, good=2)
+    unet.fit(examples, examples, params, unet.Settings(width=4, encoder_rate=0), 0, folder)
+    write_json(folder / "threshold.json", {"threshold": 0.3})
+    write_json(folder / "detector.json", {"detector": "unet", "depth": 8})
+    for number, example in enumerate(examples[1:3]):
+        write_png(NEW / f"{number}.png", example.image)
+    return folder
+
+
+def test_truncated_or_foreign_weights_are_one_line_with_the_files_name(network: Path):
+    weights = network / "model.safetensors"
+    whole = weights.read_bytes()
+    for data in (whole[: len(whole) // 2], b"", b"not weights at all"):
+        weights.write_bytes(data)
+        with pytest.raises(UserError, match=r"^models/seed-0/model\.safetensors: holds no whole unet[^\n]*$"):
+            loaded(network)
+    weights.write_bytes(whole)
+    config = json.loads((network / "config.json").read_text())
+    write_json(network / "config.json", config | {"width": 8})
+    with pytest.raises(UserError, match=r"^models/seed-0/model\.safetensors: holds no whole unet[^\n]*size mismatch"):
+        loaded(network)
+    write_json(network / "config.json", {"scale": 1})
+    with pytest.raises(UserError, match=r"^models/seed-0/[^\n]*$"):
+        loaded(network)
+
+
+def command(model: Path, *words: str) -> list[str]:
+    places = [str(model.absolute()), str(NEW.absolute()), "--out", str(OUT.absolute())]
+    return [sys.executable, "-m", "lib.predict", *places, *words]
+
+
+def test_the_command_ends_with_1_where_a_picture_failed_and_says_how_many(network: Path):
+    def run() -> subprocess.CompletedProcess:
+        return subprocess.run(command(network), cwd=ROOT, capture_output=True, text=True)
+
+    (NEW / "._0.png").write_bytes(b"\0\5\x16\7" + bytes(78))  # what a Mac leaves beside a picture
+    done = run()
+    assert done.returncode == 0 and "2 pictures" in done.stderr and "0 that cannot be read" in done.stderr
+    (NEW / "2.png").write_bytes((NEW / "1.png").read_bytes()[:300])
+    done = run()
+    assert done.returncode == 1 and "3 pictures" in done.stderr and "1 that cannot be read" in done.stderr
+    assert "Traceback" not in done.stderr and rows()[2]["error"] and not rows()[1]["error"]
+
+
+def test_watching_ends_cleanly_by_ctrl_c_and_by_a_services_stop(network: Path):
+    for number, stop in enumerate((signal.SIGINT, signal.SIGTERM)):
+        watching = subprocess.Popen(
+            command(network, "--watch", "--every", "0.1"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        assert watching.stderr
+        write_png(NEW / f"late-{number}.png", read_image(NEW / "0.png"))
+        assert any(f"late-{number}.png: alarm" in line for line in watching.stderr), "said as soon as it is looked at"
+        watching.send_signal(stop)
+        said = watching.communicate(timeout=60)[1]
+        assert watching.returncode == 0 and "Traceback" not in said and f"{3 + number} pictures" in said
+        assert {row["result"] for row in rows()} == {"0", "1", *(f"late-{n}" for n in range(number + 1))}
+
+
+def once(model: Path, *between, out: Path = OUT) -> list[str]:
+    """Watch, with these things happening between the turns; returns what was said."""
+    said: list[str] = []
+    steps = iter(between)
+    watch(loaded(model), [NEW], out, lambda: next(steps)(), turns=len(between) + 1, say=said.append)
+    return said
+
+
+def nothing() -> None:
+    """Between two turns."""
+
+
+def test_watched_pictures_are_looked_at_when_they_are_whole(trained: Path):
+    whole = (NEW / "1.png").read_bytes()
+    (NEW / "1.png").unlink()
+
+    def grow(count: int | None):
+        return lambda: (NEW / "1.png").write_bytes(whole[:count])
+
+    said = once(trained, nothing, grow(200), grow(400), grow(None), nothing)
+    assert [line.split(":")[0] for line in said] == ["data/new/0.png", "data/new/1.png"]
+    assert [row["alarm"] for row in rows()] == ["yes", "yes"] and set(contents(OUT)) == RESULTS
+    watched = contents(OUT)
+    for file in OUT.iterdir():
+        file.unlink()
+    look(trained)
+    assert contents(OUT) == watched, "as in one run over both"
+
+
+def test_a_watched_picture_that_failed_is_looked_at_again_when_it_is_mended(trained: Path):
+    whole = (NEW / "1.png").read_bytes()
+    (NEW / "1.png").write_bytes(whole[:300])
+    said = once(trained, nothing, lambda: (NEW / "1.png").write_bytes(whole), nothing)
+    assert [("cannot be read" in line) for line in said] == [False, True, False]
+    assert [row["error"] for row in rows()] == ["", ""]
+
+
+def test_watching_goes_on_where_it_was(trained: Path):
+    once(trained, nothing)
+    first, before = contents(OUT), (OUT / "0_mask.png").stat().st_mtime_ns
+    Image.fromarray(read_image(NEW / "0.png")).save(NEW / "0.jpg")
+    assert [line.split(":")[0] for line in once(trained, nothing)] == ["data/new/0.jpg"]
+    assert (OUT / "0_mask.png").stat().st_mtime_ns == before, "and no picture is looked at twice"
+    assert [row["result"] for row in rows()] == ["0", "1", "0.jpg"]
+    answers = json.loads((OUT / "boxes.json").read_text())
+    assert [one for one in answers if one["image_id"] < 3] == json.loads(first["boxes.json"])
+    assert all(rows()[one["image_id"] - 1]["picture"] == one["file_name"] for one in answers)
+
+
+def test_watching_does_not_go_on_with_what_another_model_wrote(trained: Path):
+    once(trained, nothing)
+    before = contents(OUT)
+    write_json(trained / "threshold.json", {"threshold": THRESHOLD + 1})
+    with pytest.raises(UserError, match="or another model's; name another folder"):
+        once(trained, nothing)
+    assert contents(OUT) == before
+    (OUT / "run.json").unlink()
+    with pytest.raises(UserError, match=r"holds other results, such as scores\.csv"):
+        once(trained, nothing)
+
+
+def test_a_watched_picture_whose_results_would_replace_a_file_is_named_and_the_file_stays(trained: Path):
+    OUT.mkdir()
+    (OUT / "0_mask.png").write_bytes(b"of the user")
+
+    def touch() -> None:
+        os.utime(NEW / "0.png", (1, 1))
+
+    once(trained, nothing, touch, nothing)
+    assert (OUT / "0_mask.png").read_bytes() == b"of the user"
+    assert "0_mask.png exists and is not from this run" in rows()[0]["error"] and rows()[1]["alarm"] == "yes"
+
+
+def test_a_kill_while_watching_loses_nothing(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    def killed(scores: np.ndarray) -> float:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lib.predict.image_score", killed)
+        with pytest.raises(RuntimeError):
+            once(trained, nothing)
+    assert [row["alarm"] for row in rows()] == ["", ""]
+    once(trained, nothing)
+    assert [row["alarm"] for row in rows()] == ["yes", "yes"] and set(contents(OUT)) == RESULTS
+
+
+def test_onnxruntime_finds_what_torch_finds(network: Path):
+    pytest.importorskip("onnx", reason="installed from requirements.txt")
+    pytest.importorskip("onnxruntime", reason="installed from requirements.txt")
+    from lib.exchange import export
+
+    with pytest.raises(UserError, match=r"model\.onnx: not found; python -m lib\.exchange"):
+        loaded(network, "onnx")
+    look(network)
+    by_torch = rows()
+    file = export(network)
+    for model in (network, file):
+        predict_all(loaded(model, "onnx"), listed([NEW], OUT), OUT)
+        for ours, theirs in zip(rows(), by_torch, strict=True):
+            assert float(ours["anomaly_score"]) == pytest.approx(float(theirs["anomaly_score"]), abs=1e-4)
+            assert ours["alarm"] == theirs["alarm"]
 
 
 def test_the_command_tells_what_is_wrong_in_one_message(trained: Path):

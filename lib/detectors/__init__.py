@@ -9,7 +9,9 @@ A method's module offers
 - `load(folder)`: the model that `fit` wrote; `predict(model, image)`: (H, W, 3) uint8 -> (H, W) float32, higher where
   a defect is likelier, on one scale for all pictures; several calls may run at once, in threads;
 - `boxes(model, image)`, if it finds boxes by itself: its scored boxes, which are then judged as such; of the others
-  those are judged that its scores above the threshold form (`lib/metrics/boxes.py`).
+  those are judged that its scores above the threshold form (`lib/metrics/boxes.py`);
+- `sight(model)` and `window_scores(model, images)`, if it sees windows by one network: how it looks at a whole picture
+  (`lib/tiles.py`), and (B, 3, H, W) float in [0, 1] -> (B, H, W), of which `lib/exchange.py` makes an ONNX graph.
 
 `lib/detection.py` trains them all, chooses thresholds on val and draws curves; `lib/evaluation.py` judges on test.
 """

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib.backbones import load_backbone, rebuild
-from lib.core.geometry import RGB, Scores, resize
+from lib.core.geometry import RGB, Scores
 from lib.core.params import Detect, Params, Section
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.detectors import Example, History
@@ -36,8 +36,8 @@ from lib.foreign import Foreign, Route
 from lib.metrics.ranking import average_precision
 from lib.purification import Branches, Purifier, focal_loss
 from lib.reconstruction import cosine_maps, ssim
-from lib.tiles import predict_tiled
-from lib.windows import Pools, batch_of, evenly_by_type, resized
+from lib.tiles import Sight, predict_whole
+from lib.windows import Pools, batch_of, evenly_by_type
 
 LEARNS_FROM = "defects"
 MULTIPLE = 16  # of a window's sides: the deepest map has this stride
@@ -145,7 +145,7 @@ def _selection(
     foreign = foreign_of(few, settings, detect)
     made = [foreign.window(np.random.default_rng(seed_for(seed, "pseudo", n))) for n in range(PSEUDO)]
     images, masks = np.stack([image for image, _, _ in made]), np.stack([mask for _, mask, _ in made])
-    return lambda model: average_precision(window_scores(model, images).ravel(), masks.ravel())
+    return lambda model: average_precision(scores_of(model, images).ravel(), masks.ravel())
 
 
 def _untrained(params: Params, settings: Settings, seed: int) -> Model:
@@ -217,23 +217,24 @@ def total_loss(model: Model, batch: Batch) -> Tensor:
 
 def predict(model: Model, image: RGB) -> Scores:
     """Defect probabilities of a whole picture: (H, W, 3) uint8 -> (H, W) float32 in [0, 1], at native size."""
-    height, width = image.shape[:2]
-    small = resized(image, model.scale)
-    scores = predict_tiled(
-        small, lambda windows: window_scores(model, windows), model.window, model.window // 4, MULTIPLE, BATCH
-    )
-    return np.clip(resize(scores, width, height), 0, 1) if scores.shape != (height, width) else scores
+    return predict_whole(image, lambda windows: scores_of(model, windows), sight(model))
+
+
+def sight(model: Model) -> Sight:
+    return Sight(model.window, model.window // 4, MULTIPLE, BATCH, model.scale, highest=1)
 
 
 @torch.inference_mode()
-def window_scores(model: Model, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(B, H, W, 3) uint8 -> (B, H, W) in [0, 1]."""
+def scores_of(model: Model, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(B, H, W, 3) uint8 -> (B, H, W) in [0, 1], of any number of windows."""
     model.network.eval()
-    scores = []
-    for first in range(0, len(windows), BATCH):
-        images = _tensor(windows[first : first + BATCH])
-        scores.append(model.network(images, model.teacher(images)[1:])[0].sigmoid().cpu().numpy())
-    return np.concatenate(scores)
+    batches = (windows[first : first + BATCH] for first in range(0, len(windows), BATCH))
+    return np.concatenate([window_scores(model, _tensor(batch)).cpu().numpy() for batch in batches])
+
+
+def window_scores(model: Model, images: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> defect probabilities (B, H, W)."""
+    return model.network(images, model.teacher(images)[1:])[0].sigmoid()
 
 
 def _write(model: Model, network: dict[str, Tensor], out: Path) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,13 +21,12 @@ from torch import Tensor
 
 from lib.backbones import Backbone, load_backbone, rebuild, taps
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Scores, crop, resize
+from lib.core.geometry import RGB, Scores, crop
 from lib.core.params import Params, Positive, Section
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.coreset import greedy_coreset, projected
 from lib.detectors import Example, History
-from lib.tiles import predict_tiled, tiles
-from lib.windows import resized
+from lib.tiles import Sight, predict_whole, resized, tiles
 
 LEARNS_FROM = "good"
 STRIDES = (8, 16)  # of the two levels (section 3.1: the middle ones of a ResNet)
@@ -96,26 +94,29 @@ def predict(model: Model, image: RGB) -> Scores:
     """
 
     def predict_batch(views: NDArray) -> NDArray:
-        patches, (height, width) = patch_features(model.backbone, views)
-        distances = nearest_distance(patches, model.memory).view(len(views), 1, height, width)
-        size = views.shape[1:3]
-        return F.interpolate(distances, size, mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
+        return window_scores(model, _tensor(views, model.memory.device)).cpu().numpy()
 
-    height, width = image.shape[:2]
-    multiple = max(model.backbone.strides)
-    scores = predict_tiled(resized(image, model.scale), predict_batch, TILE, OVERLAP, multiple, batch_size=BATCH)
-    smooth: Scores = np.asarray(cv2.GaussianBlur(scores, (0, 0), SMOOTHING, borderType=cv2.BORDER_REFLECT), np.float32)
-    return np.maximum(resize(smooth, width, height), 0) if smooth.shape != (height, width) else smooth
+    return predict_whole(image, predict_batch, sight(model))
 
 
-def patch_features(backbone: Backbone, images: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
-    """Locally aware patch features (section 3.1) of (B, H, W, 3) uint8: (B * h * w, C) float32, and (h, w).
+def sight(model: Model) -> Sight:
+    return Sight(TILE, OVERLAP, max(model.backbone.strides), BATCH, model.scale, SMOOTHING)
+
+
+def window_scores(model: Model, images: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> distances (B, H, W), at least 0, before smoothing."""
+    patches, (height, width) = patch_features(model.backbone, images)
+    distances = nearest_distance(patches, model.memory).view(images.shape[0], 1, height, width)
+    return F.interpolate(distances, images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+def patch_features(backbone: Backbone, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Locally aware patch features (section 3.1) of (B, 3, H, W) in [0, 1]: (B * h * w, C) float32, and (h, w).
 
     Features of two levels are averaged over their neighbourhoods (eq. 2), the deeper ones resized to the shallower
     ones, and both concatenated.
     """
-    where = backbone.mean.device
-    maps = backbone(torch.from_numpy(images).to(where).permute(0, 3, 1, 2).float() / 255)
+    maps = backbone(images)
     levels = [
         F.avg_pool2d(maps[tap], NEIGHBOURHOOD, stride=1, padding=NEIGHBOURHOOD // 2, count_include_pad=False)
         for tap in taps(backbone.strides, STRIDES)
@@ -134,7 +135,8 @@ def _candidates(backbone: Backbone, good: Sequence[Example], scale: float, seed:
     each = CANDIDATES // len(order)
     kept = []
     for n in progress(order, f"remember good pictures, seed {seed}"):
-        patches = torch.cat([patch_features(backbone, views)[0] for views in _views(good[n].image, scale, backbone)])
+        views = _views(good[n].image, scale, backbone)
+        patches = torch.cat([patch_features(backbone, _tensor(batch, backbone.mean.device))[0] for batch in views])
         draw = np.random.default_rng(seed_for(seed, "patches", int(n))).permutation(len(patches))[:each]
         kept.append(patches[torch.from_numpy(draw).to(patches.device)])
     return torch.cat(kept)
@@ -151,11 +153,20 @@ def _views(image: RGB, scale: float, backbone: Backbone) -> Iterator[NDArray[np.
 def nearest_distance(patches: Tensor, memory: Tensor) -> Tensor:
     """(N, C), (M, C) -> (N,): the distance of each patch to the nearest one in memory (eq. 6), in bounded memory.
 
-    The nearest one is told by products of matrices, which are fast and lose the last digits of small distances; its
-    distance is then computed from the difference, so that what is remembered bit for bit has none.
+    The nearest one is told by a product of matrices, |m|^2 - 2 p m, which is fast and loses the last digits of small
+    distances; its distance is then computed from the difference, so that what is remembered bit for bit has none.
     """
+    norms = memory.square().sum(dim=1)
 
     def nearest(chunk: Tensor) -> Tensor:
-        return (chunk - memory[torch.cdist(chunk, memory).argmin(dim=1)]).norm(dim=1)
+        found = torch.addmm(norms, chunk, memory.T, alpha=-2).argmin(dim=1)
+        return (chunk - memory[found]).norm(dim=1)
 
+    if torch.onnx.is_in_onnx_export():  # whose graph has no loop of unknown length; its batches are bounded
+        return nearest(patches)
     return torch.cat([nearest(chunk) for chunk in patches.split(CHUNK)])
+
+
+def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1]."""
+    return torch.from_numpy(images).to(where).permute(0, 3, 1, 2).float() / 255

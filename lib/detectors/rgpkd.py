@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 
 from lib.backbones import Backbone, load_backbone, rebuild
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Mask, Scores, Window, crop, resize
+from lib.core.geometry import RGB, Mask, Scores, Window, crop
 from lib.core.params import Detect, Params, Section
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.coreset import greedy_coreset
@@ -41,8 +40,8 @@ from lib.distillation import MULTIPLE, Bank, Encoder, Pretrained, Skips, Student
 from lib.metrics.ranking import average_precision
 from lib.pseudo import blend
 from lib.reconstruction import ssim
-from lib.tiles import predict_tiled, tiles
-from lib.windows import good_batch, resized
+from lib.tiles import Sight, predict_whole, resized, tiles
+from lib.windows import good_batch
 
 LEARNS_FROM = "good"
 BATCH = 8  # windows that are seen at once where nothing is trained
@@ -128,7 +127,7 @@ def fit(
     for step, loss in _training(model, good, detect, seed):
         losses.append((step, round(loss, 6)))
         if len(images) and (step % detect.validate_every == 0 or step == detect.steps):
-            score = average_precision(window_scores(model, images).ravel(), masks.ravel())
+            score = average_precision(scores_of(model, images).ravel(), masks.ravel())
             validations.append((step, round(score, 6)))
             if score > best:
                 best, weights = score, _copy(student)
@@ -304,33 +303,27 @@ def load(folder: Path) -> Model:
 
 def predict(model: Model, image: RGB) -> Scores:
     """How far student and teacher part at each pixel: (H, W, 3) uint8 -> (H, W) float32, at least 0."""
+    return predict_whole(image, lambda windows: scores_of(model, windows), sight(model))
 
-    def predict_batch(windows: NDArray) -> NDArray:
-        return window_scores(model, windows)
 
-    height, width = image.shape[:2]
-    small = resized(image, model.scale)
-    scores = predict_tiled(small, predict_batch, model.window, model.window // 4, MULTIPLE, BATCH)
-    if sigma := model.settings.smoothing:
-        scores = np.asarray(cv2.GaussianBlur(scores, (0, 0), sigma, borderType=cv2.BORDER_REFLECT), np.float32)
-    return np.maximum(resize(scores, width, height), 0) if scores.shape != (height, width) else scores
+def sight(model: Model) -> Sight:
+    return Sight(model.window, model.window // 4, MULTIPLE, BATCH, model.scale, model.settings.smoothing)
 
 
 @torch.inference_mode()
-def window_scores(model: Model, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(B, H, W, 3) uint8 -> (B, H, W): the distances of all scales at full size, summed (section 3.5), and the
+def scores_of(model: Model, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(B, H, W, 3) uint8 -> (B, H, W): `window_scores` of any number of windows."""
+    model.student.eval()
+    return np.concatenate([window_scores(model, _tensor(batch)).cpu().numpy() for batch in batches(windows)])
+
+
+def window_scores(model: Model, images: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> (B, H, W): the distances of all scales at full size, summed (section 3.5), and the
     difference of the pictures, 1 - SSIM, at its weight."""
-    student = model.student.eval()
-    scores = []
-    for batch in batches(windows):
-        image = _tensor(batch)
-        seen = model.teacher(image)
-        students, picture = student(image, seen, _entries(model, seen))
-        total = score_map(seen[1:], students, image.shape[-2:], model.settings.scale_weights)
-        if model.settings.picture_score:
-            total = total + model.settings.picture_score * (1 - ssim(picture, image)).mean(dim=1)
-        scores.append(total.cpu().numpy())
-    return np.concatenate(scores)
+    seen, settings = model.teacher(images), model.settings
+    students, picture = model.student(images, seen, _entries(model, seen))
+    total = score_map(seen[1:], students, images.shape[-2:], settings.scale_weights)
+    return total + settings.picture_score * (1 - ssim(picture, images)).mean(dim=1) if settings.picture_score else total
 
 
 def _tensor(images: NDArray[np.uint8]) -> Tensor:

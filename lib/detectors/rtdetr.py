@@ -32,8 +32,8 @@ from lib.core.runtime import device, progress, seed_for, write_json
 from lib.detectors import Example, History
 from lib.metrics.boxes import MOST, SPECK, ScoredBox, box_precision, painted, truth_boxes
 from lib.stitching import stitched
-from lib.tiles import tiles
-from lib.windows import Pools, batch_of, evenly_by_type, resized
+from lib.tiles import resized, tiles
+from lib.windows import Pools, batch_of, evenly_by_type
 
 LEARNS_FROM = "defects"
 STRIDES = (4, 8, 16)  # of the maps that the small network sees; published: 8, 16, 32, too coarse for windows

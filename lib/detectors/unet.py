@@ -23,17 +23,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib.backbones import NONE, Backbone, load_backbone, rebuild
-from lib.core.geometry import RGB, Mask, Scores, resize
+from lib.core.geometry import RGB, Mask, Scores
 from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
 from lib.detectors import Example, History
 from lib.metrics.ranking import average_precision
-from lib.tiles import predict_tiled
-from lib.windows import Pools, batch_of, evenly_by_type, resized
+from lib.tiles import Sight, predict_whole
+from lib.windows import Pools, batch_of, evenly_by_type
 
 LEARNS_FROM = "defects"
 LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16
 DETAIL = 8  # channels at full resolution
+BATCH = 16  # windows that are seen at once where nothing is trained
 WEIGHT_DECAY = 1e-2
 RISE = 0.2  # of the steps, in which the learning rate rises (Smith & Topin 2019); then it falls to nothing
 SHORTEST = 6  # steps of a schedule: RISE of fewer is no more than the first step, and OneCycleLR divides by zero
@@ -225,18 +226,24 @@ def load(folder: Path) -> Model:
 @torch.inference_mode()
 def predict(model: Model, image: RGB) -> Scores:
     """Defect probabilities of a whole picture: (H, W, 3) uint8 -> (H, W) float32 in [0, 1], at native size."""
-    network, where = model.network.eval(), next(model.network.parameters()).device
+    where = next(model.network.eval().parameters()).device
     precision = mixed_precision(where)
 
     def predict_batch(tiles: NDArray) -> NDArray:
         with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
-            logits = network(_tensor(tiles, where))
-        return logits[:, 0].float().sigmoid().cpu().numpy()
+            scores = window_scores(model, _tensor(tiles, where))
+        return scores.cpu().numpy()
 
-    height, width = image.shape[:2]
-    overlap = model.window // 4
-    scores = predict_tiled(resized(image, model.scale), predict_batch, model.window, overlap, multiple=2**LEVELS)
-    return np.clip(resize(scores, width, height), 0, 1) if scores.shape != (height, width) else scores
+    return predict_whole(image, predict_batch, sight(model))
+
+
+def sight(model: Model) -> Sight:
+    return Sight(model.window, model.window // 4, 2**LEVELS, BATCH, model.scale, highest=1)
+
+
+def window_scores(model: Model, images: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> defect probabilities (B, H, W)."""
+    return model.network(images)[:, 0].float().sigmoid()
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:

@@ -401,17 +401,17 @@ def test_a_map_has_the_size_of_its_picture(folder, height, width):
 def test_a_windows_score_does_not_depend_on_those_beside_it(folder):
     model = rgpkd.load(folder)
     windows = np.stack([cloth(0), 255 - cloth(1), np.zeros((64, 64, 3), np.uint8), cloth(2)])
-    together = rgpkd.window_scores(model, windows)
+    together = rgpkd.scores_of(model, windows)
     for n in range(4):
-        np.testing.assert_allclose(rgpkd.window_scores(model, windows[n : n + 1])[0], together[n], atol=1e-4)
-    np.testing.assert_allclose(rgpkd.window_scores(model, windows[::-1].copy())[::-1], together, atol=1e-4)
+        np.testing.assert_allclose(rgpkd.scores_of(model, windows[n : n + 1])[0], together[n], atol=1e-4)
+    np.testing.assert_allclose(rgpkd.scores_of(model, windows[::-1].copy())[::-1], together, atol=1e-4)
 
 
 def test_the_difference_of_the_pictures_counts_as_much_as_is_asked_for(folder):
     model = rgpkd.load(folder)
     window = cloth(0)[None]
     maps = [
-        rgpkd.window_scores(
+        rgpkd.scores_of(
             rgpkd.Model(model.teacher, model.student, model.bank, settings, model.window, model.scale), window
         )
         for settings in (model.settings.model_copy(update={"picture_score": weight}) for weight in (0, 1, 2))

@@ -1,0 +1,244 @@
+"""A trained detector as one ONNX file, to be run without Python or PyTorch, and back from it with onnxruntime.
+
+    python -m lib.exchange models/detectors/unet/bracket/none/seed-0
+    python -m lib.predict models/detectors/unet/bracket/none/seed-0 FOLDER --out FOLDER --runtime onnx
+
+The first command writes `model.onnx` into the folder, or where --out says; DVC does not look at that file. The file
+alone is a model for `lib.predict`, too. `unet`, `patchcore`, `rgpkd` and `pagmfr` can be written; a detector that
+answers boxes alone cannot.
+
+The graph: `windows`, (batch, side, side, 3) uint8 RGB -> `scores`, (batch, side, side) float32. Scaling of values and
+the backbone's mean and deviation are inside; so is patchcore's memory, whose nearest patch is told by a product of
+matrices. Batch and sides are free, as long as sides are multiples of `multiple`. What a program does around it is in
+the file's metadata, as JSON in each value:
+
+    sight       window, overlap, multiple, batch, scale, smoothing, highest: how a picture is seen (`lib/tiles.py`)
+    threshold   the score from which a pixel is a defect
+    min_area    pixels; smaller pieces of the mask do not count
+    detector    provenance: detector, category, arm, seed, depth, as in detector.json
+    weights     the fingerprint of the model.safetensors that it was made of
+
+The graph is traced, which fixes whatever Python decides by the size of its input. So before a file is written it is run
+on windows of other sides and in other batches than the traced ones, and must give what torch gives, within TOLERANCE.
+"""
+
+import argparse
+import copy
+import io
+import json
+import os
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.core.errors import UserError
+from lib.core.geometry import RGB, Scores
+from lib.core.runtime import fingerprint, write_bytes
+from lib.tiles import Sight, predict_whole
+from lib.trained import (
+    WEIGHTS,
+    Decision,
+    Inspector,
+    Trained,
+    checked_decision,
+    checked_provenance,
+    load_trained,
+    read_decision,
+    read_provenance,
+)
+
+FILE = "model.onnx"
+OPSET = 18
+TOLERANCE = 1e-4  # of scores in [0, 1]; of the highest score where that is above 1
+PACKAGES = "the packages onnx and onnxruntime are needed: install requirements.txt"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="folder of one trained seed, models/detectors/DETECTOR/.../seed-N")
+    parser.add_argument("--out", type=Path, help=f"the file to write; {FILE} in the model's folder if left out")
+    args = parser.parse_args()
+    os.environ["ACCELERATE_USE_CPU"] = "1"  # the graph is made of what lies there
+    try:
+        file = export(args.model, args.out)
+    except UserError as error:
+        parser.error(str(error))
+    print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB", file=sys.stderr)
+
+
+def export(folder: Path, out: Path | None = None) -> Path:
+    """Write the detector of a trained seed as ONNX, whole or not at all; returns the file.
+
+    Raises UserError where there is no trained seed, its detector has no graph, or onnx and onnxruntime are missing.
+    """
+    trained, out = load_trained(folder), out or folder / FILE
+    name = trained.provenance["detector"]
+    if not hasattr(trained.module, "window_scores"):
+        raise UserError(f"{folder}: {name} is no network of windows and cannot be written as ONNX")
+    network = network_of(trained)
+    try:
+        data = _described(_graph(network, sight_of(trained)), trained)
+        session = _session(data)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{name} cannot be written as ONNX: {PACKAGES} ({error})") from error
+    difference = _difference(network, session, sight_of(trained))
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"{folder}: the graph of {name} differs from torch by {difference:.2g}, at most {TOLERANCE:g} is allowed: "
+            "its backbone, detect.encoder, does not suit tiles of any side; nothing is written"
+        )
+    write_bytes(out, data)
+    return out
+
+
+def sight_of(trained: Trained) -> Sight:
+    """How a detector sees whole pictures."""
+    sight: Sight = trained.module.sight(trained.model)
+    return sight
+
+
+def network_of(trained: Trained) -> Any:
+    """The detector as a module of torch, (B, H, W, 3) uint8 -> (B, H, W) float32, for sides that are multiples of its
+    sight's."""
+    from torch import Tensor, nn
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = copy.deepcopy(trained.model)
+            # Named, so that they become the graph's weights.
+            self.parts = nn.ModuleList(part for part in vars(self.model).values() if isinstance(part, nn.Module))
+            self.requires_grad_(False).eval()
+
+        def forward(self, windows: Tensor) -> Tensor:
+            images = windows.permute(0, 3, 1, 2).float() / 255
+            scores: Tensor = trained.module.window_scores(self.model, images)
+            return scores
+
+    return Windows()
+
+
+def _graph(network: Any, sight: Sight) -> bytes:
+    """The traced graph of a module of `network_of`."""
+    import torch
+
+    axes, data = {0: "batch", 1: "height", 2: "width"}, io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # about what tracing fixes; that is what `_difference` is for
+        torch.onnx.export(
+            network,
+            (torch.from_numpy(_noise(2, sight.window, sight.window + sight.multiple)),),
+            data,  # type: ignore[arg-type]
+            dynamo=False,  # torch.export takes forty times as long for the same graph
+            opset_version=OPSET,
+            input_names=["windows"],
+            output_names=["scores"],
+            dynamic_axes={"windows": axes, "scores": axes},
+        )
+    return data.getvalue()
+
+
+def _noise(batch: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Windows (B, H, W, 3) of noise over a slope, the same each time."""
+    slope = np.linspace(40, 160, width)[None, None, :, None]
+    noise = np.random.default_rng(batch).integers(0, 96, (batch, height, width, 3))
+    return (slope + noise).astype(np.uint8)
+
+
+def _difference(network: Any, session: Any, sight: Sight) -> float:
+    """The greatest difference of the graph from torch, as a share of the highest score where that is above 1."""
+    import torch
+
+    largest = -(-3 * sight.window // 2 // sight.multiple) * sight.multiple  # side that `predict_tiled` asks for
+    differences = []
+    for batch, side in ((1, sight.window), (3, sight.window + sight.multiple), (1, largest)):
+        windows = _noise(batch, side, side)
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(windows)).numpy()
+        try:
+            found = session.run(None, {"windows": windows})[0]
+        except Exception:  # onnxruntime has a dozen of its own; all say that sides or batches are fixed in the graph
+            return float("inf")
+        differences.append(float(np.abs(found - expected).max() / max(1.0, float(expected.max()))))
+    return max(differences)
+
+
+def _described(data: bytes, trained: Trained) -> bytes:
+    """The graph with its metadata."""
+    import onnx
+
+    graph = onnx.load_from_string(data)
+    values = {
+        "sight": asdict(sight_of(trained)),
+        "threshold": trained.decision.threshold,
+        "min_area": trained.decision.min_area,
+        "detector": trained.provenance,
+        "weights": trained.weights,
+    }
+    onnx.helper.set_model_props(graph, {name: json.dumps(value, sort_keys=True) for name, value in values.items()})
+    onnx.checker.check_model(graph)
+    return bytes(graph.SerializeToString())
+
+
+def load_exchanged(place: Path) -> Inspector:
+    """An ONNX file, or the `model.onnx` of a trained seed's folder, whose threshold.json then counts.
+
+    Neither torch nor the detector's module is imported. Raises UserError where the file is missing, broken, not written
+    by `export`, or made of other weights than lie beside it.
+    """
+    file = place / FILE if place.is_dir() else place
+    if place.is_dir():
+        read_provenance(place)  # says it where this is no trained seed at all
+    if not file.is_file():
+        raise UserError(f"{file}: not found; python -m lib.exchange {place} writes it")
+    try:
+        session = _session(file.read_bytes())
+    except ModuleNotFoundError as error:
+        raise UserError(f"--runtime onnx: {PACKAGES} ({error})") from error
+    except Exception as error:  # onnxruntime has a dozen of its own
+        raise UserError(f"{file}: cannot be read as ONNX; write it anew with python -m lib.exchange") from error
+    values = session.get_modelmeta().custom_metadata_map
+    try:
+        read = {name: json.loads(values[name]) for name in ("sight", "threshold", "min_area", "detector", "weights")}
+        sight = Sight(**read["sight"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{file}: lacks the metadata of python -m lib.exchange, write it with that") from error
+    decision = checked_decision(read["threshold"], read["min_area"], file)
+    if place.is_dir():
+        decision = _beside(place, read["weights"])
+
+    def score(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = session.run(None, {"windows": windows})[0]
+        return scores
+
+    def predict(image: RGB) -> Scores:
+        return predict_whole(image, score, sight)
+
+    return Inspector(predict, None, decision, checked_provenance(read["detector"], file), read["weights"])
+
+
+def _beside(folder: Path, weights: str) -> Decision:
+    """The folder's own threshold. Raises UserError where its weights are not those of the ONNX file."""
+    file = folder / WEIGHTS
+    if file.is_file() and fingerprint(file) != weights:
+        raise UserError(f"{folder / FILE}: made of other weights than {WEIGHTS}: run python -m lib.exchange {folder}")
+    return read_decision(folder)
+
+
+def _session(data: bytes) -> Any:
+    """onnxruntime on the CPU, with as many threads as torch would take: OMP_NUM_THREADS, or one for each core."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or 0)
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+if __name__ == "__main__":
+    main()

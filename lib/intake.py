@@ -1,0 +1,157 @@
+"""Which new pictures are looked at: those of folders and of their subfolders, and those that arrive in them.
+
+Hidden files and folders are skipped: a Mac leaves a `._x.png` beside each x.png that is no picture. So are folders that
+hold results of `lib.predict`, this run's and any other's.
+"""
+
+import csv
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from lib.core.errors import UserError
+from lib.core.images import SUFFIXES
+
+TABLE = "scores.csv"  # marks a folder of results
+FIRST_COLUMNS = ["picture", "anomaly_score", "defect_pixels"]
+Signature = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file, and the name of its results: within the folder of results, with subfolders, without an ending."""
+
+    path: Path
+    name: str
+
+
+class Names:
+    """Names of results, each given once: the file's own without its ending; where another picture has that, such as
+    a.png beside a.jpg, with it. In order: who comes first has the shorter one.
+
+    taken: names that are given already, each with its picture, which keeps it.
+    """
+
+    def __init__(self, taken: Mapping[str, str] | None = None) -> None:
+        self.owners = dict(taken or {})
+        self.given = {picture: name for name, picture in self.owners.items()}
+        self.places: dict[PurePath, Path] = {}
+
+    def of(self, path: Path, within: PurePath) -> Picture:
+        """The picture with its name. within: its place in the folder that was asked for. Raises UserError where another
+        folder has a picture at that place."""
+        key = path.as_posix()
+        if self.places.setdefault(within, path) != path:
+            raise UserError(
+                f"{self.places[within]} and {path}: results of one name; name the folder above them instead"
+            )
+        if key not in self.given:
+            whole = within.as_posix()
+            numbered = (f"{whole}-{n}" for n in range(2, len(self.owners) + 3))
+            name = next(
+                name for name in (within.with_suffix("").as_posix(), whole, *numbered) if name not in self.owners
+            )
+            self.owners[name], self.given[key] = key, name
+        return Picture(path, self.given[key])
+
+
+def listed(places: Sequence[Path], out: Path) -> list[Picture]:
+    """The pictures among files and in folders, in order.
+
+    Raises UserError where there is none, one is not there, or lies where results are to be written.
+    """
+    names = Names()
+    pictures: dict[Path, Picture] = {}
+    for place in places:
+        inside = list(_inside(place, out))
+        if not inside:
+            raise UserError(f"{place}: no picture in it; {', '.join(SUFFIXES)} are read")
+        pictures |= {path: names.of(path, within) for path, within in inside}
+    return list(pictures.values())
+
+
+def arrivals(
+    folders: Sequence[Path],
+    out: Path,
+    wait: Callable[[], None],
+    owners: Mapping[str, str] | None = None,
+    done: Collection[str] = (),
+) -> Iterator[list[Picture]]:
+    """Yield, again and again, the pictures that are new in the folders, or were written anew, and that did not change
+    while `wait` was called: a file that still grows is left for later. The first turn has none, therefore.
+
+    owners: names of results that are given already, each with its picture; done: pictures that an earlier run looked
+    at. Raises UserError where a folder is none.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: is no folder; only folders are watched")
+    names = Names(owners)
+    before: dict[Path, Signature] = {}
+    seen: dict[Path, Signature] = {}
+    first = True
+    while True:
+        now, within = {}, {}
+        for folder in folders:
+            for path, place in _inside(folder, out):
+                if signature := _signature(path):
+                    now[path], within[path] = signature, place
+        if first:
+            seen = {path: signature for path, signature in now.items() if path.as_posix() in done}
+        ready = [path for path, signature in now.items() if before.get(path) == signature != seen.get(path)]
+        seen |= {path: now[path] for path in ready}
+        yield [names.of(path, within[path]) for path in ready]
+        before, first = now, False
+        wait()
+
+
+def _signature(path: Path) -> Signature | None:
+    """What changes when a file does: size and time; None where it has gone meanwhile."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _inside(place: Path, out: Path) -> Iterator[tuple[Path, PurePath]]:
+    """The pictures of a folder, each with its place in it, or a single one."""
+    if not place.exists():
+        raise UserError(f"{place}: not found")
+    results = out.resolve()
+    real = place.resolve()
+    if results in (real, *real.parents):
+        raise UserError(f"{out}: {place.name} lies there; results need another folder than the pictures")
+    if not place.is_dir():
+        yield place, PurePath(place.name)
+        return
+    if is_of_results(place):
+        raise UserError(f"{place}: holds results of lib.predict, such as {TABLE}, not pictures to look at")
+    yield from _below(place, place, {results}, {real})
+
+
+def _below(folder: Path, root: Path, closed: Collection[Path], above: set[Path]) -> Iterator[tuple[Path, PurePath]]:
+    """Files first, then subfolders, by name; links are followed but not in a circle."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        shown = [Path(folder, entry.name) for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
+    folders = [path for path in shown if path.is_dir()]
+    for path in shown:
+        if path.suffix.lower() in SUFFIXES and path not in folders:
+            yield path, path.relative_to(root)
+    for path in folders:
+        real = path.resolve()
+        if real not in closed and real not in above and not is_of_results(path):
+            yield from _below(path, root, closed, above | {real})
+
+
+def is_of_results(folder: Path) -> bool:
+    """Whether a run of `lib.predict` has written into it."""
+    try:
+        with open(folder / TABLE, newline="", encoding="utf-8") as file:
+            return next(csv.reader(file), [])[:3] == FIRST_COLUMNS
+    except (OSError, ValueError, csv.Error):
+        return False

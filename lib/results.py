@@ -1,0 +1,195 @@
+"""What was found in pictures, as files: masks, outlines, heat maps, boxes, a table; and nobody else's file is lost."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.core.errors import UserError
+from lib.core.geometry import RGB, Mask, Scores
+from lib.core.images import outlined, write_png
+from lib.core.runtime import write_json, write_text
+from lib.intake import TABLE, Picture
+from lib.metrics.boxes import ScoredBox
+from lib.plots import heat_map
+
+OUTLINE = (255, 40, 40)
+SUFFIXES = ("_mask.png", "_found.png", "_heat.png")  # behind the name of each picture
+BOXES = "boxes.json"
+RUN = "run.json"
+OLD_SUFFIXES = SUFFIXES[:2]  # of tables of three columns, which had no other files beside them
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. result: the name of the picture's files. Empty: not looked at yet, or nothing to say."""
+
+    picture: str
+    anomaly_score: str = ""
+    defect_pixels: str = ""
+    alarm: str = ""
+    error: str = ""
+    result: str = ""
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+def heat_range(threshold: float) -> tuple[float, float]:
+    """The scores that are black and pale yellow in a heat map: as far from the threshold, which has the colour in the
+    middle, as that is from 0. A scale of the model, so that all pictures share it; every detector's scores start at 0.
+
+    >>> heat_range(0.3), heat_range(-2.0), heat_range(0.0)
+    ((0.0, 0.6), (-4.0, 0.0), (-1.0, 1.0))
+    """
+    reach = abs(threshold) or 1.0
+    return threshold - reach, threshold + reach
+
+
+class Results:
+    """The folder of results of one run.
+
+    run: fit for JSON, what looked at the pictures. resume: go on with an earlier run, whose rows stay. Raises UserError
+    where `out` is a file, or where results are there to go on with that something else made.
+    """
+
+    def __init__(self, out: Path, run: dict[str, Any], resume: bool = False) -> None:
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out}: is a file; name a folder for the results")
+        self.out, self.run = out, run
+        self.rows: dict[str, Row] = {}
+        self.boxes: dict[str, list[dict[str, Any]]] = {}
+        self.low, self.high = heat_range(run["threshold"])
+        if resume:
+            self._resume()
+
+    def _resume(self) -> None:
+        there = [name for name in (TABLE, BOXES, RUN) if (self.out / name).exists()]
+        if not there:
+            return
+        try:
+            same = json.loads((self.out / RUN).read_text(encoding="utf-8")) == self.run
+            answers = json.loads((self.out / BOXES).read_text(encoding="utf-8"))
+            rows = read_rows(self.out)
+        except (OSError, ValueError, TypeError, KeyError):
+            same = False
+        if not same:
+            raise UserError(
+                f"{self.out}: holds other results, such as {there[0]}, or another model's; name another folder"
+            )
+        self.rows = {row.result: row for row in rows}
+        for answer in answers:
+            self.boxes.setdefault(rows[answer["image_id"] - 1].result, []).append(answer)
+
+    def owners(self) -> dict[str, str]:
+        """The names of results, each with its picture."""
+        return {name: row.picture for name, row in self.rows.items()}
+
+    def done(self) -> set[str]:
+        """The pictures that need not be looked at again."""
+        return {row.picture for row in self.rows.values() if row.alarm}
+
+    def expect(self, pictures: Iterable[Picture]) -> None:
+        """Rows for pictures that are looked at next. Written first of all, they make the files of a run that is killed
+        known as such."""
+        for one in pictures:
+            self.rows[one.name] = Row(one.path.as_posix(), result=one.name)
+            self.boxes.pop(one.name, None)
+
+    def foreign(self, picture: Picture) -> str | None:
+        """The first file of the names of a picture's results that is there and not of this run."""
+        row = self.rows.get(picture.name)
+        if row and not row.error:  # where a picture failed there are no files of ours
+            return None
+        return next((file.name for file in self._files(picture) if file.exists()), None)
+
+    def add(
+        self, picture: Picture, image: RGB, scores: Scores, mask: Mask, boxes: Sequence[ScoredBox], score: float
+    ) -> None:
+        """Write the files of a picture (H, W, 3) with scores and mask (H, W), and keep its row."""
+        heat = heat_map(np.asarray((scores - self.low) / (self.high - self.low), np.float32))
+        shown: tuple[RGB | Mask, ...] = (mask, outlined(image, mask, OUTLINE), heat)
+        for file, pixels in zip(self._files(picture), shown, strict=True):
+            write_png(file, pixels)
+        alarm = "yes" if mask.any() else "no"
+        self.rows[picture.name] = Row(
+            picture.path.as_posix(), f"{score:.6f}", str(int(mask.sum())), alarm, "", picture.name
+        )
+        self.boxes[picture.name] = [
+            {
+                "category_id": 1,
+                "bbox": [round(float(value), 2) for value in (x0, y0, x1 - x0, y1 - y0)],
+                "score": float(certainty),
+            }
+            for (x0, y0, x1, y1), certainty in boxes
+        ]
+
+    def fail(self, picture: Picture, error: str) -> None:
+        """Keep the row of a picture that could not be looked at. Files that an earlier look left are no longer true."""
+        if not self.foreign(picture):
+            for file in self._files(picture):
+                file.unlink(missing_ok=True)
+        self.boxes.pop(picture.name, None)
+        self.rows[picture.name] = Row(picture.path.as_posix(), error=" ".join(error.split()), result=picture.name)
+
+    def write(self) -> None:
+        """scores.csv, boxes.json, run.json: whole, as of now."""
+        table = io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows([COLUMNS, *map(astuple, self.rows.values())])
+        write_text(self.out / TABLE, table.getvalue())
+        answers = [
+            {"image_id": number, "file_name": row.picture} | box
+            for number, row in enumerate(self.rows.values(), start=1)
+            for box in self.boxes.get(row.result, [])
+        ]
+        write_json(self.out / BOXES, answers)
+        write_json(self.out / RUN, self.run)
+
+    def _files(self, picture: Picture) -> list[Path]:
+        return [self.out / f"{picture.name}{suffix}" for suffix in SUFFIXES]
+
+
+def refuse_loss(pictures: Iterable[Picture], out: Path) -> None:
+    """Raise UserError where `out` holds files of the results' names that are not of an earlier run, or an earlier run
+    had other pictures, too, whose results would be taken for this one's."""
+    results = {TABLE, BOXES, RUN} | {f"{one.name}{suffix}" for one in pictures for suffix in SUFFIXES}
+    before = earlier(out)
+    if others := before - results:
+        raise UserError(f"{out}: holds results of other pictures, such as {min(others)}; name another folder")
+    if foreign := {name for name in results - before if (out / name).exists()}:
+        raise UserError(f"{out / min(foreign)}: exists and is not from an earlier run; name another folder")
+
+
+def earlier(out: Path) -> set[str]:
+    """The names of all files of an earlier run in the folder; empty where there was none."""
+    try:
+        rows = read_rows(out)
+    except (OSError, ValueError):
+        return set()
+    old = all(not row.result for row in rows)
+    if old and rows:
+        return {TABLE, *(f"{Path(row.picture).stem}{suffix}" for row in rows for suffix in OLD_SUFFIXES)}
+    return {TABLE, BOXES, RUN, *(f"{row.result}{suffix}" for row in rows if not row.error for suffix in SUFFIXES)}
+
+
+def read_rows(out: Path) -> list[Row]:
+    """The table of an earlier run, of three columns as they once were, too. Raises ValueError where it is none."""
+    with open(out / TABLE, newline="", encoding="utf-8") as file:
+        table = csv.DictReader(file)
+        if tuple(table.fieldnames or ()) not in (COLUMNS, COLUMNS[:3]):
+            raise ValueError(f"{out / TABLE}: no table of lib.predict")
+        return [Row(**{name: value or "" for name, value in row.items() if name in COLUMNS}) for row in table]
+
+
+def summary(rows: Iterable[Row]) -> str:
+    """How many pictures, alarms and failures, in a line."""
+    rows = list(rows)
+    alarms, failed = sum(row.alarm == "yes" for row in rows), sum(bool(row.error) for row in rows)
+    unseen = sum(not row.alarm and not row.error for row in rows)
+    parts = [f"{len(rows)} pictures", f"{alarms} with an alarm", f"{failed} that cannot be read"]
+    return ", ".join(parts + [f"{unseen} not looked at"] * (unseen > 0))

@@ -1,0 +1,164 @@
+"""A trained seed as something that looks at pictures: its folder read, or refused in one line that names the file.
+
+`threshold.json` may hold "min_area", in pixels, by hand: pieces of a mask that are smaller do not count, and a picture
+with no others is no alarm. Where it is absent every pixel counts.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from lib.alarms import marked
+from lib.core.errors import UserError
+from lib.core.geometry import RGB, Mask, Scores
+from lib.core.images import Depth
+from lib.core.runtime import fingerprint
+from lib.detectors import find
+from lib.metrics.boxes import ScoredBox, component_boxes
+
+WEIGHTS = "model.safetensors"
+DEPTHS = (8, 10, 12, 14, 16, "unit")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """From which score on a pixel is a defect, and from how many connected pixels on they count."""
+
+    threshold: float
+    min_area: int
+
+    def mask(self, scores: Scores) -> Mask:
+        """(H, W) -> (H, W) bool: where the score reaches the threshold, but for 8-connected pieces below min_area."""
+        return marked(scores, self.threshold, self.min_area)
+
+
+@dataclass(frozen=True)
+class Inspector:
+    """A trained detector, whatever runs it. provenance: of detector.json; weights: their fingerprint.
+
+    predict: (H, W, 3) uint8 -> (H, W) float32. answers: the detector's own boxes of a picture, or None.
+    """
+
+    predict: Callable[[RGB], Scores]
+    answers: Callable[[RGB], list[ScoredBox]] | None
+    decision: Decision
+    provenance: dict[str, Any]
+    weights: str
+
+    @property
+    def depth(self) -> Depth:
+        """Of pictures whose values have more than 8 bits, as in training."""
+        depth: Depth = self.provenance["depth"]
+        return depth
+
+    def boxes(self, image: RGB, scores: Scores, mask: Mask) -> list[ScoredBox]:
+        """The boxes of what is marked: the detector's own ones from the threshold on that hold a marked pixel, or, of
+        a detector that answers none, those of the mask's pieces (`lib/metrics/boxes.py`)."""
+        if self.answers is None:
+            return component_boxes(np.where(mask, scores, -np.inf), self.decision.threshold)
+        return [one for one in self.answers(image) if one.score >= self.decision.threshold and _holds(mask, one)]
+
+
+def _holds(mask: Mask, box: ScoredBox) -> bool:
+    x0, y0, x1, y1 = (max(round(value), 0) for value in box.box)
+    return bool(mask[y0:y1, x0:x1].any())
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained seed in torch: its method's module, its model, and what lies beside them."""
+
+    module: ModuleType
+    model: Any
+    decision: Decision
+    provenance: dict[str, Any]
+    weights: str
+
+    def inspector(self) -> Inspector:
+        module, model = self.module, self.model
+        boxes = getattr(module, "boxes", None)
+        return Inspector(
+            lambda image: module.predict(model, image),
+            (lambda image: boxes(model, image)) if boxes else None,
+            self.decision,
+            self.provenance,
+            self.weights,
+        )
+
+
+def load_trained(folder: Path) -> Trained:
+    """Read the folder of a trained seed. Raises UserError, which names the file, where one is missing, broken, or of
+    another detector."""
+    provenance = read_provenance(folder)
+    decision = read_decision(folder)
+    module = find(provenance["detector"])
+    file = folder / WEIGHTS
+    try:
+        model = module.load(folder)
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or file}: not found; copy the whole folder of the trained seed") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder / 'config.json'}: cannot be read as JSON ({error}); copy it anew") from error
+    except Exception as error:  # torch, safetensors and pydantic each have exceptions of their own
+        raise UserError(
+            f"{file}: holds no whole {provenance['detector']} as config.json describes it ({_first_line(error)}); copy "
+            "the folder of the trained seed anew, or train it again"
+        ) from error
+    return Trained(module, model, decision, provenance, fingerprint(file) if file.is_file() else "")
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """detector.json. Raises UserError unless the folder has one that names detector and depth."""
+    if not (folder / "detector.json").is_file():
+        raise UserError(f"{folder}: holds no trained detector; expected a folder seed-N that baseline or detect wrote")
+    provenance = _read_object(folder / "detector.json")
+    return checked_provenance(provenance, folder / "detector.json")
+
+
+def checked_provenance(provenance: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The same. Raises UserError unless detector and depth are there."""
+    if not isinstance(provenance.get("detector"), str) or provenance.get("depth") not in DEPTHS:
+        raise UserError(f"{file}: expected detector, a name, and depth, one of {', '.join(map(str, DEPTHS))}")
+    return provenance
+
+
+def read_decision(folder: Path) -> Decision:
+    """threshold.json. Raises UserError where it is missing or does not hold what it should."""
+    file = folder / "threshold.json"
+    values = _read_object(file)
+    return checked_decision(values.get("threshold"), values.get("min_area", 1), file)
+
+
+def checked_decision(threshold: Any, min_area: Any, file: Path) -> Decision:
+    """Raises UserError unless they are a finite number, and a whole one of at least 1."""
+    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if not number or not np.isfinite(threshold):
+        raise UserError(f"{file}: threshold is {threshold!r}, expected a number")
+    if not isinstance(min_area, int) or isinstance(min_area, bool) or min_area < 1:
+        raise UserError(f"{file}: min_area is {min_area!r}, expected a whole number of pixels, at least 1")
+    return Decision(float(threshold), min_area)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: not found; copy the whole folder of the trained seed") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read as JSON ({_first_line(error)}); copy it anew") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: expected an object of JSON")
+    return values
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, in one line: of several, the first and, where it ends with a colon, the second one, too."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return f"{lines[0]} {lines[1]}"[:200] if lines[0].endswith(":") and len(lines) > 1 else lines[0][:200]
