@@ -11,7 +11,7 @@ import numpy as np
 WIDTH, ROW, FOOT = 3.6, 0.75, 0.6  # inches: of a drawing, the height of a row, of the axis below the last one
 BINS = 24
 WIDE = 20.0  # a ratio of largest to smallest value from which the axis is logarithmic
-DECADES = 1000.0  # a ratio from which such an axis names powers of ten alone
+DECADES = 200.0  # a ratio from which such an axis names powers of ten alone
 INK = "#010203"  # stands for the colour of the page's text until the drawing is done
 COLOURS = {"real boxes": "#8a8a8a", "placements": "#1f77b4", "accepted": "#2e9e4f", "rejected": "#d1495b"}
 
