@@ -192,6 +192,12 @@ def test_new_pictures_are_searched_by_the_command_of_the_readme(chains: tuple[Pa
     run(folder, "sh", "-c", command)
     assert len((folder / "data/found/scores.csv").read_text().splitlines()) == 7
     assert len(list((folder / "data/found").glob("*_mask.png"))) == 6
+    run(folder, "sh", "-c", "python -m lib.exchange models/detectors/unet/bracket/none/seed-0")
+    by_torch = (folder / "data/found/scores.csv").read_text().splitlines()
+    run(folder, "sh", "-c", f"{command} --runtime onnx")
+    by_onnx = (folder / "data/found/scores.csv").read_text().splitlines()
+    for ours, theirs in zip(by_onnx[1:], by_torch[1:], strict=True):
+        assert abs(float(ours.split(",")[1]) - float(theirs.split(",")[1])) < 1e-4
     refused = run(folder, "sh", "-c", command.replace("seed-0", "seed-9"), check=False)
     assert refused.returncode == 2 and "holds no trained detector" in refused.stderr
     shutil.rmtree(folder / "models/detectors/unet/bracket")

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -17,9 +19,6 @@ from lib.exchange import FILE, export, load_exchanged, network_of
 from lib.trained import load_trained
 from tests.blobs import BUDGET
 from tests.conftest import ROOT
-
-onnx = pytest.importorskip("onnx", reason="installed from requirements.txt")
-onnxruntime = pytest.importorskip("onnxruntime", reason="installed from requirements.txt")
 
 DETECT = BUDGET.model_copy(
     update={"encoder": "efficientnet_lite0", "window": 64, "steps": 2, "validate_every": 1, "batch_size": 2}

@@ -19,6 +19,7 @@ from lib.core.images import read_image, read_mask, write_png
 from lib.core.runtime import write_json
 from lib.detection import image_score
 from lib.detectors import Example, find
+from lib.exchange import export
 from lib.intake import listed
 from lib.metrics.boxes import ScoredBox, component_boxes
 from lib.plots import heat_map
@@ -409,10 +410,6 @@ def test_a_kill_while_watching_loses_nothing(trained: Path, monkeypatch: pytest.
 
 
 def test_onnxruntime_finds_what_torch_finds(network: Path):
-    pytest.importorskip("onnx", reason="installed from requirements.txt")
-    pytest.importorskip("onnxruntime", reason="installed from requirements.txt")
-    from lib.exchange import export
-
     with pytest.raises(UserError, match=r"model\.onnx: not found; python -m lib\.exchange"):
         loaded(network, "onnx")
     look(network)

@@ -23,6 +23,7 @@ RUN_IN_CHAIN = {
     "cat metrics/report/report.md",
     "git checkout params.yaml",
     "python -m lib.predict models/detectors/unet/bracket/none/seed-0 data/new --out data/found",
+    "python -m lib.exchange models/detectors/unet/bracket/none/seed-0",
 }
 
 
