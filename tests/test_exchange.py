@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from skimage import data
 
 from lib.core.errors import UserError
 from lib.core.params import Params
@@ -80,6 +81,19 @@ def test_windows_of_any_side_and_number_score_as_in_torch(exported: Path, batch:
     (scores,) = session(exported).run(None, {"windows": windows})
     assert scores.shape == (batch, height, width) and scores.dtype == np.float32
     np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
+
+
+def test_windows_of_photographs_score_as_in_torch_in_any_batch(exported: Path):
+    photographs = [data.coins(), data.brick(), data.page()]
+    windows = np.stack([photo[y : y + 96, x : x + 96] for photo in photographs for y in (0, 90) for x in (40, 200)])
+    windows = np.repeat(windows[..., None], 3, axis=3)
+    with torch.inference_mode():
+        expected = network_of(load_trained(exported))(torch.from_numpy(windows)).numpy()
+    run = session(exported)
+    (together,) = run.run(None, {"windows": windows})
+    np.testing.assert_allclose(together, expected, atol=TOLERANCE)
+    alone = np.concatenate([run.run(None, {"windows": windows[n : n + 1]})[0] for n in range(len(windows))])
+    np.testing.assert_allclose(alone, together, atol=1e-6 * max(1, together.max()))
 
 
 def test_the_batch_changes_nothing(exported: Path):
