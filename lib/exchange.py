@@ -236,6 +236,8 @@ def _session(data: bytes) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or 0)
+    # Threads that spin while they wait keep busy cores from the others, as torch's would (`lib/__init__.py`).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
