@@ -1,7 +1,7 @@
 """A trained seed as something that looks at pictures: its folder read, or refused in one line that names the file.
 
-`threshold.json` may hold "min_area", in pixels, by hand: pieces of a mask that are smaller do not count, and a picture
-with no others is no alarm. Where it is absent every pixel counts.
+"min_area" in `threshold.json`, in pixels, comes from `detect.min_area`: pieces of a mask that are smaller do not count,
+and a picture with no others is no alarm. Where it is absent every pixel counts.
 """
 
 import json
