@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from lib.core.geometry import box_mask
 from lib.core.images import png_bytes, read_image, read_mask
 from lib.core.params import Params, Section, methods
 from lib.core.records import Placement, Synthetic, read_records
+from lib.diffusion import training
 from lib.finetuning import finetune
 from lib.generators import Failed, Made, find, read_real
 from lib.synthesis import synthesize_all
@@ -73,6 +74,33 @@ def test_finetuning_leaves_a_model_that_says_what_it_is_a_curve_and_no_unfinishe
     assert f'"generator": "{trained.name}"' in (trained.model / "model.json").read_text()
     assert any(path.is_file() for path in Path("curves").rglob("*"))
     assert not any(path.is_file() for path in Path(".work").rglob("finetune*/**/*"))
+
+
+def test_a_training_that_was_killed_at_any_checkpoint_ends_with_the_same_weights(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+):
+    if not hasattr(find(trained.name), "finetune"):
+        pytest.skip("learns nothing")
+    budget = {"steps": 4, "checkpoint_every": 2}
+    params = trained.params.model_copy(update={"finetune": trained.params.finetune.model_copy(update=budget)})
+    save, deaths = training.save, 0
+
+    def save_and_die(*args: Any, **kwargs: Any) -> None:
+        save(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    finetune(params, read_real(CATEGORY), trained.name, "key", Path("whole"), Path("curves"))
+    while not Path("killed").exists():
+        monkeypatch.setattr(training, "save", save_and_die)
+        try:
+            finetune(params, read_real(CATEGORY), trained.name, "key", Path("killed"), Path("curves"))
+        except KeyboardInterrupt:
+            deaths += 1
+            assert deaths < 10 and not list(Path().glob("killed*")), "nothing half-written is seen"
+    weights = sorted(path.relative_to("whole") for path in Path("whole").rglob("*.safetensors"))
+    assert weights and deaths >= 2
+    for name in weights:
+        assert Path("killed", name).read_bytes() == Path("whole", name).read_bytes(), name
 
 
 def test_equal_seeds_give_equal_bytes_and_other_seeds_another_defect(trained: Trained):
