@@ -227,11 +227,12 @@ def test_a_folder_that_holds_somebody_s_files_is_not_deleted(chains: tuple[Path,
     own = folder / "data" / name / "bracket" / "train" / "good" / "mine.png"
     own.parent.mkdir(parents=True)
     own.write_bytes(b"mine")
-    done = run(folder, "dvc", "repro", stages.get(name, name.replace("placements", "random_boxes")), check=False)
+    stage = stages.get(name, name.replace("placements", "random_boxes"))
+    done = run(folder, "dvc", "repro", stage, check=False)
     assert done.returncode != 0 and "bracket/train/good/mine.png" in done.stdout + done.stderr
     assert own.read_bytes() == b"mine"
     shutil.rmtree(folder / "data" / name / "bracket")
-    assert run(folder, "dvc", "status", "--quiet", check=False).returncode == 0, "nothing else was changed"
+    assert run(folder, "dvc", "status", "--quiet", stage, check=False).returncode == 0, "nothing else was changed"
 
 
 def test_products_beside_the_embedded_ones_outlive_every_command(chains: tuple[Path, Path]):
@@ -243,7 +244,7 @@ def test_products_beside_the_embedded_ones_outlive_every_command(chains: tuple[P
     run(folder, "sh", "-c", "git checkout . && dvc checkout")
     assert own.read_bytes() == b"mine"
     shutil.rmtree(folder / "data/workpieces/bracket")
-    assert run(folder, "dvc", "status", "--quiet", check=False).returncode == 0
+    assert run(folder, "dvc", "status", "--quiet", "workpieces", check=False).returncode == 0
 
 
 def test_every_folder_of_pictures_that_dvc_would_delete_is_left_to_its_stage():
