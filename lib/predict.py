@@ -60,7 +60,11 @@ def main() -> None:
         parser.error("--every: expected seconds above 0")
     try:
         if args.watch:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service is stopped by it
+            for stop in (
+                signal.SIGINT,
+                signal.SIGTERM,
+            ):  # a service gets the one, and shells may have it ignore the other
+                signal.signal(stop, signal.default_int_handler)
             results = watch(
                 loaded(args.model, args.runtime), args.pictures, args.out, lambda: time.sleep(args.every), say=_tell
             )
