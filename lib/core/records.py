@@ -19,13 +19,25 @@ from lib.core.geometry import Box
 from lib.core.runtime import write_text
 
 GOOD = "good"  # the defect type of a picture without a defect
+MIXED = "mixed"  # that of a picture with defects of several types, which its type map tells apart
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, config=STRICT)
+class TypeMap:
+    """Which pixel shows a defect of which type: an 8-bit PNG (H, W) whose value k > 0 stands for `types[k - 1]`."""
+
+    path: str
+    sha256: str
+    types: tuple[str, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Sample:
     """One real picture. `mask` is None for good pictures; `size` is (width, height) in pixels.
+
+    `type_map` is there for pictures of type MIXED alone; `mask` is then where it is not 0.
 
     `twin`: the same picture without its defect, which rendered data sets have. `depth`: of the values of the file that
     the picture was converted from, if it had more than 8 bits. `foreground`: a mask of the object, where a person drew
@@ -47,6 +59,7 @@ class Sample:
     depth: Literal[8, 10, 12, 14, 16, "unit"] = 8
     foreground: str | None = None
     foreground_sha256: str | None = None
+    type_map: TypeMap | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
