@@ -62,6 +62,7 @@ class Dataset(Section):
     group_pattern: str | None
     depth: Literal["auto", 8, 10, 12, 14, 16, "unit"]
     foreground: str | None = None
+    regions: str | None = None
 
     @model_validator(mode="after")
     def _one_source_of_groups(self) -> "Dataset":
@@ -72,10 +73,11 @@ class Dataset(Section):
         return self
 
     @model_validator(mode="after")
-    def _foreground_within(self) -> "Dataset":
-        folder = Path(self.foreground or ".")
-        if folder.is_absolute() or ".." in folder.parts:
-            raise ValueError("foreground: expected a folder in dataset.path, relative to it: so DVC sees changes there")
+    def _folders_within(self) -> "Dataset":
+        for key in ("foreground", "regions"):
+            folder = Path(getattr(self, key) or ".")
+            if folder.is_absolute() or ".." in folder.parts:
+                raise ValueError(f"{key}: expected a folder in dataset.path, relative to it: so DVC sees changes there")
         return self
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from lib.core.defects import types_of
 from lib.core.images import Depth
 from lib.core.params import Dataset, Split
-from lib.core.records import GOOD, Sample
+from lib.core.records import GOOD, RegionMap, Sample
 from lib.dataset.conversion import dataset_depth
 from lib.dataset.foregrounds import read_foregrounds
 from lib.dataset.layouts import (
@@ -23,6 +23,7 @@ from lib.dataset.layouts import (
     read_groups,
     shortlist,
 )
+from lib.dataset.regions import read_region_maps
 from lib.dataset.validation import Examination, validate
 
 PARTS = ("train", "val", "test")
@@ -41,6 +42,7 @@ class Look:
     groups: dict[str, str] = field(default_factory=dict)
     examinations: list[Examination] = field(default_factory=list)
     foregrounds: dict[str, tuple[Path, str]] = field(default_factory=dict)
+    regions: dict[str, RegionMap] = field(default_factory=dict)
 
 
 def split_categories(dataset: Dataset, split: Split) -> tuple[dict[str, Parts], Depth]:
@@ -79,6 +81,7 @@ def _look(dataset: Dataset, category: str) -> Look:
     look.groups = read_groups(dataset, look.pictures, look.findings)
     look.examinations = validate(look.pictures, look.findings)
     look.foregrounds = read_foregrounds(dataset, category, look.examinations, look.findings)
+    look.regions = read_region_maps(dataset, category, look.examinations, look.findings)
     return look
 
 
@@ -96,6 +99,7 @@ def _split(look: Look, split: Split, category: str) -> Parts:
         for one in look.examinations
     ]
     samples = [_with_foreground(sample, look.foregrounds.get(sample.id)) for sample in samples]
+    samples = [replace(sample, regions=look.regions.get(sample.id)) for sample in samples]
     samples.sort(key=lambda sample: sample.id)
     _check_parts(samples, look.findings)
     look.findings.problems += leaks(samples)
