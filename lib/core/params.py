@@ -54,6 +54,15 @@ class Workpieces(Section):
     per_defect: Positive
 
 
+# What a data set may be taken for: each but `auto` is a file in lib/dataset/formats.
+Layout = Literal[
+    "auto",
+    "deeppcb",
+    "mvtec",
+    "plain",
+]
+
+
 class Dataset(Section):
     path: str
     categories: Several[Name]
@@ -62,6 +71,8 @@ class Dataset(Section):
     group_pattern: str | None
     depth: Literal["auto", 8, 10, 12, 14, 16, "unit"]
     foreground: str | None = None
+    layout: Layout = "auto"
+    boxes: Literal["grabcut", "whole"] = "grabcut"
 
     @model_validator(mode="after")
     def _one_source_of_groups(self) -> "Dataset":

@@ -11,7 +11,7 @@ from pathlib import Path
 from lib.core.errors import UserError
 from lib.core.images import SUFFIXES, read_mask
 from lib.core.params import Dataset
-from lib.dataset.layouts import Findings, shortlist
+from lib.dataset.findings import Findings, shortlist
 from lib.dataset.validation import Examination
 
 KEY = "dataset.foreground"

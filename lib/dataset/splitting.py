@@ -12,17 +12,12 @@ from lib.core.images import Depth
 from lib.core.params import Dataset, Split
 from lib.core.records import GOOD, Sample
 from lib.dataset.conversion import dataset_depth
+from lib.dataset.findings import DatasetProblems, Findings, natural_key, shortlist
 from lib.dataset.foregrounds import read_foregrounds
-from lib.dataset.layouts import (
-    DatasetProblems,
-    Findings,
-    Picture,
-    natural_key,
-    read_category,
-    read_groups,
-    shortlist,
-)
-from lib.dataset.validation import Examination, validate
+from lib.dataset.groups import read_groups
+from lib.dataset.layouts import FORMATS, Place, locate
+from lib.dataset.pictures import Picture
+from lib.dataset.validation import Drawn, Examination, validate
 
 PARTS = ("train", "val", "test")
 NEAR = 4  # of 64 bits; re-encoding or rescaling a picture changes about as many
@@ -36,19 +31,25 @@ class Look:
     """What is known of a category before it is split."""
 
     findings: Findings
+    place: Place | None = None
     pictures: list[Picture] = field(default_factory=list)
     groups: dict[str, str] = field(default_factory=dict)
     examinations: list[Examination] = field(default_factory=list)
     foregrounds: dict[str, tuple[Path, str]] = field(default_factory=dict)
 
+    @property
+    def drawn(self) -> dict[str, Drawn]:
+        """The masks that are drawn from annotations, by the picture's id."""
+        return {one.picture.id: one.drawn for one in self.examinations if one.drawn}
 
-def split_categories(dataset: Dataset, split: Split) -> tuple[dict[str, Parts], Depth]:
-    """Read, validate and split all categories: of each its samples, sorted by id, and the summary for `split.json`; and
-    the one depth of all their pictures.
+
+def split_categories(dataset: Dataset, split: Split) -> tuple[dict[str, Parts], Depth, dict[str, Look]]:
+    """Read, validate and split all categories: of each its samples, sorted by id, and the summary for `split.json`; the
+    one depth of all their pictures; and what was seen of each. Masks that are drawn do not stand in the samples yet.
 
     Raises DatasetProblems with everything that is wrong in any of them, and all warnings beside it.
     """
-    looks = {category: _look(dataset, category) for category in dataset.categories}
+    looks = {category: look_at(dataset, category) for category in dataset.categories}
     examinations = [one for look in looks.values() for one in look.examinations]
     depth, problems = dataset_depth(examinations, dataset.depth)
     problems += [problem for look in looks.values() for problem in look.findings.problems]
@@ -59,7 +60,7 @@ def split_categories(dataset: Dataset, split: Split) -> tuple[dict[str, Parts], 
             problems += look.findings.problems
     if problems:
         raise DatasetProblems(problems, [warning for look in looks.values() for warning in look.findings.warnings])
-    return splits, depth
+    return splits, depth, looks
 
 
 def split_category(dataset: Dataset, split: Split, category: str) -> Parts:
@@ -67,18 +68,31 @@ def split_category(dataset: Dataset, split: Split, category: str) -> Parts:
     return split_categories(dataset.model_copy(update={"categories": (category,)}), split)[0][category]
 
 
-def _look(dataset: Dataset, category: str) -> Look:
+def look_at(dataset: Dataset, category: str) -> Look:
     """Read the names of a category and open all of its pictures; what is wrong stands in the findings."""
     look = Look(Findings())
     try:
-        look.pictures = read_category(Path(dataset.path), category, look.findings)
+        look.place = locate(Path(dataset.path), category, dataset.layout)
+        look.pictures = FORMATS[look.place.layout].read(look.place.base, look.findings)
     except DatasetProblems as error:
         look.findings.problems += error.problems
         return look
     look.groups = read_groups(dataset, look.pictures, look.findings)
-    look.examinations = validate(look.pictures, look.findings)
+    look.examinations = validate(look.pictures, look.findings, dataset.boxes)
     look.foregrounds = read_foregrounds(dataset, category, look.examinations, look.findings)
     return look
+
+
+def taken_for(looks: Mapping[str, Look]) -> list[str]:
+    """A line for each layout that categories were taken for, with the reason."""
+    categories: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for category, look in looks.items():
+        if look.place:
+            categories[look.place.layout, look.place.reason].append(category)
+    return [
+        f"{', '.join(names)}: read as {layout}: {reason} (dataset.layout)"
+        for (layout, reason), names in categories.items()
+    ]
 
 
 def _split(look: Look, split: Split, category: str) -> Parts:
@@ -90,7 +104,7 @@ def _split(look: Look, split: Split, category: str) -> Parts:
     ]
     samples = [_with_foreground(sample, look.foregrounds.get(sample.id)) for sample in samples]
     samples.sort(key=lambda sample: sample.id)
-    _check_parts(samples, look.findings)
+    _check_parts(samples, {one.id: one.types for one in look.pictures}, look.findings)
     look.findings.problems += leaks(samples)
     _warn_of_moves(look.pictures, {sample.id: sample.split for sample in samples}, look.findings)
     hashes = {one.picture.id: one.perceptual_hash for one in look.examinations}
@@ -225,12 +239,16 @@ def _val_number(number: int, fraction: float) -> int:
     return min(max(1, round(fraction * number)), max(number - 1, 0))
 
 
-def _check_parts(samples: Sequence[Sample], findings: Findings) -> None:
-    """Note parts without good or defect pictures, and types without training, validation or test pictures."""
-    has = {(sample.split, sample.defect_type) for sample in samples}
+def _check_parts(samples: Sequence[Sample], types_of: Mapping[str, Sequence[str]], findings: Findings) -> None:
+    """Note parts without good or defect pictures, and types without training, validation or test pictures.
+
+    types_of: what each picture shows, by its id.
+    """
+    has = {(sample.split, defect_type) for sample in samples for defect_type in types_of[sample.id]}
     groups: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
-        groups[sample.defect_type].add(sample.group)
+        for defect_type in types_of[sample.id]:
+            groups[defect_type].add(sample.group)
     types = sorted(groups.keys() - {GOOD})
     for part in PARTS:
         if (part, GOOD) not in has:
