@@ -57,9 +57,22 @@ class Workpieces(Section):
 # What a data set may be taken for: each but `auto` is a file in lib/dataset/formats.
 Layout = Literal[
     "auto",
+    "btad",
+    "coco",
+    "cvat",
     "deeppcb",
+    "kolektor_sdd2",
+    "label_studio",
+    "labelme",
     "mvtec",
+    "mvtec_3d",
+    "mvtec_ad2",
+    "mvtec_loco",
     "plain",
+    "table",
+    "visa",
+    "voc",
+    "yolo",
 ]
 
 

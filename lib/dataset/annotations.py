@@ -186,6 +186,28 @@ def polygon_mask(polygon: Polygon, width: int, height: int, scale: tuple[float, 
     return mask
 
 
+def ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: float = 0) -> Polygon:
+    """An ellipse about its centre, turned clockwise by `angle` degrees, as a polygon of 72 points."""
+    turns = np.linspace(0, 2 * math.pi, 72, endpoint=False)
+    return _turned(np.stack([radius_x * np.cos(turns), radius_y * np.sin(turns)], axis=1), angle, (x, y))
+
+
+def turned_box(
+    corners: tuple[float, float, float, float], angle: float, about: tuple[float, float] | None = None
+) -> Polygon:
+    """A box turned clockwise by `angle` degrees about a point, by default its centre."""
+    x0, y0, x1, y1 = corners
+    centre = about or ((x0 + x1) / 2, (y0 + y1) / 2)
+    return _turned(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], float) - centre, angle, centre)
+
+
+def _turned(points: NDArray, angle: float, centre: tuple[float, float]) -> Polygon:
+    """Points (N, 2) about the origin, turned clockwise, y pointing down, and moved to the centre."""
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    moved = points @ np.array([[cosine, sine], [-sine, cosine]]) + centre
+    return Polygon((tuple(moved.ravel().tolist()),))
+
+
 def encoded(mask: Mask) -> RunLengths:
     """A mask (H, W) bool as run lengths."""
     counts = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]

@@ -1,6 +1,6 @@
 """Folders of pictures, one for each defect type, and of their masks, as MVTec AD and everybody's own folders have them.
 
-A mask is named `<stem>_mask` or, in a folder of masks, also `<stem>`.
+A mask is named `<stem>_mask` or, in a folder of masks or beside a JPEG, also `<stem>`.
 """
 
 import re
@@ -73,7 +73,7 @@ def _read_folder(layout: Folders, part: str, folder: Path, findings: Findings) -
     if not fits(defect_type):
         findings.problems.append(f"{folder}: unfit as the name of a defect type; {renaming(defect_type)}")
     files = picture_files(folder, findings)
-    masks = [] if part else [file for file in files if file.stem.endswith(MASK_ENDING)]
+    masks = [] if part else _masks_beside(files)
     images = [file for file in files if file not in masks]
     for place in layout.masks_of(defect_type):
         if part != TRAIN and place.is_dir():
@@ -93,6 +93,16 @@ def _read_folder(layout: Folders, part: str, folder: Path, findings: Findings) -
             findings.problems.append(f"{image}: a defect picture without a mask; {advice}")
     twin_of = _twins_of(layout, part, defect_type, images)
     return [Picture(defect_type, part, image, mask_of.get(image), twin_of.get(image)) for image in images]
+
+
+def _masks_beside(files: Sequence[Path]) -> list[Path]:
+    """The masks among the pictures of a folder: `<stem>_mask`, or a PNG that has the stem of a JPEG or a BMP."""
+    others = {file.stem for file in files if file.suffix.lower() in (".jpg", ".jpeg", ".bmp")}
+    return [
+        file
+        for file in files
+        if file.stem.endswith(MASK_ENDING) or (file.suffix.lower() == ".png" and file.stem in others)
+    ]
 
 
 def _all_masks_missing(layout: Folders, folder: Path, images: Sequence[Path]) -> str:

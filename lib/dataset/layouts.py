@@ -9,10 +9,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lib.core.params import Layout
+from lib.core.records import GOOD
 from lib.dataset.findings import DatasetProblems, Findings, shortlist
 from lib.dataset.folders import folders
-from lib.dataset.formats import deeppcb, mvtec, plain
-from lib.dataset.pictures import Picture, fits
+from lib.dataset.formats import (
+    btad,
+    coco,
+    cvat,
+    deeppcb,
+    kolektor_sdd2,
+    label_studio,
+    labelme,
+    mvtec,
+    mvtec_3d,
+    mvtec_ad2,
+    mvtec_loco,
+    plain,
+    table,
+    visa,
+    voc,
+    yolo,
+)
+from lib.dataset.pictures import Picture, fits, fitted
 
 
 class Format(NamedTuple):
@@ -27,10 +45,27 @@ FORMATS: dict[str, Format] = {
     module.__name__.rpartition(".")[2]: Format(module.recognises, module.read)
     for module in (
         deeppcb,
+        visa,
+        mvtec_ad2,
+        mvtec_loco,
+        mvtec_3d,
+        btad,
+        kolektor_sdd2,
+        coco,
+        label_studio,
+        labelme,
+        cvat,
+        voc,
+        yolo,
         mvtec,
+        table,
         plain,
     )
 }
+
+
+# In a folder that is one of several categories.
+CATEGORY_SIGNS = (f"train/{GOOD}", f"test/{GOOD}", "train/ok", "Data/Images/Normal")
 
 
 class Place(NamedTuple):
@@ -57,10 +92,8 @@ def locate(root: Path, category: str, layout: Layout = "auto") -> Place:
             if reason := one.recognises(base):
                 return Place(base, name, reason)
         raise DatasetProblems([f"{base}: holds neither pictures in folders nor annotations of any known layout"])
-    for name, one in FORMATS.items() if root.is_dir() else ():
-        # Plain folders beside each other are categories, of which one is missing.
-        if name != "plain" and layout in ("auto", name) and (reason := one.recognises(root)):
-            return Place(root, name, reason)
+    if root.is_dir() and (place := whole(root, layout)):
+        return place
     content = shortlist([folder.name for folder in folders(root)]) if root.is_dir() else "nothing, it is missing too"
     raise DatasetProblems(
         [
@@ -68,6 +101,29 @@ def locate(root: Path, category: str, layout: Layout = "auto") -> Place:
             f"params.yaml, or run the stage that makes the data set"
         ]
     )
+
+
+def whole(root: Path, layout: Layout = "auto") -> Place | None:
+    """What a folder is taken for that is one category as a whole, or None: where its folders are categories."""
+    if any((folder / sign).is_dir() for folder in folders(root) for sign in CATEGORY_SIGNS):
+        return None
+    for name, one in FORMATS.items():
+        # Any folders beside each other may be types, or categories of which one is missing.
+        # And a table beside folders of good pictures may be that of their capture groups.
+        sure = {
+            "plain": (root / GOOD).is_dir(),
+            "table": not any((folder / GOOD).is_dir() for folder in folders(root)),
+        }.get(name, True)
+        if sure and layout in ("auto", name) and (reason := one.recognises(root)):
+            return Place(root, name, reason)
+    return None
+
+
+def categories_of(root: Path, layout: Layout = "auto") -> list[str]:
+    """The categories of a data set: its folders, or one that has the folder's own name."""
+    if whole(root, layout):
+        return [fitted(root.resolve().name)]
+    return [folder.name for folder in folders(root)]
 
 
 def read_category(root: Path, category: str, findings: Findings, layout: Layout = "auto") -> list[Picture]:

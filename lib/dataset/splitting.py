@@ -50,17 +50,27 @@ def split_categories(dataset: Dataset, split: Split) -> tuple[dict[str, Parts], 
     Raises DatasetProblems with everything that is wrong in any of them, and all warnings beside it.
     """
     looks = {category: look_at(dataset, category) for category in dataset.categories}
-    examinations = [one for look in looks.values() for one in look.examinations]
-    depth, problems = dataset_depth(examinations, dataset.depth)
+    splits, depth, problems = split_looks(looks, dataset, split)
+    if problems:
+        raise DatasetProblems(problems, [warning for look in looks.values() for warning in look.findings.warnings])
+    return splits, depth, looks
+
+
+def split_looks(looks: Mapping[str, Look], dataset: Dataset, split: Split) -> tuple[dict[str, Parts], Depth, list[str]]:
+    """`split_categories` of what was seen: the parts of sound categories, the depth, and all problems of any."""
+    depth, problems = dataset_depth([one for look in looks.values() for one in look.examinations], dataset.depth)
     problems += [problem for look in looks.values() for problem in look.findings.problems]
+    whole = [category for category, look in looks.items() if look.place and look.place.base == Path(dataset.path)]
+    if len(whole) > 1:
+        problems.append(
+            f"dataset.categories: {dataset.path} is one category, which {', '.join(whole)} would all be; name one"
+        )
     splits = {}
     for category, look in looks.items():
         if not look.findings.problems:
             splits[category] = _split(look, split, category)
             problems += look.findings.problems
-    if problems:
-        raise DatasetProblems(problems, [warning for look in looks.values() for warning in look.findings.warnings])
-    return splits, depth, looks
+    return splits, depth, problems
 
 
 def split_category(dataset: Dataset, split: Split, category: str) -> Parts:
@@ -74,6 +84,9 @@ def look_at(dataset: Dataset, category: str) -> Look:
     try:
         look.place = locate(Path(dataset.path), category, dataset.layout)
         look.pictures = FORMATS[look.place.layout].read(look.place.base, look.findings)
+        if dataset.foreground is not None:  # it may lie among the pictures
+            drawn = Path(dataset.path) / dataset.foreground
+            look.pictures = [one for one in look.pictures if not one.path.is_relative_to(drawn)]
     except DatasetProblems as error:
         look.findings.problems += error.problems
         return look
