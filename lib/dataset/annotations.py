@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Mask, box_mask
+from lib.core.geometry import RGB, Box, Mask, box_mask
 from lib.core.images import MAX_PIXELS, read_mask, read_pixels
 from lib.core.records import MASK_SOURCES, MaskSource
 
@@ -119,9 +119,10 @@ def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") ->
     drawn: list[tuple[int, int, Mask]] = []
     sources: set[MaskSource] = set()
     guessed = 0
+    rectangles = [region.shape for region in annotation.regions if isinstance(region.shape, Rectangle)]
     for number, region in enumerate(annotation.regions, start=1):
         try:
-            mask, source = _mask(region.shape, image, scale, boxes)
+            mask, source = _mask(region.shape, image, scale, boxes, rectangles)
         except UserError as error:
             raise UserError(f"{annotation.source}: region {number}, {region.defect_type}: {error}") from error
         if not mask.any():
@@ -138,7 +139,9 @@ def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") ->
     return Drawing(labels, types, max(sources, key=MASK_SOURCES.index), guessed)
 
 
-def _mask(shape: Shape, image: NDArray, scale: tuple[float, float], boxes: BoxMasks) -> tuple[Mask, MaskSource]:
+def _mask(
+    shape: Shape, image: NDArray, scale: tuple[float, float], boxes: BoxMasks, rectangles: Sequence[Rectangle]
+) -> tuple[Mask, MaskSource]:
     """The mask (H, W) bool of one region, and how it came about."""
     height, width = image.shape[:2]
     if isinstance(shape, Polygon):
@@ -158,14 +161,16 @@ def _mask(shape: Shape, image: NDArray, scale: tuple[float, float], boxes: BoxMa
     if isinstance(shape, Difference):
         return _difference(image, shape.template, box), "difference"
     whole = box_mask(box, width, height)
-    found = grabcut(image, box) if boxes == "grabcut" and whole.any() else None
+    if boxes == "whole" or not whole.any():
+        return whole, "box"
+    found = grabcut(image, box, [_pixels(one.corners, width, height, scale) for one in rectangles])
     return (whole, "box") if found is None else (found, "grabcut")
 
 
 def polygon_mask(polygon: Polygon, width: int, height: int, scale: tuple[float, float] = (1, 1)) -> Mask:
-    """(height, width) bool, by COCO's own rule: a pixel belongs to a ring if its centre does.
+    """(height, width) bool, as COCO's own tools fill it: pixels whose centre lies inside, but for some at the edges.
 
-    A ring so thin that it holds no centre is drawn as a line, since a scratch of half a pixel is a scratch.
+    A ring so thin that it holds no pixel is drawn as a line, since a scratch of half a pixel is a scratch.
     Raises UserError for less than three points, and for points more than a picture's size outside of the picture.
     """
     mask = np.zeros((height, width), bool)
@@ -235,7 +240,7 @@ def _pixels(corners: Sequence[float], width: int, height: int, scale: tuple[floa
     return max(x0, 0), max(y0, 0), min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)
 
 
-def _difference(image: NDArray, template: Path, box: tuple[int, int, int, int]) -> Mask:
+def _difference(image: NDArray, template: Path, box: Box) -> Mask:
     """Where the picture parts from its template by more than half of the values' range, within the box.
 
     Edges lie a pixel or two apart in the two pictures. So what is no thicker is dropped, and what touches the box's
@@ -265,18 +270,20 @@ def _difference(image: NDArray, template: Path, box: tuple[int, int, int, int]) 
     return mask
 
 
-def grabcut(image: NDArray, box: tuple[int, int, int, int]) -> Mask | None:
+def grabcut(image: NDArray, box: Box, others: Sequence[Box] = ()) -> Mask | None:
     """What stands out within a box from what is around it, (H, W) bool; None where nothing does, or nothing is around.
 
-    image: (H, W, 3) of any depth. Rother et al. 2004, "GrabCut", started with the box; five rounds, as OpenCV's guide
-    has it. The same picture and box give the same mask, whichever thread asks.
+    image: (H, W, 3) of any depth; others: boxes of the same picture, which are no ground either. Rother et al. 2004,
+    "GrabCut", started with the box; five rounds, as OpenCV's guide has it. The same picture and boxes give the same
+    mask, whichever thread asks.
     """
     height, width = image.shape[:2]
     around = max(8, (max(box[2] - box[0], box[3] - box[1]) + 1) // 2)
     left, top = max(box[0] - around, 0), max(box[1] - around, 0)
     crop: NDArray = _eight_bits(image[top : box[3] + around, left : box[2] + around])
     state: NDArray = np.full(crop.shape[:2], cv2.GC_BGD, np.uint8)
-    state[box[1] - top : box[3] - top, box[0] - left : box[2] - left] = cv2.GC_PR_FGD
+    for x0, y0, x1, y1 in (box, *others):
+        state[max(y0 - top, 0) : max(y1 - top, 0), max(x0 - left, 0) : max(x1 - left, 0)] = cv2.GC_PR_FGD
     shrink = min(1.0, GRABCUT_SIDE / max(crop.shape[:2]))
     if shrink < 1:
         size = max(1, round(crop.shape[1] * shrink)), max(1, round(crop.shape[0] * shrink))
@@ -289,14 +296,13 @@ def grabcut(image: NDArray, box: tuple[int, int, int, int]) -> Mask | None:
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(crop, state, (0, 0, 0, 0), *models, 5, cv2.GC_INIT_WITH_MASK)
     found = np.isin(state, (cv2.GC_FGD, cv2.GC_PR_FGD))
-    if found.sum() < GRABCUT_LEAST * inside.sum():
-        return None
     if shrink < 1:
         size = min(box[2] + around, width) - left, min(box[3] + around, height) - top
         found = cv2.resize(found.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
     mask = np.zeros((height, width), bool)
     mask[top : top + found.shape[0], left : left + found.shape[1]] = found
-    return mask & box_mask(box, width, height)
+    mask &= box_mask(box, width, height)
+    return mask if mask.sum() >= GRABCUT_LEAST * (box[2] - box[0]) * (box[3] - box[1]) else None
 
 
 def _eight_bits(crop: NDArray) -> RGB:

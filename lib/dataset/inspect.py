@@ -29,9 +29,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what dataset.path would name")
     parser.add_argument("--layout", choices=get_args(Layout), help="what to take the folder for; default: auto")
-    parser.add_argument(
-        "--category", action="append", help="one of its categories, or more by more; default: all"
-    )
+    parser.add_argument("--category", action="append", help="one of its categories, or more by more; default: all")
     args = parser.parse_args()
     try:
         if not args.folder.is_dir():

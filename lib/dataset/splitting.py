@@ -163,8 +163,8 @@ def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split:
     group at least is left for test.
 
     Good pictures follow the defects of their group. Other groups keep to the folders, `test/good` to test and
-    `train/good` to fitting; without such folders the last third of the groups is test, since neighbours in a series
-    look alike. Of the fitting groups `val_fraction`, evenly spaced, are val.
+    `train/good` to fitting; without a folder for test the last third of the groups is test, since neighbours in a
+    series look alike. Of the fitting groups `val_fraction`, evenly spaced, are val.
     """
     ordered: dict[str, dict[str, int]] = defaultdict(dict)  # type -> group -> number of pictures, in natural order
     for picture in sorted(pictures, key=lambda one: (natural_key(one.path.stem), one.id)):
@@ -175,7 +175,7 @@ def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split:
         part_of |= _assign_defects(ordered[defect_type], split, part_of)
 
     free = [group for group in ordered[GOOD] if group not in part_of]
-    if any(picture.folder for picture in pictures):
+    if any(picture.folder == "test" for picture in pictures):
         test = {groups[one.id] for one in pictures if one.defect_type == GOOD and one.folder == "test"}
     else:
         test = set(free[len(free) - max(1, len(free) // 3) :])
