@@ -31,6 +31,7 @@ from lib.dataset.formats import (
     yolo,
 )
 from lib.dataset.pictures import Picture, fits, fitted
+from lib.dataset.reading import unreadable
 
 
 class Format(NamedTuple):
@@ -64,6 +65,8 @@ FORMATS: dict[str, Format] = {
 }
 
 
+AS_TOLD = "as dataset.layout says"
+ANNOTATIONS = ("coco", "cvat", "deeppcb", "label_studio", "labelme", "table", "voc", "yolo")  # of a data set as a whole
 # In a folder that is one of several categories.
 CATEGORY_SIGNS = (f"train/{GOOD}", f"test/{GOOD}", "train/ok", "Data/Images/Normal")
 
@@ -87,11 +90,13 @@ def locate(root: Path, category: str, layout: Layout = "auto") -> Place:
     base = root / category
     if base.is_dir():
         if layout != "auto":
-            return Place(base, layout, FORMATS[layout].recognises(base) or "as dataset.layout says")
+            return Place(base, layout, FORMATS[layout].recognises(base) or AS_TOLD)
         for name, one in FORMATS.items():
             if reason := one.recognises(base):
                 return Place(base, name, reason)
-        raise DatasetProblems([f"{base}: holds neither pictures in folders nor annotations of any known layout"])
+        raise DatasetProblems(
+            [f"{base}: holds neither pictures in folders nor annotations of any known layout", *unreadable(base)]
+        )
     if root.is_dir() and (place := whole(root, layout)):
         return place
     content = shortlist([folder.name for folder in folders(root)]) if root.is_dir() else "nothing, it is missing too"
@@ -105,6 +110,8 @@ def locate(root: Path, category: str, layout: Layout = "auto") -> Place:
 
 def whole(root: Path, layout: Layout = "auto") -> Place | None:
     """What a folder is taken for that is one category as a whole, or None: where its folders are categories."""
+    if layout in ANNOTATIONS:
+        return Place(root, layout, FORMATS[layout].recognises(root) or AS_TOLD)
     if any((folder / sign).is_dir() for folder in folders(root) for sign in CATEGORY_SIGNS):
         return None
     for name, one in FORMATS.items():

@@ -33,6 +33,18 @@ def recognised(base: Path, ending: str, read: Callable[[Path], Any], fits: Calla
     return None
 
 
+def unreadable(base: Path) -> list[str]:
+    """What is wrong with files that would hold annotations if they could be read, of the first LOOKED_AT of a kind."""
+    problems = []
+    for ending, read in ((".json", read_json), (".xml", read_xml)):
+        for path, _ in zip(annotation_files(base, ending), range(LOOKED_AT), strict=False):
+            try:
+                read(path)
+            except UserError as error:
+                problems.append(str(error))
+    return problems
+
+
 def read_text(path: Path) -> str:
     """The text of a file. Raises UserError where it cannot be read, is no UTF-8, or has more than MAX_BYTES."""
     try:

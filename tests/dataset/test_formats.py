@@ -364,7 +364,8 @@ def test_a_table(tmp_path: Path):
             Image.fromarray(box_mask(defect.box, WIDTH, HEIGHT)).save(root / f"masks/{stem}_{n}.png")
             rows.append([f"shots/{stem}.png", f"masks\\{stem}_{n}.png", defect.label, "test", stem])
         if stem in GOOD:
-            rows.append([f"shots/{stem}.png", "", "good", "training", ""])
+            part = "testing" if stem == "g5" else "training"
+            rows.append([f"shots/{stem}.png", "", "good", part, ""])
     with (root / "list.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter=";").writerows(rows)
     assert locate(root, "nut").layout == "table"
