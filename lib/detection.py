@@ -9,9 +9,10 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 
 from lib import plots
 from lib.alarms import alarm_level, threshold_for
+from lib.core.defects import Labels
 from lib.core.errors import UserError
 from lib.core.geometry import Scores
 from lib.core.params import PLACEBO, REAL_ONLY, Detect, Params
@@ -49,7 +51,10 @@ def read_examples(records: Iterable[Sample | Synthetic], normals: Mapping[str, S
         # Of a real defect the twin is not read, even where a rendered data set has it: a factory has none.
         normal = (normals or {}).get(record.normal) if isinstance(record, Synthetic) and record.normal else None
         twin = Path(normal.image).absolute() if normal else None
-        examples.append(Example(picture, mask, isinstance(record, Synthetic), record.defect_type, twin))
+        type_map = record.type_map if isinstance(record, Sample) else None
+        if type_map is not None:
+            type_map = replace(type_map, path=Path(type_map.path).absolute().as_posix())
+        examples.append(Example(picture, mask, isinstance(record, Synthetic), record.defect_type, twin, type_map))
     return examples
 
 
@@ -129,7 +134,7 @@ def choose_threshold(
         )
     with predictions(module, model, val, folder) as predicted:
         if rate is None:
-            (ranking,) = rank_parts(val, predicted, [{example.defect_type for example in val}])
+            (ranking,) = rank_parts(val, predicted, [{name for example in val for name in example.types}])
             return {"threshold": ranking.f1_max()[1], "chosen_on": "val", "min_area": detect.min_area}
         if not any(good):
             raise UserError(
@@ -159,18 +164,29 @@ def image_score(scores: Scores) -> float:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is kept in memory of a picture's score map, which itself lies in a file: thousands do not fit."""
+    """What is kept in memory of a picture's score map, which itself lies in a file: thousands do not fit.
+
+    types: the file of its map of types, if the detector tells them apart.
+    """
 
     file: Path
     defect: DefectPixels
     image_score: float
     lowest: float
     highest: float
+    types: Path | None = None
 
     @property
     def scores(self) -> Scores:
         """(H, W) float32, read anew each time."""
         return np.load(self.file)
+
+    @property
+    def labels(self) -> Labels:
+        """(H, W) uint8: of which type each pixel is, whether it is a defect or not; read anew each time."""
+        if self.types is None:
+            raise ValueError(f"{self.file}: of a detector that tells no types apart")
+        return np.load(self.types)
 
 
 @contextmanager
@@ -185,12 +201,17 @@ def predictions(
         bar = progress(examples, what)  # moved on by hand, since pictures are done in any order
 
         def predict(number: int, example: Example) -> Prediction:
-            scores = module.predict(model, example.image)
-            file = Path(spool, f"{number}.npy")
+            file, types = Path(spool, f"{number}.npy"), None
+            if getattr(model, "types", ()):
+                scores, labels = module.predict_typed(model, example.image)
+                types = Path(spool, f"{number}-types.npy")
+                np.save(types, labels)
+            else:
+                scores = module.predict(model, example.image)
             np.save(file, scores)
             defect = defect_pixels(scores, example.mask)
             bar.update()
-            return Prediction(file, defect, image_score(scores), float(scores.min()), float(scores.max()))
+            return Prediction(file, defect, image_score(scores), float(scores.min()), float(scores.max()), types)
 
         with bar:
             predicted = on_cores(device(), predict, range(len(examples)), examples)
@@ -200,13 +221,24 @@ def predictions(
 def rank_parts(
     examples: Sequence[Example],
     predicted: Sequence[Prediction],
-    parts: Sequence[Collection[str]],
+    parts: Sequence[AbstractSet[str]],
     threshold: float | None = None,
 ) -> list[Ranking]:
-    """For each part, which is a set of types, the ranking of all pixels of all pictures of these types."""
+    """For each part, which is a set of types, the ranking of pixels of all pictures that show any of these types: those
+    of these types' defects among the normal ones. Defects of other types in such a picture do not count."""
+
+    def defect_of(example: Example, prediction: Prediction, part: AbstractSet[str]) -> DefectPixels:
+        if part >= set(example.types):
+            return prediction.defect
+        return defect_pixels(prediction.scores, example.mask_of(part))
+
     rankings = [
         rank_pixels(
-            [one.defect for example, one in zip(examples, predicted, strict=True) if example.defect_type in part],
+            [
+                defect_of(example, one, part)
+                for example, one in zip(examples, predicted, strict=True)
+                if not part.isdisjoint(example.types)
+            ],
             threshold,
         )
         for part in parts
@@ -216,7 +248,7 @@ def rank_parts(
         scores = prediction.scores
         normal = scores[~example.mask] if example.has_defect else scores.ravel()
         for part, ranking in zip(parts, rankings, strict=True):
-            if example.defect_type in part:
+            if not part.isdisjoint(example.types):
                 ranking.count(normal)
 
     on_cores(device(), count, examples, predicted)

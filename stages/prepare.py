@@ -14,7 +14,8 @@ from lib.core.params import load
 from lib.core.records import write_records
 from lib.core.runtime import write_json
 from lib.dataset.conversion import converted
-from lib.dataset.splitting import split_categories, taken_for
+from lib.dataset.splitting import split_categories
+from lib.dataset.survey import taken_for
 
 
 def main() -> None:

@@ -104,7 +104,7 @@ class Dataset(Section):
 
 
 class Split(Section):
-    rule: Literal["first_third", "shots"]
+    rule: Literal["first_third", "shots", "given"]
     shots: Annotated[int, Field(ge=2)]
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
 

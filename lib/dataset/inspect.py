@@ -21,7 +21,8 @@ from lib.core.params import Dataset, Layout, Params, load
 from lib.core.records import GOOD
 from lib.dataset.layouts import categories_of
 from lib.dataset.pictures import fits
-from lib.dataset.splitting import Look, look_at, split_looks, taken_for
+from lib.dataset.splitting import split_looks
+from lib.dataset.survey import Look, look_at, taken_for
 from lib.dataset.validation import Examination
 
 

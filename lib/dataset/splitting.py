@@ -2,22 +2,21 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lib.core.defects import types_of
 from lib.core.images import Depth
 from lib.core.params import Dataset, Split
-from lib.core.records import GOOD, Sample
+from lib.core.records import GOOD, MIXED, Sample, TypeMap
 from lib.dataset.conversion import dataset_depth
 from lib.dataset.findings import DatasetProblems, Findings, natural_key, shortlist
-from lib.dataset.foregrounds import read_foregrounds
-from lib.dataset.groups import read_groups
-from lib.dataset.layouts import FORMATS, Place, locate
 from lib.dataset.pictures import Picture
-from lib.dataset.validation import Drawn, Examination, validate
+from lib.dataset.survey import Look, look_at
+from lib.dataset.validation import Examination
 
 PARTS = ("train", "val", "test")
 NEAR = 4  # of 64 bits; re-encoding or rescaling a picture changes about as many
@@ -26,26 +25,11 @@ NEAR = 4  # of 64 bits; re-encoding or rescaling a picture changes about as many
 Parts = tuple[list[Sample], dict[str, Any]]
 
 
-@dataclass
-class Look:
-    """What is known of a category before it is split."""
-
-    findings: Findings
-    place: Place | None = None
-    pictures: list[Picture] = field(default_factory=list)
-    groups: dict[str, str] = field(default_factory=dict)
-    examinations: list[Examination] = field(default_factory=list)
-    foregrounds: dict[str, tuple[Path, str]] = field(default_factory=dict)
-
-    @property
-    def drawn(self) -> dict[str, Drawn]:
-        """The masks that are drawn from annotations, by the picture's id."""
-        return {one.picture.id: one.drawn for one in self.examinations if one.drawn}
-
-
 def split_categories(dataset: Dataset, split: Split) -> tuple[dict[str, Parts], Depth, dict[str, Look]]:
     """Read, validate and split all categories: of each its samples, sorted by id, and the summary for `split.json`; the
-    one depth of all their pictures; and what was seen of each. Masks that are drawn do not stand in the samples yet.
+    one depth of all their pictures; and what was seen of each.
+
+    Of masks that are drawn the samples name the types alone: `lib.dataset.conversion` writes them.
 
     Raises DatasetProblems with everything that is wrong in any of them, and all warnings beside it.
     """
@@ -78,38 +62,14 @@ def split_category(dataset: Dataset, split: Split, category: str) -> Parts:
     return split_categories(dataset.model_copy(update={"categories": (category,)}), split)[0][category]
 
 
-def look_at(dataset: Dataset, category: str) -> Look:
-    """Read the names of a category and open all of its pictures; what is wrong stands in the findings."""
-    look = Look(Findings())
-    try:
-        look.place = locate(Path(dataset.path), category, dataset.layout)
-        look.pictures = FORMATS[look.place.layout].read(look.place.base, look.findings)
-        if dataset.foreground is not None:  # it may lie among the pictures
-            drawn = Path(dataset.path) / dataset.foreground
-            look.pictures = [one for one in look.pictures if not one.path.is_relative_to(drawn)]
-    except DatasetProblems as error:
-        look.findings.problems += error.problems
-        return look
-    look.groups = read_groups(dataset, look.pictures, look.findings)
-    look.examinations = validate(look.pictures, look.findings, dataset.boxes)
-    look.foregrounds = read_foregrounds(dataset, category, look.examinations, look.findings)
-    return look
-
-
-def taken_for(looks: Mapping[str, Look]) -> list[str]:
-    """A line for each layout that categories were taken for, with the reason."""
-    categories: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for category, look in looks.items():
-        if look.place:
-            categories[look.place.layout, look.place.reason].append(category)
-    return [
-        f"{', '.join(names)}: read as {layout}: {reason} (dataset.layout)"
-        for (layout, reason), names in categories.items()
-    ]
-
-
 def _split(look: Look, split: Split, category: str) -> Parts:
     """The samples of a category, sorted by id, and the summary; adds what is wrong with the parts to the findings."""
+    if split.rule == "given" and (unsaid := [str(one.path) for one in look.pictures if not one.folder]):
+        look.findings.problems.append(
+            f"split.rule is given, but {len(unsaid)} picture(s) lie in no part, train, val or test, of the data set: "
+            f"{shortlist(unsaid)}; choose another rule, or move them"
+        )
+        return [], {}
     part_of = assign_splits(look.pictures, look.groups, split)
     samples = [
         _sample(category, one, look.groups[one.picture.id], part_of[look.groups[one.picture.id]])
@@ -117,7 +77,7 @@ def _split(look: Look, split: Split, category: str) -> Parts:
     ]
     samples = [_with_foreground(sample, look.foregrounds.get(sample.id)) for sample in samples]
     samples.sort(key=lambda sample: sample.id)
-    _check_parts(samples, {one.id: one.types for one in look.pictures}, look.findings)
+    _check_parts(samples, look.findings)
     look.findings.problems += leaks(samples)
     _warn_of_moves(look.pictures, {sample.id: sample.split for sample in samples}, look.findings)
     hashes = {one.picture.id: one.perceptual_hash for one in look.examinations}
@@ -141,6 +101,7 @@ def _sample(category: str, examination: Examination, group: str, part: str) -> S
         mask_sha256=examination.mask_sha256,
         twin=picture.twin.as_posix() if picture.twin else None,
         twin_sha256=examination.twin_sha256,
+        type_map=TypeMap("", "", picture.types) if picture.defect_type == MIXED else None,
     )
 
 
@@ -162,10 +123,16 @@ def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split:
     takes the next; where groups shared with other types would make val outweigh train, train gets one more. One
     group at least is left for test.
 
+    Rule `given`: every group is of the part that its pictures lie in, of the later one where they lie in two, in the
+    order train, val, test. Without any for val, `val_fraction` of the train groups are, evenly spaced, of groups with
+    defects and of good ones alike.
+
     Good pictures follow the defects of their group. Other groups keep to the folders, `test/good` to test and
     `train/good` to fitting; without a folder for test the last third of the groups is test, since neighbours in a
     series look alike. Of the fitting groups `val_fraction`, evenly spaced, are val.
     """
+    if split.rule == "given":
+        return _given(pictures, groups, split.val_fraction)
     ordered: dict[str, dict[str, int]] = defaultdict(dict)  # type -> group -> number of pictures, in natural order
     for picture in sorted(pictures, key=lambda one: (natural_key(one.path.stem), one.id)):
         sizes = ordered[picture.defect_type]
@@ -179,10 +146,29 @@ def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split:
         test = {groups[one.id] for one in pictures if one.defect_type == GOOD and one.folder == "test"}
     else:
         test = set(free[len(free) - max(1, len(free) // 3) :])
-    fitting = [group for group in free if group not in test]
-    number = _val_number(len(fitting), split.val_fraction)
-    val = {fitting[int((index + 0.5) * len(fitting) / number)] for index in range(number)}
+    val = _evenly_spaced([group for group in free if group not in test], split.val_fraction)
     return part_of | {group: "test" if group in test else "val" if group in val else "train" for group in free}
+
+
+def _given(pictures: Sequence[Picture], groups: Mapping[str, str], val_fraction: float) -> dict[str, str]:
+    """The part of every group by the rule `given`."""
+    part_of: dict[str, str] = {}
+    with_defects = {groups[picture.id] for picture in pictures if picture.defect_type != GOOD}
+    for picture in sorted(pictures, key=lambda one: (natural_key(one.path.stem), one.id)):
+        group = groups[picture.id]
+        part_of[group] = max(part_of.get(group, picture.folder), picture.folder, key=PARTS.index)
+    if "val" not in part_of.values():
+        train = [group for group, part in part_of.items() if part == "train"]
+        for kind in (True, False):
+            val = _evenly_spaced([group for group in train if (group in with_defects) == kind], val_fraction)
+            part_of |= dict.fromkeys(val, "val")
+    return part_of
+
+
+def _evenly_spaced(groups: Sequence[str], fraction: float) -> set[str]:
+    """Those of the groups for fitting, in order, that are val."""
+    number = _val_number(len(groups), fraction)
+    return {groups[int((index + 0.5) * len(groups) / number)] for index in range(number)}
 
 
 def leaks(samples: Sequence[Sample]) -> list[str]:
@@ -252,16 +238,13 @@ def _val_number(number: int, fraction: float) -> int:
     return min(max(1, round(fraction * number)), max(number - 1, 0))
 
 
-def _check_parts(samples: Sequence[Sample], types_of: Mapping[str, Sequence[str]], findings: Findings) -> None:
-    """Note parts without good or defect pictures, and types without training, validation or test pictures.
-
-    types_of: what each picture shows, by its id.
-    """
-    has = {(sample.split, defect_type) for sample in samples for defect_type in types_of[sample.id]}
+def _check_parts(samples: Sequence[Sample], findings: Findings) -> None:
+    """Note parts without good or defect pictures, and types without training, validation or test pictures."""
+    has = {(sample.split, name) for sample in samples for name in types_of(sample)}
     groups: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
-        for defect_type in types_of[sample.id]:
-            groups[defect_type].add(sample.group)
+        for name in types_of(sample):
+            groups[name].add(sample.group)
     types = sorted(groups.keys() - {GOOD})
     for part in PARTS:
         if (part, GOOD) not in has:
@@ -317,7 +300,7 @@ def _summary(samples: Sequence[Sample], split: Split, warnings: Sequence[str]) -
     of = {part: [sample for sample in samples if sample.split == part] for part in PARTS}
     return {
         "split": split.model_dump(),
-        "counts": {part: dict(Counter(sample.defect_type for sample in of[part])) for part in PARTS},
+        "counts": {part: dict(Counter(name for sample in of[part] for name in types_of(sample))) for part in PARTS},
         "groups": {part: sorted({sample.group for sample in of[part]}, key=natural_key) for part in PARTS},
         "sha256": {part: {sample.image: sample.sha256 for sample in of[part]} for part in PARTS},
         "warnings": list(warnings),

@@ -14,7 +14,8 @@ from lib.dataset.annotations import draw
 from lib.dataset.conversion import converted
 from lib.dataset.findings import Findings
 from lib.dataset.layouts import locate, read_category
-from lib.dataset.splitting import Look, split_categories
+from lib.dataset.splitting import split_categories
+from lib.dataset.survey import Look
 
 SPLIT = Split(rule="first_third", shots=6, val_fraction=0.34)
 REAL = Path("/work/shared/data/deeppcb")
