@@ -20,7 +20,11 @@ MAX_REGIONS = 10_000  # of a picture
 MAX_POINTS = 100_000  # of a polygon
 MAX_TYPES = 255  # of a picture: what an 8-bit map can tell apart
 GRABCUT_SIDE = 400  # px; larger surroundings are shrunk, which a guess can bear
-GRABCUT_LEAST = 0.01  # of the box; less is no answer
+# Measured on the boxes of 163 real defects that have masks (tiles, ball screws, bottle, leather), mean IoU over seven
+# kinds: whole boxes 0.55; five rounds 0.57, one round 0.58, and 0.60 where less than a fifth of the box is no answer.
+# It answers for 65 of them, with 0.74, where the box has 0.64.
+GRABCUT_ROUNDS = 1
+GRABCUT_LEAST = 0.2  # of the box
 SPECK = 0.1  # of the largest piece of a difference; smaller ones are dropped
 CORE = 0.3  # of a difference; where less is thick, or free of the box's border, the rest is no mere misalignment
 
@@ -274,8 +278,7 @@ def grabcut(image: NDArray, box: Box, others: Sequence[Box] = ()) -> Mask | None
     """What stands out within a box from what is around it, (H, W) bool; None where nothing does, or nothing is around.
 
     image: (H, W, 3) of any depth; others: boxes of the same picture, which are no ground either. Rother et al. 2004,
-    "GrabCut", started with the box; five rounds, as OpenCV's guide has it. The same picture and boxes give the same
-    mask, whichever thread asks.
+    "GrabCut", started with the box. The same picture and boxes give the same mask, whichever thread asks.
     """
     height, width = image.shape[:2]
     around = max(8, (max(box[2] - box[0], box[3] - box[1]) + 1) // 2)
@@ -294,7 +297,7 @@ def grabcut(image: NDArray, box: Box, others: Sequence[Box] = ()) -> Mask | None
         return None
     cv2.setRNGSeed(0)  # of this thread
     models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(crop, state, (0, 0, 0, 0), *models, 5, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(crop, state, (0, 0, 0, 0), *models, GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
     found = np.isin(state, (cv2.GC_FGD, cv2.GC_PR_FGD))
     if shrink < 1:
         size = min(box[2] + around, width) - left, min(box[3] + around, height) - top

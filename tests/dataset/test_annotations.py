@@ -181,7 +181,7 @@ def test_large_boxes_are_found_at_a_smaller_scale_and_come_back_at_theirs():
     large = cv2.resize(picture, (WIDTH * 20, HEIGHT * 20), interpolation=cv2.INTER_CUBIC)
     found = grabcut(large, (240, 200, 660, 620))
     expected = cv2.resize(truth.astype(np.uint8), (WIDTH * 20, HEIGHT * 20), interpolation=cv2.INTER_NEAREST) > 0
-    assert found is not None and (found & expected).sum() / (found | expected).sum() > 0.85
+    assert found is not None and (found & expected).sum() / (found | expected).sum() > 0.8
 
 
 def test_a_difference_lies_within_its_box(tmp_path):
