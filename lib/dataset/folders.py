@@ -50,6 +50,27 @@ def read_folders(layout: Folders, findings: Findings) -> list[Picture]:
     return pictures
 
 
+def defects_with_masks(folder: Path, masks: Path, defect_type: str, part: str, findings: Findings) -> list[Picture]:
+    """The pictures of a folder of defects, each with the mask of its name, or of `<stem>_mask`, in a folder of masks.
+
+    Adds one problem to the findings for all that have none.
+    """
+    files = picture_files(masks, findings) if masks.is_dir() else []
+    by_stem = {one.stem.removesuffix(MASK_ENDING): one for one in files}
+    images = picture_files(folder, findings) if folder.is_dir() else []
+    note_without_mask([image for image in images if image.stem not in by_stem], masks, findings)
+    return [Picture(defect_type, part, image, by_stem.get(image.stem)) for image in images]
+
+
+def note_without_mask(images: Sequence[Path], place: Path, findings: Findings, named: str = "") -> None:
+    """One problem for all pictures whose masks are missing at a place; named: what their masks are to be called."""
+    if images:
+        names = shortlist([image.name for image in images])
+        findings.problems.append(
+            f"{images[0].parent}: {len(images)} picture(s) without a mask: {names}; add masks to {place}{named}"
+        )
+
+
 def _report_unread(layout: Folders, findings: Findings) -> None:
     """Warn of pictures that lie beside the folders that are read."""
     above = {layout.base, *(folder.parent for _, folder in layout.pictures)}

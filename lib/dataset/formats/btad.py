@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lib.core.records import GOOD
 from lib.dataset.findings import Findings
-from lib.dataset.folders import picture_files
+from lib.dataset.folders import defects_with_masks, picture_files
 from lib.dataset.pictures import TEST, TRAIN, Picture
 
 OK, KO = "ok", "ko"
@@ -17,14 +17,10 @@ def recognises(base: Path) -> str | None:
 
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures of a category; adds to the findings which of them lack masks."""
-    pictures = []
-    for folder, part in (("train/ok", TRAIN), ("test/ok", TEST)):
-        for path in picture_files(base / folder, findings) if (base / folder).is_dir() else []:
-            pictures.append(Picture(GOOD, part, path))
-    place = base / "ground_truth" / KO
-    masks = {path.stem: path for path in picture_files(place, findings)} if place.is_dir() else {}
-    for path in picture_files(base / "test" / KO, findings) if (base / "test" / KO).is_dir() else []:
-        if path.stem not in masks:
-            findings.problems.append(f"{path}: a defect picture without a mask; add {place / path.stem}.png")
-        pictures.append(Picture(KO, TEST, path, masks.get(path.stem)))
-    return pictures
+    pictures = [
+        Picture(GOOD, part, path)
+        for folder, part in ((f"train/{OK}", TRAIN), (f"test/{OK}", TEST))
+        if (base / folder).is_dir()
+        for path in picture_files(base / folder, findings)
+    ]
+    return pictures + defects_with_masks(base / "test" / KO, base / "ground_truth" / KO, KO, TEST, findings)

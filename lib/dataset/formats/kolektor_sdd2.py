@@ -10,7 +10,7 @@ from lib.core.images import read_mask
 from lib.core.records import GOOD
 from lib.core.runtime import progress
 from lib.dataset.findings import Findings
-from lib.dataset.folders import picture_files
+from lib.dataset.folders import note_without_mask, picture_files
 from lib.dataset.pictures import TEST, TRAIN, Picture
 
 ENDING = "_GT"
@@ -28,14 +28,14 @@ def read(base: Path, findings: Findings) -> list[Picture]:
     for part in (TRAIN, TEST):
         files = picture_files(base / part, findings) if (base / part).is_dir() else []
         masks = {path.stem.removesuffix(ENDING): path for path in files if path.stem.endswith(ENDING)}
-        for path in progress([one for one in files if not one.stem.endswith(ENDING)], "masks"):
-            mask = masks.get(path.stem)
+        images = [path for path in files if not path.stem.endswith(ENDING)]
+        named = f", called <stem>{ENDING}.png, black where there is no defect"
+        note_without_mask([path for path in images if path.stem not in masks], base / part, findings, named)
+        for path in progress([path for path in images if path.stem in masks], "masks"):
             try:
-                if mask is None:
-                    raise UserError(f"{path}: without a mask; add {path.stem}{ENDING}.png, black where it is good")
-                marked = bool(read_mask(mask).any())
+                marked = bool(read_mask(masks[path.stem]).any())
             except UserError as error:
                 findings.problems.append(str(error))
                 continue
-            pictures.append(Picture("defect", part, path, mask) if marked else Picture(GOOD, part, path))
+            pictures.append(Picture("defect", part, path, masks[path.stem]) if marked else Picture(GOOD, part, path))
     return pictures

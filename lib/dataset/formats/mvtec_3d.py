@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lib.core.records import GOOD
 from lib.dataset.findings import Findings
-from lib.dataset.folders import folders, picture_files
+from lib.dataset.folders import defects_with_masks, folders, picture_files
 from lib.dataset.pictures import TEST, TRAIN, VAL, Picture
 
 PARTS = {"train": TRAIN, "validation": VAL, "test": TEST}
@@ -23,10 +23,8 @@ def read(base: Path, findings: Findings) -> list[Picture]:
     pictures = []
     for name, part in PARTS.items():
         for folder in folders(base / name) if (base / name).is_dir() else []:
-            for path in picture_files(folder / "rgb", findings) if (folder / "rgb").is_dir() else []:
-                mask = folder / "gt" / f"{path.stem}.png"
-                if folder.name != GOOD and not mask.is_file():
-                    findings.problems.append(f"{path}: a defect picture without a mask; add {mask}")
-                has_mask = folder.name != GOOD and mask.is_file()
-                pictures.append(Picture(folder.name, part, path, mask if has_mask else None))
+            if folder.name != GOOD:
+                pictures += defects_with_masks(folder / "rgb", folder / "gt", folder.name, part, findings)
+            elif (folder / "rgb").is_dir():
+                pictures += [Picture(GOOD, part, path) for path in picture_files(folder / "rgb", findings)]
     return pictures

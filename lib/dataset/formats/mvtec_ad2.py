@@ -4,11 +4,12 @@ Masks lie in `test_public/ground_truth/bad`. Pictures of one part under several 
 `000_shift_1.png`, are one capture group. The private tests have no labels and are not read.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from lib.core.records import GOOD
 from lib.dataset.findings import Findings
-from lib.dataset.folders import MASK_ENDING, picture_files
+from lib.dataset.folders import defects_with_masks, picture_files
 from lib.dataset.pictures import TEST, TRAIN, VAL, Picture
 
 PUBLIC, BAD = "test_public", "bad"
@@ -27,13 +28,10 @@ def read(base: Path, findings: Findings) -> list[Picture]:
     pictures = []
     for name, part in FOLDERS.items():
         folder = base / name
-        for path in picture_files(folder, findings) if folder.is_dir() else []:
-            group = f"{name}/{path.stem.split('_')[0]}"
-            if folder.name == GOOD:
-                pictures.append(Picture(GOOD, part, path, group=group))
-                continue
-            mask = base / PUBLIC / "ground_truth" / BAD / f"{path.stem}{MASK_ENDING}.png"
-            if not mask.is_file():
-                findings.problems.append(f"{path}: a defect picture without a mask; add {mask}")
-            pictures.append(Picture(BAD, part, path, mask if mask.is_file() else None, group=group))
+        if folder.name == BAD:
+            found = defects_with_masks(folder, base / PUBLIC / "ground_truth" / BAD, BAD, part, findings)
+        else:
+            files = picture_files(folder, findings) if folder.is_dir() else []
+            found = [Picture(GOOD, part, path) for path in files]
+        pictures += [replace(one, group=f"{name}/{one.path.stem.split('_')[0]}") for one in found]
     return pictures

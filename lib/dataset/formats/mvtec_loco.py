@@ -8,7 +8,7 @@ from pathlib import Path
 from lib.core.records import GOOD
 from lib.dataset.annotations import Annotation, MaskFile, Region
 from lib.dataset.findings import Findings
-from lib.dataset.folders import folders, picture_files
+from lib.dataset.folders import folders, note_without_mask, picture_files
 from lib.dataset.pictures import TEST, TRAIN, VAL, Picture
 
 PARTS = {"train": TRAIN, "validation": VAL, "test": TEST}
@@ -28,12 +28,14 @@ def read(base: Path, findings: Findings) -> list[Picture]:
     pictures = []
     for name, part in PARTS.items():
         for folder in folders(base / name) if (base / name).is_dir() else []:
+            without = []
             for path in picture_files(folder, findings):
                 place = base / MASKS / folder.name / path.stem
                 masks = picture_files(place, findings) if folder.name != GOOD and place.is_dir() else []
                 if folder.name != GOOD and not masks:
-                    findings.problems.append(f"{path}: a defect picture without a mask; add one to {place}")
+                    without.append(path)
                 regions = tuple(Region(folder.name, MaskFile(mask)) for mask in masks)
                 annotation = Annotation(place, regions) if regions else None
                 pictures.append(Picture(folder.name, part, path, annotation=annotation))
+            note_without_mask(without, base / MASKS / folder.name, findings)
     return pictures

@@ -5,12 +5,13 @@ protocol: `image_anno.csv` may name several types for one mask, and says not whi
 """
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 from lib.core.errors import UserError
 from lib.core.records import GOOD
 from lib.dataset.findings import Findings
-from lib.dataset.folders import picture_files
+from lib.dataset.folders import defects_with_masks, picture_files
 from lib.dataset.pictures import PARTS, Picture
 from lib.dataset.reading import read_text
 
@@ -27,16 +28,9 @@ def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures of a category; adds to the findings which of them lack masks."""
     parts = _parts(base.parent / SPLIT, findings)
 
-    def part(path: Path) -> str:
-        return parts.get(path.relative_to(base.parent).as_posix(), "")
-
-    pictures = [Picture(GOOD, part(path), path) for path in picture_files(base / NORMAL, findings)]
-    for path in picture_files(base / ANOMALY, findings) if (base / ANOMALY).is_dir() else []:
-        mask = base / MASKS / f"{path.stem}.png"
-        if not mask.is_file():
-            findings.problems.append(f"{path}: a defect picture without a mask; add {mask}")
-        pictures.append(Picture("anomaly", part(path), path, mask if mask.is_file() else None))
-    return pictures
+    pictures = [Picture(GOOD, "", path) for path in picture_files(base / NORMAL, findings)]
+    pictures += defects_with_masks(base / ANOMALY, base / MASKS, "anomaly", "", findings)
+    return [replace(one, folder=parts.get(one.path.relative_to(base.parent).as_posix(), "")) for one in pictures]
 
 
 def _parts(table: Path, findings: Findings) -> dict[str, str]:
