@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 # Listed as folders: who uses one file of them uses most.
-LAYERS = ["lib/base", "lib/core", "lib/diffusion", "lib/metrics", "lib/report"]
+LAYERS = ["lib/base", "lib/core", "lib/dataset/formats", "lib/diffusion", "lib/metrics", "lib/report"]
 SETTINGS = ROOT / "lib/__init__.py"  # of how fast and how loud, not of what is computed
 LIGHT = ["workpieces", "prepare", "describe", "boxes", "random_boxes", "masks", "report"]
 

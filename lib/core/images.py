@@ -182,9 +182,12 @@ def is_smoothed(values: NDArray) -> bool:
     return bool((counts > 0).sum() > LABELS and counts[-MIDDLE // 2 :].any() and near_ends >= CLUSTERED * values.size)
 
 
-def png_bytes(image: RGB | Mask) -> bytes:
-    """Encode (H, W, 3) uint8 RGB, or (H, W) bool as 0/255, as PNG: equal pixels give equal bytes."""
-    pixels: NDArray[np.uint8] = image.astype(np.uint8) * 255 if image.dtype == bool else image[..., ::-1]  # type: ignore[assignment]
+def png_bytes(image: RGB | Mask | NDArray[np.uint8]) -> bytes:
+    """Encode (H, W, 3) or (H, W) uint8, or (H, W) bool as 0/255, as PNG: equal pixels give equal bytes."""
+    if image.dtype == bool:
+        pixels: NDArray = image.astype(np.uint8) * 255
+    else:
+        pixels = image[..., ::-1] if image.ndim == 3 else image
     done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if not done:
         raise ValueError(f"a picture of shape {image.shape} and type {image.dtype} cannot be written as PNG")

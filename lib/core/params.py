@@ -54,6 +54,28 @@ class Workpieces(Section):
     per_defect: Positive
 
 
+# What a data set may be taken for: each but `auto` is a file in lib/dataset/formats.
+Layout = Literal[
+    "auto",
+    "btad",
+    "coco",
+    "cvat",
+    "deeppcb",
+    "kolektor_sdd2",
+    "label_studio",
+    "labelme",
+    "mvtec",
+    "mvtec_3d",
+    "mvtec_ad2",
+    "mvtec_loco",
+    "plain",
+    "table",
+    "visa",
+    "voc",
+    "yolo",
+]
+
+
 class Dataset(Section):
     path: str
     categories: Several[Name]
@@ -63,6 +85,8 @@ class Dataset(Section):
     depth: Literal["auto", 8, 10, 12, 14, 16, "unit"]
     foreground: str | None = None
     regions: str | None = None
+    layout: Layout = "auto"
+    boxes: Literal["grabcut", "whole"] = "grabcut"
 
     @model_validator(mode="after")
     def _one_source_of_groups(self) -> "Dataset":

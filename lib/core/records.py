@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -20,6 +20,11 @@ from lib.core.runtime import write_text
 
 GOOD = "good"  # the defect type of a picture without a defect
 MIXED = "mixed"  # that of a picture with defects of several types, which its type map tells apart
+
+# How a mask came about, the surest first: a person painted it, or outlined the defect; a template of the picture shows
+# what differs inside of a box; GrabCut guessed inside of a box; the box itself.
+MaskSource = Literal["drawn", "polygon", "difference", "grabcut", "box"]
+MASK_SOURCES: tuple[MaskSource, ...] = get_args(MaskSource)
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -69,6 +74,7 @@ class Sample:
     foreground_sha256: str | None = None
     type_map: TypeMap | None = None
     regions: RegionMap | None = None
+    mask_source: MaskSource = "drawn"  # of several defects, that of the least exact one
 
 
 @dataclass(frozen=True, config=STRICT)

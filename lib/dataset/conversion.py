@@ -1,16 +1,20 @@
 """Pictures and masks that every later stage can read alike: what has more than 8 bits, or a mask that an EXIF tag
-leaves lying, is written once more; everything else stays where it is."""
+leaves lying, is written once more; a mask that is given as regions is drawn; everything else stays where it is."""
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
+import cv2
+import numpy as np
+
 from lib.core.images import Depth, is_deep, read_image, read_mask, stored_orientation, turned, write_png
-from lib.core.records import Sample
-from lib.core.runtime import progress
-from lib.dataset.layouts import shortlist
-from lib.dataset.validation import Examination
+from lib.core.records import Sample, TypeMap
+from lib.core.runtime import progress, write_bytes
+from lib.dataset.findings import shortlist
+from lib.dataset.validation import Drawn, Examination
 
 INTEGERS: tuple[Depth, ...] = (8, 10, 12, 14, 16)  # bits that cameras give, one of which is taken for integers
 
@@ -62,11 +66,15 @@ def _highest(deep: Sequence[Examination]) -> Examination:
     return max(deep, key=lambda one: one.levels.highest if one.levels else 0)
 
 
-def converted(samples: Sequence[Sample], depth: Depth, folder: Path, final: Path) -> list[Sample]:
+def converted(
+    samples: Sequence[Sample], depth: Depth, folder: Path, final: Path, drawn: Mapping[str, Drawn] | None = None
+) -> list[Sample]:
     """The samples, whose pictures, masks and twins later stages can read without knowing more than their names.
 
-    What must be converted is written below `folder`, which will be `final`, as PNG with 8 bits.
+    drawn: masks that are drawn from annotations, by the sample's id. They, and what must be converted, are written
+    below `folder`, which will be `final`, as PNG with 8 bits.
     """
+    drawn = drawn or {}
 
     def convert(sample: Sample) -> Sample:
         def written(kind: str, pixels: object) -> tuple[str, str]:
@@ -80,7 +88,9 @@ def converted(samples: Sequence[Sample], depth: Depth, folder: Path, final: Path
         if sample.twin and is_deep(Path(sample.twin)):
             twin, digest = written("twins", read_image(Path(sample.twin), depth))
             changes |= {"twin": twin, "twin_sha256": digest}
-        if sample.mask:
+        if sample.id in drawn:
+            changes |= _with_drawing(sample.id, drawn[sample.id], folder, final)
+        elif sample.mask:
             mask = read_mask(Path(sample.mask))
             if mask.shape[::-1] != sample.size:
                 path, digest = written("masks", turned(mask, stored_orientation(Path(sample.image))))
@@ -88,3 +98,18 @@ def converted(samples: Sequence[Sample], depth: Depth, folder: Path, final: Path
         return replace(sample, **changes) if changes else sample  # type: ignore[arg-type]
 
     return [convert(sample) for sample in progress(samples, "convert")]
+
+
+def _with_drawing(name: str, drawn: Drawn, folder: Path, final: Path) -> dict[str, object]:
+    """Write a drawn mask, and the map of its types where there are several; returns the fields of its record."""
+    labels = np.asarray(cv2.imdecode(np.frombuffer(drawn.png, np.uint8), cv2.IMREAD_UNCHANGED))
+    mask, types = f"masks/{name}.png", f"types/{name}.png"
+    fields: dict[str, object] = {
+        "mask": (final / mask).as_posix(),
+        "mask_sha256": write_png(folder / mask, np.asarray(labels > 0)),
+        "mask_source": drawn.source,
+    }
+    if len(drawn.types) > 1:
+        write_bytes(folder / types, drawn.png)
+        fields["type_map"] = TypeMap((final / types).as_posix(), hashlib.sha256(drawn.png).hexdigest(), drawn.types)
+    return fields

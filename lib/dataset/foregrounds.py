@@ -11,7 +11,7 @@ from pathlib import Path
 from lib.core.errors import UserError
 from lib.core.images import SUFFIXES, read_mask
 from lib.core.params import Dataset
-from lib.dataset.layouts import Findings, shortlist
+from lib.dataset.findings import Findings, shortlist
 from lib.dataset.validation import Examination
 
 KEY = "dataset.foreground"
@@ -34,9 +34,9 @@ def read_foregrounds(
             f"{KEY}: {folder}: no such folder; put the masks there, or set the key to null to have objects guessed"
         )
         return {}
-    files = sorted(
-        file for file in (folder / category).rglob("*") if file.suffix.lower() in SUFFIXES and file.name[0] != "."
-    )
+    # A data set that is one category as a whole has no folder of its name.
+    place = folder / category if (root / category).is_dir() else folder
+    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
     by_name: dict[Path, Path] = {}
     for file in files:
         first = by_name.setdefault(file.relative_to(folder).with_suffix(""), file)

@@ -15,7 +15,7 @@ from lib.core.images import SUFFIXES, read_mask
 from lib.core.params import Dataset
 from lib.core.records import RegionMap
 from lib.core.regions import ignored_pixels, recent_regions
-from lib.dataset.layouts import Findings, shortlist
+from lib.dataset.findings import Findings, shortlist
 from lib.dataset.validation import Examination
 
 KEY = "dataset.regions"

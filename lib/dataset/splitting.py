@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,12 @@ import numpy as np
 from lib.core.defects import types_of
 from lib.core.images import Depth
 from lib.core.params import Dataset, Split
-from lib.core.records import GOOD, RegionMap, Sample
+from lib.core.records import GOOD, MIXED, Sample, TypeMap
 from lib.dataset.conversion import dataset_depth
-from lib.dataset.foregrounds import read_foregrounds
-from lib.dataset.layouts import (
-    DatasetProblems,
-    Findings,
-    Picture,
-    natural_key,
-    read_category,
-    read_groups,
-    shortlist,
-)
-from lib.dataset.regions import read_region_maps
-from lib.dataset.validation import Examination, validate
+from lib.dataset.findings import DatasetProblems, Findings, natural_key, shortlist
+from lib.dataset.pictures import Picture
+from lib.dataset.survey import Look, look_at
+from lib.dataset.validation import Examination
 
 PARTS = ("train", "val", "test")
 NEAR = 4  # of 64 bits; re-encoding or rescaling a picture changes about as many
@@ -33,56 +25,41 @@ NEAR = 4  # of 64 bits; re-encoding or rescaling a picture changes about as many
 Parts = tuple[list[Sample], dict[str, Any]]
 
 
-@dataclass
-class Look:
-    """What is known of a category before it is split."""
+def split_categories(dataset: Dataset, split: Split) -> tuple[dict[str, Parts], Depth, dict[str, Look]]:
+    """Read, validate and split all categories: of each its samples, sorted by id, and the summary for `split.json`; the
+    one depth of all their pictures; and what was seen of each.
 
-    findings: Findings
-    pictures: list[Picture] = field(default_factory=list)
-    groups: dict[str, str] = field(default_factory=dict)
-    examinations: list[Examination] = field(default_factory=list)
-    foregrounds: dict[str, tuple[Path, str]] = field(default_factory=dict)
-    regions: dict[str, RegionMap] = field(default_factory=dict)
-
-
-def split_categories(dataset: Dataset, split: Split) -> tuple[dict[str, Parts], Depth]:
-    """Read, validate and split all categories: of each its samples, sorted by id, and the summary for `split.json`; and
-    the one depth of all their pictures.
+    Of masks that are drawn the samples name the types alone: `lib.dataset.conversion` writes them.
 
     Raises DatasetProblems with everything that is wrong in any of them, and all warnings beside it.
     """
-    looks = {category: _look(dataset, category) for category in dataset.categories}
-    examinations = [one for look in looks.values() for one in look.examinations]
-    depth, problems = dataset_depth(examinations, dataset.depth)
+    looks = {category: look_at(dataset, category) for category in dataset.categories}
+    splits, depth, problems = split_looks(looks, dataset, split)
+    if problems:
+        raise DatasetProblems(problems, [warning for look in looks.values() for warning in look.findings.warnings])
+    return splits, depth, looks
+
+
+def split_looks(looks: Mapping[str, Look], dataset: Dataset, split: Split) -> tuple[dict[str, Parts], Depth, list[str]]:
+    """`split_categories` of what was seen: the parts of sound categories, the depth, and all problems of any."""
+    depth, problems = dataset_depth([one for look in looks.values() for one in look.examinations], dataset.depth)
     problems += [problem for look in looks.values() for problem in look.findings.problems]
+    whole = [category for category, look in looks.items() if look.place and look.place.base == Path(dataset.path)]
+    if len(whole) > 1:
+        problems.append(
+            f"dataset.categories: {dataset.path} is one category, which {', '.join(whole)} would all be; name one"
+        )
     splits = {}
     for category, look in looks.items():
         if not look.findings.problems:
             splits[category] = _split(look, split, category)
             problems += look.findings.problems
-    if problems:
-        raise DatasetProblems(problems, [warning for look in looks.values() for warning in look.findings.warnings])
-    return splits, depth
+    return splits, depth, problems
 
 
 def split_category(dataset: Dataset, split: Split, category: str) -> Parts:
     """`split_categories` of a single one."""
     return split_categories(dataset.model_copy(update={"categories": (category,)}), split)[0][category]
-
-
-def _look(dataset: Dataset, category: str) -> Look:
-    """Read the names of a category and open all of its pictures; what is wrong stands in the findings."""
-    look = Look(Findings())
-    try:
-        look.pictures = read_category(Path(dataset.path), category, look.findings)
-    except DatasetProblems as error:
-        look.findings.problems += error.problems
-        return look
-    look.groups = read_groups(dataset, look.pictures, look.findings)
-    look.examinations = validate(look.pictures, look.findings)
-    look.foregrounds = read_foregrounds(dataset, category, look.examinations, look.findings)
-    look.regions = read_region_maps(dataset, category, look.examinations, look.findings)
-    return look
 
 
 def _split(look: Look, split: Split, category: str) -> Parts:
@@ -125,6 +102,7 @@ def _sample(category: str, examination: Examination, group: str, part: str) -> S
         mask_sha256=examination.mask_sha256,
         twin=picture.twin.as_posix() if picture.twin else None,
         twin_sha256=examination.twin_sha256,
+        type_map=TypeMap("", "", picture.types) if picture.defect_type == MIXED else None,
     )
 
 
@@ -151,8 +129,8 @@ def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split:
     defects and of good ones alike.
 
     Good pictures follow the defects of their group. Other groups keep to the folders, `test/good` to test and
-    `train/good` to fitting; without such folders the last third of the groups is test, since neighbours in a series
-    look alike. Of the fitting groups `val_fraction`, evenly spaced, are val.
+    `train/good` to fitting; without a folder for test the last third of the groups is test, since neighbours in a
+    series look alike. Of the fitting groups `val_fraction`, evenly spaced, are val.
     """
     if split.rule == "given":
         return _given(pictures, groups, split.val_fraction)
@@ -165,7 +143,7 @@ def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split:
         part_of |= _assign_defects(ordered[defect_type], split, part_of)
 
     free = [group for group in ordered[GOOD] if group not in part_of]
-    if any(picture.folder for picture in pictures):
+    if any(picture.folder == "test" for picture in pictures):
         test = {groups[one.id] for one in pictures if one.defect_type == GOOD and one.folder == "test"}
     else:
         test = set(free[len(free) - max(1, len(free) // 3) :])

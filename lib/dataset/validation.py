@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from lib.core.errors import UserError
 from lib.core.geometry import Mask
-from lib.core.images import decode, read_mask, read_pixels, stored_orientation, turned
-from lib.core.records import GOOD
+from lib.core.images import decode, png_bytes, read_mask, read_pixels, stored_orientation, turned
+from lib.core.records import GOOD, MaskSource
 from lib.core.runtime import progress
-from lib.dataset.layouts import Findings, Picture, shortlist
+from lib.dataset.annotations import Annotation, BoxMasks, draw
+from lib.dataset.findings import Findings, shortlist
+from lib.dataset.pictures import Picture
 
+BACK = {6: 8, 8: 6}  # the orientation that undoes another; all others undo themselves
 THREADS = 8  # more would gain little, and each may hold a picture of a hundred million pixels
 
 
@@ -49,16 +52,29 @@ class Examination:
     doubtful_turn: bool = False  # fits the picture either way
     beside: str = ""  # where the picture shows something, if the mask lies wholly elsewhere
     covering_mask: bool = False  # marks more than half of the picture
+    drawn: "Drawn | None" = None  # where the mask is drawn from an annotation
 
 
-def validate(pictures: Sequence[Picture], findings: Findings) -> list[Examination]:
+@dataclass(frozen=True)
+class Drawn:
+    """A drawing, packed: `png` holds its labels, as `lib.dataset.annotations.Drawing` has them."""
+
+    png: bytes
+    types: tuple[str, ...]
+    source: MaskSource
+    guessed: int
+
+
+def validate(pictures: Sequence[Picture], findings: Findings, boxes: BoxMasks = "grabcut") -> list[Examination]:
     """Examine all pictures, on several threads, and add to the findings what is wrong with them, alone and together.
 
-    Looks for unreadable files, masks that do not fit or mark nothing, ids that clash, the same picture twice, and too
-    few pictures of a kind.
+    boxes: as for `draw`. Looks for unreadable files, masks that do not fit or mark nothing, ids that clash, the same
+    picture twice, and too few pictures of a kind.
     """
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        examinations = list(progress(pool.map(examine, pictures), "pictures", total=len(pictures)))
+        examinations = list(
+            progress(pool.map(lambda one: examine(one, boxes), pictures), "pictures", total=len(pictures))
+        )
     findings.problems += [problem for one in examinations for problem in one.problems]
     _note_repetitions(examinations, findings)
     _note_doubtful_masks(examinations, findings)
@@ -95,7 +111,7 @@ def _note_doubtful_masks(examinations: Sequence[Examination], findings: Findings
         "invert them",
     )
     warn(
-        [one.picture.mask for one in examinations if one.turned_mask],
+        [one.picture.mask or one.picture.path for one in examinations if one.turned_mask],
         "have the size of their picture as it is stored; an EXIF tag turns the picture upright, so they are turned "
         "with it",
     )
@@ -104,6 +120,17 @@ def _note_doubtful_masks(examinations: Sequence[Examination], findings: Findings
         "fit their picture both as it is stored and as its EXIF tag turns it; they are taken as drawn on the upright "
         "picture, as viewers show it: look at them, and save the pictures without the tag if they lie wrong",
     )
+    if guesses := [one for one in examinations if one.drawn and one.drawn.source == "grabcut"]:
+        findings.warnings.append(
+            f"{len(guesses)} picture(s) have boxes and no masks: GrabCut guesses what stands out in a box. Look at "
+            f"these masks, draw your own where they are wrong, or set dataset.boxes to whole: "
+            f"{shortlist([str(one.picture.path) for one in guesses])}"
+        )
+    if unanswered := [one for one in examinations if one.drawn and one.drawn.guessed]:
+        findings.warnings.append(
+            f"{sum(one.drawn.guessed for one in unanswered if one.drawn)} box(es) are marked whole, since nothing "
+            f"stands out in them: {shortlist([str(one.picture.path) for one in unanswered])}"
+        )
     if beside := [
         f"{one.picture.mask} (the picture shows something at {one.beside})" for one in examinations if one.beside
     ]:
@@ -115,7 +142,7 @@ def _note_doubtful_masks(examinations: Sequence[Examination], findings: Findings
 
 def _note_scarcity(pictures: Sequence[Picture], findings: Findings) -> None:
     """Note kinds of pictures that are missing, or too few to be split."""
-    number = Counter(picture.defect_type for picture in pictures)
+    number = Counter(defect_type for picture in pictures for defect_type in picture.types)
     if not number[GOOD]:  # first, since it may be why so many have no mask
         findings.problems.insert(0, "no good pictures; add them to the folder `good` (`train/good` and `test/good`)")
     if not number.keys() - {GOOD}:
@@ -128,8 +155,11 @@ def _note_scarcity(pictures: Sequence[Picture], findings: Findings) -> None:
     ]
 
 
-def examine(picture: Picture) -> Examination:
-    """Open a picture, its mask and its twin. Anything wrong is reported in `problems`, never raised."""
+def examine(picture: Picture, boxes: BoxMasks = "grabcut") -> Examination:
+    """Open a picture, its mask and its twin, and draw the mask that is given as regions.
+
+    Anything wrong is reported in `problems`, never raised.
+    """
     try:
         image = read_pixels(picture.path)
         sha256 = _sha256(picture.path)
@@ -156,6 +186,8 @@ def examine(picture: Picture) -> Examination:
     )
     if picture.mask is not None:
         result = _with_mask(result, picture.mask, image)
+    if picture.annotation is not None:
+        result = _with_drawing(result, picture.annotation, image, boxes)
     return result if picture.twin is None else _with_twin(result, picture.twin)
 
 
@@ -178,6 +210,28 @@ def _with_mask(result: Examination, path: Path, image: NDArray) -> Examination:
         )
     except (OSError, UserError) as error:
         return replace(result, problems=(*result.problems, f"{error}; replace the file"))
+
+
+def _with_drawing(result: Examination, annotation: Annotation, image: NDArray, boxes: BoxMasks) -> Examination:
+    """The examination of a picture (H, W, 3) with the mask that its annotation says."""
+    try:
+        (height, width), turns = image.shape[:2], stored_orientation(result.picture.path)
+        as_stored = annotation.size == (height, width) != (width, height) and turns >= 5
+        if annotation.size not in (None, (width, height)) and not as_stored:
+            raise UserError(
+                f"{annotation.source}: it was made for a picture of {annotation.size[0]} x {annotation.size[1]} px, "
+                f"{result.picture.path} has {width} x {height} px; annotate the picture at its full size"
+            )
+        drawing = draw(annotation, turned(image, BACK.get(turns, turns)) if as_stored else image, boxes)
+        labels = np.ascontiguousarray(turned(drawing.labels, turns) if as_stored else drawing.labels)
+        return replace(
+            result,
+            problems=(*result.problems, *_mask_problems(annotation.source, labels > 0, image)),
+            turned_mask=as_stored,
+            drawn=Drawn(png_bytes(labels), drawing.types, drawing.source, drawing.guessed),
+        )
+    except (OSError, UserError) as error:
+        return replace(result, problems=(*result.problems, str(error)))
 
 
 def _with_twin(result: Examination, path: Path) -> Examination:

@@ -12,7 +12,7 @@ from lib.core.images import read_image, read_mask
 from lib.core.params import Dataset, Split
 from lib.core.records import Sample
 from lib.dataset.conversion import converted
-from lib.dataset.layouts import DatasetProblems
+from lib.dataset.findings import DatasetProblems
 from lib.dataset.splitting import split_categories
 
 SPLIT = Split(rule="first_third", shots=6, val_fraction=0.34)
@@ -41,7 +41,7 @@ def dataset(root: Path, depth: object = "auto") -> Dataset:
 
 
 def samples_of(root: Path, folder: Path, depth: object = "auto") -> tuple[list[Sample], object]:
-    splits, found = split_categories(dataset(root, depth), SPLIT)
+    splits, found, _ = split_categories(dataset(root, depth), SPLIT)
     return converted(splits["nut"][0], found, folder, folder), found
 
 

@@ -1,14 +1,16 @@
 """Masks of the object that a person drew: found by the picture's path, and refused with one clear line."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from lib.core.images import write_png
 from lib.core.params import Dataset, Split
-from lib.dataset.layouts import DatasetProblems
+from lib.dataset.findings import DatasetProblems
 from lib.dataset.splitting import split_category
 
 SIZE = (24, 32)
@@ -104,3 +106,28 @@ def test_the_folder_lies_in_the_data_set(root, folder):
                 "foreground": folder,
             }
         )
+
+
+def test_in_a_data_set_that_is_one_category_masks_of_the_object_lie_below_their_folder_and_are_no_pictures(tmp_path):
+    names = [f"images/{kind}/{number}" for kind in ("good", "parts") for number in range(6)]
+    rng = np.random.default_rng(0)
+    for name in names:
+        for path in (tmp_path / f"{name}.png", tmp_path / "objects" / f"{name}.png"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (24, 32, 3)).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        mask = np.zeros((24, 32), np.uint8)
+        mask[4:20, 4:28] = 255
+        Image.fromarray(mask).save(tmp_path / f"objects/{name}.png")
+    box = {"category_id": 1, "bbox": [6, 6, 8, 8]}
+    content = {
+        "images": [{"id": number, "file_name": f"images/parts/{number}.png"} for number in range(6)],
+        "annotations": [{"image_id": number, **box} for number in range(6)],
+        "categories": [{"id": 1, "name": "crack"}],
+    }
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    nothing = {"group_table": None, "group_column": None, "group_pattern": None, "depth": "auto"}
+    dataset = Dataset.model_validate(
+        {"path": str(tmp_path), "categories": ["nut"], "foreground": "objects", "boxes": "whole", **nothing}
+    )
+    samples, _ = split_category(dataset, Split(rule="first_third", shots=6, val_fraction=0.34), "nut")
+    assert len(samples) == 12 and all(sample.foreground for sample in samples)

@@ -7,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.core.params import Dataset
-from lib.dataset.layouts import DatasetProblems, Findings, Picture, natural_key, read_category, read_groups
+from lib.dataset.findings import DatasetProblems, Findings, natural_key
+from lib.dataset.groups import read_groups
+from lib.dataset.layouts import read_category
+from lib.dataset.pictures import Picture
 
 
 def touch(root: Path, *names: str) -> None:

@@ -11,7 +11,7 @@ from lib.core.images import write_png
 from lib.core.params import Dataset, Split
 from lib.core.records import RegionMap, Sample
 from lib.core.regions import CLOSED, FREE, IGNORED, read_regions
-from lib.dataset.layouts import DatasetProblems
+from lib.dataset.findings import DatasetProblems
 from lib.dataset.splitting import split_category
 
 SIZE = (24, 32)

@@ -16,7 +16,8 @@ from PIL import Image
 
 from lib.core.params import Dataset, Split
 from lib.core.records import GOOD, Sample, read_records
-from lib.dataset.layouts import DatasetProblems, Picture
+from lib.dataset.findings import DatasetProblems
+from lib.dataset.pictures import Picture
 from lib.dataset.splitting import assign_splits, leaks, near_duplicates, split_category
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.dataset.layouts import Findings, read_category
+from lib.dataset.findings import Findings
+from lib.dataset.layouts import read_category
 from lib.dataset.validation import examine, perceptual_hash, validate
 
 

@@ -1,0 +1,154 @@
+"""The pictures below a folder, by the names that annotations give them, and what annotations say of each."""
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from lib.core.errors import UserError
+from lib.core.images import SUFFIXES
+from lib.core.records import GOOD
+from lib.dataset.annotations import Annotation, Region, Shape
+from lib.dataset.findings import Findings, natural_key, shortlist
+from lib.dataset.pictures import Picture, TypeNames, part_of, picture_names, type_of
+
+
+class Album:
+    """All visible pictures below a folder; links to folders are not followed."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.paths: list[Path] = []
+        for folder, folders, files in os.walk(base):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            self.paths += [
+                Path(folder, name)
+                for name in files
+                if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+            ]
+        self.paths.sort(key=lambda path: natural_key(path.as_posix()))
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        for path in self.paths:
+            self._by_name[path.name.casefold()].append(path)
+            self._by_name[path.stem.casefold()].append(path)
+        self._all = set(self.paths)
+
+    def find(self, name: str, beside: Path | None = None) -> Path:
+        """The picture that an annotation names; `beside`: the folder of the annotation's file.
+
+        The name is a path from there, from the folder of the data set, or from some other machine: then its last
+        pieces count, as many as it takes to be certain. Without an ending it may be any picture's. Nothing outside of
+        the data set is ever answered. Raises UserError for names that lead out of it, or to no picture, or to several.
+        """
+        wanted = name.strip().replace("\\", "/")
+        for folder in filter(None, (beside, self.base)):
+            place = Path(os.path.normpath(folder / wanted))
+            if place in self._all:
+                return place
+        if ".." in PurePosixPath(wanted).parts:
+            raise UserError(f"{name!r} leads out of the data set, or to no picture in it")
+        pieces = [piece.casefold() for piece in PurePosixPath(wanted).parts]
+        found = self._by_name.get(pieces[-1], []) if pieces else []
+        if not found:
+            raise UserError(f"{name!r} is not there")
+
+        def alike(path: Path) -> int:
+            own = [*(folder.casefold() for folder in path.parts[-2::-1]), ""]
+            return next(
+                (n for n, (one, other) in enumerate(zip(own, pieces[-2::-1], strict=False)) if one != other), 99
+            )
+
+        best = max(map(alike, found))
+        closest = [path for path in found if alike(path) == best]
+        if len(closest) > 1:
+            raise UserError(f"{name!r} may be any of {shortlist([str(path) for path in closest])}")
+        return closest[0]
+
+
+@dataclass
+class Notes:
+    """What annotations say of one picture."""
+
+    source: Path
+    part: str = ""
+    size: tuple[int, int] | None = None  # width, height of the picture that was annotated
+    shares: bool = False  # coordinates from 0 to 1
+    group: str | None = None
+    regions: list[Region] = field(default_factory=list)
+
+
+class AnnotatedPictures:
+    """Gathers annotations, whatever their format, and turns them into pictures; everything odd goes to the findings."""
+
+    def __init__(self, base: Path, findings: Findings) -> None:
+        self.base, self.findings = base, findings
+        self.album, self.type_name = Album(base), TypeNames()
+        self.notes: dict[Path, Notes] = {}
+        self._lost: dict[Path, list[str]] = defaultdict(list)
+        self._skipped: Counter[str] = Counter()
+
+    def picture(self, name: str, source: Path, part: str = "", **known: object) -> Notes | None:
+        """The notes of the picture that the file `source` names, or None where it is not there."""
+        try:
+            path = self.album.find(name, source.parent)
+        except UserError as error:
+            self._lost[source].append(str(error))
+            return None
+        notes = self.notes.setdefault(path, Notes(source, part or part_of(path.relative_to(self.base)), **known))  # type: ignore[arg-type]
+        if known.get("size") and notes.size != known["size"]:
+            self.findings.problems.append(
+                f"{path}: {notes.source} and {source} were made for pictures of different size; correct or remove one"
+            )
+        return notes
+
+    def region(self, notes: Notes, label: object, shape: Shape) -> None:
+        """Add a defect to the notes of a picture."""
+        notes.regions.append(Region(self.type_name(label), shape))
+
+    def skip(self, kind: str) -> None:
+        """Count what has no area, or is of a kind that is not read."""
+        self._skipped[kind] += 1
+
+    @contextmanager
+    def file(self, path: Path, kind: str) -> Iterator[None]:
+        """Turn whatever a file of the wrong form leads to into one problem that names it."""
+        try:
+            yield
+        except UserError as error:
+            self.findings.problems.append(str(error))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            self.findings.problems.append(
+                f"{path}: not as {kind} has it: {type(error).__name__}: {error}; export it anew, or remove it"
+            )
+
+    def pictures(self) -> list[Picture]:
+        """A picture for each that is named, and for each in a folder `good`; says what is lost, skipped or not read."""
+        for path in self.album.paths:
+            if path not in self.notes and path.parent.name.casefold() == GOOD:
+                self.notes[path] = Notes(path, part_of(path.relative_to(self.base)))
+        for source, names in self._lost.items():
+            self.findings.problems.append(
+                f"{source}: {len(names)} picture(s) cannot be found below {self.base}: {shortlist(names)}; "
+                f"add them, or remove them from the file"
+            )
+        if self._skipped:
+            kinds = [f"{number} {kind}" for kind, number in sorted(self._skipped.items())]
+            self.findings.warnings.append(f"{self.base}: not read, since it marks no area: {shortlist(kinds)}")
+        if unread := [str(path) for path in self.album.paths if path not in self.notes]:
+            self.findings.warnings.append(
+                f"{self.base}: not read: {len(unread)} picture(s) that no annotation names; good ones belong into a "
+                f"folder `{GOOD}`: {shortlist(unread)}"
+            )
+        self.type_name.warn(self.findings)
+        name_of = picture_names(self.notes, self.base)
+        pictures = []
+        for path in sorted(self.notes, key=lambda one: natural_key(one.as_posix())):
+            notes, regions = self.notes[path], tuple(self.notes[path].regions)
+            annotation = Annotation(notes.source, regions, notes.size, notes.shares) if regions else None
+            name = name_of[path] if name_of[path] != path.stem else None
+            pictures.append(
+                Picture(type_of(regions), notes.part, path, annotation=annotation, group=notes.group, name=name)
+            )
+        return pictures

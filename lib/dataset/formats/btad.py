@@ -1,0 +1,26 @@
+"""BTAD (Mishra et al. 2021): `train/ok`, `test/ok`, `test/ko`, masks in `ground_truth/ko`, named like the pictures."""
+
+from pathlib import Path
+
+from lib.core.records import GOOD
+from lib.dataset.findings import Findings
+from lib.dataset.folders import defects_with_masks, picture_files
+from lib.dataset.pictures import TEST, TRAIN, Picture
+
+OK, KO = "ok", "ko"
+
+
+def recognises(base: Path) -> str | None:
+    """Why the folder is taken for BTAD, or None."""
+    return f"the folders train/{OK} and test/{KO}" if (base / f"train/{OK}").is_dir() else None
+
+
+def read(base: Path, findings: Findings) -> list[Picture]:
+    """The pictures of a category; adds to the findings which of them lack masks."""
+    pictures = [
+        Picture(GOOD, part, path)
+        for folder, part in ((f"train/{OK}", TRAIN), (f"test/{OK}", TEST))
+        if (base / folder).is_dir()
+        for path in picture_files(base / folder, findings)
+    ]
+    return pictures + defects_with_masks(base / "test" / KO, base / "ground_truth" / KO, KO, TEST, findings)

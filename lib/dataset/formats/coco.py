@@ -1,0 +1,78 @@
+"""COCO: JSON files with `images`, `annotations` and `categories`; polygons, run lengths, or boxes alone.
+
+The part stands in the name of the file (`instances_train2017.json`) or of a folder. A picture without annotations is
+a good one.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as runs
+
+from lib.core.errors import UserError
+from lib.dataset.album import AnnotatedPictures
+from lib.dataset.annotations import Polygon, Rectangle, RunLengths, Shape
+from lib.dataset.findings import Findings
+from lib.dataset.pictures import Picture, part_of, part_of_words
+from lib.dataset.reading import annotation_files, read_json, recognised
+
+KEYS = ("images", "annotations", "categories")
+
+
+def recognises(base: Path) -> str | None:
+    """Why the folder is taken for COCO, or None."""
+    found = recognised(base, ".json", read_json, _is_coco)
+    return f"{found} holds {', '.join(KEYS)}" if found else None
+
+
+def read(base: Path, findings: Findings) -> list[Picture]:
+    """The pictures that the JSON files name; adds to the findings what is wrong with any of them."""
+    found = AnnotatedPictures(base, findings)
+    for path in annotation_files(base, ".json"):
+        with found.file(path, "COCO"):
+            content = read_json(path)
+            if _is_coco(content):
+                _read_file(path, content, found)
+            else:
+                findings.warnings.append(f"{path}: not read, since it lacks {', '.join(KEYS)}")
+    return found.pictures()
+
+
+def _is_coco(content: Any) -> bool:
+    return isinstance(content, dict) and all(isinstance(content.get(key), list) for key in KEYS)
+
+
+def _read_file(path: Path, content: dict[str, Any], found: AnnotatedPictures) -> None:
+    part = part_of_words(path.stem) or part_of(path.relative_to(found.base))
+    labels = {one["id"]: one["name"] for one in content["categories"]}
+    notes = {}
+    for image in content["images"]:
+        size = (int(image["width"]), int(image["height"])) if image.get("width") and image.get("height") else None
+        notes[image["id"]] = found.picture(str(image["file_name"]), path, part, size=size)
+    for number, one in enumerate(content["annotations"]):
+        if one["image_id"] not in notes or one["category_id"] not in labels:
+            raise UserError(
+                f"{path}: annotation {one.get('id', number)}: image {one['image_id']} or category {one['category_id']} "
+                f"is not in the file; export it anew"
+            )
+        if (picture := notes[one["image_id"]]) is not None:
+            found.region(picture, labels[one["category_id"]], _shape(path, one))
+
+
+def _shape(path: Path, annotation: dict[str, Any]) -> Shape:
+    """The most exact of what an annotation holds."""
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, dict):
+        height, width = map(int, segmentation["size"])
+        counts = segmentation["counts"]
+        if isinstance(counts, list):
+            if any(count < 0 for count in counts) or sum(counts) != width * height:
+                raise UserError(
+                    f"{path}: annotation {annotation.get('id')}: run lengths that do not fill {width} x {height} px"
+                )
+            counts = runs.frPyObjects({"counts": counts, "size": [height, width]}, height, width)["counts"]
+        return RunLengths(counts if isinstance(counts, bytes) else str(counts).encode("ascii"), (width, height))
+    if segmentation:
+        return Polygon(tuple(tuple(map(float, ring)) for ring in segmentation))
+    x, y, wide, high = map(float, annotation["bbox"])
+    return Rectangle((x, y, x + wide, y + high))

@@ -1,0 +1,81 @@
+"""CVAT for images: one XML file with polygons, boxes, ellipses and masks of all pictures.
+
+A picture without any is a good one. Its `subset`, or a folder, names the part. Lines, points and tags mark no area.
+"""
+
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+import numpy as np
+
+from lib.core.errors import UserError
+from lib.core.images import MAX_PIXELS
+from lib.dataset.album import AnnotatedPictures
+from lib.dataset.annotations import Polygon, Rectangle, RunLengths, Shape, ellipse, encoded, turned_box
+from lib.dataset.findings import Findings
+from lib.dataset.pictures import Picture, part_of_words
+from lib.dataset.reading import annotation_files, read_xml, recognised
+
+
+def recognises(base: Path) -> str | None:
+    """Why the folder is taken for CVAT's export, or None."""
+    found = recognised(base, ".xml", read_xml, _is_cvat)
+    return f"{found} holds the shapes of many pictures" if found else None
+
+
+def read(base: Path, findings: Findings) -> list[Picture]:
+    """The pictures that the XML files name; adds to the findings what is wrong with any of them."""
+    found = AnnotatedPictures(base, findings)
+    for path in annotation_files(base, ".xml"):
+        with found.file(path, "CVAT for images 1.1"):
+            root = read_xml(path)
+            if not _is_cvat(root):
+                findings.warnings.append(f"{path}: not read, since it is no export of CVAT for images")
+                continue
+            for image in root.findall("image"):
+                size = int(image.attrib["width"]), int(image.attrib["height"])
+                part = part_of_words(image.get("subset", ""))
+                notes = found.picture(image.attrib["name"], path, part, size=size)
+                for element in image if notes else []:
+                    if (shape := _shape(element, size)) is None:
+                        found.skip(element.tag)
+                    else:
+                        found.region(notes, element.attrib["label"], shape)  # type: ignore[arg-type]
+    return found.pictures()
+
+
+def _is_cvat(root: Element) -> bool:
+    return root.tag == "annotations" and root.find("image") is not None
+
+
+def _shape(element: Element, size: tuple[int, int]) -> Shape | None:
+    """The area of an element, or None where it has none."""
+
+    def value(key: str) -> float:
+        return float(element.attrib[key])
+
+    if element.tag == "polygon":
+        points = element.attrib["points"].replace(";", ",").split(",")
+        return Polygon((tuple(map(float, points)),))
+    if element.tag == "box":
+        corners = value("xtl"), value("ytl"), value("xbr"), value("ybr")
+        angle = float(element.get("rotation", 0))
+        return turned_box(corners, angle) if angle else Rectangle(corners)
+    if element.tag == "ellipse":
+        return ellipse(value("cx"), value("cy"), value("rx"), value("ry"), float(element.get("rotation", 0)))
+    if element.tag == "mask":
+        return _mask(element, size)
+    return None
+
+
+def _mask(element: Element, size: tuple[int, int]) -> RunLengths:
+    """A mask, given as run lengths in rows within a rectangle, the first of them outside."""
+    left, top, wide, high = (int(element.attrib[key]) for key in ("left", "top", "width", "height"))
+    counts = [int(word) for word in element.attrib["rle"].split(",")]
+    width, height = size
+    inside = left >= 0 and top >= 0 and wide > 0 and high > 0 and left + wide <= width and top + high <= height
+    if width * height > MAX_PIXELS or not inside or min(counts) < 0 or sum(counts) != wide * high:
+        raise UserError(f"run lengths that do not fill {wide} x {high} px at {left}, {top} of {width} x {height} px")
+    mask = np.zeros((height, width), bool)
+    mask[top : top + high, left : left + wide] = np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(high, wide)
+    return encoded(mask)

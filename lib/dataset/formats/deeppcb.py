@@ -1,0 +1,97 @@
+"""DeepPCB (Tang et al. 2019): pairs of a template and an aligned test picture, and boxes in text files.
+
+`group*/NNNNN/ID_temp.jpg`, `ID_test.jpg`, `group*/NNNNN_not/ID.txt`, each of its lines `x1 y1 x2 y2 class`;
+`trainval.txt` and `test.txt` say which pair belongs to which part. A template is a good picture, and one capture group
+with its test picture. A mask is where the two differ within a box.
+"""
+
+from pathlib import Path, PurePosixPath
+
+from lib.core.errors import UserError
+from lib.core.images import SUFFIXES
+from lib.core.records import GOOD
+from lib.dataset.annotations import Annotation, Difference, Region
+from lib.dataset.findings import Findings, natural_key
+from lib.dataset.pictures import TEST, TRAIN, Picture, type_of
+from lib.dataset.reading import numbers, read_text
+
+TEMPLATE, TESTED, LABELS = "_temp", "_test", "_not"
+TYPES = ("open", "short", "mousebite", "spur", "copper", "pin-hole")  # 1 to 6
+LISTS = {"trainval.txt": TRAIN, "test.txt": TEST}
+LEVELS = ("*", "*/*", "*/*/*")  # how deep pairs lie, with and without the folder PCBData
+
+
+def recognises(base: Path) -> str | None:
+    """Why the folder is taken for DeepPCB, or None."""
+    found = next(iter(_templates(base)), None)
+    if found is None or not _labels(found).parent.is_dir():
+        return None
+    return f"pairs such as {found.relative_to(base).as_posix()} with boxes in {_labels(found).parent.name}/"
+
+
+def read(base: Path, findings: Findings) -> list[Picture]:
+    """Template and test picture of every pair; adds to the findings what is missing or wrong in any of them."""
+    parts = _parts(base, findings)
+    pictures: list[Picture] = []
+    for template in _templates(base):
+        pair = template.stem.removesuffix(TEMPLATE)
+        tested, labels = template.with_name(f"{pair}{TESTED}{template.suffix}"), _labels(template)
+        if absent := [str(path) for path in (tested, labels) if not path.is_file()]:
+            findings.problems.append(f"{template}: its pair lacks {' and '.join(absent)}; add them, or remove the pair")
+            continue
+        part = parts.get(pair, "")
+        group = (template.parent.relative_to(base) / pair).as_posix()
+        pictures.append(Picture(GOOD, part, template, group=group))
+        regions = _regions(labels, template, findings)
+        annotation = Annotation(labels, regions) if regions else None
+        pictures.append(Picture(type_of(regions), part, tested, annotation=annotation, group=group))
+    return pictures
+
+
+def _templates(base: Path) -> list[Path]:
+    """All templates below a folder, in natural order."""
+    found = (
+        path for level in LEVELS for path in base.glob(f"{level}/*{TEMPLATE}.*") if path.suffix.lower() in SUFFIXES
+    )
+    return sorted(found, key=lambda path: natural_key(path.as_posix()))
+
+
+def _labels(template: Path) -> Path:
+    """The file of boxes of a pair."""
+    folder = template.parent.with_name(f"{template.parent.name}{LABELS}")
+    return folder / f"{template.stem.removesuffix(TEMPLATE)}.txt"
+
+
+def _parts(base: Path, findings: Findings) -> dict[str, str]:
+    """The part of every pair that the official lists name, by the pair's number."""
+    parts: dict[str, str] = {}
+    for place in (base, *(folder for folder in base.iterdir() if folder.is_dir())):
+        for name, part in LISTS.items():
+            if (place / name).is_file():
+                try:
+                    lines = read_text(place / name).splitlines()
+                except UserError as error:
+                    findings.problems.append(str(error))
+                    continue
+                parts |= {PurePosixPath(line.split()[0]).stem: part for line in lines if line.strip()}
+    return parts
+
+
+def _regions(labels: Path, template: Path, findings: Findings) -> tuple[Region, ...]:
+    """The boxes of a pair; what is wrong with a line is added to the findings."""
+    regions = []
+    try:
+        for number, line in enumerate(read_text(labels).splitlines(), start=1):
+            values = numbers(line, " ,\t")
+            if values == []:
+                continue
+            if values is None or len(values) != 5 or values[4] not in range(1, len(TYPES) + 1):
+                raise UserError(
+                    f"{labels}, line {number}: expected x1 y1 x2 y2 and a class from 1 to {len(TYPES)} "
+                    f"(found {line!r:.80})"
+                )
+            corners = (values[0], values[1], values[2], values[3])
+            regions.append(Region(TYPES[int(values[4]) - 1], Difference(template, corners)))
+    except UserError as error:
+        findings.problems.append(str(error))
+    return tuple(regions)

@@ -1,0 +1,149 @@
+"""Label Studio's JSON export: polygons, rectangles, ellipses and brush strokes of all pictures.
+
+Of each task the first annotation that was not cancelled counts; a picture whose annotation is empty is a good one.
+Names lead to the pictures by their last pieces, with or without the eight digits that an upload puts before them.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.core.errors import UserError
+from lib.core.images import MAX_PIXELS
+from lib.dataset.album import AnnotatedPictures
+from lib.dataset.annotations import Polygon, Rectangle, RunLengths, Shape, ellipse, encoded, turned_box
+from lib.dataset.findings import Findings
+from lib.dataset.pictures import Picture
+from lib.dataset.reading import annotation_files, read_json, recognised
+
+RESULTS = ("annotations", "completions")  # today's name and that of old versions
+UPLOADED = re.compile(r"^[0-9a-f]{8}-")
+
+
+def recognises(base: Path) -> str | None:
+    """Why the folder is taken for Label Studio's export, or None."""
+    found = recognised(base, ".json", read_json, _is_export)
+    return f"{found} is a list of tasks with data and annotations" if found else None
+
+
+def read(base: Path, findings: Findings) -> list[Picture]:
+    """The pictures that the JSON files name; adds to the findings what is wrong with any of them."""
+    found = AnnotatedPictures(base, findings)
+    for path in annotation_files(base, ".json"):
+        with found.file(path, "Label Studio's JSON"):
+            content = read_json(path)
+            if not _is_export(content):
+                findings.warnings.append(f"{path}: not read, since it is no list of tasks with data and annotations")
+                continue
+            for task in content:
+                _read_task(path, task, found)
+    return found.pictures()
+
+
+def _is_export(content: Any) -> bool:
+    first = content[0] if isinstance(content, list) and content else None
+    return isinstance(first, dict) and "data" in first and any(key in first for key in RESULTS)
+
+
+def _read_task(path: Path, task: dict[str, Any], found: AnnotatedPictures) -> None:
+    annotations: list[dict[str, Any]] = next((task[key] for key in RESULTS if key in task), [])
+    valid = [one for one in annotations if not one.get("was_cancelled")]
+    if not valid:
+        found.skip("task(s) without an annotation")
+        return
+    results = valid[0]["result"]
+    sizes = ((int(one["original_width"]), int(one["original_height"])) for one in results if one.get("original_width"))
+    size = next(sizes, None)
+    notes = found.picture(_picture_name(task, path, found), path, size=size)
+    for one in results if notes else []:
+        labels = next((value for key, value in one["value"].items() if key.endswith("labels")), None)
+        shape = _shape(path, one) if labels else None
+        if shape is None:
+            found.skip(str(one.get("type")))
+        else:
+            found.region(notes, labels[0], shape)  # type: ignore[arg-type, index]
+
+
+def _picture_name(task: dict[str, Any], path: Path, found: AnnotatedPictures) -> str:
+    """The name of a task's picture, in the form in which there is such a picture."""
+    texts = {key: value for key, value in task["data"].items() if isinstance(value, str)}
+    if not texts:
+        raise UserError(f"{path}: task {task.get('id')} names no picture")
+    address = urlsplit(texts.get("image") or next(iter(texts.values())))
+    name = parse_qs(address.query).get("d", [unquote(address.path)])[0]
+    short = UPLOADED.sub("", name.rpartition("/")[2])
+    for one in (name, short):
+        try:
+            found.album.find(one, path.parent)
+        except UserError:
+            continue
+        return one
+    return name
+
+
+def _shape(path: Path, one: dict[str, Any]) -> Shape | None:
+    """The area of a result, or None where it has none. Values are percents of the picture."""
+    value, width, height = one["value"], int(one["original_width"]), int(one["original_height"])
+    angle = float(value.get("rotation", 0))
+    if "points" in value:
+        return Polygon((tuple(n for x, y in value["points"] for n in (x * width / 100, y * height / 100)),))
+    if "rle" in value:
+        return _brushed(path, value["rle"], width, height)
+    x, y = float(value["x"]) * width / 100, float(value["y"]) * height / 100
+    if "radiusX" in value:
+        return ellipse(x, y, float(value["radiusX"]) * width / 100, float(value["radiusY"]) * height / 100, angle)
+    if "width" in value:
+        corners = x, y, x + float(value["width"]) * width / 100, y + float(value["height"]) * height / 100
+        return turned_box(corners, angle, (x, y)) if angle else Rectangle(corners)
+    return None
+
+
+def _brushed(path: Path, data: list[int], width: int, height: int) -> RunLengths:
+    """A brush stroke: the opacity of the four channels that its run lengths hold."""
+    if not 0 < width * height <= MAX_PIXELS:
+        raise UserError(f"{path}: a brush stroke of {width} x {height} px; at most {MAX_PIXELS:,} are read")
+    try:
+        values = unpacked(bytes(data), 4 * width * height)
+    except (IndexError, ValueError) as error:
+        raise UserError(f"{path}: a brush stroke that does not fill its {width} x {height} px") from error
+    return encoded(values.reshape(height, width, 4)[..., 3] > 0)
+
+
+def unpacked(data: bytes, expected: int) -> NDArray[np.uint8]:
+    """The `expected` values of Label Studio's packed run lengths.
+
+    A stream of bits: 32 for the number of values, 5 for the width of a value less 1, four times 4 for the widths of
+    lengths less 1; then runs: 1 bit that says whether one value repeats, 2 for which of the four widths the length has,
+    the length less 1, and the value, or as many values as the length says.
+    """
+    bits = "".join(f"{byte:08b}" for byte in data)
+    at = 0
+
+    def take(width: int) -> int:
+        nonlocal at
+        at += width
+        if at > len(bits):
+            raise IndexError("the stream ends too early")
+        return int(bits[at - width : at], 2)
+
+    if take(32) != expected:
+        raise ValueError("another number of values")
+    value_bits = take(5) + 1
+    length_bits = [take(4) + 1 for _ in range(4)]
+    values = np.zeros(expected, np.uint8)
+    filled = 0
+    while filled < expected:
+        repeats = take(1)
+        end = filled + take(length_bits[take(2)]) + 1
+        if end > expected:
+            raise ValueError("too many values")
+        if repeats:
+            values[filled:end] = take(value_bits) & 255
+        else:
+            values[filled:end] = [take(value_bits) & 255 for _ in range(end - filled)]
+        filled = end
+    return values

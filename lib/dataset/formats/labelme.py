@@ -1,0 +1,89 @@
+"""labelme: a JSON file for each picture, beside it or elsewhere; polygons, rectangles, circles and masks.
+
+A picture whose file holds no shape is a good one; the part stands in the name of a folder. Lines and points mark no
+area.
+"""
+
+import base64
+import binascii
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lib.core.errors import UserError
+from lib.core.images import MAX_PIXELS
+from lib.dataset.album import AnnotatedPictures
+from lib.dataset.annotations import Polygon, Rectangle, RunLengths, Shape, ellipse, encoded
+from lib.dataset.findings import Findings
+from lib.dataset.pictures import Picture
+from lib.dataset.reading import annotation_files, read_json, recognised
+
+
+def recognises(base: Path) -> str | None:
+    """Why the folder is taken for labelme's, or None."""
+    found = recognised(base, ".json", read_json, _is_labelme)
+    return f"{found} holds shapes and an imagePath" if found else None
+
+
+def read(base: Path, findings: Findings) -> list[Picture]:
+    """The pictures that the JSON files are about; adds to the findings what is wrong with any of them."""
+    found = AnnotatedPictures(base, findings)
+    for path in annotation_files(base, ".json"):
+        with found.file(path, "labelme"):
+            content = read_json(path)
+            if not _is_labelme(content):
+                findings.warnings.append(f"{path}: not read, since it lacks shapes and imagePath")
+                continue
+            width, height = int(content.get("imageWidth") or 0), int(content.get("imageHeight") or 0)
+            size = (width, height) if width * height else None
+            notes = found.picture(str(content["imagePath"]), path, size=size)
+            for one in content["shapes"] if notes else []:
+                kind = one.get("shape_type") or "polygon"
+                if (shape := _shape(path, kind, one, size)) is None:
+                    found.skip(kind)
+                else:
+                    found.region(notes, one["label"], shape)  # type: ignore[arg-type]
+    return found.pictures()
+
+
+def _is_labelme(content: Any) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("shapes"), list) and "imagePath" in content
+
+
+def _shape(path: Path, kind: str, one: dict[str, Any], size: tuple[int, int] | None) -> Shape | None:
+    """The area of a shape, or None where it has none."""
+    points = [(float(x), float(y)) for x, y in one["points"]]
+    if kind == "polygon":
+        return Polygon((tuple(value for point in points for value in point),))
+    if kind == "circle":
+        (x, y), (edge_x, edge_y) = points
+        radius = math.hypot(edge_x - x, edge_y - y)
+        return ellipse(x, y, radius, radius)
+    if kind in ("rectangle", "mask"):
+        (x0, x1), (y0, y1) = (sorted(point[axis] for point in (points[0], points[-1])) for axis in (0, 1))
+        return (
+            Rectangle((x0, y0, x1, y1)) if kind == "rectangle" else _mask(path, one["mask"], (int(x0), int(y0)), size)
+        )
+    return None
+
+
+def _mask(path: Path, data: str, corner: tuple[int, int], size: tuple[int, int] | None) -> RunLengths:
+    """A mask, given as a PNG in base64 whose upper left corner lies at `corner`."""
+    if size is None or not 0 < size[0] * size[1] <= MAX_PIXELS:
+        raise UserError(f"{path}: a mask in a picture of unknown size; imageWidth and imageHeight are needed")
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=("PNG",)) as picture:
+            if picture.width > size[0] + 1 or picture.height > size[1] + 1:
+                raise UserError(f"{path}: a mask that is larger than its picture")
+            part = np.asarray(picture.convert("L")) > 0
+    except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: a mask that cannot be read: {error}") from error
+    mask = np.zeros((size[1], size[0]), bool)
+    left, top = max(corner[0], 0), max(corner[1], 0)
+    part = part[top - corner[1] : size[1] - corner[1], left - corner[0] : size[0] - corner[0]]
+    mask[top : top + part.shape[0], left : left + part.shape[1]] = part
+    return encoded(mask)

@@ -1,0 +1,30 @@
+"""MVTec 3D-AD (Bergmann et al. 2022), its colour pictures: `train`, `validation` and `test`, in each a folder for each
+type with `rgb` and, for the mask, `gt`. Depth (`xyz`) is not read.
+"""
+
+from pathlib import Path
+
+from lib.core.records import GOOD
+from lib.dataset.findings import Findings
+from lib.dataset.folders import defects_with_masks, folders, picture_files
+from lib.dataset.pictures import TEST, TRAIN, VAL, Picture
+
+PARTS = {"train": TRAIN, "validation": VAL, "test": TEST}
+
+
+def recognises(base: Path) -> str | None:
+    """Why the folder is taken for MVTec 3D-AD, or None."""
+    found = next((path for part in PARTS for path in base.glob(f"{part}/*/rgb")), None)
+    return f"the folder {found.relative_to(base).as_posix()}" if found else None
+
+
+def read(base: Path, findings: Findings) -> list[Picture]:
+    """The pictures of a category; adds to the findings which of them lack masks."""
+    pictures = []
+    for name, part in PARTS.items():
+        for folder in folders(base / name) if (base / name).is_dir() else []:
+            if folder.name != GOOD:
+                pictures += defects_with_masks(folder / "rgb", folder / "gt", folder.name, part, findings)
+            elif (folder / "rgb").is_dir():
+                pictures += [Picture(GOOD, part, path) for path in picture_files(folder / "rgb", findings)]
+    return pictures

@@ -1,0 +1,117 @@
+"""A CSV of pictures, masks and types, with a header: `picture,mask,type`, and perhaps `part` and `group`.
+
+Paths are relative to the table. Rows of type `good` have no mask; several rows of one picture are several defects.
+"""
+
+import csv
+import os
+from collections import defaultdict
+from pathlib import Path
+
+from lib.core.errors import UserError
+from lib.core.images import SUFFIXES
+from lib.core.records import GOOD
+from lib.dataset.annotations import Annotation, MaskFile, Region
+from lib.dataset.findings import Findings
+from lib.dataset.pictures import PARTS, Picture, TypeNames, picture_names, type_of
+from lib.dataset.reading import read_text
+
+COLUMNS = {
+    "picture": ("picture", "image", "path", "file", "filename"),
+    "mask": ("mask", "mask_path"),
+    "type": ("type", "defect_type", "label", "class"),
+    "part": ("part", "split"),
+    "group": ("group", "capture_group"),
+}
+NORMAL = (GOOD, "normal", "ok", "")
+
+Row = dict[str, str]
+
+
+def recognises(base: Path) -> str | None:
+    """Why the folder is taken for a table of pictures, or None."""
+    for path in sorted(base.glob("*.csv")):
+        try:
+            if rows := _rows(path):
+                return f"{path.name} has columns of pictures and types ({len(rows)} rows)"
+        except UserError:
+            continue
+    return None
+
+
+def read(base: Path, findings: Findings) -> list[Picture]:
+    """The pictures that the tables name; adds to the findings what is wrong with any row."""
+    rows_of: dict[Path, list[Row]] = defaultdict(list)
+    types = TypeNames()
+    for table in sorted(base.glob("*.csv")):
+        try:
+            rows = _rows(table)
+        except UserError as error:
+            findings.problems.append(str(error))
+            continue
+        for number, row in enumerate(rows or (), start=2):
+            try:
+                rows_of[_inside(base, row["picture"])].append(
+                    row
+                    | {
+                        "mask": str(_inside(base, row["mask"])) if row["mask"] else "",
+                        "from": f"{table}, line {number}",
+                    }
+                )
+            except UserError as error:
+                findings.problems.append(f"{table}, line {number}: {error}")
+    names = picture_names(rows_of, base)
+    pictures = []
+    for path, rows in rows_of.items():
+        defects = [row for row in rows if row["type"].casefold() not in NORMAL]
+        for row in defects:
+            if not row["mask"]:
+                findings.problems.append(
+                    f"{row['from']}: a defect picture without a mask; add its path, or the type {GOOD}"
+                )
+        regions = tuple(Region(types(row["type"]), MaskFile(Path(row["mask"]))) for row in defects if row["mask"])
+        whole = len(regions) == 1  # the file itself is the mask
+        pictures.append(
+            Picture(
+                type_of(regions) if regions or not defects else types(defects[0]["type"]),
+                PARTS.get(rows[0]["part"].lower(), ""),
+                path,
+                Path(defects[0]["mask"]) if whole else None,
+                annotation=Annotation(path, regions) if regions and not whole else None,
+                group=rows[0]["group"] or None,
+                name=names[path] if names[path] != path.stem else None,
+            )
+        )
+    types.warn(findings)
+    return pictures
+
+
+def _rows(path: Path) -> list[Row] | None:
+    """The rows of a table, by the names of COLUMNS, "" where one is absent; None where it is no table of pictures."""
+    lines = read_text(path).splitlines()
+    if not lines:
+        return None
+    separator = max(",;\t", key=lines[0].count)
+    header = [name.strip().lower() for name in next(csv.reader(lines[:1], delimiter=separator))]
+    place = {
+        key: next((header.index(name) for name in names if name in header), None) for key, names in COLUMNS.items()
+    }
+    if place["picture"] is None or place["type"] is None:
+        return None
+    try:
+        cells = [row for row in csv.reader(lines[1:], delimiter=separator) if any(row)]
+    except csv.Error as error:
+        raise UserError(f"{path}: no CSV table: {error}") from error
+    return [
+        {key: row[at].strip() if at is not None and at < len(row) else "" for key, at in place.items()} for row in cells
+    ]
+
+
+def _inside(base: Path, name: str) -> Path:
+    """A path of the table. Raises UserError where it leads out of the data set, or to no picture."""
+    path = Path(os.path.normpath(base / name.replace("\\", "/")))
+    if not path.is_relative_to(base):
+        raise UserError(f"{name!r} leads out of the data set")
+    if not path.is_file() or path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{name!r}: there is no such picture in {base}")
+    return path

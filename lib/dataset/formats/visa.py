@@ -1,0 +1,45 @@
+"""VisA (Zou et al. 2022): `Data/Images/Normal`, `Data/Images/Anomaly`, masks in `Data/Masks/Anomaly`.
+
+The part stands in `split_csv/1cls.csv` beside the categories. All defects have the type `anomaly`, as in the published
+protocol: `image_anno.csv` may name several types for one mask, and says not which pixel shows which.
+"""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+from lib.core.errors import UserError
+from lib.core.records import GOOD
+from lib.dataset.findings import Findings
+from lib.dataset.folders import defects_with_masks, picture_files
+from lib.dataset.pictures import PARTS, Picture
+from lib.dataset.reading import read_text
+
+NORMAL, ANOMALY, MASKS = "Data/Images/Normal", "Data/Images/Anomaly", "Data/Masks/Anomaly"
+SPLIT = "split_csv/1cls.csv"
+
+
+def recognises(base: Path) -> str | None:
+    """Why the folder is taken for VisA, or None."""
+    return f"the folder {NORMAL}" if (base / NORMAL).is_dir() else None
+
+
+def read(base: Path, findings: Findings) -> list[Picture]:
+    """The pictures of a category; adds to the findings which of them lack masks."""
+    parts = _parts(base.parent / SPLIT, findings)
+
+    pictures = [Picture(GOOD, "", path) for path in picture_files(base / NORMAL, findings)]
+    pictures += defects_with_masks(base / ANOMALY, base / MASKS, "anomaly", "", findings)
+    return [replace(one, folder=parts.get(one.path.relative_to(base.parent).as_posix(), "")) for one in pictures]
+
+
+def _parts(table: Path, findings: Findings) -> dict[str, str]:
+    """The part of every picture that the table names, by its path there; empty where there is no table."""
+    if not table.is_file():
+        return {}
+    try:
+        rows = list(csv.DictReader(read_text(table).splitlines()))
+        return {row["image"]: PARTS.get(row["split"], "") for row in rows}
+    except (UserError, csv.Error, KeyError) as error:
+        findings.warnings.append(f"{table}: not read, so that pictures have no part: {error}")
+        return {}

@@ -1,0 +1,124 @@
+"""What `prepare` would read from a folder of pictures, before anything is written.
+
+    python -m lib.dataset.inspect data/mydata
+
+It says what it takes the folder for, and why; of each category how many pictures of which type it finds in which part,
+their sizes, and how their masks come about; then all warnings and all problems. Where there is a params.yaml, its rule
+splits the pictures, too, and if its `dataset.path` is this folder, the rest of its section `dataset` counts as well.
+Nothing is written. The exit code is 1 if there are problems.
+"""
+
+import argparse
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import get_args
+
+from tabulate import tabulate
+
+from lib.core.errors import UserError
+from lib.core.params import Dataset, Layout, Params, load
+from lib.core.records import GOOD
+from lib.dataset.layouts import categories_of
+from lib.dataset.pictures import fits
+from lib.dataset.splitting import split_looks
+from lib.dataset.survey import Look, look_at, taken_for
+from lib.dataset.validation import Examination
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what dataset.path would name")
+    parser.add_argument("--layout", choices=get_args(Layout), help="what to take the folder for; default: auto")
+    parser.add_argument("--category", action="append", help="one of its categories, or more by more; default: all")
+    args = parser.parse_args()
+    try:
+        if not args.folder.is_dir():
+            raise UserError(f"{args.folder}: no such folder")
+        params = load() if Path("params.yaml").is_file() else None
+        dataset = dataset_of(args.folder, args.layout, args.category, params)
+    except UserError as error:
+        parser.error(str(error))
+    looks = {category: look_at(dataset, category) for category in dataset.categories}
+    lines, problems = told(looks, dataset, params)
+    print("\n".join(lines))
+    return 1 if problems else 0
+
+
+def dataset_of(folder: Path, layout: Layout | None, categories: list[str] | None, params: Params | None) -> Dataset:
+    """The section `dataset` that a dry run goes by. Raises UserError for a folder without categories."""
+    own = params.dataset if params and Path(params.dataset.path) == folder else None
+    layout = layout or (own.layout if own else "auto")
+    names = categories or [name for name in categories_of(folder, layout) if own is None or name in own.categories]
+    if unfit := [name for name in names if not fits(name)]:
+        raise UserError(f"{', '.join(unfit)}: a category has at most 64 letters, digits, _ and -; rename the folder")
+    if not names:
+        raise UserError(f"{folder}: holds no folders and no annotations of any known layout")
+    known = own.model_dump() if own else dict.fromkeys(("group_table", "group_column", "group_pattern"))
+    changed = {"path": folder.as_posix(), "layout": layout, "categories": tuple(dict.fromkeys(names))}
+    return Dataset.model_validate({"depth": "auto", **known, **changed})
+
+
+def told(looks: dict[str, Look], dataset: Dataset, params: Params | None) -> tuple[list[str], list[str]]:
+    """The lines of the report, and the problems among them."""
+    lines = taken_for(looks)
+    for category, look in looks.items():
+        if look.pictures:
+            lines += ["", f"{category}: {len(look.pictures)} pictures", _table(look)]
+    if params is None:
+        problems = [problem for look in looks.values() for problem in look.findings.problems]
+    else:
+        splits, depth, problems = split_looks(looks, dataset, params.split)
+        lines += ["", f"values of depth {depth}"] if depth != 8 else []
+        for category, (samples, _) in splits.items():
+            counts = Counter(sample.split for sample in samples)
+            parts = ", ".join(f"{counts[part]} {part}" for part in ("train", "val", "test"))
+            lines += ["", f"{category}: by split.rule {params.split.rule}: {parts}"]
+    warnings = [warning for look in looks.values() for warning in look.findings.warnings]
+    lines += ["", f"{len(warnings)} warning(s)", *(f"  {number}. {one}" for number, one in enumerate(warnings, 1))]
+    lines += ["", f"{len(problems)} problem(s)", *(f"  {number}. {one}" for number, one in enumerate(problems, 1))]
+    return lines, problems
+
+
+def _table(look: Look) -> str:
+    """A row for each type and part of a category."""
+    rows: dict[tuple[str, str], list[Examination]] = defaultdict(list)
+    for one in look.examinations:
+        rows[one.picture.defect_type, one.picture.folder].append(one)
+    ordered = sorted(rows, key=lambda key: (key[0] != GOOD, key))
+    return tabulate(
+        [
+            [name, part or "-", len(rows[name, part]), _sizes(rows[name, part]), _masks(rows[name, part])]
+            for name, part in ordered
+        ],
+        headers=["type", "part", "pictures", "px", "masks"],
+    )
+
+
+def _sizes(examinations: list[Examination]) -> str:
+    """The size of pictures, or the range of it."""
+    sizes = [one.size for one in examinations if one.size != (0, 0)]
+    ranges = [sorted({size[axis] for size in sizes}) for axis in (0, 1)]
+    return " x ".join(f"{side[0]} to {side[-1]}" if len(side) > 1 else str(side[0]) for side in ranges if side)
+
+
+def _masks(examinations: list[Examination]) -> str:
+    """How the masks of pictures come about, and of how many defects."""
+    sources = Counter(
+        "file" if one.picture.mask else one.drawn.source if one.drawn else "none"
+        for one in examinations
+        if one.picture.defect_type != GOOD
+    )
+    regions = Counter(
+        region.defect_type
+        for one in examinations
+        if one.picture.annotation
+        for region in one.picture.annotation.regions
+    )
+    listed = ", ".join(f"{number} {source}" for source, number in sorted(sources.items()))
+    defects = ", ".join(f"{number} {name}" for name, number in sorted(regions.items()))
+    return f"{listed}: {defects}" if defects else listed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

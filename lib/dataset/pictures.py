@@ -1,0 +1,141 @@
+"""What a data set's files name before any picture is opened: its pictures, and names that are fit for a path."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from lib.core.params import Name
+from lib.core.records import GOOD, MIXED
+from lib.dataset.annotations import Annotation, Region
+from lib.dataset.findings import Findings, natural_key, shortlist
+
+TRAIN, VAL, TEST = "train", "val", "test"
+PARTS = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "val": VAL,
+    "valid": VAL,
+    "validation": VAL,
+    "test": TEST,
+    "testing": TEST,
+}  # what data sets call them
+FOLDER_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as the data set presents it.
+
+    `folder`: the part that the data set puts it into, `train`, `val` or `test`, or nothing. `annotation`: regions from
+    which its mask is drawn, where it has no file of its own. `group`: its capture group, where the layout knows it.
+    `name`: in ids, where the stem of its file is unfit or not the only one.
+    """
+
+    defect_type: str
+    folder: str
+    path: Path
+    mask: Path | None = None
+    twin: Path | None = None  # the same picture without its defect
+    annotation: Annotation | None = None
+    group: str | None = None
+    name: str | None = None
+
+    @property
+    def id(self) -> str:
+        """`<type>-<folder>-<stem>`, without the folder where there is none."""
+        return "-".join(filter(None, (self.defect_type, self.folder, self.name or self.path.stem)))
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types of its defects, or GOOD: several for a MIXED picture."""
+        if self.annotation is None:
+            return (self.defect_type,)
+        return tuple(sorted({region.defect_type for region in self.annotation.regions}))
+
+
+def fits(name: str) -> bool:
+    """Whether a category's or a defect type's name is a `params.Name`, fit for paths and shells."""
+    try:
+        FOLDER_NAME.validate_python(name)
+    except ValidationError:
+        return False
+    return True
+
+
+def renaming(name: str) -> str:
+    """How to rename what has an unfit name."""
+    better = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or "a_name"
+    return f"use only letters, digits, _ and -, and no - or . at the start: rename it to, say, {better}"
+
+
+def fitted(name: str) -> str:
+    """A name that is fit for a path, as like the given one as can be: umlauts lose their dots, the rest becomes _."""
+    plain = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_-")[:60] or "unnamed"
+
+
+class TypeNames:
+    """Names of defect types, fit for a path, of whatever a data set calls them: equal for equal ones and distinct for
+    others."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, str] = {}
+
+    def __call__(self, label: object) -> str:
+        """The name for a label."""
+        given = str(label)
+        if given not in self.of:
+            self.of[given] = distinct(fitted(given), {GOOD, MIXED, *(name.casefold() for name in self.of.values())})
+        return self.of[given]
+
+    def warn(self, findings: Findings) -> None:
+        """Say which labels have another name here."""
+        if changed := [f"{given!r} is {name}" for given, name in self.of.items() if given != name]:
+            findings.warnings.append(f"{len(changed)} defect type(s) have names unfit for a path: {shortlist(changed)}")
+
+
+def distinct(name: str, taken: Container[str]) -> str:
+    """The name, with a number behind it where it is taken, in upper or lower case."""
+    number, fresh = 1, name
+    while fresh.casefold() in taken:
+        number += 1
+        fresh = f"{name}_{number}"
+    return fresh
+
+
+def picture_names(paths: Iterable[Path], base: Path) -> dict[Path, str]:
+    """A name for ids, distinct and fit for a path, of every picture below `base`: its stem, or where another one has
+    it, its whole path."""
+    paths = sorted(paths, key=lambda path: natural_key(path.as_posix()))
+    often = Counter(fitted(path.stem).casefold() for path in paths)
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for path in paths:
+        short = fitted(path.stem)
+        long = fitted(path.relative_to(base).with_suffix("").as_posix().replace("/", "_"))
+        names[path] = distinct(short if often[short.casefold()] == 1 else long, taken)
+        taken.add(names[path].casefold())
+    return names
+
+
+def part_of(path: Path) -> str:
+    """The part that the folders of a path name, the last one that does, or nothing; COCO's `train2017` counts, too."""
+    names = [folder.lower().rstrip("0123456789_-") for folder in path.parts[:-1]]
+    return next((PARTS[name] for name in reversed(names) if name in PARTS), "")
+
+
+def part_of_words(stem: str) -> str:
+    """The part that a word in the name of an annotation file tells, such as `instances_train2017`; or nothing."""
+    words = [word for word in re.split(r"[^a-z]+", stem.lower()) if word in PARTS]
+    return PARTS[words[-1]] if words else ""
+
+
+def type_of(regions: Sequence[Region]) -> str:
+    """The defect type of a picture with these regions: theirs, MIXED where they are of several, or GOOD without any."""
+    types = {region.defect_type for region in regions}
+    return next(iter(types)) if len(types) == 1 else MIXED if types else GOOD

@@ -1,0 +1,87 @@
+"""Files of annotations, within bounds: sizes are limited, and what is no such file is refused by name."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from lib.core.errors import UserError
+from lib.dataset.findings import natural_key
+
+MAX_BYTES = 512 * 2**20  # of a file; COCO's own for 118,000 pictures has 450 MB
+DEPTH = 3  # folders below that of the data set in which annotations are looked for
+LOOKED_AT = 50  # files of a kind, until a layout is recognised or not
+
+
+def annotation_files(base: Path, *endings: str) -> Iterator[Path]:
+    """The visible files with one of these endings, such as `.json`, in natural order, those above first."""
+    for depth in range(DEPTH + 1):
+        files = (path for path in base.glob("/".join(["*"] * (depth + 1))) if path.suffix.lower() in endings)
+        visible = (path for path in files if not any(name.startswith(".") for name in path.relative_to(base).parts))
+        yield from sorted((path for path in visible if path.is_file()), key=lambda path: natural_key(path.as_posix()))
+
+
+def recognised(base: Path, ending: str, read: Callable[[Path], Any], fits: Callable[[Any], bool]) -> str | None:
+    """The first file whose content is of a kind, relative to the folder; None where none of the first LOOKED_AT is."""
+    for path, _ in zip(annotation_files(base, ending), range(LOOKED_AT), strict=False):
+        try:
+            if fits(read(path)):
+                return path.relative_to(base).as_posix()
+        except UserError:
+            continue
+    return None
+
+
+def unreadable(base: Path) -> list[str]:
+    """What is wrong with files that would hold annotations if they could be read, of the first LOOKED_AT of a kind."""
+    problems = []
+    for ending, read in ((".json", read_json), (".xml", read_xml)):
+        for path, _ in zip(annotation_files(base, ending), range(LOOKED_AT), strict=False):
+            try:
+                read(path)
+            except UserError as error:
+                problems.append(str(error))
+    return problems
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. Raises UserError where it cannot be read, is no UTF-8, or has more than MAX_BYTES."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path}: {path.stat().st_size:,} bytes, at most {MAX_BYTES:,} are read; split the file")
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text in UTF-8: {error}; replace or remove the file") from error
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises UserError where it is none."""
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: no valid JSON: {error}; replace or remove the file") from error
+
+
+def read_xml(path: Path) -> ElementTree.Element:
+    """The root of an XML file. Raises UserError where it is none, or declares a document type.
+
+    Entities come with such a declaration, and a few lines of them can fill the memory; no annotation needs one.
+    """
+    text = read_text(path)
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise UserError(f"{path}: XML with a document type, which is not read; remove the declaration")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, RecursionError, ValueError) as error:
+        raise UserError(f"{path}: no valid XML: {error}; replace or remove the file") from error
+
+
+def numbers(line: str, separators: str = " \t") -> list[float] | None:
+    """The numbers of a line; None where a word is none."""
+    for separator in separators:
+        line = line.replace(separator, " ")
+    try:
+        return [float(word) for word in line.split()]
+    except ValueError:
+        return None

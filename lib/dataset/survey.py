@@ -1,0 +1,65 @@
+"""What there is to see of a data set before it is split: layout, pictures, groups, and what opening them tells."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lib.core.params import Dataset
+from lib.core.records import RegionMap
+from lib.dataset.findings import DatasetProblems, Findings
+from lib.dataset.foregrounds import read_foregrounds
+from lib.dataset.groups import read_groups
+from lib.dataset.layouts import FORMATS, Place, locate
+from lib.dataset.pictures import Picture
+from lib.dataset.regions import read_region_maps
+from lib.dataset.validation import Drawn, Examination, validate
+
+
+@dataclass
+class Look:
+    """What is known of a category before it is split."""
+
+    findings: Findings
+    place: Place | None = None
+    pictures: list[Picture] = field(default_factory=list)
+    groups: dict[str, str] = field(default_factory=dict)
+    examinations: list[Examination] = field(default_factory=list)
+    foregrounds: dict[str, tuple[Path, str]] = field(default_factory=dict)
+    regions: dict[str, RegionMap] = field(default_factory=dict)
+
+    @property
+    def drawn(self) -> dict[str, Drawn]:
+        """The masks that are drawn from annotations, by the picture's id."""
+        return {one.picture.id: one.drawn for one in self.examinations if one.drawn}
+
+
+def look_at(dataset: Dataset, category: str) -> Look:
+    """Read the names of a category and open all of its pictures; what is wrong stands in the findings."""
+    look = Look(Findings())
+    try:
+        look.place = locate(Path(dataset.path), category, dataset.layout)
+        look.pictures = FORMATS[look.place.layout].read(look.place.base, look.findings)
+        for folder in filter(None, (dataset.foreground, dataset.regions)):  # they may lie among the pictures
+            place = Path(dataset.path) / folder
+            look.pictures = [one for one in look.pictures if not one.path.is_relative_to(place)]
+    except DatasetProblems as error:
+        look.findings.problems += error.problems
+        return look
+    look.groups = read_groups(dataset, look.pictures, look.findings)
+    look.examinations = validate(look.pictures, look.findings, dataset.boxes)
+    look.foregrounds = read_foregrounds(dataset, category, look.examinations, look.findings)
+    look.regions = read_region_maps(dataset, category, look.examinations, look.findings)
+    return look
+
+
+def taken_for(looks: Mapping[str, Look]) -> list[str]:
+    """A line for each layout that categories were taken for, with the reason."""
+    categories: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for category, look in looks.items():
+        if look.place:
+            categories[look.place.layout, look.place.reason].append(category)
+    return [
+        f"{', '.join(names)}: read as {layout}: {reason} (dataset.layout)"
+        for (layout, reason), names in categories.items()
+    ]

@@ -1,0 +1,224 @@
+"""Regions become masks: polygons, run lengths, boxes and files, alone and together."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from lib.core.errors import UserError
+from lib.core.geometry import box_mask
+from lib.dataset.annotations import (
+    Annotation,
+    Difference,
+    MaskFile,
+    Polygon,
+    Rectangle,
+    Region,
+    RunLengths,
+    decoded,
+    draw,
+    ellipse,
+    encoded,
+    grabcut,
+    polygon_mask,
+    turned_box,
+)
+
+WIDTH, HEIGHT = 48, 40
+SOURCE = Path("annotations.json")
+PICTURE = np.full((HEIGHT, WIDTH, 3), 120, np.uint8)
+
+
+def boxes_of(largest_x: int = WIDTH, largest_y: int = HEIGHT):
+    def box(values):
+        (x0, x1), (y0, y1) = sorted(values[:2]), sorted(values[2:])
+        return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
+
+    return st.tuples(*[st.integers(0, largest_x - 1)] * 2, *[st.integers(0, largest_y - 1)] * 2).map(box)
+
+
+def ring(box) -> tuple[float, ...]:
+    x0, y0, x1, y1 = box
+    return tuple(map(float, (x0, y0, x1, y0, x1, y1, x0, y1)))
+
+
+def star(seed: int) -> np.ndarray:
+    """The corners (N, 2) of a polygon around the middle, in px."""
+    rng = np.random.default_rng(seed)
+    number = int(rng.integers(3, 12))
+    angles, radii = np.sort(rng.uniform(0, 2 * np.pi, number)), rng.uniform(4, 18, number)
+    return np.stack([WIDTH / 2 + radii * np.cos(angles), HEIGHT / 2 + radii * np.sin(angles)], axis=1)
+
+
+def draw_one(shape, picture=PICTURE, **knobs):
+    return draw(Annotation(SOURCE, (Region("crack", shape),)), picture, **knobs)
+
+
+@settings(max_examples=100, deadline=None)
+@given(boxes_of())
+def test_an_upright_polygon_a_box_and_run_lengths_give_the_same_pixels(box):
+    truth = box_mask(box, WIDTH, HEIGHT)
+    assert np.array_equal(polygon_mask(Polygon((ring(box),)), WIDTH, HEIGHT), truth)
+    for shape in (Polygon((ring(box),)), Rectangle(tuple(map(float, box))), encoded(truth)):
+        assert np.array_equal(draw_one(shape, boxes="whole").labels, truth)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6))
+def test_a_polygon_is_filled_to_within_a_pixel_of_its_edges(seed):
+    points = star(seed)
+    mask = polygon_mask(Polygon((tuple(points.ravel()),)), WIDTH, HEIGHT)
+    outline = np.float32(points - 0.5)  # of pixel centres
+    for y in range(HEIGHT):
+        for x in range(WIDTH):
+            distance = cv2.pointPolygonTest(outline, (x, y), True)
+            assert abs(distance) < 0.75 or mask[y, x] == (distance > 0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30))))
+def test_run_lengths_hold_any_mask(mask):
+    assert np.array_equal(decoded(encoded(mask)), mask)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6))
+def test_a_polygon_survives_the_way_through_run_lengths(seed):
+    mask = polygon_mask(Polygon((tuple(star(seed).ravel()),)), WIDTH, HEIGHT)
+    assert np.array_equal(draw_one(encoded(mask)).labels > 0, mask)
+
+
+@settings(max_examples=50, deadline=None)
+@given(boxes_of(), boxes_of())
+def test_of_two_types_the_smaller_defect_stays_in_view(one, other):
+    first, second = (box_mask(box, WIDTH, HEIGHT) for box in (one, other))
+    regions = Region("scratch", Rectangle(tuple(map(float, one)))), Region("dent", Rectangle(tuple(map(float, other))))
+    drawing = draw(Annotation(SOURCE, regions), PICTURE, "whole")
+    assert drawing.types == ("dent", "scratch") and drawing.source == "box"
+    assert np.array_equal(drawing.labels > 0, first | second)
+    if first.sum() != second.sum():
+        smaller, value = (first, 2) if first.sum() < second.sum() else (second, 1)
+        assert (drawing.labels[smaller] == value).all()
+
+
+def test_rings_unite_and_a_hair_is_a_line():
+    pieces = Polygon((ring((2, 2, 5, 6)), ring((10, 10, 12, 20))))
+    assert polygon_mask(pieces, WIDTH, HEIGHT).sum() == 12 + 20
+    hair = polygon_mask(Polygon(((3.2, 5.2, 30.2, 5.2, 30.3, 5.3),)), WIDTH, HEIGHT)
+    assert hair.sum() == 28 and hair[5].sum() == 28
+
+
+def test_shares_of_the_picture_are_pixels_of_any_size():
+    annotation = Annotation(SOURCE, (Region("crack", Rectangle((0.25, 0.5, 0.5, 0.75))),), shares=True)
+    for width, height in ((8, 8), (40, 20)):
+        labels = draw(annotation, np.zeros((height, width, 3), np.uint8), "whole").labels
+        expected = box_mask((width // 4, height // 2, width // 2, 3 * height // 4), width, height)
+        assert np.array_equal(labels, expected)
+
+
+def test_ellipses_and_turned_boxes_have_their_area_and_place():
+    round_mask = polygon_mask(ellipse(24, 20, 12, 6, 90), WIDTH, HEIGHT)
+    assert round_mask.sum() == pytest.approx(np.pi * 72, rel=0.03)
+    assert round_mask[9:31, 24].all() and not round_mask[20, :17].any()
+    turned = polygon_mask(turned_box((20, 10, 30, 14), 90), WIDTH, HEIGHT)
+    assert np.array_equal(turned, box_mask((23, 7, 27, 17), WIDTH, HEIGHT))
+    about_corner = polygon_mask(turned_box((20, 10, 30, 14), 90, (20, 10)), WIDTH, HEIGHT)
+    assert np.array_equal(about_corner, box_mask((16, 10, 20, 20), WIDTH, HEIGHT))
+
+
+def blob() -> tuple[np.ndarray, np.ndarray]:
+    """A dark disc on bright noise, and its mask."""
+    rng = np.random.default_rng(0)
+    mask = cv2.circle(np.zeros((HEIGHT, WIDTH), np.uint8), (22, 20), 7, 1, -1) > 0
+    picture = np.clip(rng.normal(170, 6, (HEIGHT, WIDTH, 3)) - 110 * mask[..., None], 0, 255).astype(np.uint8)
+    return picture, mask
+
+
+def test_grabcut_finds_what_stands_out_in_a_box_and_nothing_outside_of_it():
+    picture, truth = blob()
+    found = grabcut(picture, (12, 10, 33, 31))
+    assert found is not None and (found & truth).sum() / (found | truth).sum() > 0.9
+    assert not found[~box_mask((12, 10, 33, 31), WIDTH, HEIGHT)].any()
+
+
+def test_a_defect_beside_another_one_is_no_ground():
+    picture, truth = blob()
+    halves = (12, 10, 22, 31), (22, 10, 33, 31)
+    assert grabcut(picture, halves[0]) is None, "the other half of the disc passes for ground"
+    found = grabcut(picture, halves[0], halves)
+    assert found is not None and not found[:, 22:].any()
+    assert (found & truth[:, :]).sum() / truth[:, :22].sum() > 0.9
+
+
+def test_grabcut_answers_alike_on_every_thread_and_at_every_depth():
+    picture, _ = blob()
+    first = grabcut(picture, (12, 10, 33, 31))
+    cv2.setRNGSeed(99)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: grabcut(picture, (12, 10, 33, 31)), range(16)):
+            assert np.array_equal(found, first)
+    deep = grabcut(picture.astype(np.uint16) * 16, (12, 10, 33, 31))
+    assert deep is not None and (deep ^ first).mean() < 0.01
+
+
+def test_where_nothing_stands_out_or_nothing_is_around_the_box_is_marked_and_counted():
+    whole = draw_one(Rectangle((0, 0, WIDTH, HEIGHT)))
+    assert whole.source == "box" and whole.guessed == 1 and whole.labels.all()
+    asked = draw_one(Rectangle((4, 4, 8, 8)), boxes="whole")
+    assert asked.source == "box" and asked.guessed == 0
+    picture, _ = blob()
+    assert draw_one(Rectangle((12, 10, 33, 31)), picture).source == "grabcut"
+
+
+def test_large_boxes_are_found_at_a_smaller_scale_and_come_back_at_theirs():
+    picture, truth = blob()
+    large = cv2.resize(picture, (WIDTH * 20, HEIGHT * 20), interpolation=cv2.INTER_CUBIC)
+    found = grabcut(large, (240, 200, 660, 620))
+    expected = cv2.resize(truth.astype(np.uint8), (WIDTH * 20, HEIGHT * 20), interpolation=cv2.INTER_NEAREST) > 0
+    assert found is not None and (found & expected).sum() / (found | expected).sum() > 0.8
+
+
+def test_a_difference_lies_within_its_box(tmp_path):
+    changed = PICTURE.copy()
+    changed[10:20, 10:20] = 255
+    changed[30:38, 30:38] = 255
+    template = tmp_path / "template.png"
+    Image.fromarray(np.zeros_like(PICTURE)).save(template)
+    changed[PICTURE[..., 0] == changed[..., 0]] = 0
+    drawing = draw_one(Difference(template, (5, 5, 25, 25)), changed)
+    assert np.array_equal(drawing.labels, box_mask((10, 10, 20, 20), WIDTH, HEIGHT))
+
+
+def test_the_source_of_a_picture_is_that_of_its_least_exact_region(tmp_path):
+    Image.fromarray(box_mask((1, 1, 4, 4), WIDTH, HEIGHT)).save(tmp_path / "mask.png")
+    file, polygon = MaskFile(tmp_path / "mask.png"), Polygon((ring((10, 10, 20, 20)),))
+    box = Rectangle((30, 30, 35, 35))
+    for shapes, source in (((file,), "drawn"), ((file, polygon), "polygon"), ((box, polygon, file), "box")):
+        regions = tuple(Region("crack", shape) for shape in shapes)
+        assert draw(Annotation(SOURCE, regions), PICTURE, "whole").source == source
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        (Polygon(((1.0, 2.0, 3.0, 4.0),)), "a polygon of 4 numbers"),
+        (Polygon(((1.0, 2.0, 3.0, 4.0, 5.0),)), "a polygon of 5 numbers"),
+        (Polygon(((0.0, 0.0, 1e9, 0.0, 1e9, 1e9),)), "far outside"),
+        (Polygon(((0.0, 0.0, float("nan"), 0.0, 1.0, 1.0),)), "far outside"),
+        (Polygon((ring((-20, -20, -5, -5)),)), "not a pixel of it lies in the picture"),
+        (Rectangle((60, 5, 70, 9)), "not a pixel of it lies in the picture"),
+        (Rectangle((20, 5, 10, 9)), "turned inside out"),
+        (Rectangle((float("inf"), 5, 10, 9)), "no numbers"),
+        (RunLengths(b"garbage", (WIDTH, HEIGHT)), "do not fill"),
+        (encoded(np.ones((4, 4), bool)), "run lengths of 4 x 4 px"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_with_its_file_and_region(shape, said):
+    with pytest.raises(UserError, match=rf"annotations\.json: region 1, crack: .*{said}"):
+        draw_one(shape)
