@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from lib import shapes
 from lib.backbones import DEFAULT, load_backbone
-from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, resize, window_around
+from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, polygon_mask, resize, window_around
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, Positive, WindowParams
 from lib.core.records import DefectBox, Placement
@@ -317,7 +317,9 @@ class Holes:
         return Job(placement, normal, hole, parts)
 
     def _shape(self, placement: Placement) -> Mask:
-        """The hole in the placement's box, as large as that."""
+        """The hole in the placement's box, as large as that: what a person drew is taken as it is."""
+        if placement.shape is not None:
+            return polygon_mask(placement.shape, placement.box)
         settings, size = self.settings, (placement.box[2] - placement.box[0], placement.box[3] - placement.box[1])
         if settings.shape == "box" or 0 in size:
             return np.ones(size[::-1], dtype=bool)
