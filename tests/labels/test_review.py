@@ -1,4 +1,4 @@
-"""Review: verdicts hit the picture that was seen and no other; corrected masks fit; all that is wrong is told at once."""
+"""Review: verdicts hit the picture that was seen and no other, corrected masks fit, all faults are told at once."""
 
 from dataclasses import replace
 from pathlib import Path

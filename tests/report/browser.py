@@ -46,7 +46,8 @@ class Tab:
         while True:
             said = self._next()
             if said.get("id") == self.number:
-                assert "error" not in said, said
+                if "error" in said:
+                    raise RuntimeError(f"{method}: {said['error']}")
                 return said["result"]
             self._note(said)
 
@@ -89,9 +90,15 @@ class Tab:
 
     def wait(self, condition: str) -> None:
         end = time.monotonic() + PATIENCE
-        while not self.run(condition):
+        while not self._holds(condition):
             assert time.monotonic() < end, condition
             time.sleep(0.02)
+
+    def _holds(self, condition: str) -> bool:
+        try:
+            return bool(self.run(condition))
+        except RuntimeError:  # asked while one page made room for the next
+            return False
 
     def size(self, width: int, height: int, phone: bool = False) -> None:
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
@@ -103,7 +110,8 @@ class Tab:
     def centre(self, selector: str) -> tuple[float, float]:
         """Of an element, scrolled into view."""
         found = self.run(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            "e.scrollIntoView({block: 'center'});"
             "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
         return found[0], found[1]
