@@ -1,9 +1,11 @@
 """Requests by hand: drawn places become placements beside the random ones, whose names and bytes stay as they are."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +17,7 @@ from lib.core.records import DefectBox, Placement, Sample, read_records, write_r
 from lib.core.runtime import write_text
 from lib.language import location_of, prompt
 from lib.placement import place_boxes
-from lib.requests import Request, nearest, place_requests, read_requests
+from lib.requests import nearest, place_requests, read_requests
 from stages import random_boxes
 from tests.toy import toy_category
 
@@ -73,6 +75,8 @@ def test_names_are_those_of_the_place_alone(toy: TOY):
     assert {one.id: one for one in alone}.items() <= {one.id: one for one in among}.items()
     moved = placed(toy, BOX.replace("44 40", "44 41"))
     assert not {one.id for one in alone} & {one.id for one in moved}
+    shaped = placed(toy, BOX.replace("44 40,", "44 40,20 30 43 30 30 39"))
+    assert shaped[0].box == alone[0].box and not {one.id for one in alone} & {one.id for one in shaped}
 
 
 def test_random_placements_do_not_change_and_have_other_names(toy: TOY):
@@ -81,8 +85,6 @@ def test_random_placements_do_not_change_and_have_other_names(toy: TOY):
     write_records(real[0], samples)
     write_records(real[1], boxes)
     text = (Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8")
-    import yaml
-
     values = yaml.safe_load(text)
     values["dataset"]["categories"] = ["toy"]
     values["placements"]["per_type"] = 3
@@ -102,11 +104,13 @@ def test_random_placements_do_not_change_and_have_other_names(toy: TOY):
     assert read_records(Path("data/placements/toy.jsonl"), Placement) == before
 
 
-def test_no_name_of_a_request_can_be_that_of_a_random_placement():
-    request = Request("a", "p", "b", (0, 0, 1, 1), None, 1)
-    digits = request.name.rsplit("-", 1)[1]
-    random = f"a-b-asked-{digits}-{7:05d}"  # of a type that is called `b-asked-...`
-    assert f"{request.name}-{7:03d}" != random
+def test_no_name_of_a_request_can_be_that_of_a_random_placement(toy: TOY):
+    random = {one.id for one in place_boxes(*toy, 2, 0.1, 0)}
+    assert all(re.fullmatch(r".*-\d{5}", name) for name in random)
+    for one in placed(toy, BOX, SHAPE):
+        assert re.fullmatch(r"toy-(scratch|chip)-asked-[0-9a-f]{8}-\d{3}", one.id), (
+            "three digits, where those have five"
+        )
 
 
 def test_placements_are_like_the_nearest_real_defects_of_their_type_in_turns(toy: TOY):

@@ -56,7 +56,7 @@ def test_a_verdict_reruns_masks_alone_and_a_request_paints_what_is_asked_for(tmp
     samples = records(folder, "data/prepared/hex_nut/samples.jsonl").values()
     good = next(one["id"] for one in samples if one["defect_type"] == "good" and one["split"] == "train")
     random = (folder / "data/placements/hex_nut.jsonl").read_bytes()
-    (folder / REQUESTS.path).write_text(f"{','.join(REQUESTS.columns)}\nhex_nut,{good},chip,60 60 90 84,,2,\n")
+    (folder / REQUESTS.path).write_text(f"{','.join(REQUESTS.columns)}\nhex_nut,{good},chipped_edge,60 60 90 84,,2,\n")
     assert reran(folder)[0] == {"random_boxes", "synth", "masks"}
     assert (folder / "data/placements/hex_nut.jsonl").read_bytes().startswith(random)
     asked = {name: row for name, row in records(folder, MANIFEST).items() if name not in after}
