@@ -82,6 +82,12 @@ def card(page: Tab, generator: str, number: int) -> str:
     return "#sought"
 
 
+def close(page: Tab) -> None:
+    """The viewer, whose end is told to the script a moment later."""
+    page.press("Escape")
+    page.wait("current === null")
+
+
 def judged() -> dict[str, object]:
     """What the stage masks takes from the table."""
     records = [answer(number, "perlin") for number in range(6)]
@@ -107,7 +113,7 @@ def test_samples_are_marked_by_keyboard_and_saved_as_the_stage_reads_them(page: 
     page.press("ArrowDown")
     assert page.run("current.record.generator") == "dmgr"
     page.press("x")
-    page.press("Escape")
+    close(page)
     assert page.run("document.activeElement.sample.record.generator") == "perlin", "the focus is back on the card"
     assert page.run("$('marked').textContent") == "3 marked: 3 bad, 0 with a mask to correct."
     rows = saved(page, REVIEW, "#save-review")
@@ -137,7 +143,7 @@ def test_every_step_is_undone_and_the_last_one_is_told(page: Tab):
     page.click(card(page, "perlin", 0))
     page.click("#bad")
     page.click("#mask")
-    page.press("Escape")
+    close(page)
     assert "1 with a mask" in page.run("$('marked').textContent")
     page.press("u")
     assert "2 bad, 0 with" in page.run("$('marked').textContent")
@@ -152,14 +158,14 @@ def test_every_step_is_undone_and_the_last_one_is_told(page: Tab):
 def test_the_filter_shows_what_is_marked_and_what_is_not(page: Tab):
     page.click(card(page, "dmgr", 3))
     page.press("x")
-    page.press("Escape")
+    close(page)
     page.run("$('by-review').value = 'marked'; $('by-review').dispatchEvent(new Event('change'))")
     assert page.run("shown.map(key)") == [f"dmgr/{placement(3).id}"]
     page.click(card(page, "dmgr", 3))
     page.press("x")
     assert page.run("shown.length") == 1, "it stays under the eyes while it is open"
-    page.press("Escape")
-    page.wait("shown.length === 0")
+    close(page)
+    assert page.run("shown.length") == 0
     page.run("$('by-review').value = 'not marked'; $('by-review').dispatchEvent(new Event('change'))")
     assert page.run("shown.length") == 12
 
@@ -179,7 +185,7 @@ def test_notes_are_typed_without_touching_the_marks_and_are_no_formulas(page: Ta
     for key in ("x", "u", "m", " ", "ArrowLeft"):
         page.press(key)
     assert page.run("current.record.placement") == placement(0).id and "2 bad" in page.run("$('marked').textContent")
-    page.press("Escape")
+    close(page)
     rows = saved(page, REVIEW, "#save-review")
     assert [row["note"] for row in rows if row["placement"] == placement(0).id] == ['\'=HYPERLINK("x u m")xum']
     for start in "=+-@\t":
@@ -190,7 +196,7 @@ def test_notes_are_typed_without_touching_the_marks_and_are_no_formulas(page: Ta
 def test_marks_and_requests_outlive_a_reload_and_the_files_can_be_had_back(page: Tab):
     page.click(card(page, "perlin", 0))
     page.press("x")
-    page.press("Escape")
+    close(page)
     page.run("$('ask-x0').value = 1; $('ask-y0').value = 2; $('ask-x1').value = 9; $('ask-y1').value = 8")
     page.run("$('ask-x0').dispatchEvent(new Event('input'))")
     page.click("#ask-add")
@@ -375,7 +381,7 @@ def test_all_text_has_the_contrast_that_wcag_asks_for(page: Tab, theme: str):
     page.click(card(page, "perlin", 1))
     page.press("x")
     inside = page.run(CONTRAST)
-    page.press("Escape")
+    close(page)
     outside = page.run(CONTRAST)
     low = {name: ratio for told in (inside, outside) for name, ratio in told.items() if ratio < 4.5}
     assert len(inside) > 5 and len(outside) > 5 and low == {}
