@@ -143,8 +143,8 @@ def _sentence(rows: Sequence[Row], verdicts: Mapping[str, Verdicts]) -> str:
         [line for of in verdicts.values() for line in of.stale]
         + [row.line for row in rows if row.values["category"] not in verdicts]
     )
-    told = f"{REVIEW.path.as_posix()}: {bad} samples refused, {masks} masks corrected"
+    told = f"{REVIEW.path.as_posix()}: samples refused: {bad}, masks corrected: {masks}"
     if not stale:
         return told
     named = ", ".join(map(str, stale[:TOLD])) + (f" and {len(stale) - TOLD} more" if len(stale) > TOLD else "")
-    return f"{told}; {len(stale)} rows name no sample that exists (lines {named}): painted anew since, or gone"
+    return f"{told}; rows that name no sample, since it was painted anew or is gone: {len(stale)} (lines {named})"

@@ -161,12 +161,12 @@ function replace(after, what) {
   const before = requests, put = rows => { requests = rows; keep(forms.requests); showRequests(); };
   undos.push({ what, back: () => put(before) });
   put(after);
-  $("done").textContent = what + ".";
+  tell(what + ".");
   showMarks();
 }
 function showRequests() {
   const total = requests.reduce((sum, row) => sum + Number(row.count), 0);
-  $("asked-count").textContent = `${requests.length} requests for ${total} samples.`;
+  $("asked-count").textContent = `Requests: ${requests.length}, samples: ${total}.`;
   $("asked").replaceChildren(...requests.map(row => {
     const picture = goods.find(one => one.category === row.category && one.id === row.picture);
     const show = make("button", { disabled: !picture, onclick: () => {

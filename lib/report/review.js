@@ -8,13 +8,22 @@ const markOf = s => s.record.painted_sha256 === null ? undefined : marks.get(row
 const verdicts = { x: "bad", m: "mask" };
 const undos = []; // of both tables: what was done, and how it is taken back
 
+// What was just done, for some seconds, or until it is clicked away.
+let telling = 0;
+function tell(text) {
+  $("done").textContent = text;
+  clearTimeout(telling);
+  telling = setTimeout(() => tell(""), 8000);
+}
+$("done").onclick = () => tell("");
+
 function mark(sample, verdict) {
   if (sample.record.painted_sha256 === null) return;
   const row = blank(sample), id = rowKey(row), before = marks.get(id);
   const after = before && before.verdict === verdict ? undefined : { ...row, verdict, note: before ? before.note : "" };
   undos.push({ what: `${row.placement} by ${row.generator}`, back: () => put(id, before) });
   put(id, after);
-  $("done").textContent = after ? `${row.placement} by ${row.generator}: ${verdict}.` : `${row.placement} by ${row.generator}: no mark.`;
+  tell(after ? `${row.placement} by ${row.generator}: ${verdict}.` : `${row.placement} by ${row.generator}: no mark.`);
 }
 function put(id, row) {
   if (row) marks.set(id, row); else marks.delete(id);
@@ -25,7 +34,7 @@ function undo() {
   const last = undos.pop();
   if (!last) return;
   last.back();
-  $("done").textContent = `Undone: ${last.what}.`;
+  tell(`Undone: ${last.what}.`);
 }
 function showMark(element) {
   const row = markOf(element.sample);
@@ -34,7 +43,7 @@ function showMark(element) {
 function showMarks() {
   for (const element of document.querySelectorAll("button.card")) showMark(element);
   const all = [...marks.values()], count = verdict => all.filter(row => row.verdict === verdict).length;
-  $("marked").textContent = `${all.length} marked: ${count("bad")} bad, ${count("mask")} with a mask to correct.`;
+  $("marked").textContent = `Marked: ${count("bad")} bad, ${count("mask")} with a mask to correct.`;
   for (const button of document.querySelectorAll(".undo")) button.disabled = !undos.length;
   if (current) showVerdict(current);
 }
@@ -81,7 +90,7 @@ function save(form, rows) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
   unsaved.delete(form.path);
-  $("done").textContent = `${name} is downloaded: put it in the place of ${form.path}, then run dvc repro.`;
+  tell(`${name} is downloaded: put it in the place of ${form.path}, then run dvc repro.`);
 }
 $("save-review").onclick = () => save(forms.review, marks.values());
 
@@ -101,7 +110,7 @@ function restore() {
     marks.clear();
     for (const row of kept.review) marks.set(rowKey(row), row);
     requests = kept.requests;
-    $("done").textContent = "Marks and requests of an earlier visit are here again.";
+    tell("Marks and requests of an earlier visit are here again.");
   } catch { keeps = false; }
 }
 function showKept() {

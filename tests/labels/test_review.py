@@ -64,7 +64,7 @@ def test_what_a_person_refuses_is_rejected_and_nothing_else_changes(params: Para
     assert after == [before[0], replace(before[1], accepted=False, reason="reviewed"), before[2]]
     assert numbers["rejected"] == {"reviewed": 1} and numbers["accepted"] == 2
     assert numbers["review"] == {"bad": 1, "masks": 0, "stale": 0}
-    assert told == "data/review/review.csv: 1 samples refused, 0 masks corrected"
+    assert told == "data/review/review.csv: samples refused: 1, masks corrected: 0"
 
 
 def test_the_reason_of_a_person_stands_above_that_of_the_gate(params: Params, real: dict):
@@ -94,7 +94,7 @@ def test_a_verdict_on_a_picture_that_was_painted_anew_is_stale_and_hits_nothing(
     )
     [record, _], numbers, told = labelled(params, real, synthetic(0), failed)
     assert record.accepted and numbers["review"] == {"bad": 0, "masks": 0, "stale": 3}
-    assert told.endswith("; 4 rows name no sample that exists (lines 2, 3, 4, 5): painted anew since, or gone")
+    assert told.endswith("; rows that name no sample, since it was painted anew or is gone: 4 (lines 2, 3, 4, 5)")
 
 
 def test_a_corrected_mask_is_the_label_and_what_the_painted_picture_keeps(params: Params, real: dict):
@@ -109,7 +109,7 @@ def test_a_corrected_mask_is_the_label_and_what_the_painted_picture_keeps(params
     assert np.array_equal(image, only_what_changed(raw, normal, mask, params.synth.feather))
     assert after.mask_source == "corrected" and after.scores["area"] == mask.sum()
     assert after.painted_sha256 == record.sha256, "so that the row still names it"
-    assert "method" not in after.knobs and numbers["review"]["masks"] == 1 and "1 masks corrected" in told
+    assert "method" not in after.knobs and numbers["review"]["masks"] == 1 and "masks corrected: 1" in told
 
 
 def test_a_corrected_mask_replaces_a_known_one_and_leaves_the_picture(params: Params, real: dict):

@@ -115,7 +115,7 @@ def test_samples_are_marked_by_keyboard_and_saved_as_the_stage_reads_them(page: 
     page.press("x")
     close(page)
     assert page.run("document.activeElement.sample.record.generator") == "perlin", "the focus is back on the card"
-    assert page.run("$('marked').textContent") == "3 marked: 3 bad, 0 with a mask to correct."
+    assert page.run("$('marked').textContent") == "Marked: 3 bad, 0 with a mask to correct."
     rows = saved(page, REVIEW, "#save-review")
     assert [(row["generator"], row["placement"], row["verdict"]) for row in rows] == [
         ("dmgr", placement(0).id, "bad"),
@@ -148,11 +148,11 @@ def test_every_step_is_undone_and_the_last_one_is_told(page: Tab):
     page.press("u")
     assert "2 bad, 0 with" in page.run("$('marked').textContent")
     page.press("z", control=True)
-    assert page.run("$('marked').textContent").startswith("1 marked")
+    assert page.run("$('marked').textContent").startswith("Marked: 1 bad, 0")
     assert page.run("$('done').textContent") == f"Undone: {placement(0).id} by perlin."
     assert page.run("document.querySelector('.undo').disabled"), "nothing is left to undo"
     page.press("u")
-    assert page.run("$('marked').textContent").startswith("1 marked"), "the row of the file is no step"
+    assert page.run("$('marked').textContent").startswith("Marked: 1 bad, 0"), "the row of the file is no step"
 
 
 def test_the_filter_shows_what_is_marked_and_what_is_not(page: Tab):
@@ -173,7 +173,7 @@ def test_the_filter_shows_what_is_marked_and_what_is_not(page: Tab):
 def test_a_sample_that_failed_has_no_picture_to_speak_of(page: Tab):
     page.click(card(page, "perlin", 2))
     page.press("x")
-    assert page.run("$('bad').disabled") and page.run("$('marked').textContent").startswith("1 marked")
+    assert page.run("$('bad').disabled") and page.run("$('marked').textContent").startswith("Marked: 1 bad, 0")
 
 
 def test_notes_are_typed_without_touching_the_marks_and_are_no_formulas(page: Tab):
@@ -201,14 +201,14 @@ def test_marks_and_requests_outlive_a_reload_and_the_files_can_be_had_back(page:
     page.run("$('ask-x0').dispatchEvent(new Event('input'))")
     page.click("#ask-add")
     page.reload()
-    assert page.run("$('marked').textContent").startswith("2 marked")
-    assert page.run("$('asked-count').textContent") == "2 requests for 10 samples."
+    assert page.run("$('marked').textContent").startswith("Marked: 2 bad, 0")
+    assert page.run("$('asked-count').textContent") == "Requests: 2, samples: 10."
     assert page.run("$('done').textContent") == "Marks and requests of an earlier visit are here again."
     page.click("#forget")
-    assert page.run("$('marked').textContent").startswith("1 marked")
-    assert page.run("$('asked-count').textContent") == "1 requests for 2 samples."
+    assert page.run("$('marked').textContent").startswith("Marked: 1 bad, 0")
+    assert page.run("$('asked-count').textContent") == "Requests: 1, samples: 2."
     page.press("u")
-    assert page.run("$('marked').textContent").startswith("2 marked")
+    assert page.run("$('marked').textContent").startswith("Marked: 2 bad, 0")
 
 
 def test_a_page_of_another_run_does_not_have_them(page: Tab, folder: Path):
@@ -217,7 +217,7 @@ def test_a_page_of_another_run_does_not_have_them(page: Tab, folder: Path):
     other, text = folder / "other.html", (folder / PAGE).read_text(encoding="utf-8")
     other.write_text(re.sub(r'"run":"\w{16}"', '"run":"0123456789abcdef"', text), encoding="utf-8")
     page.open(other)
-    assert page.run("$('marked').textContent").startswith("1 marked")
+    assert page.run("$('marked').textContent").startswith("Marked: 1 bad, 0")
 
 
 def test_a_browser_that_keeps_nothing_is_told_of(page: Tab, folder: Path):
@@ -229,7 +229,9 @@ def test_a_browser_that_keeps_nothing_is_told_of(page: Tab, folder: Path):
     assert page.run("$('kept').textContent") == told
     page.click(card(page, "perlin", 0))
     page.press("x")
-    assert page.run("$('marked').textContent").startswith("2 marked") and page.run("$('kept').textContent") == told
+    assert (
+        page.run("$('marked').textContent").startswith("Marked: 2 bad, 0") and page.run("$('kept').textContent") == told
+    )
     assert page.run("unsaved.size && !dispatchEvent(new Event('beforeunload', { cancelable: true }))"), "it asks back"
     page.press("u")
     page.run("unsaved.clear()")
@@ -328,10 +330,10 @@ def test_the_same_place_once_more_adds_to_its_number_and_is_undone(page: Tab):
         page.run("$('surface').focus()")
         page.press("Enter")
         page.press("Enter")
-    assert page.run("$('asked-count').textContent") == "2 requests for 18 samples."
+    assert page.run("$('asked-count').textContent") == "Requests: 2, samples: 18."
     page.press("u")
     page.press("u")
-    assert page.run("$('asked-count').textContent") == "1 requests for 2 samples."
+    assert page.run("$('asked-count').textContent") == "Requests: 1, samples: 2."
 
 
 def test_rows_of_the_file_are_shown_as_text_removed_and_had_back(page: Tab):
