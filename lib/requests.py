@@ -38,7 +38,8 @@ class Request:
     def name(self) -> str:
         """That of its placements, but for their numbers: what else the table holds, and in which order, changes none.
 
-        Eight digits tell places apart; with five digits behind it, it would be that of a random placement.
+        Eight digits tell places apart, and the report's page knows them by `asked`. With five digits behind it, it
+        would be the name of a random placement.
         """
         place = repr((self.picture, self.box, self.shape)).encode()
         return f"{self.category}-{self.defect_type}-asked-{hashlib.sha256(place).hexdigest()[:8]}"

@@ -220,6 +220,15 @@ def test_a_page_of_another_run_does_not_have_them(page: Tab, folder: Path):
     assert page.run("$('marked').textContent").startswith("Marked: 1 bad, 0")
 
 
+def test_what_was_asked_for_is_found_among_the_random_ones(page: Tab, folder: Path):
+    assert page.run("$('by-place')") is None, "where there are random ones alone"
+    other, text = folder / "other.html", (folder / PAGE).read_text(encoding="utf-8")
+    other.write_text(text.replace(placement(1).id, "slab-dent-asked-0123abcd-000"), encoding="utf-8")
+    page.open(other)
+    set_value(page, "by-place", "asked for")
+    assert set(page.run("shown.map(key)")) == {f"{name}/slab-dent-asked-0123abcd-000" for name in ("perlin", "dmgr")}
+
+
 def test_a_browser_that_keeps_nothing_is_told_of(page: Tab, folder: Path):
     deaf, text = folder / "deaf.html", (folder / PAGE).read_text(encoding="utf-8")
     broken = "Object.defineProperty(window, 'localStorage', { get() { throw new Error('not here'); } });"
