@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lib import language
 from lib.core.errors import UserError
-from lib.core.geometry import Box
+from lib.core.geometry import Box, Polygon
 from lib.core.records import DefectBox, Placement, Sample
 from lib.core.runtime import progress, seed_for
 from lib.parts import part_at, poses, turning
@@ -72,7 +72,8 @@ def place_boxes(
                 f"dataset.regions: {good.image} has no room where a defect may be placed for one of about {width} x "
                 f"{height} px, such as defect {real.component} of {real.sample}: leave more of its regions white"
             )
-        placements.append(_placement(good, real, box, index, seed))
+        name = f"{good.category}-{real.defect_type}-{index:05d}"
+        placements.append(placement_of(name, good, real, box, seed))
     return placements
 
 
@@ -84,9 +85,10 @@ def _by_type(boxes: Sequence[DefectBox]) -> dict[str, list[DefectBox]]:
     return reals
 
 
-def _placement(good: Sample, real: DefectBox, box: Box, index: int, seed: int) -> Placement:
-    """The record of placement number `index` of a type: its box, where that is in words, and its own seed."""
-    name = f"{good.category}-{real.defect_type}-{index:05d}"
+def placement_of(
+    name: str, good: Sample, real: DefectBox, box: Box, seed: int, shape: Polygon | None = None
+) -> Placement:
+    """The record of a placement: its box, where that is in words, and its own seed."""
     location = language.location_of(box, *good.size)
     return Placement(
         id=name,
@@ -99,6 +101,7 @@ def _placement(good: Sample, real: DefectBox, box: Box, index: int, seed: int) -
         seed=seed_for(seed, name),
         like=real.sample,
         component=real.component,
+        shape=shape,
     )
 
 

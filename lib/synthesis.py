@@ -122,6 +122,7 @@ class _Keeper:
             knobs=self.knobs,
             image=None,
             sha256=None,
+            shape=placement.shape,
         )
         if isinstance(answer, Failed):
             return replace(record, reason=answer.reason)

@@ -1,4 +1,7 @@
-"""Measure the mask of every synthetic picture from what changed, and let the quality gate accept or reject it."""
+"""Measure the mask of every synthetic picture from what changed, and let the quality gate accept or reject it.
+
+What people said of samples in data/review stands above both: refused samples, corrected masks.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,19 +12,28 @@ from lib.core.params import load
 from lib.core.records import Sample, Synthetic, by_id, of_split, read_records, write_records
 from lib.core.runtime import atomic_folder, write_json
 from lib.labels.labelling import label_all
+from lib.labels.review import read_verdicts
 
 
 def main(generator: str) -> None:
     params, numbers = load(), dict[str, Any]()
-    for category in params.dataset.categories:
-        arm = f"{generator}/{category}"
-        records, final = read_records(Path(f"data/synth/{arm}/manifest.jsonl"), Synthetic), Path(f"data/masks/{arm}")
+    arms = {
+        category: read_records(Path(f"data/synth/{generator}/{category}/manifest.jsonl"), Synthetic)
+        for category in params.dataset.categories
+    }
+    verdicts, told = read_verdicts(generator, arms)
+    for category, records in arms.items():
+        final = Path(f"data/masks/{generator}/{category}")
         real = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "train", "val")
         with atomic_folder(final) as folder:
-            labelled, numbers[category], sheet = label_all(params, by_id(real), records, folder, final)
+            labelled, numbers[category], sheet = label_all(
+                params, by_id(real), records, folder, final, verdicts[category]
+            )
             write_records(folder / "manifest.jsonl", labelled)
-        write_png(Path(f"metrics/masks/{arm}.png"), sheet)
+        write_png(Path(f"metrics/masks/{generator}/{category}.png"), sheet)
     write_json(Path(f"metrics/masks/{generator}.json"), numbers)
+    if told:
+        print(told)
 
 
 if __name__ == "__main__":

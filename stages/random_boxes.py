@@ -1,5 +1,6 @@
 """Choose where new defects shall appear on good pictures: boxes drawn from the real ones, at places like theirs.
 
+What people asked for in data/requests comes behind them, at the places that were drawn.
 Writes data/placements/<category>.jsonl, and metrics/placements/<category>.png: real and synthetic places side by side.
 """
 
@@ -12,18 +13,26 @@ from lib.core.params import load
 from lib.core.records import DefectBox, Sample, read_records, write_records
 from lib.placement import place_boxes
 from lib.placement_sheet import placement_sheet
+from lib.requests import place_requests, read_requests
 from lib.scenes import scene_of
 
 
 def main() -> None:
     params = load()
+    real = {
+        category: (
+            read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample),
+            read_records(Path(f"data/boxes/{category}.jsonl"), DefectBox),
+        )
+        for category in params.dataset.categories
+    }
+    requests = read_requests(real)
     with owned_folder(Path("data/placements")) as folder, owned_folder(Path("metrics/placements")) as pictures:
-        for category in params.dataset.categories:
-            samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
-            boxes = read_records(Path(f"data/boxes/{category}.jsonl"), DefectBox)
+        for category, (samples, boxes) in real.items():
             scene = scene_of(samples, boxes)
             asked = params.placements
             placements = place_boxes(samples, boxes, asked.per_type, asked.jitter, params.seed, scene)
+            placements += place_requests(requests[category], samples, boxes, params.seed)
             write_records(folder / f"{category}.jsonl", placements)
             write_png(pictures / f"{category}.png", placement_sheet(scene, placements))
 

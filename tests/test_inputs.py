@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from lib.core import pipeline
+from lib.core.forms import REQUESTS, REVIEW
 from lib.core.params import Params, Section
 from tests.conftest import ROOT
 from tests.test_chain import MICRO
@@ -119,6 +120,9 @@ def reads(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[str
     shutil.copy(ROOT / "dvc.yaml", root)
     for folder in ("lib", "stages"):
         (root / folder).symlink_to(ROOT / folder)
+    for form in (REVIEW, REQUESTS):
+        (root / form.path.parent).mkdir(parents=True)
+        (root / form.path).write_text(",".join(form.columns))
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for section, values in MICRO.items():
         params[section].update(values)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; x1 and y1 are exclusive
+Polygon = tuple[tuple[int, int], ...]  # pixels (x, y) along an outline, whose end meets its beginning
 RGB = NDArray[np.uint8]  # (H, W, 3)
 Mask = NDArray[np.bool_]  # (H, W)
 Scores = NDArray[np.float32]  # (H, W), how anomalous each pixel is
@@ -83,6 +84,16 @@ def box_mask(box: Box, width: int, height: int) -> Mask:
     mask = np.zeros((height, width), dtype=bool)
     mask[max(box[1], 0) : max(box[3], 0), max(box[0], 0) : max(box[2], 0)] = True
     return mask
+
+
+def polygon_mask(polygon: Polygon, box: Box) -> Mask:
+    """(h, w) bool, as large as the box: the pixels within a polygon, and those that its outline runs through.
+
+    Where it crosses itself, what lies inside twice is outside. What of it lies outside of the box is cut off.
+    """
+    mask = np.zeros((box[3] - box[1], box[2] - box[0]), dtype=np.uint8)
+    cv2.fillPoly(mask, [np.array(polygon, np.int32) - np.array(box[:2], np.int32)], 1)
+    return mask > 0
 
 
 def feathered(mask: Mask, feather: int) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from lib.core.errors import UserError
-from lib.core.geometry import Box
+from lib.core.geometry import Box, Polygon
 from lib.core.runtime import write_text
 
 GOOD = "good"  # the defect type of a picture without a defect
@@ -102,7 +102,9 @@ class DefectBox:
 class Placement:
     """A request: a defect of which type, on which good picture, in which box, in which words.
 
-    `like` and `component` name the real defect from which place, size and aspect were drawn.
+    `like` and `component` name the real defect from which place, size and aspect were drawn, or, where a person drew
+    the box, the one that is nearest in size and aspect. `shape`: the outline that the person drew within it, if one,
+    whose points are pixels (x, y); generators that paint into shapes take it for their hole, all others take the box.
     """
 
     id: str
@@ -115,6 +117,7 @@ class Placement:
     seed: int
     like: str  # id of the Sample that shows the real defect
     component: int  # its number among the defects of that Sample
+    shape: Polygon | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -122,7 +125,9 @@ class Synthetic:
     """The answer to one request, with everything that is needed to give it again.
 
     `normal` is None where the generator paints its own background. A request that failed has no picture: `image` is
-    None, and `reason` says why. `accepted` is None until the gate has judged.
+    None, and `reason` says why. `accepted` is None until the gate has judged. `painted_sha256`: of the picture's file
+    as the generator left it, before the stage masks trimmed it: what a person's verdict names. `mask_source` says who
+    drew the mask: the generator, the measurement, or a person who corrected it.
     """
 
     placement: str
@@ -145,6 +150,9 @@ class Synthetic:
     scores: dict[str, float] = Field(default_factory=dict)
     accepted: bool | None = None
     reason: str | None = None
+    shape: Polygon | None = None
+    painted_sha256: str | None = None
+    mask_source: Literal["known", "measured", "corrected"] | None = None
 
 
 Record = TypeVar("Record", Sample, Description, DefectBox, Placement, Synthetic)

@@ -11,7 +11,8 @@ A method's module offers
   the number of processes.
 
 Most methods paint into the good picture that the placement names: the answer has that picture's size, and outside of
-the placement's box nothing changes, bit for bit. One that paints the background as well says so (`own_background`);
+the placement's box nothing changes, bit for bit; where a person drew a `shape` into the box, a method that paints
+into shapes keeps to that. One that paints the background as well says so (`own_background`);
 it then gives the mask, or `normal`, the same picture without the defect, from which the mask is measured.
 
 `lib/synthesis.py` drives them all.

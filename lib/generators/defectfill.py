@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lib import shapes
 from lib.backbones import DEFAULT, load_backbone
 from lib.core.defects import defect_mask
-from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, resize, window_around
+from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, polygon_mask, resize, window_around
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, Positive, WindowParams
 from lib.core.records import DefectBox, Placement
@@ -305,8 +305,7 @@ class Holes:
 
     def job(self, placement: Placement) -> Job:
         normal = self.read(Path(self.real.samples[placement.normal].image))
-        height, width = normal.shape[:2]
-        hole = shapes.placed(self._shape(placement), placement.box, width, height)
+        hole = shapes.placed(self._shape(placement), placement.box, *normal.shape[1::-1])
         windows = self.params.window
         parts = [Part(hole, window_around(placement.box, normal.shape, windows.context, windows.min_side))]
         if parts[0].window.side > self.side and self.settings.long == "parts":
@@ -318,14 +317,15 @@ class Holes:
         return Job(placement, normal, hole, parts)
 
     def _shape(self, placement: Placement) -> Mask:
-        """The hole in the placement's box, as large as that."""
+        """The hole in the placement's box, as large as that: what a person drew is taken as it is."""
+        if placement.shape is not None:
+            return polygon_mask(placement.shape, placement.box)
         settings, size = self.settings, (placement.box[2] - placement.box[0], placement.box[3] - placement.box[1])
         if settings.shape == "box" or 0 in size:
             return np.ones(size[::-1], dtype=bool)
         rng = np.random.default_rng(seed_for(placement.seed, "shape"))
         x0, y0, x1, y1 = self.boxes[placement.like, placement.component]
-        like = self.real.samples[placement.like]
-        mask = defect_mask(like, placement.defect_type, self.read_shape)[y0:y1, x0:x1]
+        mask = defect_mask(self.real.samples[placement.like], placement.defect_type, self.read_shape)[y0:y1, x0:x1]
         if settings.shape == "real":
             return shapes.bent(mask, size, settings.growth, rng)
         return shapes.grown(shapes.drawn(size, mask, rng), settings.growth)

@@ -19,9 +19,11 @@ from lib.core.records import Sample, Synthetic
 from lib.core.runtime import progress
 from lib.labels.gate import Traits, judge, measure, real_acceptance
 from lib.labels.masks import METHODS, only_what_changed
+from lib.labels.review import REVIEWED, Verdicts
 
 ACCEPTED, REJECTED = (40, 220, 80), (255, 40, 40)  # outlines on the contact sheet
 SHEET = 12  # samples of each type on the contact sheet
+NO_VERDICTS = Verdicts()
 COLUMNS, TILE = 12, 128  # of the contact sheet: four samples in a row; px
 
 Item = TypeVar("Item")
@@ -42,7 +44,7 @@ class Labeller:
 
     real: the samples of the train and val parts by their ids. traits: those of all real defects, by type. read: reads
     a good picture, through a memory. folder: for new pictures and masks; `final`: where it will lie. shown: the
-    placements whose windows are asked for.
+    placements whose windows are asked for. verdicts: what people said.
     """
 
     params: Params
@@ -52,22 +54,34 @@ class Labeller:
     folder: Path
     final: Path
     shown: frozenset[str]
+    verdicts: Verdicts = NO_VERDICTS
 
     def __call__(self, record: Synthetic) -> Judgement:
         if record.image is None:
             return Judgement(replace(record, accepted=False))
         image, normal = read_image(Path(record.image)), self._normal(record)
+        record = replace(record, painted_sha256=record.sha256)
         height, width = image.shape[:2]
         allowed: Box = record.box if record.normal is not None else (0, 0, width, height)
-        if record.mask is not None:
-            mask = read_mask(Path(record.mask))
+        corrected, known = self.verdicts.masks.get(record.placement), record.mask
+        if corrected is not None or known is not None:
+            mask = read_mask(corrected or Path(str(known)))
+            record = replace(record, mask_source="known" if corrected is None else "corrected")
+        elif normal is None:
+            raise ValueError(f"{record.image}: neither a mask nor a normal picture to measure it against")
         else:
-            if normal is None:
-                raise ValueError(f"{record.image}: neither a mask nor a normal picture to measure it against")
-            record, image, mask = self._measured(record, image, normal, allowed)
+            masks = self.params.masks
+            mask = METHODS[masks.method](image, normal, allowed, masks.component_ratio)
+            record = replace(record, mask_source="measured", knobs=record.knobs | masks.model_dump())
+        if known is None and normal is not None:
+            record, image = self._trimmed(record, image, normal, mask)
+        if record.normal is None and record.mask_source != "known" and mask.any():
+            record = replace(record, box=_extent(mask))
         scores, accepted, reason = judge(
             image, normal, mask, allowed, self.params.gate, self.traits[record.defect_type]
         )
+        if record.placement in self.verdicts.bad:
+            accepted, reason = False, REVIEWED
         path, digest = self._write("masks", record, mask)
         record = replace(
             record,
@@ -88,19 +102,13 @@ class Labeller:
         twin = image.parent.with_name("normals") / image.name
         return read_image(twin) if twin.exists() else None
 
-    def _measured(self, record: Synthetic, image: RGB, normal: RGB, allowed: Box) -> tuple[Synthetic, RGB, Mask]:
-        """Measure the mask on the picture as it was painted, and put the normal back where nothing is to be seen."""
-        masks = self.params.masks
-        mask = METHODS[masks.method](image, normal, allowed, masks.component_ratio)
-        record = replace(record, knobs=record.knobs | masks.model_dump())
-        if masks.keep == "changed":
+    def _trimmed(self, record: Synthetic, image: RGB, normal: RGB, mask: Mask) -> tuple[Synthetic, RGB]:
+        """Put the normal back where nothing is to be seen: nobody knew the mask when the picture was painted."""
+        if self.params.masks.keep == "changed":
             image = only_what_changed(image, normal, mask, self.params.synth.feather)
             path, digest = self._write("images", record, image)
             record = replace(record, image=path, sha256=digest)
-        if record.normal is None and mask.any():
-            left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-            record = replace(record, box=(left, top, left + width, top + height))
-        return record, image, mask
+        return record, image
 
     def _write(self, folder: str, record: Synthetic, pixels: RGB | Mask) -> tuple[str, str]:
         """Write one picture or mask; its final path, and the digest of the file."""
@@ -115,24 +123,37 @@ class Labeller:
 
 
 def label_all(
-    params: Params, real: Mapping[str, Sample], records: list[Synthetic], folder: Path, final: Path
+    params: Params,
+    real: Mapping[str, Sample],
+    records: list[Synthetic],
+    folder: Path,
+    final: Path,
+    verdicts: Verdicts = NO_VERDICTS,
 ) -> tuple[list[Synthetic], dict[str, Any], RGB]:
     """Label the records of one category; returns them with mask, scores and verdict, the gate's numbers, and a contact
     sheet. Masks, and the pictures that were trimmed to them, are written into `folder`, which will be `final`.
 
     real: the samples of the train and val parts by their ids, since the gate selects and does not train. A mask that
-    the generator knows exactly is taken as it is; the gate judges it all the same. A request without a picture is not
+    the generator knows exactly is taken as it is, and so is one that a person corrected; the gate judges it all the
+    same. A sample that a person refused is rejected, whatever the gate says. A request without a picture is not
     accepted, and keeps its reason.
     """
     traits = _real_traits(real)
-    label = Labeller(params, real, traits, recent(read_image), folder, final, _first_of_each_type(records))
+    label = Labeller(params, real, traits, recent(read_image), folder, final, _first_of_each_type(records), verdicts)
     judgements = _on_cores(label, records, "measure masks")
     labelled = [judgement.record for judgement in judgements]
     numbers = gate_numbers(labelled, [real_acceptance(of_type, params.gate) for of_type in traits.values()])
     numbers["masks"] = "measured" if any(r.image and r.mask is None for r in records) else "known"
+    numbers["review"] = {name: len(getattr(verdicts, name)) for name in ("bad", "masks", "stale")}
     tiles = [tile for judgement in judgements for tile in judgement.tiles]
     rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
     return labelled, numbers, contact_sheet(rows, tile=TILE)
+
+
+def _extent(mask: Mask) -> Box:
+    """The box around a mask, not empty."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return left, top, left + width, top + height
 
 
 def _first_of_each_type(records: list[Synthetic]) -> frozenset[str]:

@@ -16,6 +16,7 @@ from lib.core.params import Params
 from lib.core.records import DefectBox, read_records, read_train
 from lib.core.runtime import write_text
 from lib.report.gallery import VERDICTS, Answers, gallery, outcome, outcomes, read_answers, webp_bytes
+from lib.report.goods import forms, good_pictures
 from lib.report.histograms import histograms
 from lib.report.scores import differences, over_pictures, read_scores
 from lib.report.tables import Part, headline, parts, pictures, verdict
@@ -23,6 +24,7 @@ from lib.report.tables import Part, headline, parts, pictures, verdict
 LIMIT = 20_000_000  # bytes of the whole page, which a phone still opens
 NOTE = 1_000  # bytes kept for the sentence that says how many samples there are
 SHEETS = 0.25  # of them, at most, for sheets of errors
+GOODS = 0.15  # of them, at most, for good pictures on which a person can draw
 SHEET_WIDTH = 640  # px
 QUALITY = 80  # of WebP, of these sheets
 PLOTS = {
@@ -50,6 +52,7 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
     scores, answers = read_scores(params, metrics / "detection"), read_answers(params)
     contrasts = over_pictures(params, differences(params, scores), metrics / "detection")
     sheets, sheets_note = _sheets(params, metrics, int(SHEETS * limit))
+    goods, goods_note = good_pictures(params, int(GOODS * limit))
     sections = parts(params, metrics, scores, contrasts)
     page: dict[str, Any] = {
         "headline": headline(contrasts),
@@ -64,6 +67,9 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
         "sheets": sheets,
         "sheets_note": sheets_note,
         "generators": list(params.generators),
+        "goods": goods,
+        "goods_note": goods_note,
+        "forms": forms(answers),
     }
     template = _environment().get_template("page.html")
     empty = template.render(page, gallery={"samples": [], "pictures": []}, gallery_note="")

@@ -39,6 +39,7 @@ EXAMPLES: list[Any] = [
     Description("a/2", 0, "in the center", ("There is a scratch", "“Kratzer”")),
     DefectBox("a/2", 1, "scratch", (0, 1, 10, 12), 33),
     Placement(id="p1", location="in the center", **PLACEMENT | {"box": (-1, 0, 5, 6)}),
+    Placement(id="p2", location="in the center", shape=((0, 1), (4, 1), (2, 5)), **PLACEMENT),
     Synthetic(image="x.png", sha256="ab", **SYNTHETIC),
     Synthetic(image=None, sha256=None, accepted=False, reason="non-finite output", **SYNTHETIC | {"normal": None}),
     Synthetic(
@@ -50,6 +51,9 @@ EXAMPLES: list[Any] = [
         scores={"fill": 0.25},
         accepted=False,
         reason="no visible change",
+        shape=((0, 1), (4, 1), (2, 5)),
+        painted_sha256="01",
+        mask_source="corrected",
         **SYNTHETIC | {"knobs": {"strength": 0.5, "scheduler": "ddim"}},
     ),
 ]

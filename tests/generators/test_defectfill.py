@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.core.geometry import box_mask
+from lib.core.geometry import box_mask, polygon_mask
 from lib.core.images import png_bytes, read_image, read_mask, write_png
 from lib.core.params import Params, WindowParams
 from lib.core.records import Placement
@@ -186,6 +186,15 @@ def test_a_hole_lies_in_its_box_and_is_its_seeds_alone(params: Params, shape: st
     assert shape != "box" or np.array_equal(holes[0], box_mask((5, 5, 45, 40), 48, 48))
 
 
+@pytest.mark.parametrize("shape", ["real", "drawn", "box"])
+def test_the_shape_that_a_person_drew_is_the_hole_as_it_is(params: Params, shape: str):
+    request = placement(0, box=(10, 12, 30, 30), shape=((12, 14), (26, 14), (19, 28)))
+    hole = hole_of(params, request, shape=shape)
+    expected = np.zeros((48, 48), bool)
+    expected[12:30, 10:30] = polygon_mask(request.shape, request.box)
+    assert np.array_equal(hole, expected) and 80 < hole.sum() < 150
+
+
 def test_a_real_hole_is_the_mask_of_the_defect_that_the_placement_was_drawn_from(params: Params, workplace: Path):
     mask_file = workplace / f"data/prepared/{CATEGORY}/masks/scratch-0.png"
     whole = read_mask(mask_file)
@@ -241,6 +250,13 @@ def test_outside_of_the_hole_every_bit_stays(params: Params, model: Finetuned, s
         normal, hole = normal_of(request), hole_of(params, request, shape=shape)
         assert image.shape == normal.shape and image.dtype == np.uint8
         assert np.array_equal(image[~hole], normal[~hole]) and (image != normal)[hole].mean() > 0.1
+
+
+def test_a_person_s_shape_is_painted_and_nothing_else(params: Params, model: Finetuned):
+    request = placement(0, box=(8, 8, 40, 40), shape=((10, 10), (36, 12), (20, 36)))
+    [image] = pictures(params, model[0], [request])
+    hole = hole_of(params, request)
+    assert np.array_equal(image[~hole], normal_of(request)[~hole]) and (image != normal_of(request))[hole].mean() > 0.1
 
 
 def test_a_hole_over_the_whole_picture_is_allowed(params: Params, model: Finetuned):

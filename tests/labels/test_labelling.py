@@ -10,25 +10,14 @@ import pytest
 from lib.core.geometry import box_mask
 from lib.core.images import read_image, read_mask, write_png
 from lib.core.params import Params
-from lib.core.records import Sample, Synthetic, by_id, of_split, read_records
+from lib.core.records import Synthetic
 from lib.labels import labelling
 from lib.labels.labelling import label_all
 from lib.labels.masks import METHODS
-from tests.category import CATEGORY, placement, tiny_params, write_category
+from tests.category import CATEGORY, placement, tiny_params
 
 FINAL, SYNTH = Path("data/masks/x/slab"), Path("data/synth/x/slab")
 DEFECT = (12, 14, 24, 19)  # inside of the placement's box
-
-
-@pytest.fixture
-def params(inside: Path, raw_params: dict) -> Params:
-    write_category()
-    return tiny_params(raw_params)
-
-
-@pytest.fixture
-def real(params: Params) -> dict[str, Sample]:
-    return by_id(of_split(read_records(Path(f"data/prepared/{CATEGORY}/samples.jsonl"), Sample), "train"))
 
 
 def synthetic(number: int, known: bool = False, **changes: Any) -> Synthetic:

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
 import subprocess
 from collections import Counter
 from html.parser import HTMLParser
@@ -30,6 +29,7 @@ from lib.report.page import prose, write_page
 from lib.report.scores import differences, read_scores
 from lib.report.tables import headline, write_report
 from tests.category import CATEGORY, placement, tiny_params, write_category
+from tests.report.browser import CHROMIUM, needs_browser
 from tests.report.test_tables import GATE, METRICS, write_detection
 
 PAGE = METRICS / "report/index.html"
@@ -37,7 +37,6 @@ EVIL = "a <b>bold</b> reason </script><script>alert('&amp;')</script>"
 GENERATORS = ("perlin", "dmgr")
 COUNT = 6  # placements
 SEED = 2**62 + 1  # JavaScript would round it
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Page(HTMLParser):
@@ -95,6 +94,8 @@ def answer(number: int, generator: str) -> Synthetic:
         scores={} if failed else {"contrast": 2.0 ** (number + 3 * len(generator)), "outside": 0.0},
         accepted=number % 3 == 0,
         reason=None if number % 3 == 0 else EVIL,
+        painted_sha256=None if failed else f"{number + 16 * len(generator):064x}",
+        mask_source=None if failed else "measured",
     )
 
 
@@ -148,8 +149,8 @@ def test_names_and_reasons_are_text_and_never_markup(text: str):
     assert any(EVIL in shown for shown in page.texts), "as it is written, in the table of counts"
     assert EVIL in page.islands["data"].encode().decode("unicode_escape")
     tags = Counter(tag for tag, _ in page.tags)
-    assert tags["b"] == 0 and tags["script"] == 3, "two islands and our own script"
-    assert text.count("</script") == 3
+    assert tags["b"] == 0 and tags["script"] == 5, "four islands and our own script"
+    assert text.count("</script") == 5
 
 
 def test_equal_input_gives_equal_bytes_in_another_folder(params: Params, text: str):
@@ -286,7 +287,7 @@ def test_without_a_detector_that_learns_from_defects_the_verdict_says_so():
     )
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: the page's script is not run")
+@needs_browser
 def test_the_script_runs_in_a_browser_without_an_error(text: str, tmp_path: Path):
     probe = """<script>
       const told = [document.querySelectorAll("#samples .card").length];

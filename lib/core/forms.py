@@ -1,0 +1,115 @@
+"""The two tables that people fill in, by hand or on the report's page: read strictly, every problem with its line.
+
+What they hold is versioned in Git: `data/review/README.md` and `data/requests/README.md` say how to write them.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from lib.core.errors import UserError
+
+MAX_BYTES = 4_000_000  # of a table, which the report's page carries along
+MAX_ROWS = 20_000
+MAX_FIELD = 16_000  # characters: a drawn shape of a thousand points has fewer
+MAX_NOTE = 500  # characters
+TOLD = 40  # problems in one message
+
+
+class Form(NamedTuple):
+    """A table and its columns; `beside`: what else may lie in its folder."""
+
+    path: Path
+    columns: tuple[str, ...]
+    beside: tuple[str, ...] = ("README.md",)
+
+
+class Row(NamedTuple):
+    """One line of a table, which counts from 1, and its fields by their columns, without spaces around them."""
+
+    line: int
+    values: dict[str, str]
+
+
+# Verdicts on samples: the digest is that of the picture as it was painted, so that no other one is ever meant.
+REVIEW = Form(
+    Path("data/review/review.csv"),
+    ("category", "generator", "placement", "sha256", "verdict", "note"),
+    ("README.md", "masks"),
+)
+# Defects that a person asks for: which type, where on which good picture, how many.
+REQUESTS = Form(Path("data/requests/requests.csv"), ("category", "picture", "type", "box", "polygon", "count", "note"))
+
+
+def read_form(form: Form) -> tuple[list[Row], list[str]]:
+    """The rows that can be read, and what is wrong with the others, or with the whole table; no table has no rows.
+
+    A table is UTF-8 (a byte order mark is allowed), its fields are separated by commas, quoted as RFC 4180 has it, its
+    first line names all columns, in any order. Empty lines count for nothing.
+    """
+    path = form.path
+    if strange := _strange(form):
+        return [], [
+            f"{path.parent.as_posix()}: only {path.name} is read, not {', '.join(strange)}: rename or remove it"
+        ]
+    if not path.exists():
+        return [], []
+    if not path.is_file():
+        return [], [f"{path.as_posix()}: is no file, and a table belongs there: move it"]
+    if (size := path.stat().st_size) > MAX_BYTES:
+        return [], [f"{path.as_posix()}: {size:,} bytes, at most {MAX_BYTES:,} are read"]
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return [], [f"{path.as_posix()}: not UTF-8 ({error}): save it as CSV in UTF-8"]
+    return _rows(form, text)
+
+
+def _strange(form: Form) -> list[str]:
+    """What lies in the folder of a table without being read, such as a second download; hidden files may."""
+    known = {form.path.name, *form.beside}
+    names = (place.name for place in form.path.parent.glob("*"))
+    return sorted(name for name in names if name not in known and not name.startswith("."))
+
+
+def _rows(form: Form, text: str) -> tuple[list[Row], list[str]]:
+    rows, problems = list[Row](), list[str]()
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    where, header, line = form.path.as_posix(), list[str](), 1
+    try:
+        for fields in reader:
+            first, line = line, reader.line_num + 1
+            fields = [field.strip() for field in fields]
+            if not any(fields):
+                continue
+            if not header:
+                header = fields
+                if sorted(header) != sorted(form.columns):
+                    told = f"the columns {','.join(form.columns)} (separated by commas), not {fields}"
+                    return [], [f"{where}, line {first}: expected {told}"]
+            elif len(fields) != len(header):
+                problems.append(f"{where}, line {first}: {len(fields)} fields, expected {len(header)}")
+            elif long := [name for name, field in zip(header, fields, strict=True) if len(field) > _most(name)]:
+                problems.append(
+                    f"{where}, line {first}: {', '.join(long)} too long, at most {_most(long[0])} characters"
+                )
+            else:
+                rows.append(Row(first, dict(zip(header, fields, strict=True))))
+            if len(rows) > MAX_ROWS:
+                return [], [f"{where}: more than {MAX_ROWS:,} rows, which is the most"]
+    except csv.Error as error:
+        problems.append(f"{where}, line {line}: no CSV ({error}): double the quotes within a quoted field")
+    return rows, problems
+
+
+def _most(column: str) -> int:
+    return MAX_NOTE if column == "note" else MAX_FIELD
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise UserError with all problems, a line for each, if there are any."""
+    if problems:
+        rest = [f"and {len(problems) - TOLD} more"] if len(problems) > TOLD else []
+        raise UserError("\n".join([*problems[:TOLD], *rest]))

@@ -1,0 +1,174 @@
+"""Defects that a person asks for: boxes and shapes drawn on good pictures become placements beside the random ones.
+
+`data/requests/requests.csv` has a row for each; `data/requests/README.md` says how it is written.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lib.core.forms import REQUESTS, Row, read_form, refuse
+from lib.core.geometry import Box, Polygon
+from lib.core.records import GOOD, DefectBox, Placement, Sample, by_id, of_split
+from lib.core.regions import free_pixels
+from lib.placement import placement_of
+
+MAX_COUNT = 1_000  # samples of one request
+MAX_PLACEMENTS = 100_000  # of all requests together
+MAX_POINTS = 1_000  # of a shape
+NEAREST = 4  # real defects that the samples of one request take turns to be like
+NAMES = 5  # known ones that a message tells
+
+RealData = Mapping[str, tuple[Sequence[Sample], Sequence[DefectBox]]]  # samples and boxes by category
+
+
+@dataclass(frozen=True)
+class Request:
+    """`count` defects of a type in a box of a good picture, or in a shape within it. `picture`: id of a Sample."""
+
+    category: str
+    picture: str
+    defect_type: str
+    box: Box
+    shape: Polygon | None
+    count: int
+
+    @property
+    def name(self) -> str:
+        """That of its placements, but for their numbers: what else the table holds, and in which order, changes none.
+
+        Eight digits tell places apart, and the report's page knows them by `asked`. With five digits behind it, it
+        would be the name of a random placement.
+        """
+        place = repr((self.picture, self.box, self.shape)).encode()
+        return f"{self.category}-{self.defect_type}-asked-{hashlib.sha256(place).hexdigest()[:8]}"
+
+
+def read_requests(real: RealData) -> dict[str, list[Request]]:
+    """The requests of every category of `real`, in the order of the table; where there is no table, there are none.
+
+    Raises UserError with all problems at once: what is no request, names an unknown category or type, a picture that
+    is no good one of the train part, a place outside of it, or the same place twice.
+    """
+    rows, problems = read_form(REQUESTS)
+    requests: dict[str, list[Request]] = {category: [] for category in real}
+    goods = {category: _goods(samples) for category, (samples, _) in real.items()}
+    types = {category: {box.defect_type for box in _train(*of)} for category, of in real.items()}
+    names: dict[str, int] = {}
+    for row in rows:
+        request, faults = _request(row, goods, types)
+        if request is not None:
+            before = names.setdefault(request.name, row.line)
+            if before != row.line:
+                faults.append(f"the request of line {before} once more: add its number to that one's count")
+            requests[request.category].append(request)
+        problems += [f"{REQUESTS.path.as_posix()}, line {row.line}: {fault}" for fault in faults]
+    asked = sum(request.count for of in requests.values() for request in of)
+    if asked > MAX_PLACEMENTS:
+        problems.append(f"{REQUESTS.path.as_posix()}: asks for {asked:,} samples, at most {MAX_PLACEMENTS:,} are made")
+    refuse(problems)
+    return requests
+
+
+def place_requests(
+    requests: Sequence[Request], samples: Sequence[Sample], boxes: Sequence[DefectBox], seed: int
+) -> list[Placement]:
+    """The placements of the requests of one category, `count` for each, each with its own seed.
+
+    They are like the real defects of the type in the train part that are nearest in size and aspect, in turns.
+    """
+    goods, reals = _goods(samples), _train(samples, boxes)
+    placements = []
+    for request in requests:
+        like = nearest(request.box, [real for real in reals if real.defect_type == request.defect_type])
+        for index in range(request.count):
+            # Three digits: the names of random placements end in five.
+            name, real = f"{request.name}-{index:03d}", like[index % len(like)]
+            placements.append(placement_of(name, goods[request.picture], real, request.box, seed, request.shape))
+    return placements
+
+
+def nearest(box: Box, reals: Sequence[DefectBox]) -> list[DefectBox]:
+    """The NEAREST real defects, the one most like the box in size and aspect first: by the distance of the logarithms
+    of area and of width over height. Equal ones in the order of their names."""
+
+    def measures(of: Box) -> tuple[float, float]:
+        width, height = of[2] - of[0], of[3] - of[1]
+        return math.log(width * height), math.log(width / height)
+
+    here = measures(box)
+    order = sorted(reals, key=lambda real: (round(math.dist(here, measures(real.box)), 9), real.sample, real.component))
+    return order[:NEAREST]
+
+
+def _goods(samples: Sequence[Sample]) -> dict[str, Sample]:
+    """The good pictures of the train part, by their ids."""
+    return by_id(sample for sample in of_split(samples, "train") if sample.defect_type == GOOD)
+
+
+def _train(samples: Sequence[Sample], boxes: Sequence[DefectBox]) -> list[DefectBox]:
+    """The real defects of the train part."""
+    train = by_id(of_split(samples, "train"))
+    return [box for box in boxes if box.sample in train]
+
+
+def _request(
+    row: Row, goods: Mapping[str, Mapping[str, Sample]], types: Mapping[str, set[str]]
+) -> tuple[Request | None, list[str]]:
+    """What a row asks for, None where it cannot be told, and all that is wrong with it."""
+    values = row.values
+    category, picture, defect_type = values["category"], values["picture"], values["type"]
+    if category not in goods:
+        return None, [f"no category {category[:60]!r} in dataset.categories, which has {', '.join(goods)}"]
+    faults = []
+    if defect_type not in types[category]:
+        known = ", ".join(sorted(types[category]))
+        faults.append(f"no real defect of the type {defect_type[:60]!r} in the train part, known are {known}")
+    good = goods[category].get(picture)
+    if good is None:
+        some = ", ".join(sorted(goods[category])[:NAMES])
+        faults.append(f"{picture[:60]!r} is no good picture of the train part, such as {some}")
+    if not re.fullmatch(r"[0-9]{1,4}", values["count"]) or not 1 <= int(values["count"]) <= MAX_COUNT:
+        faults.append(f"count {values['count'][:60]!r}: expected a number from 1 to {MAX_COUNT}")
+    box, shape, wrong = _place(values["box"], values["polygon"], good.size if good else None)
+    faults += wrong
+    if box is not None and good is not None and good.regions is not None:
+        x0, y0, x1, y1 = box
+        if not free_pixels(good.regions)[y0:y1, x0:x1].all():
+            faults.append(f"box {x0} {y0} {x1} {y1}: lies where {good.regions.path} lets no defect be placed")
+    if faults or box is None:
+        return None, faults
+    return Request(category, picture, defect_type, box, shape, int(values["count"])), []
+
+
+def _place(box: str, polygon: str, size: tuple[int, int] | None) -> tuple[Box | None, Polygon | None, list[str]]:
+    """Box and shape of a row, and what is wrong with them. size: (width, height) of the picture, if that is known."""
+    corners, points = _numbers(box), _numbers(polygon)
+    if corners is None or points is None or len(corners) not in (0, 4) or not (corners or points):
+        return None, None, [f"box {box[:60]!r}: expected x0 y0 x1 y1, in px of the picture"]
+    shape = tuple(zip(points[::2], points[1::2], strict=False))
+    if points and (len(points) % 2 or not 3 <= len(shape) <= MAX_POINTS):
+        return None, None, [f"polygon {polygon[:60]!r}: expected x y x y x y ..., of 3 to {MAX_POINTS} points"]
+    x0, y0, x1, y1 = corners or _around(shape)
+    if size is not None and not (x0 < x1 <= size[0] and y0 < y1 <= size[1]):
+        return None, None, [f"box {x0} {y0} {x1} {y1}: is empty, or leaves the picture of {size[0]} x {size[1]} px"]
+    if shape and not all(x0 <= x < x1 and y0 <= y < y1 for x, y in shape):
+        return (
+            None,
+            None,
+            [f"polygon: leaves its box {x0} {y0} {x1} {y1}, whose x1 and y1 are the first pixels outside"],
+        )
+    return (x0, y0, x1, y1), shape or None, []
+
+
+def _around(shape: Polygon) -> Box:
+    columns, rows = zip(*shape, strict=True)
+    return min(columns), min(rows), max(columns) + 1, max(rows) + 1
+
+
+def _numbers(text: str) -> list[int] | None:
+    """Whole numbers from 0 on, separated by spaces; None where there is anything else."""
+    words = text.split()
+    return [int(word) for word in words] if all(re.fullmatch(r"[0-9]{1,6}", word) for word in words) else None
