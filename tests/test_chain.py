@@ -30,7 +30,6 @@ MICRO = {
     "detect": {"seeds": [0, 1], "steps": 4, "batch_size": 2, "validate_every": 2, "window": 64},
     "patchcore": {"coreset": 50},
     "rtdetr": {"width": 16, "queries": 8, "steps": 2},
-    "export": {"formats": ["csv"]},
 }
 GENERATORS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["generators"]
 

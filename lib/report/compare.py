@@ -79,6 +79,19 @@ def _code(stage: Mapping[str, Any]) -> dict[str, str]:
     return {path: digest for path, digest in deps.items() if path.startswith(("lib/", "stages/"))}
 
 
+def stale(run: Run) -> str:
+    """A sentence on the stages of a run that read what other stages have replaced since; empty where none did."""
+    late: dict[str, int] = {}
+    for name, stage in run.lock.items():
+        digests = [(str(dep.get("md5")), run.digest(dep["path"])) for dep in stage.get("deps", [])]
+        if any(now is not None and now != then for then, now in digests):
+            late[name.split("@")[0]] = late.get(name.split("@")[0], 0) + 1
+    told = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in late.items())
+    return (
+        f"In {run.name}, these stages are older than what they read: {told}. `dvc repro` comes first." if late else ""
+    )
+
+
 def read_scores(run: Run) -> Scores:
     """The metrics of every detector that params.yaml of the run names; those without a file are left out."""
     scores: Scores = {}
@@ -160,9 +173,11 @@ def headline(table: pd.DataFrame) -> str:
         return "The runs have no metrics in common."
     judged = table[table["verdict"].isin(["within", "beyond"])]
     equal = int((table["verdict"] == "equal").sum())
+    if equal == len(table):
+        return f"All {equal} numbers of the metrics are equal."
     same = f" {equal} numbers are equal." if equal else ""
     if judged.empty:
-        return f"No difference can be judged.{same}"
+        return f"One seed does not tell chance from effect, so no difference is judged.{same}"
     count, most = int((judged["verdict"] == "beyond").sum()), (1 - LEVEL) * len(judged)
     return (
         f"{count} of {len(judged)} differences lie beyond what two equal arms differ by; without any effect up to "
@@ -204,12 +219,13 @@ def render(a: Run, b: Run, limit: int = LIMIT) -> str:
         "a": a,
         "b": b,
         "headline": headline(table),
+        "stale": [line for line in map(stale, (a, b)) if line],
         "params": changed_params(a.params, b.params),
         "code": changed_code(a.lock, b.lock),
         "metrics": cells(table[folded]) if len(table) else table,
         "others": cells(table[~folded]) if len(table) else table,
         "level": f"{LEVEL:.0%}",
-        "none": REAL_ONLY,
+        "real_only": REAL_ONLY,
         "placebo": PLACEBO,
         "outcomes": outcomes(before, after),
         "missing": missing + missing_after,

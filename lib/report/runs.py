@@ -38,9 +38,13 @@ class Run:
         """Where the file that this run has at a path of an output lies: in the cache, or, for the workspace, there."""
         if self.commit is None and Path(path).is_file():
             return Path(path)
-        digest = self._outputs.get(path) or self._listed(path)
+        digest = self.digest(path)
         place = None if digest is None else _cached(digest)
         return place if place is not None and place.is_file() else None
+
+    def digest(self, path: str) -> str | None:
+        """The digest that dvc.lock gives an output, or that the list of its folder gives a file; None for all else."""
+        return self._outputs.get(path) or self._listed(path)
 
     @cached_property
     def params(self) -> dict[str, Any]:

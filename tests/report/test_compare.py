@@ -14,7 +14,7 @@ import pytest
 from lib.core.errors import UserError
 from lib.metrics.intervals import chance_difference
 from lib.report.before_after import outcomes, verdict_of
-from lib.report.compare import changed_code, changed_params, compared, headline
+from lib.report.compare import changed_code, changed_params, compared, headline, stale
 from lib.report.runs import Run, find_run
 from lib.report.scores import COLUMNS
 from tests.conftest import ROOT
@@ -145,6 +145,7 @@ def test_an_experiment_against_a_tag(project: Path):
     compare(project, "first", "more")
     page = (project / "page.html").read_text()
     shown = Text(page)
+    assert "what placebo differed by from none in each run" in shown.text and "older than" not in shown.text
     assert "synth.k 0 1" in shown.text
     assert "1 → 0 → 1" not in shown.text
     assert "4 of 5" not in shown.text
@@ -263,6 +264,18 @@ def test_a_difference_is_beyond_when_it_is_larger_than_that_of_equal_arms():
         arm = [0.4, 0.5, 0.6]
         assert row["equal_arms"] == pytest.approx(chance_difference([[arm] * 6] * 2, 0.95))
         assert row["placebo_before"] == pytest.approx(0.0)
+
+
+def test_a_stage_is_stale_when_another_one_has_replaced_what_it_read():
+    def of(digest: str) -> Run:
+        made = {"deps": [{"path": "lib/a.py", "md5": "7" * 32}], "outs": [{"path": "data/x", "md5": "1" * 32}]}
+        reading = {"deps": [{"path": "data/x", "md5": digest}]}
+        found = Run("it", None)
+        found.__dict__["lock"] = {"make": made, "read@a": reading, "read@b": reading}
+        return found
+
+    assert stale(of("1" * 32)) == ""
+    assert "older than what they read: read (2)." in stale(of("2" * 32))
 
 
 def test_metrics_of_other_categories_and_arms_are_left_out():
