@@ -3,8 +3,10 @@
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +55,23 @@ class Run:
 
     @cached_property
     def lock(self) -> dict[str, Any]:
-        """The stages of dvc.lock: what ran last, with the digests of all that it read and wrote."""
-        stages = self._mapping("dvc.lock").get("stages") or {}
-        return stages if isinstance(stages, dict) else {}
+        """The stages of dvc.lock that dvc.yaml still has: what ran last, with the digests of what it read and wrote."""
+        ran = self._mapping("dvc.lock").get("stages") or {}
+        return {name: ran[name] for name in self._stages() if name in ran}
+
+    def _stages(self) -> Iterator[str]:
+        """The names of all stages in dvc.yaml, those of a matrix as DVC numbers them: `masks@perlin`."""
+        for name, entry in (self._mapping("dvc.yaml").get("stages") or {}).items():
+            columns = [self._value(column) for column in (entry.get("matrix") or {}).values()]
+            yield from ("@".join(filter(None, (name, "-".join(map(str, item))))) for item in product(*columns))
+
+    def _value(self, column: Any) -> list[Any]:
+        """A list of a matrix: as it stands there, or from params.yaml, where that has the key."""
+        key = re.fullmatch(r"\$\{([\w.]+)\}", column) if isinstance(column, str) else None
+        node: Any = self.params if key else column
+        for name in key[1].split(".") if key else ():
+            node = node.get(name) if isinstance(node, dict) else None
+        return node if isinstance(node, list) else []
 
     def _mapping(self, path: str) -> dict[str, Any]:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from lib.core.errors import UserError
 from lib.metrics.intervals import chance_difference
@@ -182,7 +183,7 @@ def test_the_workspace_is_the_second_run_unless_another_is_named(project: Path):
 def test_pictures_that_the_cache_lost_are_told_and_the_page_goes_on(project: Path, tmp_path: Path):
     folder = tmp_path / "copy"
     shutil.copytree(project, folder, symlinks=True)
-    lock = json.loads(json.dumps(__import__("yaml").safe_load((run(folder, "git", "show", "first:dvc.lock")).stdout)))
+    lock = yaml.safe_load(run(folder, "git", "show", "first:dvc.lock").stdout)
     digests = {out["path"]: out["md5"] for out in lock["stages"]["make"]["outs"]}
 
     def cached(digest: str) -> Path:
@@ -276,6 +277,17 @@ def test_a_stage_is_stale_when_another_one_has_replaced_what_it_read():
 
     assert stale(of("1" * 32)) == ""
     assert "older than what they read: read (2)." in stale(of("2" * 32))
+
+
+def test_what_dvc_yaml_has_no_more_is_no_stage_of_a_run(inside: Path):
+    Path("params.yaml").write_text("generators: [a]\ndetect:\n  on_synthetic: [u, v]\nexport:\n  formats: []\n")
+    lists = "matrix: {d: '${detect.on_synthetic}', g: '${generators}'}"
+    Path("dvc.yaml").write_text(
+        f"stages:\n  one: {{cmd: x}}\n  detect:\n    {lists}\n  export: {{matrix: {{f: '${{export.formats}}'}}}}\n"
+    )
+    names = ["one", "detect@u-a", "detect@v-a", "detect@u-b", "export@coco", "gone"]
+    Path("dvc.lock").write_text(json.dumps({"stages": {key: {} for key in names}}))
+    assert list(Run("workspace", None).lock) == names[:3]
 
 
 def test_metrics_of_other_categories_and_arms_are_left_out():
