@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from lib.core.defects import defect_mask, types_of
 from lib.core.geometry import Box, Mask
-from lib.core.images import read_mask
 from lib.core.records import Sample, of_split
 from lib.core.runtime import progress
 
@@ -50,12 +49,25 @@ def mask_boxes(mask: Mask, margin: float, min_area: int) -> list[Component]:
     return [item for item in components if item.area >= min_area] or components[:1]
 
 
-def real_components(samples: Sequence[Sample], margin: float, min_area: int) -> Iterator[tuple[Sample, int, Component]]:
-    """The numbered defects of each real defect picture of the train and val parts; the test part is never opened."""
-    defects = [sample for sample in of_split(samples, "train", "val") if sample.mask is not None]
-    for sample in progress(defects, "read masks"):
-        components = mask_boxes(read_mask(Path(str(sample.mask))), margin, min_area)
-        yield from ((sample, number, component) for number, component in enumerate(components))
+class RealDefect(NamedTuple):
+    """One defect of a real picture: `number` counts all of the picture's, one type after another."""
+
+    sample: Sample
+    number: int
+    defect_type: str
+    component: Component
+
+
+def real_defects(samples: Sequence[Sample], margin: float, min_area: int) -> Iterator[RealDefect]:
+    """The defects of each real defect picture of the train and val parts; the test part is never opened.
+
+    Defects of several types in one picture are told apart by type first: a box of one type may hold pixels of another.
+    """
+    pictures = [sample for sample in of_split(samples, "train", "val") if sample.mask is not None]
+    for sample in progress(pictures, "read masks"):
+        of_types = [(name, mask_boxes(defect_mask(sample, name), margin, min_area)) for name in types_of(sample)]
+        components = [(name, component) for name, components in of_types for component in components]
+        yield from (RealDefect(sample, number, *defect) for number, defect in enumerate(components))
 
 
 def _with_margin(box: Box, margin: float, shape: tuple[int, ...]) -> Box:

@@ -1,33 +1,40 @@
 """Train detectors per seed on every arm, and choose their thresholds on val.
 
 Beside what its method wrote, the folder of a trained seed holds `detector.json`, which method it is and what it was
-trained for, `threshold.json`, from which score on a pixel is a defect, and on what that was chosen, and `history.json`,
-its curves.
+trained for, `threshold.json`, from which score on a pixel is a defect, and on what that was chosen, `history.json`, its
+curves, and, where the same pixels of all pictures never count, IGNORED_PIXELS.
 """
 
 import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lib import plots
 from lib.alarms import alarm_level, threshold_for
+from lib.core.defects import Labels
 from lib.core.errors import UserError
 from lib.core.geometry import Scores
+from lib.core.images import write_png
 from lib.core.params import PLACEBO, REAL_ONLY, Detect, Params
-from lib.core.records import GOOD, Sample, Synthetic, by_id, of_split, read_records
+from lib.core.records import GOOD, RegionMap, Sample, Synthetic, TypeMap, by_id, of_split, read_records
+from lib.core.regions import ignored_pixels, silenced
 from lib.core.runtime import atomic_folder, device, on_cores, progress, replace_folder, work_folder, write_json
 from lib.detectors import Example, find
 from lib.metrics.ranking import DefectPixels, Ranking, defect_pixels, rank_pixels
 
+Place = TypeVar("Place", TypeMap, RegionMap)
+
+IGNORED_PIXELS = "ignored.png"  # in a trained seed's folder: pixels that never count, if they are the same everywhere
 PLACEBO_SEED = 1000  # added to each seed of the placebo: far from all that one would list in params.yaml
 SCORING_SHARE = 1000  # one of so many pixels, the highest ones, scores a picture
 
@@ -49,8 +56,17 @@ def read_examples(records: Iterable[Sample | Synthetic], normals: Mapping[str, S
         # Of a real defect the twin is not read, even where a rendered data set has it: a factory has none.
         normal = (normals or {}).get(record.normal) if isinstance(record, Synthetic) and record.normal else None
         twin = Path(normal.image).absolute() if normal else None
-        examples.append(Example(picture, mask, isinstance(record, Synthetic), record.defect_type, twin))
+        if isinstance(record, Sample):
+            type_map, regions = record.type_map, record.regions
+        else:
+            type_map, regions = None, normal.regions if normal else None
+        example = Example(picture, mask, isinstance(record, Synthetic), record.defect_type, twin)
+        examples.append(replace(example, type_map=_absolute(type_map), regions=_absolute(regions)))
     return examples
+
+
+def _absolute(place: Place | None) -> Place | None:
+    return place and replace(place, path=Path(place.path).absolute().as_posix())
 
 
 def train_arm(params: Params, detector: str, arm: str, category: str, accepted: Sequence[Synthetic], key: str) -> None:
@@ -74,12 +90,18 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
     if module.LEARNS_FROM == "good":
         train = [example for example in train if example.defect_type == GOOD]
 
+    # Those of single pictures say nothing about new ones.
+    kinds = {sample.regions for sample in samples}
+    (shared,) = kinds if len(kinds) == 1 else (None,)
+
     def train_seed(seed: int, out: Path) -> None:
         history = module.fit(train, val, params, settings, seed, out)
         write_json(out / "history.json", history.curves)
         write_json(out / "threshold.json", choose_threshold(module, module.load(out), val, params.detect, out))
         provenance = {"detector": detector, "category": category, "arm": arm, "seed": seed, "depth": samples[0].depth}
         write_json(out / "detector.json", provenance)
+        if shared is not None:
+            write_png(out / IGNORED_PIXELS, ignored_pixels(shared))
 
     work = work_folder(f"detect-{detector}-{category}-{arm}", key)
     train_seeds(train_seed, [seed + PLACEBO_SEED * (arm == PLACEBO) for seed in params.detect.seeds], work)
@@ -129,7 +151,7 @@ def choose_threshold(
         )
     with predictions(module, model, val, folder) as predicted:
         if rate is None:
-            (ranking,) = rank_parts(val, predicted, [{example.defect_type for example in val}])
+            (ranking,) = rank_parts(val, predicted, [{name for example in val for name in example.types}])
             return {"threshold": ranking.f1_max()[1], "chosen_on": "val", "min_area": detect.min_area}
         if not any(good):
             raise UserError(
@@ -159,18 +181,29 @@ def image_score(scores: Scores) -> float:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is kept in memory of a picture's score map, which itself lies in a file: thousands do not fit."""
+    """What is kept in memory of a picture's score map, which itself lies in a file: thousands do not fit.
+
+    types: the file of its map of types, if the detector tells them apart.
+    """
 
     file: Path
     defect: DefectPixels
     image_score: float
     lowest: float
     highest: float
+    types: Path | None = None
 
     @property
     def scores(self) -> Scores:
         """(H, W) float32, read anew each time."""
         return np.load(self.file)
+
+    @property
+    def labels(self) -> Labels:
+        """(H, W) uint8: of which type each pixel is, whether it is a defect or not; read anew each time."""
+        if self.types is None:
+            raise ValueError(f"{self.file}: of a detector that tells no types apart")
+        return np.load(self.types)
 
 
 @contextmanager
@@ -185,12 +218,19 @@ def predictions(
         bar = progress(examples, what)  # moved on by hand, since pictures are done in any order
 
         def predict(number: int, example: Example) -> Prediction:
-            scores = module.predict(model, example.image)
-            file = Path(spool, f"{number}.npy")
+            file, types = Path(spool, f"{number}.npy"), None
+            if getattr(model, "types", ()):
+                scores, labels = module.predict_typed(model, example.image)
+                types = Path(spool, f"{number}-types.npy")
+                np.save(types, labels)
+            else:
+                scores = module.predict(model, example.image)
+            if example.ignored is not None:
+                scores = silenced(scores, example.ignored)
             np.save(file, scores)
             defect = defect_pixels(scores, example.mask)
             bar.update()
-            return Prediction(file, defect, image_score(scores), float(scores.min()), float(scores.max()))
+            return Prediction(file, defect, image_score(scores), float(scores.min()), float(scores.max()), types)
 
         with bar:
             predicted = on_cores(device(), predict, range(len(examples)), examples)
@@ -200,13 +240,24 @@ def predictions(
 def rank_parts(
     examples: Sequence[Example],
     predicted: Sequence[Prediction],
-    parts: Sequence[Collection[str]],
+    parts: Sequence[AbstractSet[str]],
     threshold: float | None = None,
 ) -> list[Ranking]:
-    """For each part, which is a set of types, the ranking of all pixels of all pictures of these types."""
+    """For each part, which is a set of types, the ranking of pixels of all pictures that show any of these types: those
+    of these types' defects among the normal ones. Defects of other types in such a picture do not count."""
+
+    def defect_of(example: Example, prediction: Prediction, part: AbstractSet[str]) -> DefectPixels:
+        if part >= set(example.types):
+            return prediction.defect
+        return defect_pixels(prediction.scores, example.mask_of(part))
+
     rankings = [
         rank_pixels(
-            [one.defect for example, one in zip(examples, predicted, strict=True) if example.defect_type in part],
+            [
+                defect_of(example, one, part)
+                for example, one in zip(examples, predicted, strict=True)
+                if not part.isdisjoint(example.types)
+            ],
             threshold,
         )
         for part in parts
@@ -214,9 +265,10 @@ def rank_parts(
 
     def count(example: Example, prediction: Prediction) -> None:
         scores = prediction.scores
-        normal = scores[~example.mask] if example.has_defect else scores.ravel()
+        is_whole = not example.has_defect and example.regions is None
+        normal = scores.ravel() if is_whole else scores[example.normal]
         for part, ranking in zip(parts, rankings, strict=True):
-            if example.defect_type in part:
+            if not part.isdisjoint(example.types):
                 ranking.count(normal)
 
     on_cores(device(), count, examples, predicted)

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lib import plots
 from lib.alarms import marked
@@ -23,13 +24,16 @@ from lib.core.params import Evaluate, Params
 from lib.core.pipeline import part_key
 from lib.core.records import GOOD, Sample, of_split, read_records
 from lib.core.runtime import device, on_cores, work_folder, write_json, write_text
-from lib.detection import Prediction, predictions, rank_parts, read_examples
+from lib.detection import SCORING_SHARE, Prediction, predictions, rank_parts, read_examples
 from lib.detectors import Example, find
+from lib.metrics.bootstrap import Counts, Weights, aurocs, average_precisions, counts_of, levels_of, resamples
 from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, truth_boxes
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import Ranking, rank
+from lib.metrics.types import Overlaps, overlaps, picture_type, type_ious
 
 RECALLS = np.arange(1, 201) / 200  # of the precision-recall curve
+RESAMPLED = "resampled.csv"  # a row for each resample; row n is of the same pictures in every arm of a category
 VERDICT = "verdict.json"  # written last: with it, the folder of an arm is whole
 
 Metrics = dict[str, float]
@@ -65,7 +69,8 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     """Judge every seed in the folder `trained` on the samples.
 
     Returns mean and sample standard deviation over seeds, each seed, each defect type beside the good pictures, and
-    counts. Writes into `out`: pr.csv, the mean curve of the seeds, and best.png and worst.png of the first seed.
+    counts. Writes into `out`: pr.csv, the mean curve of the seeds, RESAMPLED, their mean metrics on resampled test
+    parts, and best.png and worst.png of the first seed.
     Raises UserError without trained seeds, or defects to find.
     """
     folders = sorted(trained.glob("seed-*"), key=lambda folder: int(folder.name.removeprefix("seed-")))
@@ -74,7 +79,9 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     examples, module = read_examples(samples), find(detector)
     if not any(example.has_defect for example in examples):
         raise UserError("the test part holds no defect, so there is nothing to measure: change split in params.yaml")
-    types = sorted({example.defect_type for example in examples} - {GOOD})
+    types = sorted({name for example in examples for name in example.types} - {GOOD})
+    draws = resamples([sample.group for sample in samples], [example.has_defect for example in examples])
+    replicates = []
     seeds: dict[str, Metrics] = {}
     by_type: dict[str, list[Metrics]] = {name: [] for name in types}
     curves = []
@@ -90,16 +97,22 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
                 _write_overlays(samples, examples, predicted, threshold, params.overlays, out)
             boxes = _box_metrics(module, model, examples, predicted, threshold)
             alarms = _alarm_metrics(examples, predicted, threshold, chosen["min_area"])
+            told_apart, ious = _type_metrics(getattr(model, "types", ()), examples, predicted, threshold)
+            replicates.append(_replicates(draws, pixels, examples, predicted))
         pictures = rank([one.image_score for one in predicted], [example.has_defect for example in examples])
         seeds[folder.name.removeprefix("seed-")] = _metrics(pictures, pixels, params.fpr_limit) | boxes | alarms
+        seeds[folder.name.removeprefix("seed-")] |= told_apart
         for name, ranking in zip(types, of_types, strict=True):
-            by_type[name].append({"pixel_ap": ranking.average_precision(), "pixel_iou_at_val_threshold": ranking.iou()})
+            of_type = {"pixel_ap": ranking.average_precision(), "pixel_iou_at_val_threshold": ranking.iou()}
+            by_type[name].append(of_type | ({"type_iou": ious[name]} if name in ious else {}))
         curves.append(pixels.precision_at(RECALLS))
     rows = "".join(
         f"{recall:.6f},{value:.6f}\n" for recall, value in zip(RECALLS, np.mean(curves, axis=0), strict=True)
     )
     write_text(out / "pr.csv", f"recall,precision\n{rows}")
-    numbers = {name: sum(example.defect_type == name for example in examples) for name in [GOOD, *types]}
+    rows = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.mean(replicates, axis=0))
+    write_text(out / RESAMPLED, f"pixel_ap,image_auroc\n{rows}")
+    numbers = {name: sum(name in example.types for example in examples) for name in [GOOD, *types]}
     return {
         **_mean_and_std(list(seeds.values())),
         "seeds": seeds,
@@ -133,7 +146,7 @@ def _box_metrics(
 
     def found_and_truth(example: Example, prediction: Prediction) -> tuple[list[ScoredBox], list[Box]]:
         if hasattr(module, "boxes"):
-            found = module.boxes(model, example.image)
+            found = [one for one in module.boxes(model, example.image) if _counts(example, one)]
         else:
             found = component_boxes(prediction.scores, threshold)
         return found, truth_boxes(example.mask) if example.has_defect else []
@@ -141,6 +154,12 @@ def _box_metrics(
     found, truth = zip(*on_cores(device(), found_and_truth, examples, predicted), strict=True)
     ap50, ap = box_precision(found, truth)
     return {"box_ap50": ap50, "box_ap": ap}
+
+
+def _counts(example: Example, box: ScoredBox) -> bool:
+    """Whether any pixel of a box counts."""
+    x0, y0, x1, y1 = (max(round(value), 0) for value in box.box)
+    return example.ignored is None or not bool(example.ignored[y0:y1, x0:x1].all())
 
 
 def _alarm_metrics(
@@ -151,9 +170,53 @@ def _alarm_metrics(
 
     def share(of_defects: bool) -> float:
         these = [alarm for example, alarm in zip(examples, alarms, strict=True) if example.has_defect == of_defects]
-        return float(np.mean(these)) if these else math.nan
+        return _mean(these)
 
     return {"defects_alarmed": share(True), "good_alarmed": share(False)}
+
+
+def _type_metrics(
+    types: Sequence[str], examples: Sequence[Example], predicted: Sequence[Prediction], threshold: float
+) -> tuple[Metrics, dict[str, float]]:
+    """How well a detector tells types apart, and the IoU of each; nothing of one that does not.
+
+    IoU at the threshold from val. Pictures with defects of one type have the right type or another.
+    """
+    if not types:
+        return {}, {}
+
+    def judged(example: Example, one: Prediction) -> tuple[Overlaps, float]:
+        scores, labels = one.scores, one.labels
+        found = np.where(scores >= threshold, labels, np.uint8(0))
+        if example.ignored is not None:
+            found[example.ignored] = 0
+        named = types[picture_type(scores, labels, SCORING_SHARE) - 1]
+        is_right = float(named == example.types[0]) if example.has_defect and len(example.types) == 1 else math.nan
+        return overlaps(found, example.labels(types), len(types)), is_right
+
+    of_pictures, right = zip(*on_cores(device(), judged, examples, predicted), strict=True)
+    ious = type_ious(of_pictures)
+    told = [value for value in right if not math.isnan(value)]
+    metrics = {"type_miou": _mean(ious[~np.isnan(ious)]), "type_accuracy": _mean(told)}
+    return metrics, dict(zip(types, ious.tolist(), strict=True))
+
+
+def _mean(values: Sequence[float] | NDArray[np.float64]) -> float:
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def _replicates(
+    draws: Weights, pixels: Ranking, examples: Sequence[Example], predicted: Sequence[Prediction]
+) -> NDArray[np.float64]:
+    """(R, 2): pixel AP and image AUROC of one seed on every resample of the test part."""
+    levels = levels_of(pixels.positives)
+
+    def count(example: Example, one: Prediction) -> Counts:
+        return counts_of(one.defect.scores, one.scores[example.normal], levels)
+
+    counts = on_cores(device(), count, examples, predicted)
+    auroc = aurocs(draws, [one.image_score for one in predicted], [example.has_defect for example in examples])
+    return np.stack([average_precisions(draws, counts), auroc], axis=1)
 
 
 def _write_overlays(

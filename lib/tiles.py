@@ -34,9 +34,23 @@ def predict_whole(image: RGB, predict_batch: Callable[[NDArray], NDArray], sight
 
     predict_batch: (B, side, side, 3) uint8 -> (B, side, side) float, each in [0, `highest`].
     """
-    height, width = image.shape[:2]
-    small = resized(image, sight.scale)
-    scores = predict_tiled(small, predict_batch, sight.window, sight.overlap, sight.multiple, sight.batch)
+    maps = predict_tiled(resized(image, sight.scale), predict_batch, *_layout(sight))
+    return _finished(maps, image.shape, sight)
+
+
+def predict_channels(image: RGB, predict_batch: Callable[[NDArray], NDArray], sight: Sight) -> NDArray[np.float32]:
+    """The same for several maps at once: (C, H, W) float32, from (B, C, side, side) of `predict_batch`."""
+    maps = predict_tiled(resized(image, sight.scale), predict_batch, *_layout(sight))
+    return np.stack([_finished(scores, image.shape, sight) for scores in maps])
+
+
+def _layout(sight: Sight) -> tuple[int, int, int, int]:
+    return sight.window, sight.overlap, sight.multiple, sight.batch
+
+
+def _finished(scores: Scores, shape: Sequence[int], sight: Sight) -> Scores:
+    """A map of the scaled picture, smoothed, at the size of the picture of shape (H, W, ...)."""
+    height, width = shape[:2]
     if sight.smoothing:
         scores = np.asarray(
             cv2.GaussianBlur(scores, (0, 0), sight.smoothing, borderType=cv2.BORDER_REFLECT), np.float32
@@ -52,13 +66,13 @@ def predict_tiled(
     overlap: int,
     multiple: int = 1,
     batch_size: int = 16,
-) -> Scores:
+) -> NDArray[np.float32]:
     """Predict an (H, W, C) picture of any size by square tiles of about `window` px that share at least `overlap` px.
 
-    predict_batch: (B, side, side, C) -> (B, side, side) float; `side` is `window`, or up to half as much more where
-    that saves a row of tiles, rounded up to a `multiple`. Tiles are averaged with raised-cosine weights, so no seam
-    shows where one hands over to the next. A picture that is smaller than a tile is mirrored up to it. Returns (H, W)
-    float32. Raises ValueError unless 0 <= overlap < window.
+    predict_batch: (B, side, side, C) -> (B, ..., side, side) float; `side` is `window`, or up to half as much more
+    where that saves a row of tiles, rounded up to a `multiple`. Tiles are averaged with raised-cosine weights, so no
+    seam shows where one hands over to the next. A picture that is smaller than a tile is mirrored up to it. Returns
+    (..., H, W) float32. Raises ValueError unless 0 <= overlap < window.
     """
     height, width = image.shape[:2]
     windows = tiles(image.shape, window, overlap, multiple)
@@ -70,11 +84,13 @@ def predict_tiled(
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
         scores = predict_batch(np.stack([crop(image, tile) for tile in batch]))
+        if not first:
+            total = np.zeros((*scores.shape[1:-2], height, width))
         for tile, score in zip(batch, scores, strict=True):
             top, left = max(tile.y0, 0), max(tile.x0, 0)
             there = slice(top, min(tile.y0 + side, height)), slice(left, min(tile.x0 + side, width))
             here = tuple(slice(s.start - o, s.stop - o) for s, o in zip(there, (tile.y0, tile.x0), strict=True))
-            total[there] += (weights * score)[here]
+            total[..., *there] += (weights * score)[..., *here]
             weight[there] += weights[here]
     return (total / weight).astype(np.float32)
 

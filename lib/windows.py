@@ -1,12 +1,13 @@
 """Training windows at native scale: pools of examples, balanced batches, augmentation that keeps labels exact."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.core.defects import Labels
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Window, crop, resize
 from lib.core.params import Detect
@@ -19,18 +20,23 @@ STAYS_DEFECT = 0.25  # of a pixel, after scaling: with more, lines thinner than 
 
 @dataclass(frozen=True)
 class Source:
-    """An example, and where its defect is: (N,) flat indices of at most MOST_PIXELS of its pixels, none if it is good.
+    """An example, and where its defects of one type are: (N,) flat indices of at most MOST_PIXELS of their pixels, none
+    if it is good. One that shows several types is a source of each.
 
     The example's arrays are read anew for each window: thousands of pictures do not fit into memory.
     """
 
     example: Example
     pixels: NDArray[np.int64]
+    defect_type: str = GOOD
 
     @classmethod
-    def of(cls, example: Example) -> "Source":
-        pixels = np.flatnonzero(example.mask) if example.has_defect else np.zeros(0, np.int64)
-        return cls(example, pixels[:: max(1, -(-pixels.size // MOST_PIXELS))].copy())
+    def of(cls, example: Example) -> "list[Source]":
+        def source(name: str) -> Source:
+            pixels = np.flatnonzero(example.mask_of([name])) if example.has_defect else np.zeros(0, np.int64)
+            return cls(example, pixels[:: max(1, -(-pixels.size // MOST_PIXELS))].copy(), name)
+
+        return [source(name) for name in example.types]
 
 
 @dataclass(frozen=True)
@@ -43,40 +49,46 @@ class Pools:
     good: list[Source]
     real: list[list[Source]]
     synthetic: list[list[Source]]
+    types: list[str]
 
     @classmethod
     def of(cls, examples: Sequence[Example]) -> "Pools":
         """Raises UserError without any defect. A synthetic mask that is empty teaches nothing and is left out."""
-        sources = [Source.of(example) for example in examples]
+        sources = [source for example in examples for source in Source.of(example)]
         defects = [source for source in sources if source.pixels.size]
         if not defects:
             raise UserError("the train part holds no defect to learn from: see split in params.yaml")
-        types = sorted({source.example.defect_type for source in defects})
+        types = sorted({source.defect_type for source in defects})
         real, synthetic = (
-            [
-                [s for s in defects if s.example.defect_type == name and s.example.synthetic == is_synthetic]
-                for name in types
-            ]
+            [[s for s in defects if s.defect_type == name and s.example.synthetic == is_synthetic] for name in types]
             for is_synthetic in (False, True)
         )
-        return cls([source for source in sources if source.example.defect_type == GOOD], real, synthetic)
+        return cls([source for source in sources if source.defect_type == GOOD], real, synthetic, types)
 
 
 class Windows(NamedTuple):
-    """images: (B, side, side, 3) uint8; masks: (B, side, side) bool.
+    """images: (B, side, side, 3) uint8; labels: (B, side, side) uint8, 0 without a defect, k for the k-th of the types
+    that were asked for, 1 for any where none were.
 
     clean: the same windows without their defects, or None where nobody asked. known: (B,) bool, whether that is known;
     where it is not, clean is the window as it is.
     """
 
     images: NDArray[np.uint8]
-    masks: NDArray[np.bool_]
+    labels: Labels
     clean: NDArray[np.uint8] | None
     known: NDArray[np.bool_]
 
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """(B, side, side): where any defect is."""
+        return np.asarray(self.labels > 0)
 
-def batch_of(pools: Pools, params: Detect, rng: np.random.Generator, twins: bool = False) -> Windows:
-    """Windows of one step, of `params.window` px; twins: with the same ones without their defects.
+
+def batch_of(
+    pools: Pools, params: Detect, rng: np.random.Generator, twins: bool = False, types: Sequence[str] = ()
+) -> Windows:
+    """Windows of one step, of `params.window` px; twins: with the same ones without their defects; types: told apart.
 
     Half of them lie around a defect, a quarter lies anywhere on pictures with defects, a quarter on good ones. Every
     arm gets the same numbers, so that arms differ in what they see and not in how much. Types take turns by chance,
@@ -98,11 +110,11 @@ def batch_of(pools: Pools, params: Detect, rng: np.random.Generator, twins: bool
         else:
             sources = pools.good
         source = sources[rng.integers(len(sources))]
-        views, mask, known = _view(source, params.window, params.scale, n < around, rng, twins)
-        windows.append((*_augmented(views, mask, rng), known))
+        views, labels, known = _view(source, params.window, params.scale, n < around, rng, twins, types)
+        windows.append((*_augmented(views, labels, rng), known))
     clean = np.stack([views[-1] for views, _, _ in windows]) if twins else None
-    images, masks = np.stack([views[0] for views, _, _ in windows]), np.stack([mask for _, mask, _ in windows])
-    return Windows(images, masks, clean, np.array([known for _, _, known in windows]))
+    images, labels = np.stack([views[0] for views, _, _ in windows]), np.stack([labels for _, labels, _ in windows])
+    return Windows(images, labels, clean, np.array([known for _, _, known in windows]))
 
 
 def good_batch(
@@ -121,9 +133,9 @@ def good_window(example: Example, ground: Mask | None, params: Detect, rng: np.r
     ground: (H, W) bool in the whole picture; None: all of it.
     """
     source = Source(Example(example.picture, ground, False, GOOD), np.zeros(0 if ground is None else 1, np.int64))
-    views, mask, _ = _view(source, params.window, params.scale, False, rng)
-    (view,), mask = _augmented(views, mask, rng)
-    return view, mask if ground is not None else ~mask
+    views, labels, _ = _view(source, params.window, params.scale, False, rng)
+    (view,), labels = _augmented(views, labels, rng)
+    return view, labels > 0 if ground is not None else labels == 0
 
 
 def _pool(pools: Pools, is_synthetic: bool, rng: np.random.Generator) -> list[Source]:
@@ -136,19 +148,36 @@ def _pool(pools: Pools, is_synthetic: bool, rng: np.random.Generator) -> list[So
 
 
 def _view(
-    source: Source, side: int, scale: float, on_defect: bool, rng: np.random.Generator, twin: bool = False
-) -> tuple[list[RGB], Mask, bool]:
-    """A window of `side` px after scaling: (side, side, 3) uint8, its mask (side, side) bool, and whether it is known
+    source: Source,
+    side: int,
+    scale: float,
+    on_defect: bool,
+    rng: np.random.Generator,
+    twin: bool = False,
+    types: Sequence[str] = (),
+) -> tuple[list[RGB], Labels, bool]:
+    """A window of `side` px after scaling: (side, side, 3) uint8, its labels (side, side), and whether it is known
     without its defects. With `twin` the window comes twice, the second time without them, if that is known."""
     example = source.example
     image, clean = example.image, example.clean if twin else None
     window = _window(image.shape, source.pixels if on_defect else None, round(side / scale), rng)
     views = [crop(picture, window) for picture in ((image, image if clean is None else clean) if twin else (image,))]
-    mask = crop(example.mask, window) if source.pixels.size else np.zeros(views[0].shape[:2], bool)
     if scale != 1:
         views = [resize(view, side, side) for view in views]
-        mask = resize(mask.astype(np.float32), side, side) > STAYS_DEFECT
-    return views, mask, example.twin is not None or not example.has_defect
+    known = example.twin is not None or not example.has_defect
+    if not source.pixels.size:
+        return views, np.zeros((side, side), np.uint8), known
+    masks = {types.index(name) + 1: example.mask_of([name]) for name in example.types} if types else {1: example.mask}
+    return views, _labels({k: crop(mask, window) for k, mask in masks.items()}, side), known
+
+
+def _labels(masks: Mapping[int, Mask], side: int) -> Labels:
+    """One label map (side, side) of the masks (S, S) of several labels: at each pixel that of the largest share."""
+    shares = np.stack([mask.astype(np.float32) for mask in masks.values()])
+    if shares.shape[-1] != side:
+        shares = np.stack([resize(share, side, side) for share in shares])
+    numbers = np.array(list(masks), np.uint8)
+    return np.where(shares.sum(axis=0) > STAYS_DEFECT, numbers[shares.argmax(axis=0)], np.uint8(0))
 
 
 def _window(shape: Sequence[int], pixels: NDArray | None, side: int, rng: np.random.Generator) -> Window:
@@ -166,18 +195,18 @@ def _window(shape: Sequence[int], pixels: NDArray | None, side: int, rng: np.ran
     return Window(fitted(x, width), fitted(y, height), side)
 
 
-def _augmented(views: Sequence[RGB], mask: Mask, rng: np.random.Generator) -> tuple[list[RGB], Mask]:
+def _augmented(views: Sequence[RGB], labels: Labels, rng: np.random.Generator) -> tuple[list[RGB], Labels]:
     """Turned and flipped, which keeps the label exact, with another exposure and a little sensor noise.
 
     All views of a window alike: where they were equal, they stay equal.
     """
     turns, flips = int(rng.integers(4)), bool(rng.integers(2))
-    mask, *views = (np.rot90(one, turns)[:, :: -1 if flips else 1] for one in (mask, *views))
+    labels, *views = (np.rot90(one, turns)[:, :: -1 if flips else 1] for one in (labels, *views))
     levels = np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.15, 0.15))
     levels = (levels - 0.5) * rng.uniform(0.85, 1.15) + 0.5 + rng.uniform(-0.06, 0.06)
     grain = rng.standard_normal(views[0].shape, np.float32) * np.float32(rng.uniform(0, 4))
     exposed = [(levels * 255).astype(np.float32)[view] + grain for view in views]
-    return [np.clip(np.rint(one), 0, 255).astype(np.uint8) for one in exposed], mask
+    return [np.clip(np.rint(one), 0, 255).astype(np.uint8) for one in exposed], labels
 
 
 def evenly_by_type(examples: Sequence[Example], count: int) -> list[Example]:

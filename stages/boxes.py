@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lib.boxes import real_components
+from lib.boxes import real_defects
 from lib.core.command import run
 from lib.core.ownership import owned_folder
 from lib.core.params import load
@@ -15,8 +15,10 @@ def main() -> None:
         for category in params.dataset.categories:
             samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
             boxes = [
-                DefectBox(sample.id, number, sample.defect_type, component.box, component.area)
-                for sample, number, component in real_components(samples, params.boxes.margin, params.boxes.min_area)
+                DefectBox(sample.id, number, defect_type, component.box, component.area)
+                for sample, number, defect_type, component in real_defects(
+                    samples, params.boxes.margin, params.boxes.min_area
+                )
             ]
             write_records(folder / f"{category}.jsonl", boxes)
 

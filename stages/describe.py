@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lib.boxes import real_components
+from lib.boxes import real_defects
 from lib.core.command import run
 from lib.core.ownership import owned_folder
 from lib.core.params import load
@@ -16,10 +16,10 @@ def main() -> None:
         for category in params.dataset.categories:
             samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
             descriptions = []
-            for sample, number, component in real_components(samples, params.boxes.margin, params.boxes.min_area):
-                location = location_of(component.centroid, *sample.size)
-                texts = captions(sample.defect_type, category, location)
-                descriptions.append(Description(sample.id, number, location, texts))
+            for defect in real_defects(samples, params.boxes.margin, params.boxes.min_area):
+                location = location_of(defect.component.centroid, *defect.sample.size)
+                texts = captions(defect.defect_type, category, location)
+                descriptions.append(Description(defect.sample.id, defect.number, location, texts))
             write_records(folder / f"{category}.jsonl", descriptions)
 
 

@@ -22,6 +22,7 @@ class Settings(Section):
 
     width: int
     encoder_rate: float
+    classes: str
 
 
 def fit(train: Sequence[Example], val: Sequence[Example], params: Params, settings: Settings, seed: int, out: Path):

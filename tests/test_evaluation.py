@@ -14,6 +14,7 @@ from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.detection import image_score, train_arm
 from lib.evaluation import RECALLS, judge, judge_arm
+from lib.metrics.bootstrap import RESAMPLES
 from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, truth_boxes
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import rank
@@ -122,6 +123,46 @@ def test_every_number_is_that_of_all_pixels_at_once(project: Path):
     np.testing.assert_allclose(table, np.column_stack([RECALLS, np.mean(curves, axis=0)]), atol=1e-6)
 
 
+def test_the_metrics_of_resamples_lie_around_those_of_the_test_part(project: Path):
+    verdict = judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))
+    table = np.loadtxt("out/resampled.csv", delimiter=",", skiprows=1)
+    assert table.shape == (RESAMPLES, 2) and table[:, 0].std() > 0.005
+    assert np.median(table[:, 0]) == pytest.approx(verdict["mean"]["pixel_ap"], abs=0.02)
+    assert np.median(table[:, 1]) == pytest.approx(verdict["mean"]["image_auroc"], abs=0.02)
+
+
+def test_a_detector_that_tells_types_apart_is_judged_by_that_too(project: Path, monkeypatch: pytest.MonkeyPatch):
+    class Model(float):
+        types = ("blob", "ring")
+
+    plain = brightness.predict
+
+    def predict_typed(model: Model, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores as ever, and the right type everywhere, but for one ring that is taken for a blob."""
+        number = next(n for n, one in enumerate(TEST) if np.array_equal(one.image, image))
+        right = 2 if TEST[number].defect_type == "ring" and number != 2 else 1
+        return plain(model, image), np.full(image.shape[:2], right, np.uint8)
+
+    monkeypatch.setattr(brightness, "load", lambda folder: Model(20))
+    monkeypatch.setattr(brightness, "predict_typed", predict_typed, raising=False)
+    assert TEST[2].defect_type == "ring" and TEST[2].has_defect
+    verdict = judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))
+    defects = sum(example.has_defect for example in TEST)
+    assert verdict["mean"]["type_accuracy"] == pytest.approx(1 - 1 / defects, abs=1e-6)
+    of_seeds = []
+    for seed in (0, 1):
+        trained = Path(f"models/detectors/unet/{CATEGORY}/none/seed-{seed}")
+        threshold, both, either = json.loads((trained / "threshold.json").read_text())["threshold"], 0, 0
+        for number, example in enumerate(TEST):
+            truth = example.mask & (example.defect_type == "ring")
+            told = (plain(20.0, example.image) >= threshold) & (example.defect_type == "ring" and number != 2)
+            both, either = both + (truth & told).sum(), either + (truth | told).sum()
+        of_seeds.append(both / either)
+    ious = {name: of_type["mean"]["type_iou"] for name, of_type in verdict["per_type"].items()}
+    assert ious["ring"] == pytest.approx(np.mean(of_seeds), abs=1e-6) and 0 < ious["ring"] < 1
+    assert verdict["mean"]["type_miou"] == pytest.approx(np.mean(list(ious.values())), abs=2e-6)
+
+
 def test_a_detector_that_finds_boxes_is_judged_by_these_and_not_by_its_map(project: Path, monkeypatch):
     def boxes(model: float, image: np.ndarray) -> list[ScoredBox]:
         (example,) = (one for one in TEST if np.array_equal(one.image, image))
@@ -142,7 +183,11 @@ def test_the_stage_writes_every_arm_and_nothing_else(project: Path):
     stale.write_bytes(b"of a category that is no more")
     evaluate.main("unet")
     folder = f"metrics/detection/unet/{CATEGORY}"
-    files = {f"{folder}/{arm}/{name}" for arm in ("none", "placebo") for name in ("best.png", "worst.png", "pr.csv")}
+    files = {
+        f"{folder}/{arm}/{name}"
+        for arm in ("none", "placebo")
+        for name in ("best.png", "worst.png", "pr.csv", "resampled.csv")
+    }
     assert set(outputs()) == {*files, "metrics/detection/unet.json"}
     verdicts = json.loads(Path("metrics/detection/unet.json").read_text())[CATEGORY]
     assert list(verdicts) == ["none", "placebo"]
@@ -215,7 +260,7 @@ def test_a_killed_run_leaves_no_half_a_verdict(project: Path, monkeypatch: pytes
     (work,) = Path(".work").glob(f"evaluate-unet/{CATEGORY}-none/*")
     (work / "maps-left").mkdir()  # what SIGKILL would have left
     assert judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))["counts"] == expected["counts"]
-    assert sorted(path.name for path in Path("out").iterdir()) == ["best.png", "pr.csv", "worst.png"]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["best.png", "pr.csv", "resampled.csv", "worst.png"]
 
 
 def test_without_trained_seeds_or_defects_it_says_so(project: Path, tmp_path: Path):

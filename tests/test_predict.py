@@ -266,7 +266,7 @@ def network(inside: Path, raw_params: dict) -> Path:
     folder = Path("models/seed-0")
     folder.mkdir(parents=True)
     examples: list[Example] = bright_discs(4, 7, good=2)
-    unet.fit(examples, examples, params, unet.Settings(width=4, encoder_rate=0), 0, folder)
+    unet.fit(examples, examples, params, unet.Settings(width=4, encoder_rate=0, classes="defect"), 0, folder)
     write_json(folder / "threshold.json", {"threshold": 0.3})
     write_json(folder / "detector.json", {"detector": "unet", "depth": 8})
     for number, example in enumerate(examples[1:3]):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.tiles import predict_tiled
+from lib.tiles import Sight, predict_channels, predict_tiled, predict_whole
 
 sizes = st.integers(1, 70)
 
@@ -81,3 +81,13 @@ def test_a_small_picture_reaches_the_network_mirrored_and_not_padded():
 def test_an_overlap_as_wide_as_the_window_is_refused():
     with pytest.raises(ValueError, match="overlap is 16"):
         predict_tiled(np.zeros((20, 20, 3), np.uint8), red, window=16, overlap=16)
+
+
+def test_several_channels_are_each_what_they_would_be_alone():
+    image = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
+    sight = Sight(32, 8, 4, 5, 0.7, smoothing=1.5, highest=1)
+    channels = predict_channels(image, lambda tiles: tiles.transpose(0, 3, 1, 2) / 255, sight)
+    assert channels.shape == (3, 70, 90) and channels.dtype == np.float32
+    for number, channel in enumerate(channels):
+        alone = predict_whole(image, lambda tiles, number=number: tiles[..., number] / 255, sight)
+        np.testing.assert_array_equal(channel, alone)

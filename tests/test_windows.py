@@ -26,7 +26,8 @@ def test_every_arm_sees_as_many_defect_windows_and_synthetic_ones_in_their_share
     real, good = shaded(blobs(4, 0, good=0), 40), blobs(2, 2)
     synthetic = shaded(blobs(9, 1, good=0), 220, synthetic=True)
     for examples, expected in ((real + good, 0), (real + synthetic + good, 4), (synthetic + good, 8)):
-        images, masks, _, _ = batch_of(Pools.of(examples), budget(batch_size=16), np.random.default_rng(0))
+        batch = batch_of(Pools.of(examples), budget(batch_size=16), np.random.default_rng(0))
+        images, masks = batch.images, batch.masks
         assert images.shape == (16, 32, 32, 3) and masks.shape == (16, 32, 32)
         assert masks[:8].any(axis=(1, 2)).all() and not masks[12:].any()
         assert (images[:8].mean(axis=(1, 2, 3)) > 140).sum() == expected
@@ -55,7 +56,7 @@ def test_a_window_around_a_defect_holds_a_pixel_of_it_in_its_central_half_where_
     mask = box_mask((100, 90, 101, 91), 200, 200)
     pools = Pools.of([Example(np.zeros((200, 200, 3), np.uint8), mask, False, "pit")])
     for n in range(50):
-        _, masks, _, _ = batch_of(pools, budget(batch_size=2), np.random.default_rng(n))
+        masks = batch_of(pools, budget(batch_size=2), np.random.default_rng(n)).masks
         rows, columns = np.nonzero(masks[0])
         assert rows.size == 1 and 7 <= rows[0] <= 24 and 7 <= columns[0] <= 24
 
@@ -66,7 +67,8 @@ def test_the_label_lies_over_the_defect_at_every_scale(scale):
     image = np.where(mask[..., None], 230, 60).astype(np.uint8).repeat(3, axis=2)
     pools = Pools.of([Example(image, mask, False, "stain")])
     for n in range(10):
-        images, masks, _, _ = batch_of(pools, budget(scale=scale), np.random.default_rng(n))
+        batch = batch_of(pools, budget(scale=scale), np.random.default_rng(n))
+        images, masks = batch.images, batch.masks
         bright = images.mean(axis=3) > 140
         assert (bright != masks).mean() < 0.02 and masks[:2].any(axis=(1, 2)).all()
         assert masks[:2].sum(axis=(1, 2)).max() <= 1.3 * mask.sum() * scale**2
@@ -76,7 +78,7 @@ def test_a_mask_keeps_lines_that_are_thinner_than_a_pixel_after_scaling():
     mask = np.zeros((64, 64), bool)
     mask[:, 31] = True
     pools = Pools.of([Example(np.zeros((64, 64, 3), np.uint8), mask, False, "scratch")])
-    _, masks, _, _ = batch_of(pools, budget(scale=0.5), np.random.default_rng(0))
+    masks = batch_of(pools, budget(scale=0.5), np.random.default_rng(0)).masks
     along = masks.any(axis=1).all(axis=1) | masks.any(axis=2).all(axis=1)
     assert along.all()
 
@@ -84,7 +86,8 @@ def test_a_mask_keeps_lines_that_are_thinner_than_a_pixel_after_scaling():
 def test_a_defect_of_any_size_is_remembered_by_few_pixels_evenly_taken(monkeypatch):
     monkeypatch.setattr(windows, "MOST_PIXELS", 100)
     mask = box_mask((10, 20, 90, 60), 100, 100)
-    pixels = Source.of(Example(np.zeros((100, 100, 3), np.uint8), mask, False, "stain")).pixels
+    (source,) = Source.of(Example(np.zeros((100, 100, 3), np.uint8), mask, False, "stain"))
+    pixels = source.pixels
     assert 50 < pixels.size <= 100 and mask.ravel()[pixels].all()
     assert np.unravel_index(pixels, mask.shape)[0].mean() == pytest.approx(39.5, abs=1)
 

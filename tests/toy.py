@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lib.boxes import real_components
+from lib.boxes import real_defects
 from lib.core.geometry import box_mask
 from lib.core.images import write_png
 from lib.core.records import DefectBox, Sample
@@ -51,6 +51,6 @@ def toy_category(folder, texture=False, goods=5, size=(160, 120)):
     ]
     boxes = [
         DefectBox(sample.id, number, sample.defect_type, component.box, component.area)
-        for sample, number, component in real_components(samples, 0.15, 4)
+        for sample, number, _, component in real_defects(samples, 0.15, 4)
     ]
     return samples, boxes

@@ -2,7 +2,7 @@
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -41,6 +41,7 @@ CLUSTERED = 0.9  # of a smoothed mask's pixels lie within a quarter of the range
 
 Depth = Literal[8, 10, 12, 14, 16, "unit"]  # bits of the values in a file; unit: floats from 0 to 1
 
+Key = TypeVar("Key", bound=Hashable)
 Pixels = TypeVar("Pixels", bound=NDArray)
 
 
@@ -145,7 +146,7 @@ def read_image(path: Path, depth: Depth = 16) -> RGB:
     return eight_bits(read_pixels(path), depth)
 
 
-def recent(read: Callable[[Path], Pixels], room: int = 256 * 2**20) -> Callable[[Path], Pixels]:
+def recent(read: Callable[[Key], Pixels], room: int = 256 * 2**20) -> Callable[[Key], Pixels]:
     """`read` with a memory of its latest results: as many as fit into `room` bytes. Callers do not change them.
 
     By bytes, not by number: 64 pictures are 10 MB of one data set and 4 GB of another.

@@ -66,6 +66,7 @@ class Dataset(Section):
     group_pattern: str | None
     depth: Literal["auto", 8, 10, 12, 14, 16, "unit"]
     foreground: str | None = None
+    regions: str | None = None
 
     @model_validator(mode="after")
     def _one_source_of_groups(self) -> "Dataset":
@@ -76,15 +77,16 @@ class Dataset(Section):
         return self
 
     @model_validator(mode="after")
-    def _foreground_within(self) -> "Dataset":
-        folder = Path(self.foreground or ".")
-        if folder.is_absolute() or ".." in folder.parts:
-            raise ValueError("foreground: expected a folder in dataset.path, relative to it: so DVC sees changes there")
+    def _folders_within(self) -> "Dataset":
+        for key in ("foreground", "regions"):
+            folder = Path(getattr(self, key) or ".")
+            if folder.is_absolute() or ".." in folder.parts:
+                raise ValueError(f"{key}: expected a folder in dataset.path, relative to it: so DVC sees changes there")
         return self
 
 
 class Split(Section):
-    rule: Literal["first_third", "shots"]
+    rule: Literal["first_third", "shots", "given"]
     shots: Annotated[int, Field(ge=2)]
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
 

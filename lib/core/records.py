@@ -34,6 +34,14 @@ class TypeMap:
 
 
 @dataclass(frozen=True, config=STRICT)
+class RegionMap:
+    """A picture of regions (`lib.core.regions`)."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, config=STRICT)
 class Sample:
     """One real picture. `mask` is None for good pictures; `size` is (width, height) in pixels.
 
@@ -60,6 +68,7 @@ class Sample:
     foreground: str | None = None
     foreground_sha256: str | None = None
     type_map: TypeMap | None = None
+    regions: RegionMap | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

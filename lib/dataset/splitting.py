@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from lib.core.defects import types_of
 from lib.core.images import Depth
 from lib.core.params import Dataset, Split
-from lib.core.records import GOOD, Sample
+from lib.core.records import GOOD, RegionMap, Sample
 from lib.dataset.conversion import dataset_depth
 from lib.dataset.foregrounds import read_foregrounds
 from lib.dataset.layouts import (
@@ -22,6 +23,7 @@ from lib.dataset.layouts import (
     read_groups,
     shortlist,
 )
+from lib.dataset.regions import read_region_maps
 from lib.dataset.validation import Examination, validate
 
 PARTS = ("train", "val", "test")
@@ -40,6 +42,7 @@ class Look:
     groups: dict[str, str] = field(default_factory=dict)
     examinations: list[Examination] = field(default_factory=list)
     foregrounds: dict[str, tuple[Path, str]] = field(default_factory=dict)
+    regions: dict[str, RegionMap] = field(default_factory=dict)
 
 
 def split_categories(dataset: Dataset, split: Split) -> tuple[dict[str, Parts], Depth]:
@@ -78,17 +81,25 @@ def _look(dataset: Dataset, category: str) -> Look:
     look.groups = read_groups(dataset, look.pictures, look.findings)
     look.examinations = validate(look.pictures, look.findings)
     look.foregrounds = read_foregrounds(dataset, category, look.examinations, look.findings)
+    look.regions = read_region_maps(dataset, category, look.examinations, look.findings)
     return look
 
 
 def _split(look: Look, split: Split, category: str) -> Parts:
     """The samples of a category, sorted by id, and the summary; adds what is wrong with the parts to the findings."""
+    if split.rule == "given" and (unsaid := [str(one.path) for one in look.pictures if not one.folder]):
+        look.findings.problems.append(
+            f"split.rule is given, but {len(unsaid)} picture(s) lie in no part, train, val or test, of the data set: "
+            f"{shortlist(unsaid)}; choose another rule, or move them"
+        )
+        return [], {}
     part_of = assign_splits(look.pictures, look.groups, split)
     samples = [
         _sample(category, one, look.groups[one.picture.id], part_of[look.groups[one.picture.id]])
         for one in look.examinations
     ]
     samples = [_with_foreground(sample, look.foregrounds.get(sample.id)) for sample in samples]
+    samples = [replace(sample, regions=look.regions.get(sample.id)) for sample in samples]
     samples.sort(key=lambda sample: sample.id)
     _check_parts(samples, look.findings)
     look.findings.problems += leaks(samples)
@@ -135,10 +146,16 @@ def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split:
     takes the next; where groups shared with other types would make val outweigh train, train gets one more. One
     group at least is left for test.
 
+    Rule `given`: every group is of the part that its pictures lie in, of the later one where they lie in two, in the
+    order train, val, test. Without any for val, `val_fraction` of the train groups are, evenly spaced, of groups with
+    defects and of good ones alike.
+
     Good pictures follow the defects of their group. Other groups keep to the folders, `test/good` to test and
     `train/good` to fitting; without such folders the last third of the groups is test, since neighbours in a series
     look alike. Of the fitting groups `val_fraction`, evenly spaced, are val.
     """
+    if split.rule == "given":
+        return _given(pictures, groups, split.val_fraction)
     ordered: dict[str, dict[str, int]] = defaultdict(dict)  # type -> group -> number of pictures, in natural order
     for picture in sorted(pictures, key=lambda one: (natural_key(one.path.stem), one.id)):
         sizes = ordered[picture.defect_type]
@@ -152,10 +169,29 @@ def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split:
         test = {groups[one.id] for one in pictures if one.defect_type == GOOD and one.folder == "test"}
     else:
         test = set(free[len(free) - max(1, len(free) // 3) :])
-    fitting = [group for group in free if group not in test]
-    number = _val_number(len(fitting), split.val_fraction)
-    val = {fitting[int((index + 0.5) * len(fitting) / number)] for index in range(number)}
+    val = _evenly_spaced([group for group in free if group not in test], split.val_fraction)
     return part_of | {group: "test" if group in test else "val" if group in val else "train" for group in free}
+
+
+def _given(pictures: Sequence[Picture], groups: Mapping[str, str], val_fraction: float) -> dict[str, str]:
+    """The part of every group by the rule `given`."""
+    part_of: dict[str, str] = {}
+    with_defects = {groups[picture.id] for picture in pictures if picture.defect_type != GOOD}
+    for picture in sorted(pictures, key=lambda one: (natural_key(one.path.stem), one.id)):
+        group = groups[picture.id]
+        part_of[group] = max(part_of.get(group, picture.folder), picture.folder, key=PARTS.index)
+    if "val" not in part_of.values():
+        train = [group for group, part in part_of.items() if part == "train"]
+        for kind in (True, False):
+            val = _evenly_spaced([group for group in train if (group in with_defects) == kind], val_fraction)
+            part_of |= dict.fromkeys(val, "val")
+    return part_of
+
+
+def _evenly_spaced(groups: Sequence[str], fraction: float) -> set[str]:
+    """Those of the groups for fitting, in order, that are val."""
+    number = _val_number(len(groups), fraction)
+    return {groups[int((index + 0.5) * len(groups) / number)] for index in range(number)}
 
 
 def leaks(samples: Sequence[Sample]) -> list[str]:
@@ -227,10 +263,11 @@ def _val_number(number: int, fraction: float) -> int:
 
 def _check_parts(samples: Sequence[Sample], findings: Findings) -> None:
     """Note parts without good or defect pictures, and types without training, validation or test pictures."""
-    has = {(sample.split, sample.defect_type) for sample in samples}
+    has = {(sample.split, name) for sample in samples for name in types_of(sample)}
     groups: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
-        groups[sample.defect_type].add(sample.group)
+        for name in types_of(sample):
+            groups[name].add(sample.group)
     types = sorted(groups.keys() - {GOOD})
     for part in PARTS:
         if (part, GOOD) not in has:
@@ -286,7 +323,7 @@ def _summary(samples: Sequence[Sample], split: Split, warnings: Sequence[str]) -
     of = {part: [sample for sample in samples if sample.split == part] for part in PARTS}
     return {
         "split": split.model_dump(),
-        "counts": {part: dict(Counter(sample.defect_type for sample in of[part])) for part in PARTS},
+        "counts": {part: dict(Counter(name for sample in of[part] for name in types_of(sample))) for part in PARTS},
         "groups": {part: sorted({sample.group for sample in of[part]}, key=natural_key) for part in PARTS},
         "sha256": {part: {sample.image: sample.sha256 for sample in of[part]} for part in PARTS},
         "warnings": list(warnings),

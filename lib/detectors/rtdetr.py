@@ -295,9 +295,9 @@ def _training(network: Any, pools: Pools, detect: Detect, settings: Settings, se
     trained = [weight for group in groups for weight in group["params"]]
     for step in progress(range(1, settings.steps + 1), f"train seed {seed}"):
         network.train()
-        images, masks = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)))[:2]
-        labels = [{name: value.to(where) for name, value in labels_of(mask).items()} for mask in masks]
-        pixels = _tensor(images, where)
+        batch = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)))
+        labels = [{name: value.to(where) for name, value in labels_of(mask).items()} for mask in batch.masks]
+        pixels = _tensor(batch.images, where)
         if settings.denoising:  # draws the noise of its boxes from torch's one random state, while other seeds train
             with DRAWING, torch.random.fork_rng():
                 torch.manual_seed(seed_for(seed, "noise", step))

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,12 +23,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib.backbones import NONE, Backbone, load_backbone, rebuild
+from lib.core.defects import Labels
 from lib.core.geometry import RGB, Mask, Scores
 from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
 from lib.detectors import Example, History
 from lib.metrics.ranking import average_precision
-from lib.tiles import Sight, predict_whole
+from lib.tiles import Sight, predict_channels, predict_whole
 from lib.windows import Pools, batch_of, evenly_by_type
 
 LEARNS_FROM = "defects"
@@ -47,16 +48,21 @@ class Settings(Section):
     """width: channels at half of full resolution; each level below has twice as many.
 
     encoder_rate: of the learning rate, for the backbone's weights, which know something already; 0 freezes them.
+    classes: what is told apart: a defect from none, or its type, too.
     """
 
     width: Positive
     encoder_rate: Share
+    classes: Literal["defect", "types"]
 
 
 class UNet(nn.Module):
-    """(B, 3, H, W) float in [0, 1] -> logits (B, 1, H, W); H and W are multiples of 16. `backbone`: its way down."""
+    """(B, 3, H, W) float in [0, 1] -> logits (B, 1 + types, H, W); H and W are multiples of 16.
 
-    def __init__(self, width: int, backbone: Backbone | None = None) -> None:
+    The first channel tells a defect from none, the others which type it is, if it is one. `backbone`: its way down.
+    """
+
+    def __init__(self, width: int, backbone: Backbone | None = None, types: int = 0) -> None:
         super().__init__()
         channels = [width * 2**level for level in range(LEVELS)]
         # No norm at full resolution: there it would cost as much as the convolution.
@@ -65,7 +71,7 @@ class UNet(nn.Module):
         skips = [DETAIL, *channels[:-1]]
         self.narrow = nn.ModuleList(nn.Conv2d(below, skip, 1) for below, skip in zip(channels, skips, strict=True))
         self.decoder = nn.ModuleList(nn.Sequential(*_convolution(skip, skip)) for skip in skips)
-        self.head = nn.Conv2d(DETAIL, 1, 1)
+        self.head = nn.Conv2d(DETAIL, 1 + types, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         detail = self.detail((x - 0.5) / 0.25)
@@ -139,11 +145,12 @@ def _convolution(before: int, after: int, size: int = 3) -> tuple[nn.Module, ...
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network with the window and the scale that it was trained at."""
+    """A trained network with the window and the scale that it was trained at, and the types that it tells apart."""
 
     network: UNet
     window: int
     scale: float
+    types: tuple[str, ...] = ()
 
 
 def fit(
@@ -155,7 +162,8 @@ def fit(
     Raises UserError when there is no defect to learn from, or no backbone of the name in `detect.encoder`.
     """
     detect, pools = params.detect, Pools.of(train)
-    model = Model(_untrained(params, settings, seed), detect.window, detect.scale)
+    types = tuple(pools.types) if settings.classes == "types" else ()
+    model = Model(_untrained(params, settings, seed, len(types)), detect.window, detect.scale, types)
     few = evenly_by_type(val, VALIDATED)
     selects = any(example.has_defect for example in few)
     if not selects:
@@ -163,7 +171,7 @@ def fit(
     losses: list[tuple[int, float]] = []
     validations: list[tuple[int, float]] = []
     best, weights = -1.0, {}
-    for step, loss in _training(model.network, pools, detect, settings.encoder_rate, seed):
+    for step, loss in _training(model, pools, detect, settings.encoder_rate, seed):
         losses.append((step, round(loss, 6)))
         if selects and (step % detect.validate_every == 0 or step == detect.steps):
             score = average_precision(*_scores_and_truth(model, few))
@@ -172,12 +180,12 @@ def fit(
                 best, weights = score, _copy(model.network)
     save_file(weights or _copy(model.network), out / "model.safetensors")
     backbone = getattr(model.network.encoder, "backbone", None)
-    config = {"width": settings.width, "window": detect.window, "scale": detect.scale}
+    config = {"width": settings.width, "window": detect.window, "scale": detect.scale, "types": types}
     write_json(out / "config.json", {**config, "backbone": backbone.description if backbone else None})
     return History({"loss": losses, "pixel AP on val": validations})
 
 
-def _untrained(params: Params, settings: Settings, seed: int) -> UNet:
+def _untrained(params: Params, settings: Settings, seed: int, types: int = 0) -> UNet:
     """The network before its first step, on this machine's device."""
     name = params.detect.encoder
     with DRAWING, torch.random.fork_rng():
@@ -185,14 +193,14 @@ def _untrained(params: Params, settings: Settings, seed: int) -> UNet:
         if backbone and not settings.encoder_rate:
             backbone.requires_grad_(False)
         torch.manual_seed(seed_for(seed, "weights"))
-        return UNet(settings.width, backbone).to(device())
+        return UNet(settings.width, backbone, types).to(device())
 
 
 def _training(
-    network: UNet, pools: Pools, detect: Detect, encoder_rate: float, seed: int
+    model: Model, pools: Pools, detect: Detect, encoder_rate: float, seed: int
 ) -> Iterator[tuple[int, float]]:
     """Train the network, and yield each step, from 1 on, with its loss."""
-    where = next(network.parameters()).device
+    network, where = model.network, next(model.network.parameters()).device
     precision = mixed_precision(where)
     groups = network.groups(detect.learning_rate, encoder_rate)
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
@@ -202,10 +210,12 @@ def _training(
     scaler = torch.amp.GradScaler(where.type, enabled=precision == "fp16")
     for step in progress(range(1, detect.steps + 1), f"train seed {seed}"):
         network.train()
-        batch = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)))
+        batch = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)), types=model.types)
         with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
             logits = network(_tensor(batch.images, where))
         loss = segmentation_loss(logits[:, 0].float(), torch.from_numpy(batch.masks).to(where).float())
+        if model.types:
+            loss = loss + type_loss(logits[:, 1:].float(), torch.from_numpy(batch.labels).to(where).long())
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
@@ -218,9 +228,11 @@ def load(folder: Path) -> Model:
     """Read what `fit` wrote, onto this machine's device; the backbone's weights are among it."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     with DRAWING:
-        network = UNet(config["width"], rebuild(config["backbone"]) if config["backbone"] else None)
+        backbone = rebuild(config["backbone"]) if config["backbone"] else None
+        types = tuple(config.get("types", ()))  # of a model of an earlier version none
+        network = UNet(config["width"], backbone, len(types))
     network.load_state_dict(load_file(folder / "model.safetensors"))
-    return Model(network.to(device()).eval(), config["window"], config["scale"])
+    return Model(network.to(device()).eval(), config["window"], config["scale"], types)
 
 
 @torch.inference_mode()
@@ -235,6 +247,22 @@ def predict(model: Model, image: RGB) -> Scores:
         return scores.cpu().numpy()
 
     return predict_whole(image, predict_batch, sight(model))
+
+
+@torch.inference_mode()
+def predict_typed(model: Model, image: RGB) -> tuple[Scores, Labels]:
+    """What `predict` gives, and (H, W) uint8: k where a defect would most likely be of the k-th of `model.types`."""
+    where = next(model.network.eval().parameters()).device
+    precision = mixed_precision(where)
+
+    def predict_batch(tiles: NDArray) -> NDArray:
+        with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
+            logits = model.network(_tensor(tiles, where)).float()
+        shares = torch.cat([logits[:, :1].sigmoid(), logits[:, 1:].softmax(dim=1)], dim=1)
+        return shares.cpu().numpy()
+
+    scores, *of_types = predict_channels(image, predict_batch, sight(model))
+    return scores, (np.argmax(of_types, axis=0) + 1).astype(np.uint8)
 
 
 def sight(model: Model) -> Sight:
@@ -257,6 +285,18 @@ def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
     dice = overlap / (probabilities.sum(dim=(1, 2)) + masks.sum(dim=(1, 2)) + 1)
     missing = ((1 - dice) * shows).sum() / shows.sum().clamp(min=1)
     return F.binary_cross_entropy_with_logits(logits, masks) + missing
+
+
+def type_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of the types (B, K, H, W) on defect pixels, labels (B, H, W) from 1 to K; 0 is no defect.
+
+    The mean over each window's defect pixels, then over windows that show one, as in the Dice above. Together with the
+    binary cross entropy it is that of K + 1 classes, with the types' share weighted by pixels of defects alone.
+    """
+    shows = (labels > 0).float()
+    pixels = F.cross_entropy(logits, (labels - 1).clamp(min=0), reduction="none") * shows
+    windows = pixels.sum(dim=(1, 2)) / shows.sum(dim=(1, 2)).clamp(min=1)
+    return windows.sum() / shows.amax(dim=(1, 2)).sum().clamp(min=1)
 
 
 def _scores_and_truth(model: Model, examples: Sequence[Example]) -> tuple[Scores, Mask]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from lib.core.defects import defect_mask
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Box, Mask, box_mask
 from lib.core.images import read_image, read_mask, recent
@@ -108,7 +109,7 @@ def synthesize(
             )
         sample = real.samples[item.sample]
         margin = MARGIN * (params.synth.feather + RING)
-        defect = cut_out(images(Path(sample.image)), masks(Path(str(sample.mask))), item, margin)
+        defect = cut_out(images(Path(sample.image)), defect_mask(sample, item.defect_type, masks), item, margin)
         rng = np.random.default_rng(seed_for(placement.seed, "cutpaste"))
         normal = images(Path(real.samples[placement.normal].image))
         return paste(normal, defect, placement.box, settings, params.synth.feather, rng)
@@ -120,7 +121,7 @@ def synthesize(
 def cut_out(image: RGB, mask: Mask, item: DefectBox, margin: int) -> Defect:
     """One defect of a picture (H, W, 3), with `margin` px of its surroundings.
 
-    Boxes of defects are disjoint: whatever of the mask (H, W) lies within the box is this one's.
+    Boxes of defects of one type are disjoint: whatever of its mask (H, W) lies within the box is this one's.
     """
     x0, y0, x1, y1 = item.box
     near = slice(max(y0 - margin, 0), y1 + margin), slice(max(x0 - margin, 0), x1 + margin)

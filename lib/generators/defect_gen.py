@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 from skimage.morphology import remove_small_objects
 from torch import Tensor
 
-from lib.core.errors import UserError
+from lib.core.defects import defect_mask, types_of
 from lib.core.geometry import RGB, Box, Mask, crop, resize, shift_window, window_around
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, Positive, Section, WindowParams
@@ -283,20 +283,20 @@ def training_views(
 ) -> tuple[View, ...]:
     """Several windows around every real defect, flipped in turn, of pictures with a defect alone.
 
-    Raises UserError for a picture with a defect that has no mask.
+    Raises UserError for a picture without a mask.
     """
     image_of, mask_of = recent(read_image), recent(read_mask)
     views = []
     for item in progress(real.boxes, "cut windows"):
         sample = real.samples[item.sample]
-        if sample.mask is None:
-            raise UserError(f"{sample.image}: a picture with a defect but no mask; `dvc repro prepare` finds it")
-        image, mask = image_of(Path(sample.image)), mask_of(Path(sample.mask))
+        image = image_of(Path(sample.image))
+        masks = {name: defect_mask(sample, name, mask_of) for name in types_of(sample)}
         for variant in range(settings.variants):
-            rng = np.random.default_rng(seed_for(seed, item.sample, item.component, variant))
-            flips = bool(variant & 1), bool(variant & 2)
-            picture, defect = view_of(image, mask, item.box, flips, params.window, settings.side, rng)
-            label = (defect * (types.index(item.defect_type) + 1)).astype(np.uint8)
+            flips, label = (bool(variant & 1), bool(variant & 2)), np.zeros((settings.side, settings.side), np.uint8)
+            for name, mask in masks.items():  # all types that the window shows
+                rng = np.random.default_rng(seed_for(seed, item.sample, item.component, variant))
+                picture, defect = view_of(image, mask, item.box, flips, params.window, settings.side, rng)
+                label[defect] = types.index(name) + 1
             views.append(View(item.sample, item.component, picture, label))
     return tuple(views)
 

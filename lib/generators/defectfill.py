@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lib import shapes
 from lib.backbones import DEFAULT, load_backbone
+from lib.core.defects import defect_mask
 from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, resize, window_around
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, Positive, WindowParams
@@ -125,10 +126,10 @@ def encoded_views(params: Params, settings: Settings, real: RealData, parts: Com
         views = []
         for item, variant, seed in batch:
             sample, flips = real.samples[item.sample], (bool(variant & 1), bool(variant & 2))
-            picture, mask = read(Path(sample.image)), shapes.grown(read_shape(Path(str(sample.mask))), settings.growth)
-            native = settings.long == "parts" and shapes.is_line(
-                mask[item.box[1] : item.box[3], item.box[0] : item.box[2]]
-            )
+            picture = read(Path(sample.image))
+            mask = shapes.grown(defect_mask(sample, item.defect_type, read_shape), settings.growth)
+            x0, y0, x1, y1 = item.box
+            native = settings.long == "parts" and shapes.is_line(mask[y0:y1, x0:x1])
             largest = parts.resolution if native else max(picture.shape)
             views.append(view_of(picture, mask, item.box, flips, params.window, largest, parts.resolution, seed))
         pictures.extend(picture for picture, _ in views)
@@ -323,7 +324,8 @@ class Holes:
             return np.ones(size[::-1], dtype=bool)
         rng = np.random.default_rng(seed_for(placement.seed, "shape"))
         x0, y0, x1, y1 = self.boxes[placement.like, placement.component]
-        mask = self.read_shape(Path(str(self.real.samples[placement.like].mask)))[y0:y1, x0:x1]
+        like = self.real.samples[placement.like]
+        mask = defect_mask(like, placement.defect_type, self.read_shape)[y0:y1, x0:x1]
         if settings.shape == "real":
             return shapes.bent(mask, size, settings.growth, rng)
         return shapes.grown(shapes.drawn(size, mask, rng), settings.growth)
@@ -340,7 +342,7 @@ def real_differences(params: Params, real: RealData, backbone: nn.Module) -> Map
     most: dict[str, float] = {}
     for item in progress(real.boxes, "measure real defects"):
         sample = real.samples[item.sample]
-        picture, mask = read_image(Path(sample.image)), read_mask(Path(str(sample.mask)))
+        picture, mask = read_image(Path(sample.image)), defect_mask(sample, item.defect_type)
         window = window_around(item.box, picture.shape, params.window.context, params.window.min_side)
         views = (crop(array, window) for array in (picture, without_defect(picture, mask), shapes.grown(mask, 1)))
         score = difference(backbone, *views)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
+from lib.core.defects import defect_mask, types_of
 from lib.core.geometry import RGB, Box, Mask, crop, window_around
 from lib.core.images import contact_sheet, outlined, read_image, read_mask, recent, write_png
 from lib.core.params import Params
@@ -180,12 +181,14 @@ def _real_traits(real: Mapping[str, Sample]) -> dict[str, list[Traits]]:
     """The traits of all real defects, by their type."""
     defects = [sample for sample in real.values() if sample.mask is not None]
 
-    def traits_of(sample: Sample) -> Traits:
-        return measure(read_image(Path(sample.image)), read_mask(Path(str(sample.mask))))
+    def traits_of(sample: Sample) -> dict[str, Traits]:
+        image = read_image(Path(sample.image))
+        return {name: measure(image, defect_mask(sample, name)) for name in types_of(sample)}
 
     traits: dict[str, list[Traits]] = {}
-    for sample, measured in zip(defects, _on_cores(traits_of, defects, "measure real defects"), strict=True):
-        traits.setdefault(sample.defect_type, []).append(measured)
+    for of_types in _on_cores(traits_of, defects, "measure real defects"):
+        for name, measured in of_types.items():
+            traits.setdefault(name, []).append(measured)
     return traits
 
 

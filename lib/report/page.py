@@ -17,7 +17,7 @@ from lib.core.records import DefectBox, read_records, read_train
 from lib.core.runtime import write_text
 from lib.report.gallery import VERDICTS, Answers, gallery, outcome, outcomes, read_answers, webp_bytes
 from lib.report.histograms import histograms
-from lib.report.scores import differences, read_scores
+from lib.report.scores import differences, over_pictures, read_scores
 from lib.report.tables import Part, headline, parts, pictures, verdict
 
 LIMIT = 20_000_000  # bytes of the whole page, which a phone still opens
@@ -48,7 +48,7 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
     missing.
     """
     scores, answers = read_scores(params, metrics / "detection"), read_answers(params)
-    contrasts = differences(params, scores)
+    contrasts = over_pictures(params, differences(params, scores), metrics / "detection")
     sheets, sheets_note = _sheets(params, metrics, int(SHEETS * limit))
     sections = parts(params, metrics, scores, contrasts)
     page: dict[str, Any] = {

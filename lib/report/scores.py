@@ -24,7 +24,11 @@ COLUMNS = {
     "box_ap": "box AP",
     "defects_alarmed": "defects found",
     "good_alarmed": "false alarms",
+    "type_miou": "mIoU of types",
+    "type_accuracy": "type accuracy",
 }
+SELDOM = ("type_miou", "type_accuracy")  # told by detectors alone that tell types apart
+RESAMPLED = "resampled.csv"  # of each arm, by the stage evaluate
 ALL = "all categories"  # the row of their mean; a blank keeps it apart from every category's name
 LEVEL = 0.95  # of all intervals
 
@@ -34,6 +38,7 @@ def read_scores(params: Params, folder: Path) -> pd.DataFrame:
 
     Columns: detector, category, arm, metric (categoricals in the order of params.yaml and COLUMNS), seed (its rank
     among the arm's seeds, from 0, since a placebo's are other numbers), value (NaN where the metric is not defined).
+    A metric of SELDOM that no detector has is left out.
     """
     rows = []
     for detector in params.detectors:
@@ -42,16 +47,26 @@ def read_scores(params: Params, folder: Path) -> pd.DataFrame:
             for arm in params.arms(detector):
                 seeds = scores[category][arm]["seeds"]
                 rows += [
-                    (detector, category, arm, metric, rank, seeds[seed][metric])
+                    (
+                        detector,
+                        category,
+                        arm,
+                        metric,
+                        rank,
+                        seeds[seed].get(metric) if metric in SELDOM else seeds[seed][metric],
+                    )
                     for rank, seed in enumerate(sorted(seeds, key=int))
                     for metric in COLUMNS
                 ]
+    has_types = any(row[3] in SELDOM and row[5] is not None for row in rows)
+    metrics = [metric for metric in COLUMNS if has_types or metric not in SELDOM]
+    rows = [row for row in rows if row[3] in metrics]
     names = ["detector", "category", "arm", "metric", "seed", "value"]
     orders = {
         "detector": list(params.detectors),
         "category": [*params.dataset.categories, ALL],
         "arm": list(dict.fromkeys(arm for detector in params.detectors for arm in params.arms(detector))),
-        "metric": list(COLUMNS),
+        "metric": metrics,
     }
     kinds = {name: pd.CategoricalDtype(order, ordered=True) for name, order in orders.items()}
     return pd.DataFrame(rows, columns=names).astype({**kinds, "value": float})
@@ -79,7 +94,7 @@ def differences(params: Params, scores: pd.DataFrame) -> pd.DataFrame:
     """
     seeds = scores.groupby(["detector", "metric", "arm", "category"])["value"].agg(list)
     rows = []
-    for detector, metric in product(params.detectors, COLUMNS):
+    for detector, metric in product(params.detectors, scores["metric"].cat.categories):
         arms = {
             arm: [seeds.loc[detector, metric, arm, category] for category in params.dataset.categories]
             for arm in params.arms(detector)
@@ -93,3 +108,27 @@ def differences(params: Params, scores: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["detector", "metric", "arm", "difference", "low", "high", "equal_arms"])
     excess = table["difference"].abs() - table["equal_arms"]
     return table.assign(verdict=np.select([excess > 0, excess <= 0], ["beyond", "within"], "-"))
+
+
+def over_pictures(params: Params, contrasts: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """The rows of `differences` with two more columns, pictures_low and pictures_high: the bootstrap's interval of the
+    difference over test pictures, drawn by capture group; NaN where `<folder>/<detector>/<category>/<arm>/RESAMPLED`
+    has no column of that metric.
+
+    Resample n holds the same pictures in every arm, so the difference is taken in each of them; seeds are averaged.
+    """
+
+    def replicates(detector: str, arm: str) -> pd.DataFrame:
+        tables = [pd.read_csv(folder / detector / category / arm / RESAMPLED) for category in params.dataset.categories]
+        return pd.DataFrame(np.mean([table.to_numpy() for table in tables], axis=0), columns=tables[0].columns)
+
+    bounds = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    rows = []
+    for detector in params.detectors:
+        none, *arms = params.arms(detector)
+        base = replicates(detector, none)
+        for arm in arms:
+            quantiles = (replicates(detector, arm) - base).quantile(bounds)
+            rows += [(detector, metric, arm, *quantiles[metric]) for metric in quantiles]
+    table = pd.DataFrame(rows, columns=["detector", "metric", "arm", "pictures_low", "pictures_high"])
+    return contrasts.merge(table, how="left", on=["detector", "metric", "arm"])

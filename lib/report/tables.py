@@ -11,7 +11,7 @@ import pandas as pd
 from lib import plots
 from lib.core.params import PLACEBO, REAL_ONLY, Params
 from lib.core.runtime import write_json, write_text
-from lib.report.scores import COLUMNS, LEVEL, differences, over_categories, read_scores, spread
+from lib.report.scores import COLUMNS, LEVEL, differences, over_categories, over_pictures, read_scores, spread
 
 HEADLINE = "pixel_ap"  # the metric of the verdict in words, chosen before any result: one, lest the best be picked
 BARS = ("pixel_ap", "aupro")  # the metrics with bars of their own
@@ -30,16 +30,23 @@ DIFFERENCES_NOTE = f"""Arm minus `{REAL_ONLY}`, mean over categories and seeds.
 
 - *pairs*: {LEVEL:.0%} interval (Student's t) over pairs of equal category and seed. `{PLACEBO}` has other seeds: its \
 pairs go by the seeds' rank.
+- *test pictures*: {LEVEL:.0%} interval of the bootstrap over test pictures, whole capture groups at a time, of pixel \
+AP and image AUROC, averaged over seeds: how far another draw of test pictures would move the difference.
 - *equal arms*: the range that holds {LEVEL:.0%} of the differences of two arms that differ in nothing but the seeds. \
 The spread over seeds is pooled, category by category, over `{REAL_ONLY}`, `{PLACEBO}` and the arm itself; other \
 generators have no part in it, so that one that fails hides no effect of another.
 - *verdict*: *beyond* where the difference is larger than that range, else *within*, whatever its pairs say.
 - Generators share their seeds with `{REAL_ONLY}`. Where a seed acts alike in both arms, equal arms differ by less \
 than that: the verdict *within* is then too careful, and the pairs are the sharper view.
-- `{PLACEBO}` and `{REAL_ONLY}` share data and split, and every generator has one set of samples: all of this is \
-the noise of training seeds alone. Another split, other test pictures or newly drawn samples would add to it."""
+- `{PLACEBO}` and `{REAL_ONLY}` share data and split, and every generator has one set of samples: the verdict \
+is about the noise of training seeds alone. Another split, other test pictures or newly drawn samples would add to \
+it."""
 
 TYPES_NOTE = "Mean ± standard deviation over seeds, each type's pictures beside the good ones."
+
+IOUS_NOTE = """Of detectors that tell types apart, at the threshold from val, over all test pictures: a defect \
+under the name of another type counts against both. Their mean is the mIoU above; the type of a picture is that of its \
+highest scores."""
 
 SAMPLES_NOTE = """Requests = accepted + rejected + failed. Masks are known where the generator tells them, else \
 measured from the change. Real ones accepted: the share of the real defects that pass the gate, each compared with the \
@@ -79,7 +86,7 @@ def write_report(params: Params, metrics: Path) -> str:
     DVC's own page needs a network.
     """
     out, scores = metrics / "report", read_scores(params, metrics / "detection")
-    contrasts = differences(params, scores)
+    contrasts = over_pictures(params, differences(params, scores), metrics / "detection")
     terminal = f"{verdict(contrasts)}\n\n{markdown(_arms_table(scores))}"
     texts = [f"# Does synthesis help?\n\n{terminal}\n\n{ARMS_NOTE}"]
     texts += [_as_text(part) for part in parts(params, metrics, scores, contrasts)[1:]]
@@ -92,11 +99,13 @@ def write_report(params: Params, metrics: Path) -> str:
 
 
 def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> list[Part]:
-    """The tables of the report, that of all arms first. scores: of `read_scores`; contrasts: of `differences`."""
+    """The tables of the report, that of all arms first. scores: of `read_scores`; contrasts: of `over_pictures`."""
+    ious = _types_table(params, metrics / "detection", "type_iou")
     return [
         Part("All arms", _arms_table(scores), ARMS_NOTE),
         Part("Difference from real defects alone", _differences_table(contrasts), DIFFERENCES_NOTE),
-        Part("Pixel AP by defect type", _types_table(params, metrics / "detection"), TYPES_NOTE),
+        Part("Pixel AP by defect type", _types_table(params, metrics / "detection", "pixel_ap"), TYPES_NOTE),
+        *([Part("IoU by defect type", ious, IOUS_NOTE)] if len(ious) else []),
         Part("Synthetic samples", _samples_table(params, metrics), SAMPLES_NOTE),
         _truth(metrics / "mask_truth.json"),
     ]
@@ -190,22 +199,31 @@ def _differences_table(contrasts: pd.DataFrame) -> pd.DataFrame:
         "arm": contrasts["arm"],
         "difference": contrasts["difference"].map(_signed),
         "pairs": [_interval(low, high) for low, high in zip(contrasts["low"], contrasts["high"], strict=True)],
+        "test pictures": [
+            _interval(low, high)
+            for low, high in zip(contrasts["pictures_low"], contrasts["pictures_high"], strict=True)
+        ],
         "equal arms": contrasts["equal_arms"].map(lambda half: "-" if pd.isna(half) else f"±{half:.3f}"),
         "verdict": contrasts["verdict"],
     }
     return pd.DataFrame(cells)
 
 
-def _types_table(params: Params, folder: Path) -> pd.DataFrame:
-    """One row for each defect type: over all types together a large kind of defect hides the small ones."""
+def _types_table(params: Params, folder: Path, metric: str) -> pd.DataFrame:
+    """One row for each defect type: over all types together a large kind of defect hides the small ones.
+
+    A detector without the metric has no rows.
+    """
     rows = []
     for detector in params.detectors:
         scores = _json(folder / f"{detector}.json")
         for category in params.dataset.categories:
             arms = {arm: scores[category][arm]["per_type"] for arm in params.arms(detector)}
-            for name in arms[REAL_ONLY]:
+            for name, of_type in arms[REAL_ONLY].items():
+                if metric not in of_type["mean"]:
+                    continue
                 cells = {
-                    arm: _mean_and_std(types[name]["mean"]["pixel_ap"], types[name]["std"]["pixel_ap"])
+                    arm: _mean_and_std(types[name]["mean"][metric], types[name]["std"][metric])
                     for arm, types in arms.items()
                 }
                 rows.append({"detector": detector, "category": category, "defect type": name, **cells})

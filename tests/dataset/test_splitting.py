@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib.core.params import Dataset, Split
-from lib.core.records import Sample, read_records
+from lib.core.records import GOOD, Sample, read_records
 from lib.dataset.layouts import DatasetProblems, Picture
 from lib.dataset.splitting import assign_splits, leaks, near_duplicates, split_category
 
 ROOT = Path(__file__).parents[2]
 FIRST_THIRD = Split(rule="first_third", shots=6, val_fraction=0.34)
+GIVEN = Split(rule="given", shots=6, val_fraction=0.34)
 SHOTS = Split(rule="shots", shots=6, val_fraction=0.34)
 
 
@@ -88,6 +89,21 @@ def test_good_pictures_follow_the_defects_of_their_group_against_their_folder():
 def test_a_good_group_in_both_folders_is_held_out():
     pictures = pictures_of("good", 2, "train") + pictures_of("good", 1, "test")
     assert parts(pictures, FIRST_THIRD, {"good-train-1": "a", "good-test-0": "a"}) == ["train", "test", "test"]
+
+
+def test_given_parts_are_kept_and_the_later_one_has_a_group_that_lies_in_two():
+    pictures = [*pictures_of("hole", 4, "train"), *pictures_of(GOOD, 2, "val"), *pictures_of("dirt", 3, "test")]
+    groups = {picture.id: picture.id for picture in pictures}
+    groups[pictures[0].id] = groups[pictures[-1].id]
+    expected = ["test", *["train"] * 3, *["val"] * 2, *["test"] * 3]
+    assert parts(pictures, GIVEN, groups) == expected
+
+
+def test_without_a_given_val_part_it_is_spread_over_train_of_defects_and_good_ones_alike():
+    pictures = [*pictures_of("hole", 6, "train"), *pictures_of(GOOD, 3, "train"), *pictures_of("hole", 2, "test")]
+    found = parts(pictures, GIVEN)
+    assert found[:6].count("val") == 2 and found[6:9].count("val") == 1 and found[9:] == ["test"] * 2
+    assert "val" not in found[:1] and found[:6].count("train") == 4
 
 
 @settings(max_examples=60, deadline=None)

@@ -16,7 +16,7 @@ from lib.metrics.ranking import average_precision
 from tests.blobs import BUDGET, blobs
 
 RATE = 0.1
-NARROW = unet.Settings(width=8, encoder_rate=RATE)
+NARROW = unet.Settings(width=8, encoder_rate=RATE, classes="defect")
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_the_learning_rate_rises_for_a_fifth_of_the_steps_and_falls_to_nothing(m
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
     detect = BUDGET.model_copy(update={"steps": 20, "batch_size": 2})
     network = unet.UNet(4, load_backbone(DEFAULT))
-    list(unet._training(network, unet.Pools.of(blobs(4, 0)), detect, RATE, 0))
+    list(unet._training(unet.Model(network, 32, 1.0), unet.Pools.of(blobs(4, 0)), detect, RATE, 0))
     rates = np.array(seen)
     assert rates[:, 0].argmax() == 3 and rates[3, 0] == pytest.approx(0.01) and rates[-1, 0] < 1e-5
     np.testing.assert_allclose(rates[:, 1], RATE * rates[:, 0])
@@ -164,7 +164,7 @@ def test_a_backbone_begins_with_what_it_knows_and_goes_on_slowly_from_there(fitt
 
 def test_a_frozen_backbone_stays_as_photographs_taught_it_and_gets_no_gradient(tmp_path, params):
     detect = BUDGET.model_copy(update={"encoder": DEFAULT, "steps": 3})
-    frozen = unet.Settings(width=8, encoder_rate=0)
+    frozen = unet.Settings(width=8, encoder_rate=0, classes="defect")
     unet.fit(blobs(4, 0), blobs(3, 1), params.model_copy(update={"detect": detect}), frozen, 0, tmp_path)
     after = unet.load(tmp_path).network.encoder.backbone.state_dict()
     assert all(torch.equal(after[name], weight) for name, weight in load_backbone(DEFAULT).state_dict().items())
@@ -232,6 +232,7 @@ def test_what_it_wrote_is_weights_and_one_page_of_json(fitted):
         "window": 32,
         "scale": 1.0,
         "backbone": None,
+        "types": [],
     }
     assert set(load_file(folder / "model.safetensors")) == set(unet.UNet(8).state_dict())
 
@@ -241,3 +242,36 @@ def test_an_example_without_a_mask_is_a_good_picture(fitted):
     assert (fitted(train, blobs(3, 1)) / "model.safetensors").read_bytes() == (
         fitted(blobs(4, 0), blobs(3, 1)) / "model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.slow
+def test_it_learns_to_tell_types_apart_and_remembers_their_names(tmp_path, params):
+    def of_both(seed: int) -> list[Example]:
+        discs = blobs(8, seed)
+        return [
+            Example(255 - one.image, one.mask, False, "dark") if number % 2 and one.has_defect else one
+            for number, one in enumerate(discs)
+        ]
+
+    budget = BUDGET.model_copy(update={"steps": 80, "validate_every": 40, "batch_size": 8, "encoder": DEFAULT})
+    settings = NARROW.model_copy(update={"classes": "types"})
+    unet.fit(of_both(0), of_both(1), params.model_copy(update={"detect": budget}), settings, 0, tmp_path)
+    model = unet.load(tmp_path)
+    assert model.types == ("blob", "dark")
+    right = []
+    for example in of_both(2):
+        scores, labels = unet.predict_typed(model, example.image)
+        np.testing.assert_array_equal(scores, unet.predict(model, example.image))
+        assert labels.dtype == np.uint8 and set(np.unique(labels)) <= {1, 2}
+        if example.has_defect:
+            right += (labels == example.labels(model.types))[example.mask].tolist()
+    assert np.mean(right) > 0.9
+
+
+def test_the_loss_of_types_is_their_cross_entropy_on_defects_with_equal_weight_for_every_window():
+    logits, labels = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0)), torch.zeros(3, 8, 8).long()
+    labels[0, :4], labels[1, 0, :2] = 1, 2
+    shares = logits.log_softmax(dim=1)
+    expected = -(shares[0, 0, :4].mean() + shares[1, 1, 0, :2].mean()) / 2
+    assert unet.type_loss(logits, labels).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert unet.type_loss(logits, torch.zeros_like(labels)) == 0, "no defect, no type"

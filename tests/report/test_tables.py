@@ -14,11 +14,21 @@ from lib import plots
 from lib.core.images import read_image
 from lib.core.params import Params
 from lib.core.runtime import write_json, write_text
-from lib.report.scores import COLUMNS, differences, over_categories, read_scores, spread
+from lib.report.scores import (
+    COLUMNS,
+    RESAMPLED,
+    SELDOM,
+    differences,
+    over_categories,
+    over_pictures,
+    read_scores,
+    spread,
+)
 from lib.report.tables import markdown, verdict, write_report
 from tests.category import tiny_params
 
 METRICS = Path("metrics")
+METRICS_TOLD = [name for name in COLUMNS if name not in SELDOM]  # by detectors that tell no types apart
 PAGE = METRICS / "report/report.md"
 # pixel_ap of three seeds; over both categories the seeds' means are 0.5, 0.6, 0.7 without synthesis
 VALUES = {
@@ -48,7 +58,7 @@ def write_detection(values: dict[tuple[str, str], list[float]], undefined: tuple
     for (arm, category), of_seeds in values.items():
         first = 1000 if arm == "placebo" else 9  # 9, 10, 11: no alphabetic order
         seeds = {
-            str(first + rank): {name: None if name in undefined else value for name in COLUMNS}
+            str(first + rank): {name: None if name in undefined else value for name in METRICS_TOLD}
             for rank, value in enumerate(of_seeds)
         }
         of_type = {"mean": {"pixel_ap": of_seeds[0] / 8}, "std": {"pixel_ap": 0.0625}}
@@ -58,6 +68,16 @@ def write_detection(values: dict[tuple[str, str], list[float]], undefined: tuple
     write_json(METRICS / "detection/unet.json", scores)
     without = {name: {arm: arms[arm] for arm in ("none", "placebo")} for name, arms in scores.items()}
     write_json(METRICS / "detection/patchcore.json", without)
+    for arm, category in values:
+        write_resamples("unet", category, arm, [0.0, 0.0])
+        if arm in ("none", "placebo"):
+            write_resamples("patchcore", category, arm, [0.0, 0.0])
+
+
+def write_resamples(detector: str, category: str, arm: str, gains: list[float]) -> None:
+    """Pixel AP and image AUROC of as many resamples of the test part as there are gains."""
+    rows = "".join(f"{0.5 + gain:.6f},{0.6 + gain:.6f}\n" for gain in gains)
+    write_text(METRICS / f"detection/{detector}/{category}/{arm}/{RESAMPLED}", f"pixel_ap,image_auroc\n{rows}")
 
 
 def write_metrics(undefined: tuple[str, ...] = (), truth: bool = True) -> None:
@@ -103,6 +123,47 @@ def contrasts_of(params: Params, values: dict[tuple[str, str], list[float]]) -> 
     """`differences` of these values of `unet`."""
     write_detection(values)
     return differences(params, read_scores(params, METRICS / "detection"))
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_differences_have_their_interval_over_test_pictures(params: Params):
+    write_metrics()
+    write_resamples("unet", "a", "mvp_diff", [0.1, 0.3])
+    contrasts = over_pictures(
+        params, differences(params, read_scores(params, METRICS / "detection")), METRICS / "detection"
+    )
+    rows = contrasts.set_index(["detector", "metric", "arm"])
+    # Of the mean over categories, 0.05 and 0.15, the quantiles of two values lie between them.
+    low, high = rows.loc[("unet", "pixel_ap", "mvp_diff"), ["pictures_low", "pictures_high"]]
+    assert (low, high) == (pytest.approx(0.05 + 0.025 * 0.1), pytest.approx(0.15 - 0.025 * 0.1))
+    assert rows.loc[("unet", "image_auroc", "placebo"), "pictures_high"] == 0
+    assert rows.loc[("unet", "aupro", "mvp_diff"), ["pictures_low", "pictures_high"]].isna().all(), "not resampled"
+    write_report(params, METRICS)
+    shown = cells((METRICS / "report/report.md").read_text(encoding="utf-8"), "## Difference", 3)
+    assert shown["unet", "pixel AP", "mvp_diff"]["test pictures"] == "[+0.053, +0.148]"
+    assert shown["unet", "AUPRO", "mvp_diff"]["test pictures"] == "-"
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_types_that_a_detector_tells_apart_have_their_columns_and_table(params: Params):
+    write_metrics()
+    text = write_report(params, METRICS)
+    assert "mIoU of types" not in text, "nobody tells types apart"
+    file = METRICS / "detection/unet.json"
+    told = json.loads(file.read_text(encoding="utf-8"))
+    for arms in told.values():
+        for arm in arms.values():
+            for seed in arm["seeds"].values():
+                seed |= {"type_miou": 0.25, "type_accuracy": 0.75}
+            for of_type in arm["per_type"].values():
+                of_type["mean"]["type_iou"], of_type["std"]["type_iou"] = 0.5, 0.0
+    write_json(file, told)
+    rows = cells(write_report(params, METRICS))
+    assert rows["unet", "a", "none"]["mIoU of types"] == "0.250 ± 0.000"
+    assert rows["patchcore", "a", "none"]["type accuracy"] == "-"
+    page = (METRICS / "report/report.md").read_text(encoding="utf-8")
+    table = cells(page, "## IoU by defect type", 3)
+    assert {row["none"] for row in table.values()} == {"0.500 ± 0.000"} and {key[0] for key in table} == {"unet"}
 
 
 @pytest.mark.usefixtures("numbers_only")
@@ -180,9 +241,9 @@ def test_of_equal_arms_five_in_a_hundred_are_said_to_differ(params: Params):
     for _ in range(25):
         draw = scores.assign(value=0.5 + scale * rng.normal(size=len(scores)))  # every metric is a draw of its own
         verdicts += differences(params, draw)["verdict"].tolist()
-    assert len(verdicts) == 25 * 3 * len(COLUMNS) and np.mean([word == "beyond" for word in verdicts]) == pytest.approx(
-        0.05, abs=0.025
-    )
+    assert len(verdicts) == 25 * 3 * len(METRICS_TOLD) and np.mean(
+        [word == "beyond" for word in verdicts]
+    ) == pytest.approx(0.05, abs=0.025)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +280,7 @@ def test_the_summary_has_every_metric_of_every_arm(params: Params):
     assert sorted(tree) == ["acceptance_rate", "mask_iou", "patchcore", "unet"]
     assert sorted(tree["unet"]) == ["mvp_diff", "none", "placebo"] and sorted(tree["patchcore"]) == ["none", "placebo"]
     for arm in tree["unet"].values():
-        assert set(arm) == {*COLUMNS, "pixel_ap_std"}
+        assert set(arm) == {*METRICS_TOLD, "pixel_ap_std"}
     assert tree["unet"]["none"]["pixel_ap"] == 0.6 and tree["unet"]["none"]["pixel_ap_std"] == 0.1
     assert tree["acceptance_rate"] == {"mvp_diff": 0.7143}
 
@@ -311,7 +372,7 @@ def test_the_tables_for_plots_hold_every_arm_and_every_logged_step(params: Param
     steps = list(csv.DictReader(files[0].open()))
     assert [(float(row["step"]), float(row["loss"])) for row in steps] == [(10, 0.9), (20, 0.5)]
     verdicts = list(csv.DictReader((METRICS / "report/differences.csv").open()))
-    assert len(verdicts) == len(COLUMNS) * (2 + 1) and {row["verdict"] for row in verdicts} == {"within"}
+    assert len(verdicts) == len(METRICS_TOLD) * (2 + 1) and {row["verdict"] for row in verdicts} == {"within"}
 
 
 def test_the_pictures_can_be_opened_and_two_reports_are_equal_byte_for_byte(params: Params):

@@ -1,0 +1,73 @@
+"""The bootstrap over test pictures: whole groups are drawn, and each resample's metrics are those of its pictures."""
+
+import numpy as np
+import pytest
+
+from lib.metrics.bootstrap import (
+    LEVELS,
+    aurocs,
+    average_precisions,
+    counts_of,
+    levels_of,
+    resamples,
+)
+from lib.metrics.ranking import rank
+
+GROUPS = ["a", "a", "b", "c", "c", "d", "e"]
+DEFECTS = [True, True, True, True, False, False, False]
+
+
+def test_groups_are_drawn_whole_and_kinds_in_their_number():
+    weights = resamples(GROUPS, DEFECTS)
+    assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 4]).all()
+    assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all(), "a, b and c hold a defect"
+    assert (weights[:, [5, 6]].sum(axis=1) == 2).all()
+    assert weights.mean(axis=0) == pytest.approx(1, abs=0.15)
+
+
+def test_the_draw_is_of_the_groups_names_whatever_the_order_of_pictures():
+    order = [3, 6, 0, 2, 1, 5, 4]
+    again = resamples([GROUPS[n] for n in order], [DEFECTS[n] for n in order])
+    np.testing.assert_array_equal(again, resamples(GROUPS, DEFECTS)[:, order])
+    assert (resamples([*GROUPS[:-1], "f"], DEFECTS) != resamples(GROUPS, DEFECTS)).any()
+
+
+def maps() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    rng = np.random.default_rng(1)
+    masks = [np.zeros((20, 20), bool) for _ in GROUPS]
+    for mask, defect in zip(masks, DEFECTS, strict=True):
+        mask[5:11, 5:12] = defect
+    return [(rng.random((20, 20)) + 0.4 * mask).astype(np.float32).round(2) for mask in masks], masks
+
+
+def test_metrics_of_a_resample_are_those_of_its_pictures_repeated():
+    scores, masks = maps()
+    weights = resamples(GROUPS, DEFECTS, 8)
+    levels = levels_of(np.sort(np.concatenate([one[mask] for one, mask in zip(scores, masks, strict=True)])))
+    assert levels.size < LEVELS, "so few values that every one is a level, and the step function is exact"
+    found = average_precisions(
+        weights, [counts_of(one[mask], one[~mask], levels) for one, mask in zip(scores, masks, strict=True)]
+    )
+    tops = [float(one.max()) for one in scores]
+    of_pictures = aurocs(weights, tops, DEFECTS)
+    for row, precision, auroc in zip(weights.astype(int), found, of_pictures, strict=True):
+        drawn = np.repeat(np.arange(len(GROUPS)), row)
+        pixels = np.concatenate([scores[n].ravel() for n in drawn]), np.concatenate([masks[n].ravel() for n in drawn])
+        assert precision == pytest.approx(rank(*pixels).average_precision(), abs=1e-12)
+        assert auroc == pytest.approx(rank([tops[n] for n in drawn], [DEFECTS[n] for n in drawn]).auroc(), abs=1e-12)
+
+
+def test_with_more_values_than_levels_the_error_is_below_a_step_of_recall():
+    rng = np.random.default_rng(0)
+    mask = np.zeros((200, 200), bool)
+    mask[20:150, 30:120] = True
+    scores = (rng.random(mask.shape) + 0.5 * mask).astype(np.float32)
+    levels = levels_of(np.sort(scores[mask]))
+    (found,) = average_precisions(np.ones((1, 1)), [counts_of(scores[mask], scores[~mask], levels)])
+    assert levels.size == LEVELS and abs(found - rank(scores.ravel(), mask.ravel()).average_precision()) < 1 / LEVELS
+
+
+def test_one_class_has_no_metric():
+    scores, _ = maps()
+    good = [counts_of(scores[0][:0].ravel(), scores[-1].ravel(), np.array([0.5], np.float32))]
+    assert np.isnan(average_precisions(np.ones((1, 1)), good)) and np.isnan(aurocs(np.ones((1, 1)), [0.5], [False]))
