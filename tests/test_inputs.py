@@ -128,6 +128,7 @@ def reads(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[str
         params[section].update(values)
     params["detectors"].append("rtdetr")  # answers boxes, which no default detector does
     params["detect"]["on_synthetic"].append("rtdetr")
+    params["export"]["formats"] = ["csv"]  # the default has no stage of it
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     record: dict[str, list[tuple[dict, Recorder]]] = {}
     with pytest.MonkeyPatch.context() as patch:

@@ -14,9 +14,9 @@ from tests.conftest import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 # Listed as folders: who uses one file of them uses most.
-LAYERS = ["lib/base", "lib/core", "lib/dataset/formats", "lib/diffusion", "lib/metrics", "lib/report"]
+LAYERS = ["lib/base", "lib/core", "lib/dataset/formats", "lib/diffusion", "lib/export", "lib/metrics", "lib/report"]
 SETTINGS = ROOT / "lib/__init__.py"  # of how fast and how loud, not of what is computed
-LIGHT = ["workpieces", "prepare", "describe", "boxes", "random_boxes", "masks", "report"]
+LIGHT = ["workpieces", "prepare", "describe", "boxes", "random_boxes", "masks", "export", "report"]
 
 
 def imported(file: Path) -> set[Path]:
@@ -118,7 +118,7 @@ def test_the_settings_of_a_method_rerun_the_stages_of_that_method_alone(kind: st
 # Each place of the library, from the ground up; what stands in one line does not import what stands below it.
 LAYERS_UP = [
     ["lib/core"],
-    ["lib/dataset", "lib/metrics/ranking.py", "lib/metrics/intervals.py"],
+    ["lib/dataset", "lib/export", "lib/metrics/ranking.py", "lib/metrics/intervals.py"],
     [
         "lib/alarms.py",
         "lib/language.py",

@@ -13,6 +13,7 @@ HELP = {
     "category": "a name from dataset.categories in params.yaml",
     "generator": "a name from generators in params.yaml",
     "detector": "a name from detectors in params.yaml",
+    "format": "a name from export.formats in params.yaml",
 }
 
 

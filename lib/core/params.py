@@ -6,7 +6,7 @@ its types stand in the method's own file as `Settings`: a method is one file in 
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -31,6 +31,10 @@ Positive = Annotated[int, Field(ge=1)]
 
 REAL_ONLY = "none"  # the arm without a generator: detectors trained on the few real defects alone
 PLACEBO = "placebo"  # the same arm once more under other seeds: what two equal arms differ by
+
+Part = Literal["train", "val", "test"]  # of the real pictures
+Format = Literal["mvtec", "coco", "yolo", "datumaro", "csv"]  # of other tools, each a file in lib/export
+PARTS: tuple[Part, ...] = get_args(Part)
 
 Item = TypeVar("Item")
 
@@ -204,6 +208,11 @@ class Evaluate(Section):
     overlays: Positive
 
 
+class Export(Section):
+    formats: Annotated[tuple[Format, ...], AfterValidator(_distinct)]
+    parts: Several[Part]
+
+
 def methods(kind: Literal["generators", "detectors"]) -> tuple[str, ...]:
     """The names of all methods: every file in the folder `lib/<kind>` is one."""
     return tuple(sorted(file.stem for file in (LIB / kind).glob("*.py") if file.stem != "__init__"))
@@ -237,6 +246,7 @@ class Params(BaseModel):
     detectors: Several[Name]
     detect: Detect
     evaluate: Evaluate
+    export: Export
 
     def arms(self, detector: str) -> tuple[str, ...]:
         """What a detector is compared on: real defects alone, twice, then with the samples of each generator."""

@@ -71,13 +71,14 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
         "goods_note": goods_note,
         "forms": forms(answers),
     }
-    template = _environment().get_template("page.html")
+    template = environment().get_template("page.html")
     empty = template.render(page, gallery={"samples": [], "pictures": []}, gallery_note="")
     shown, note = gallery(params, answers, limit - len(empty.encode()) - NOTE)
     write_text(metrics / "report" / "index.html", template.render(page, gallery=shown, gallery_note=note))
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of this folder; what they are given is text, never markup, unless it says so itself."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -1,0 +1,1 @@
+"""Data sets in the formats that other tools read; each file of a format offers `write(folder, items)`."""

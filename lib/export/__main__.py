@@ -1,0 +1,56 @@
+"""Export real pictures and accepted synthetic samples, with masks and provenance, for other tools.
+
+Run as `python -m lib.export FORMAT ... --out FOLDER` from the root of the repository, after the stage masks. Writes
+FOLDER/FORMAT/CATEGORY/. Formats:
+
+  mvtec     the layout of MVTec AD: train/good, test/TYPE, ground_truth/TYPE
+  coco      COCO instances: boxes, masks as run lengths
+  yolo      Ultralytics segments: data.yaml, polygons
+  datumaro  Datumaro's JSON
+  csv       a table, pictures and masks
+
+Every format keeps train, val and each generator apart as a subset, except for mvtec, which has one folder for all
+pictures with defects, where names tell them apart. The test part is exported where --parts names it, never otherwise.
+The same as a stage of the pipeline: `export.formats` in params.yaml.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from lib.core.errors import UserError
+from lib.core.params import PARTS, load
+from lib.export.datasets import FORMATS, write_dataset
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("formats", nargs="+", choices=FORMATS, metavar="FORMAT", help=", ".join(FORMATS))
+    parser.add_argument("--out", required=True, type=Path, help="folder for a folder of each format")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="of the real pictures; default: export.parts")
+    parser.add_argument("--generators", nargs="*", help="names, or nothing for real pictures alone; default: all")
+    parser.add_argument("--categories", nargs="+", help="names; default: all")
+    args = parser.parse_args()
+    params = load()
+    categories = _known(args.categories, params.dataset.categories, "dataset.categories")
+    generators = _known(args.generators, params.generators, "generators")
+    for name in dict.fromkeys(args.formats):
+        counts = write_dataset(name, args.out / name, categories, args.parts or params.export.parts, generators)
+        told = ", ".join(f"{count} of {category}" for category, count in counts.items())
+        print(f"{(args.out / name).as_posix()}: pictures: {told}")
+
+
+def _known(asked: list[str] | None, known: tuple[str, ...], key: str) -> list[str]:
+    """The names asked for, once each, or all. Raises UserError for names that params.yaml lacks."""
+    names = list(known) if asked is None else list(dict.fromkeys(asked))
+    if strange := [name for name in names if name not in known]:
+        raise UserError(f"{', '.join(strange)}: not among {key} in params.yaml, which has {', '.join(known)}")
+    return names
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (UserError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
