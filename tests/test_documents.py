@@ -37,8 +37,9 @@ def test_the_page_of_a_folder_has_a_row_for_everything_that_appears_there(folder
         assert any(f"`{stage}`" in row and f"`{path}" in row for row in rows), f"{path} of the stage {stage}"
 
 
-def test_git_keeps_the_page_of_the_data_folder_and_nothing_else_of_it():
-    for path, ignored in (("data/README.md", False), ("data/workpieces", True), ("data/mydata/good/1.png", True)):
+def test_git_keeps_of_the_data_folder_its_page_and_what_dvc_knows_of_own_pictures_and_nothing_else():
+    kept = {"data/README.md": False, "data/mydata.dvc": False, "data/workpieces": True, "data/mydata/good/1.png": True}
+    for path, ignored in kept.items():
         done = subprocess.run(["git", "check-ignore", "--quiet", "--no-index", path], cwd=ROOT, check=False)
         assert (done.returncode == 0) == ignored, path
 

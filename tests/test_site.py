@@ -38,6 +38,7 @@ def test_the_site_is_built_without_a_warning_and_without_a_network(tmp_path: Pat
 def test_every_method_has_a_page_that_names_its_file_and_its_mendings():
     for kind in ("generators", "detectors"):
         for name in methods(kind):
+            assert (ROOT / f"docs/methods/{name}.md").is_file(), f"lib/{kind}/{name}.py: its page is missing"
             page = (ROOT / f"docs/methods/{name}.md").read_text(encoding="utf-8")
             assert (
                 f"`lib/{kind}/{name}.py`" in page and "## What the paper says" in page and "## What to expect" in page
