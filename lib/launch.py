@@ -8,6 +8,7 @@ bits. The command in dvc.yaml is the same on a laptop and on a cluster, so movin
 
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def main() -> None:
         sys.exit(2)
     if config is not None:
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--module"]
+        if os.name == "nt":  # there, execv leaves the caller at once, and DVC would take the stage for finished
+            sys.exit(subprocess.call([*launcher, *sys.argv[1:]]))
         os.execv(sys.executable, [*launcher, *sys.argv[1:]])
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import lib.launch
 from tests.conftest import ROOT
 
 # The launcher hands on what its configuration says, such as the precision, in variables.
@@ -64,3 +65,15 @@ def test_a_file_of_the_repository_or_of_the_variable_reaches_the_launcher(folder
     (folder / name).write_text(CONFIGURATION.format(precision="bf16"))
     done = launch(folder, **({} if name == "accelerate.yaml" else {"ACCELERATE_CONFIG_FILE": name}))
     assert (done.returncode, done.stdout) == (0, "precision bf16 arguments --seed 7\n"), done.stderr
+
+
+def test_on_windows_the_launcher_is_waited_for_and_its_exit_code_handed_on(monkeypatch: pytest.MonkeyPatch):
+    called = []
+    monkeypatch.setattr(lib.launch, "config_file", lambda: "gpus.yaml")
+    monkeypatch.setattr(lib.launch.subprocess, "call", lambda command: called.append(command) or 7)
+    monkeypatch.setattr(lib.launch.os, "execv", lambda *_: pytest.fail("on Windows execv returns to DVC at once"))
+    monkeypatch.setattr(sys, "argv", ["lib.launch", "stages.synth", "--generator", "perlin"])
+    with monkeypatch.context() as windows, pytest.raises(SystemExit) as ended:
+        windows.setattr(lib.launch.os, "name", "nt")
+        lib.launch.main()
+    assert ended.value.code == 7 and called[0][-3:] == ["stages.synth", "--generator", "perlin"]

@@ -309,6 +309,7 @@ def test_the_command_ends_with_1_where_a_picture_failed_and_says_how_many(networ
     assert "Traceback" not in done.stderr and rows()[2]["error"] and not rows()[1]["error"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no such signals to single processes")
 def test_watching_ends_cleanly_by_ctrl_c_and_by_a_services_stop(network: Path):
     for number, stop in enumerate((signal.SIGINT, signal.SIGTERM)):
         watching = subprocess.Popen(

@@ -2,8 +2,6 @@
 
 import itertools
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -148,7 +146,7 @@ def test_kill_9_and_a_rerun_give_the_bytes_of_an_uninterrupted_run(params: Param
     while not list(Path(".work").rglob("batch-000001.jsonl")):
         assert run.poll() is None, "the run ended before it could be killed"
         time.sleep(0.01)
-    os.kill(run.pid, signal.SIGKILL)
+    run.kill()  # SIGKILL, where there is one
     run.wait()
     synthesized(params)
     assert 1 <= len(calls) <= 2, "the first two batches were not made again"

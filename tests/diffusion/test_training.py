@@ -1,7 +1,6 @@
 """The training loop: exact resume after kill -9, no stale state, and the objective's formulas."""
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -205,7 +204,7 @@ def test_kill_9_at_any_moment_and_rerun_give_bit_equal_weights(tmp_path: Path):
             assert run.poll() is None, "the run ended before it could be killed"
             time.sleep(0.01)
         time.sleep(after)
-        os.kill(run.pid, signal.SIGKILL)
+        run.kill()  # SIGKILL, where there is one
         run.wait()
     assert start(tmp_path / "killed").wait() == 0
     whole, killed = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed"))
