@@ -1,8 +1,8 @@
 """Train detectors per seed on every arm, and choose their thresholds on val.
 
 Beside what its method wrote, the folder of a trained seed holds `detector.json`, which method it is and what it was
-trained for, `threshold.json`, from which score on a pixel is a defect, and on what that was chosen, and `history.json`,
-its curves.
+trained for, `threshold.json`, from which score on a pixel is a defect, and on what that was chosen, `history.json`, its
+curves, and, where the same pixels of all pictures never count, IGNORED_PIXELS.
 """
 
 import json
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,12 +24,17 @@ from lib.alarms import alarm_level, threshold_for
 from lib.core.defects import Labels
 from lib.core.errors import UserError
 from lib.core.geometry import Scores
+from lib.core.images import write_png
 from lib.core.params import PLACEBO, REAL_ONLY, Detect, Params
-from lib.core.records import GOOD, Sample, Synthetic, by_id, of_split, read_records
+from lib.core.records import GOOD, RegionMap, Sample, Synthetic, TypeMap, by_id, of_split, read_records
+from lib.core.regions import ignored_pixels, silenced
 from lib.core.runtime import atomic_folder, device, on_cores, progress, replace_folder, work_folder, write_json
 from lib.detectors import Example, find
 from lib.metrics.ranking import DefectPixels, Ranking, defect_pixels, rank_pixels
 
+Place = TypeVar("Place", TypeMap, RegionMap)
+
+IGNORED_PIXELS = "ignored.png"  # in a trained seed's folder: pixels that never count, if they are the same everywhere
 PLACEBO_SEED = 1000  # added to each seed of the placebo: far from all that one would list in params.yaml
 SCORING_SHARE = 1000  # one of so many pixels, the highest ones, scores a picture
 
@@ -51,11 +56,17 @@ def read_examples(records: Iterable[Sample | Synthetic], normals: Mapping[str, S
         # Of a real defect the twin is not read, even where a rendered data set has it: a factory has none.
         normal = (normals or {}).get(record.normal) if isinstance(record, Synthetic) and record.normal else None
         twin = Path(normal.image).absolute() if normal else None
-        type_map = record.type_map if isinstance(record, Sample) else None
-        if type_map is not None:
-            type_map = replace(type_map, path=Path(type_map.path).absolute().as_posix())
-        examples.append(Example(picture, mask, isinstance(record, Synthetic), record.defect_type, twin, type_map))
+        if isinstance(record, Sample):
+            type_map, regions = record.type_map, record.regions
+        else:
+            type_map, regions = None, normal.regions if normal else None
+        example = Example(picture, mask, isinstance(record, Synthetic), record.defect_type, twin)
+        examples.append(replace(example, type_map=_absolute(type_map), regions=_absolute(regions)))
     return examples
+
+
+def _absolute(place: Place | None) -> Place | None:
+    return place and replace(place, path=Path(place.path).absolute().as_posix())
 
 
 def train_arm(params: Params, detector: str, arm: str, category: str, accepted: Sequence[Synthetic], key: str) -> None:
@@ -79,12 +90,18 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
     if module.LEARNS_FROM == "good":
         train = [example for example in train if example.defect_type == GOOD]
 
+    # Those of single pictures say nothing about new ones.
+    kinds = {sample.regions for sample in samples}
+    (shared,) = kinds if len(kinds) == 1 else (None,)
+
     def train_seed(seed: int, out: Path) -> None:
         history = module.fit(train, val, params, settings, seed, out)
         write_json(out / "history.json", history.curves)
         write_json(out / "threshold.json", choose_threshold(module, module.load(out), val, params.detect, out))
         provenance = {"detector": detector, "category": category, "arm": arm, "seed": seed, "depth": samples[0].depth}
         write_json(out / "detector.json", provenance)
+        if shared is not None:
+            write_png(out / IGNORED_PIXELS, ignored_pixels(shared))
 
     work = work_folder(f"detect-{detector}-{category}-{arm}", key)
     train_seeds(train_seed, [seed + PLACEBO_SEED * (arm == PLACEBO) for seed in params.detect.seeds], work)
@@ -208,6 +225,8 @@ def predictions(
                 np.save(types, labels)
             else:
                 scores = module.predict(model, example.image)
+            if example.ignored is not None:
+                scores = silenced(scores, example.ignored)
             np.save(file, scores)
             defect = defect_pixels(scores, example.mask)
             bar.update()
@@ -246,7 +265,8 @@ def rank_parts(
 
     def count(example: Example, prediction: Prediction) -> None:
         scores = prediction.scores
-        normal = scores[~example.mask] if example.has_defect else scores.ravel()
+        is_whole = not example.has_defect and example.regions is None
+        normal = scores.ravel() if is_whole else scores[example.normal]
         for part, ranking in zip(parts, rankings, strict=True):
             if not part.isdisjoint(example.types):
                 ranking.count(normal)

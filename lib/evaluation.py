@@ -26,7 +26,7 @@ from lib.core.records import GOOD, Sample, of_split, read_records
 from lib.core.runtime import device, on_cores, work_folder, write_json, write_text
 from lib.detection import SCORING_SHARE, Prediction, predictions, rank_parts, read_examples
 from lib.detectors import Example, find
-from lib.metrics.bootstrap import Weights, aurocs, average_precisions, counts_of, levels_of, resamples
+from lib.metrics.bootstrap import Counts, Weights, aurocs, average_precisions, counts_of, levels_of, resamples
 from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, truth_boxes
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import Ranking, rank
@@ -146,7 +146,7 @@ def _box_metrics(
 
     def found_and_truth(example: Example, prediction: Prediction) -> tuple[list[ScoredBox], list[Box]]:
         if hasattr(module, "boxes"):
-            found = module.boxes(model, example.image)
+            found = [one for one in module.boxes(model, example.image) if _counts(example, one)]
         else:
             found = component_boxes(prediction.scores, threshold)
         return found, truth_boxes(example.mask) if example.has_defect else []
@@ -154,6 +154,12 @@ def _box_metrics(
     found, truth = zip(*on_cores(device(), found_and_truth, examples, predicted), strict=True)
     ap50, ap = box_precision(found, truth)
     return {"box_ap50": ap50, "box_ap": ap}
+
+
+def _counts(example: Example, box: ScoredBox) -> bool:
+    """Whether any pixel of a box counts."""
+    x0, y0, x1, y1 = (max(round(value), 0) for value in box.box)
+    return example.ignored is None or not bool(example.ignored[y0:y1, x0:x1].all())
 
 
 def _alarm_metrics(
@@ -182,6 +188,8 @@ def _type_metrics(
     def judged(example: Example, one: Prediction) -> tuple[Overlaps, float]:
         scores, labels = one.scores, one.labels
         found = np.where(scores >= threshold, labels, np.uint8(0))
+        if example.ignored is not None:
+            found[example.ignored] = 0
         named = types[picture_type(scores, labels, SCORING_SHARE) - 1]
         is_right = float(named == example.types[0]) if example.has_defect and len(example.types) == 1 else math.nan
         return overlaps(found, example.labels(types), len(types)), is_right
@@ -202,7 +210,11 @@ def _replicates(
 ) -> NDArray[np.float64]:
     """(R, 2): pixel AP and image AUROC of one seed on every resample of the test part."""
     levels = levels_of(pixels.positives)
-    counts = on_cores(device(), lambda example, one: counts_of(one.scores, example.mask, levels), examples, predicted)
+
+    def count(example: Example, one: Prediction) -> Counts:
+        return counts_of(one.defect.scores, one.scores[example.normal], levels)
+
+    counts = on_cores(device(), count, examples, predicted)
     auroc = aurocs(draws, [one.image_score for one in predicted], [example.has_defect for example in examples])
     return np.stack([average_precisions(draws, counts), auroc], axis=1)
 

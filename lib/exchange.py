@@ -17,12 +17,14 @@ the file's metadata, as JSON in each value:
     min_area    pixels; smaller pieces of the mask do not count
     detector    provenance: detector, category, arm, seed, depth, as in detector.json
     weights     the fingerprint of the model.safetensors that it was made of
+    ignored     null, or PNG in Base64: 255 where pixels never count; pictures are grey (128) there, scores the lowest
 
 The graph is traced, which fixes whatever Python decides by the size of its input. So before a file is written it is run
 on windows of other sides and in other batches than the traced ones, and must give what torch gives, within TOLERANCE.
 """
 
 import argparse
+import base64
 import copy
 import io
 import json
@@ -33,11 +35,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Scores
+from lib.core.geometry import RGB, Mask, Scores
+from lib.core.images import png_bytes
 from lib.core.runtime import fingerprint, write_bytes
 from lib.tiles import Sight, predict_whole
 from lib.trained import (
@@ -47,8 +51,10 @@ from lib.trained import (
     Trained,
     checked_decision,
     checked_provenance,
+    counting,
     load_trained,
     read_decision,
+    read_ignored,
     read_provenance,
 )
 
@@ -179,10 +185,22 @@ def _described(data: bytes, trained: Trained) -> bytes:
         "min_area": trained.decision.min_area,
         "detector": trained.provenance,
         "weights": trained.weights,
+        "ignored": None if trained.ignored is None else base64.b64encode(png_bytes(trained.ignored)).decode(),
     }
     onnx.helper.set_model_props(graph, {name: json.dumps(value, sort_keys=True) for name, value in values.items()})
     onnx.checker.check_model(graph)
     return bytes(graph.SerializeToString())
+
+
+def _unpacked(text: str | None, file: Path) -> Mask | None:
+    """The pixels that a graph's metadata says never count. Raises UserError where it is no picture."""
+    if text is None:
+        return None
+    data = np.frombuffer(base64.b64decode(text), np.uint8)
+    pixels = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
+    if pixels is None:
+        raise UserError(f"{file}: ignored holds no PNG; write it anew with python -m lib.exchange")
+    return np.asarray(pixels > 0)
 
 
 def load_exchanged(place: Path) -> Inspector:
@@ -204,7 +222,10 @@ def load_exchanged(place: Path) -> Inspector:
         raise UserError(f"{file}: cannot be read as ONNX; write it anew with python -m lib.exchange") from error
     values = session.get_modelmeta().custom_metadata_map
     try:
-        read = {name: json.loads(values[name]) for name in ("sight", "threshold", "min_area", "detector", "weights")}
+        read = {
+            name: json.loads(values[name])
+            for name in ("sight", "threshold", "min_area", "detector", "weights", "ignored")
+        }
         sight = Sight(**read["sight"])
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{file}: lacks the metadata of python -m lib.exchange, write it with that") from error
@@ -219,7 +240,10 @@ def load_exchanged(place: Path) -> Inspector:
     def predict(image: RGB) -> Scores:
         return predict_whole(image, score, sight)
 
-    return Inspector(predict, None, decision, checked_provenance(read["detector"], file), read["weights"])
+    ignored = read_ignored(place) if place.is_dir() else _unpacked(read["ignored"], file)
+    return Inspector(
+        counting(predict, ignored), None, decision, checked_provenance(read["detector"], file), read["weights"]
+    )
 
 
 def _beside(folder: Path, weights: str) -> Decision:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib import language
+from lib.core.errors import UserError
 from lib.core.geometry import Box
 from lib.core.records import DefectBox, Placement, Sample
 from lib.core.runtime import progress, seed_for
@@ -43,7 +44,8 @@ def place_boxes(
     an order shuffled for each type.
 
     Every placement has a random generator of its own: a larger `per_type` changes none of the others. `scene`: what
-    `scene_of` gives for the samples and boxes, where it is at hand. Raises UserError like that one.
+    `scene_of` gives for the samples and boxes, where it is at hand. Raises UserError like that one, and
+    where a good picture has no room for a box on pixels on which defects may be placed (`lib.core.regions`).
     """
     scene = scene or scene_of(samples, boxes)
     goods, reals = scene.goods, _by_type(scene.reals)
@@ -64,6 +66,12 @@ def place_boxes(
     placements = []
     for good, rng, real, index in progress(jobs, "place boxes"):
         box = _box_at(rng, scene, scene.place(real), scene.view(good), jitter)
+        if box is None:
+            width, height = real.box[2] - real.box[0], real.box[3] - real.box[1]
+            raise UserError(
+                f"dataset.regions: {good.image} has no room where a defect may be placed for one of about {width} x "
+                f"{height} px, such as defect {real.component} of {real.sample}: leave more of its regions white"
+            )
         placements.append(_placement(good, real, box, index, seed))
     return placements
 
@@ -94,8 +102,11 @@ def _placement(good: Sample, real: DefectBox, box: Box, index: int, seed: int) -
     )
 
 
-def _box_at(rng: np.random.Generator, scene: Scene, real: Place, good: View, jitter: float) -> Box:
-    """One box on a good picture at a place like the real one's."""
+def _box_at(rng: np.random.Generator, scene: Scene, real: Place, good: View, jitter: float) -> Box | None:
+    """One box on a good picture at a place like the real one's, all of it on pixels on which defects may be placed.
+
+    Where none of the candidates is, the nearest place to the first one that is so; None where there is none.
+    """
     sides = np.subtract(real.box[2:], real.box[:2]) * np.exp(rng.normal(0, jitter, (CANDIDATES, 2)))
     sides = np.clip(np.rint(sides), 1, good.size).astype(np.int64)
     if scene.kind == "texture":
@@ -104,6 +115,10 @@ def _box_at(rng: np.random.Generator, scene: Scene, real: Place, good: View, jit
         centres, turns = _centres(rng, scene, real, good)
         starts = np.clip(np.rint(centres - sides / 2), 0, good.size - sides).astype(np.int64)
     boxes = np.concatenate([starts, starts + sides], axis=1)
+    is_open = good.open(boxes)
+    if not is_open.any():
+        return _nearest_open(boxes[0], good)
+    boxes, turns = boxes[is_open], turns[is_open]
 
     misses = np.abs(good.shares(boxes) - max(real.share, MIN_SHARE))
     fitting = np.flatnonzero(misses <= max(SHARE_TOLERANCE, misses.min()))
@@ -113,6 +128,16 @@ def _box_at(rng: np.random.Generator, scene: Scene, real: Place, good: View, jit
     order = np.argsort(unlikeness(*real.surroundings, around, scene.scale), kind="stable")
     x0, y0, x1, y1 = boxes[order[rng.integers(min(KEPT, len(order)))]].tolist()
     return x0, y0, x1, y1
+
+
+def _nearest_open(box: NDArray[np.int64], good: View) -> Box | None:
+    """The box (4,), moved as little as it takes until defects may be placed on all of it; None if it fits nowhere."""
+    width, height = (box[2:] - box[:2]).tolist()
+    starts = good.open_starts(width, height)
+    if not len(starts):
+        return None
+    x, y = starts[((starts - box[:2]) ** 2).sum(axis=1).argmin()].tolist()
+    return x, y, x + width, y + height
 
 
 def _anywhere(rng: np.random.Generator, real: Place, good: View, sides: Boxes) -> Boxes:

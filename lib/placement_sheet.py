@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from lib.core.geometry import RGB, Box, resize
 from lib.core.images import contact_sheet, read_image
 from lib.core.records import Placement, Sample
+from lib.core.regions import COLOURS, FREE, recent_regions
 from lib.parts import part_at, poses
 from lib.scenes import Scene
 
 REAL, SYNTHETIC = (255, 40, 40), (0, 150, 255)  # colours of boxes and points
 SHOWN = 3  # pictures of each type, of either side
 TILE, GAP, CAPTION = 160, 4, 20  # px
+TINT = 0.35  # share of the regions' colour
 FADED = 0.45  # of a summary's picture remains under its points
 FRAMES = {
     "parts": "in the frame of the part",
@@ -51,8 +53,13 @@ def _row(scene: Scene, places: Sequence[tuple[str, Box]], colour: tuple[int, int
 
 
 def _tile(sample: Sample) -> RGB:
-    """A picture with a longer side of TILE px."""
+    """A picture with a longer side of TILE px; tinted where a person painted that no defect is placed, or that pixels
+    never count."""
     image = read_image(Path(sample.image))
+    if sample.regions is not None:
+        kinds = recent_regions(sample.regions)
+        tinted = (1 - TINT) * image + TINT * np.array(COLOURS, np.float32)[kinds]
+        image = np.where((kinds == FREE)[..., None], image, np.rint(tinted)).astype(np.uint8)
     scale = TILE / max(image.shape[:2])
     return resize(image, max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
 

@@ -163,10 +163,10 @@ def _look(inspector: Inspector, pictures: Iterable[Picture], results: Results) -
     for picture in pictures:
         try:
             image = read_image(picture.path, inspector.depth)
+            scores = inspector.predict(image)
         except (UserError, OSError) as error:
             results.fail(picture, str(error))
             continue
-        scores = inspector.predict(image)
         mask = inspector.decision.mask(scores)
         results.add(picture, image, scores, mask, inspector.boxes(image, scores, mask), image_score(scores))
         if time.monotonic() - written > WRITTEN_EVERY:

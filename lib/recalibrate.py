@@ -57,10 +57,15 @@ def recalibrated(
     trained = load_trained(folder)
     before = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))
     area, inspector = min_area or trained.decision.min_area, trained.inspector()
-    levels = [
-        alarm_level(inspector.predict(read_image(picture.path, inspector.depth)), area)
-        for picture in progress(good, "look at good pictures")
-    ]
+
+    def level(picture: Picture) -> float:
+        image = read_image(picture.path, inspector.depth)
+        try:
+            return alarm_level(inspector.predict(image), area)
+        except UserError as error:
+            raise UserError(f"{picture.path}: {error}") from error
+
+    levels = [level(picture) for picture in progress(good, "look at good pictures")]
     return before, {
         "threshold": threshold_for(levels, rate),
         "min_area": area,

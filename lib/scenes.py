@@ -21,6 +21,7 @@ from lib.core.errors import UserError
 from lib.core.geometry import Box, Mask
 from lib.core.images import read_image, read_mask, recent
 from lib.core.records import GOOD, DefectBox, Sample, of_split
+from lib.core.regions import free_pixels
 from lib.foreground import foreground_mask
 from lib.parts import Part, parts_of
 from lib.surroundings import CHANNELS, Features, Points, alignment, features, reach, ring_offsets, scales, seen
@@ -43,10 +44,28 @@ class View:
     sums: Sums
     features: Features
     parts: list[Part]
+    closed: NDArray[np.int32] | None = None  # (H + 1, W + 1), sums of the pixels on which no defect may be placed
 
     @property
     def nbytes(self) -> int:
-        return self.sums.nbytes + self.features.nbytes + sum(part.nbytes for part in self.parts)
+        closed = 0 if self.closed is None else self.closed.nbytes
+        return self.sums.nbytes + self.features.nbytes + sum(part.nbytes for part in self.parts) + closed
+
+    def open(self, boxes: Boxes) -> Mask:
+        """Whether defects may be placed on every pixel of each box (K, 4) within the picture, (K,)."""
+        if self.closed is None:
+            return np.ones(len(boxes), bool)
+        x0, y0, x1, y1 = np.asarray(boxes).T
+        sums = self.closed
+        return np.asarray(sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0] == 0)
+
+    def open_starts(self, width: int, height: int) -> Boxes:
+        """Upper left corners (N, 2), x and y, of all boxes of a size in px on which defects may be placed."""
+        if self.closed is None:
+            raise ValueError("the picture has no regions: every place is open")
+        sums = self.closed[height:] - self.closed[:-height]
+        rows, columns = np.nonzero(sums[:, width:] == sums[:, :-width])
+        return np.stack([columns, rows], axis=1)
 
     @property
     def size(self) -> NDArray[np.int64]:
@@ -184,4 +203,7 @@ class Scene:
         look = features(image, foreground, self._hidden[sample.id])
         rows, columns = look.known.shape
         shares = cv2.resize(foreground.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
-        return View(np.asarray(cv2.integral(shares), np.float64), look, parts_of(foreground, look))
+        closed = None
+        if sample.regions is not None:
+            closed = np.asarray(cv2.integral((~free_pixels(sample.regions)).view(np.uint8)), np.int32)
+        return View(np.asarray(cv2.integral(shares), np.float64), look, parts_of(foreground, look), closed)

@@ -16,8 +16,10 @@ import numpy as np
 from lib.alarms import marked
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Scores
-from lib.core.images import Depth
+from lib.core.images import Depth, read_mask
+from lib.core.regions import blanked, silenced
 from lib.core.runtime import fingerprint
+from lib.detection import IGNORED_PIXELS
 from lib.detectors import find
 from lib.metrics.boxes import ScoredBox, component_boxes
 
@@ -78,17 +80,36 @@ class Trained:
     decision: Decision
     provenance: dict[str, Any]
     weights: str
+    ignored: Mask | None  # (H, W): pixels that never count
 
     def inspector(self) -> Inspector:
         module, model = self.module, self.model
         boxes = getattr(module, "boxes", None)
         return Inspector(
-            lambda image: module.predict(model, image),
-            (lambda image: boxes(model, image)) if boxes else None,
+            counting(lambda image: module.predict(model, image), self.ignored),
+            (lambda image: boxes(model, shown(image, self.ignored))) if boxes else None,
             self.decision,
             self.provenance,
             self.weights,
         )
+
+
+def counting(predict: Callable[[RGB], Scores], ignored: Mask | None) -> Callable[[RGB], Scores]:
+    """`predict` of pictures whose `ignored` pixels never count. It raises UserError for a picture of another size."""
+    return predict if ignored is None else lambda image: silenced(predict(shown(image, ignored)), ignored)
+
+
+def shown(image: RGB, ignored: Mask | None) -> RGB:
+    """The picture (H, W, 3) without the pixels that never count. Raises UserError where it is of another size."""
+    if ignored is None:
+        return image
+    if image.shape[:2] != ignored.shape:
+        (height, width), (rows, columns) = image.shape[:2], ignored.shape
+        raise UserError(
+            f"{width} x {height} px, but the pixels that this model ignores are told for {columns} x {rows} px: take "
+            "pictures as they were in training"
+        )
+    return blanked(image, ignored)
 
 
 def load_trained(folder: Path) -> Trained:
@@ -111,7 +132,15 @@ def load_trained(folder: Path) -> Trained:
             f"{file}: holds no whole {provenance['detector']} as config.json describes it ({_first_line(error)}); copy "
             "the folder of the trained seed anew, or train it again"
         ) from error
-    return Trained(module, model, decision, provenance, fingerprint(file) if file.is_file() else "")
+    return Trained(
+        module, model, decision, provenance, fingerprint(file) if file.is_file() else "", read_ignored(folder)
+    )
+
+
+def read_ignored(folder: Path) -> Mask | None:
+    """The pixels that a trained seed ignores, (H, W) bool; None where all count. Raises UserError for a broken file."""
+    file = folder / IGNORED_PIXELS
+    return read_mask(file) if file.exists() else None
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:

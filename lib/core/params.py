@@ -86,6 +86,7 @@ class Dataset(Section):
     foreground: str | None = None
     layout: Layout = "auto"
     boxes: Literal["grabcut", "whole"] = "grabcut"
+    regions: str | None = None
 
     @model_validator(mode="after")
     def _one_source_of_groups(self) -> "Dataset":
@@ -96,10 +97,11 @@ class Dataset(Section):
         return self
 
     @model_validator(mode="after")
-    def _foreground_within(self) -> "Dataset":
-        folder = Path(self.foreground or ".")
-        if folder.is_absolute() or ".." in folder.parts:
-            raise ValueError("foreground: expected a folder in dataset.path, relative to it: so DVC sees changes there")
+    def _folders_within(self) -> "Dataset":
+        for key in ("foreground", "regions"):
+            folder = Path(getattr(self, key) or ".")
+            if folder.is_absolute() or ".." in folder.parts:
+                raise ValueError(f"{key}: expected a folder in dataset.path, relative to it: so DVC sees changes there")
         return self
 
 

@@ -39,6 +39,14 @@ class TypeMap:
 
 
 @dataclass(frozen=True, config=STRICT)
+class RegionMap:
+    """A picture of regions (`lib.core.regions`)."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, config=STRICT)
 class Sample:
     """One real picture. `mask` is None for good pictures; `size` is (width, height) in pixels.
 
@@ -66,6 +74,7 @@ class Sample:
     foreground_sha256: str | None = None
     type_map: TypeMap | None = None
     mask_source: MaskSource = "drawn"  # of several defects, that of the least exact one
+    regions: RegionMap | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -76,6 +76,7 @@ def _split(look: Look, split: Split, category: str) -> Parts:
         for one in look.examinations
     ]
     samples = [_with_foreground(sample, look.foregrounds.get(sample.id)) for sample in samples]
+    samples = [replace(sample, regions=look.regions.get(sample.id)) for sample in samples]
     samples.sort(key=lambda sample: sample.id)
     _check_parts(samples, look.findings)
     look.findings.problems += leaks(samples)

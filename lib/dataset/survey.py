@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.core.params import Dataset
+from lib.core.records import RegionMap
 from lib.dataset.findings import DatasetProblems, Findings
 from lib.dataset.foregrounds import read_foregrounds
 from lib.dataset.groups import read_groups
 from lib.dataset.layouts import FORMATS, Place, locate
 from lib.dataset.pictures import Picture
+from lib.dataset.regions import read_region_maps
 from lib.dataset.validation import Drawn, Examination, validate
 
 
@@ -24,6 +26,7 @@ class Look:
     groups: dict[str, str] = field(default_factory=dict)
     examinations: list[Examination] = field(default_factory=list)
     foregrounds: dict[str, tuple[Path, str]] = field(default_factory=dict)
+    regions: dict[str, RegionMap] = field(default_factory=dict)
 
     @property
     def drawn(self) -> dict[str, Drawn]:
@@ -37,15 +40,16 @@ def look_at(dataset: Dataset, category: str) -> Look:
     try:
         look.place = locate(Path(dataset.path), category, dataset.layout)
         look.pictures = FORMATS[look.place.layout].read(look.place.base, look.findings)
-        if dataset.foreground is not None:  # it may lie among the pictures
-            drawn = Path(dataset.path) / dataset.foreground
-            look.pictures = [one for one in look.pictures if not one.path.is_relative_to(drawn)]
+        aside = [Path(dataset.path) / name for name in (dataset.foreground, dataset.regions) if name]
+        # Masks of objects and maps of regions may lie among the pictures.
+        look.pictures = [one for one in look.pictures if not any(map(one.path.is_relative_to, aside))]
     except DatasetProblems as error:
         look.findings.problems += error.problems
         return look
     look.groups = read_groups(dataset, look.pictures, look.findings)
     look.examinations = validate(look.pictures, look.findings, dataset.boxes)
     look.foregrounds = read_foregrounds(dataset, category, look.examinations, look.findings)
+    look.regions = read_region_maps(dataset, category, look.examinations, look.findings)
     return look
 
 

@@ -31,7 +31,8 @@ from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import methods
-from lib.core.records import TypeMap
+from lib.core.records import RegionMap, TypeMap
+from lib.core.regions import blanked, ignored_pixels
 
 # Room for decoded pictures and for as many masks: two thousand of 256 px, or the latest hundred and more of 1024 px.
 _image = recent(read_image, 384 * 2**20)
@@ -46,7 +47,8 @@ class Example:
     (`prepare` and the gate refuse empty masks); None where there is no defect. Files are read anew each time, through
     a cache of the latest ones that all examples share: keep the example, not its arrays, and change no array.
     twin: the same picture without its defect, (H, W, 3) uint8 or its file: the good one that a synthetic defect was
-    painted into; None where nobody knows it. type_map: of a picture with defects of several types.
+    painted into; None where nobody knows it. type_map: of a picture with defects of several types. regions: of pixels
+    that never count: pictures are blank there, and masks empty.
     """
 
     picture: RGB | Path
@@ -55,6 +57,18 @@ class Example:
     defect_type: str
     twin: RGB | Path | None = None
     type_map: TypeMap | None = None
+    regions: RegionMap | None = None
+
+    @property
+    def ignored(self) -> Mask | None:
+        """(H, W) bool: pixels that never count; None where all do."""
+        return None if self.regions is None else ignored_pixels(self.regions)
+
+    @property
+    def normal(self) -> Mask:
+        """(H, W) bool: pixels that show no defect and count."""
+        normal = ~self.mask
+        return normal if self.ignored is None else normal & ~self.ignored
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -66,7 +80,7 @@ class Example:
         if self.type_map is None:
             return self.mask if self.defect_type in types else np.zeros(self.image.shape[:2], bool)
         values = [number for number, name in enumerate(self.type_map.types, start=1) if name in types]
-        return np.isin(recent_labels(self.type_map), values)
+        return self._counting(np.isin(recent_labels(self.type_map), values))
 
     def labels(self, types: Sequence[str]) -> Labels:
         """(H, W) uint8: k where it shows a defect of the k-th of the types, else 0."""
@@ -78,7 +92,7 @@ class Example:
     @property
     def image(self) -> RGB:
         """(H, W, 3) uint8. Raises UserError where the file is no picture."""
-        return _image(self.picture) if isinstance(self.picture, Path) else self.picture
+        return self._shown(_image(self.picture) if isinstance(self.picture, Path) else self.picture)
 
     @property
     def mask(self) -> Mask:
@@ -86,11 +100,11 @@ class Example:
         if self.truth is None:
             return np.zeros(self.image.shape[:2], bool)
         if not isinstance(self.truth, Path):
-            return self.truth
+            return self._counting(self.truth)
         mask, shape = _mask(self.truth), self.image.shape[:2]
         if mask.shape != shape:
             raise UserError(f"{self.truth}: size {mask.shape[::-1]}, its picture has {shape[::-1]}")
-        return mask
+        return self._counting(mask)
 
     @property
     def clean(self) -> RGB | None:
@@ -101,16 +115,22 @@ class Example:
         if self.twin is None:
             return None if self.has_defect else self.image
         if not isinstance(self.twin, Path):
-            return self.twin
+            return self._shown(self.twin)
         clean, shape = _image(self.twin), self.image.shape
         if clean.shape != shape:
             raise UserError(f"{self.twin}: size {clean.shape[1::-1]}, {self.picture} has {shape[1::-1]}")
-        return clean
+        return self._shown(clean)
 
     @property
     def has_defect(self) -> bool:
         """Whether any pixel is marked; told without reading a file."""
         return self.truth is not None and (isinstance(self.truth, Path) or bool(self.truth.any()))
+
+    def _shown(self, image: RGB) -> RGB:
+        return image if self.ignored is None else blanked(image, self.ignored)
+
+    def _counting(self, mask: Mask) -> Mask:
+        return mask if self.ignored is None else mask & ~self.ignored
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.geometry import Mask, Scores
 from lib.core.runtime import seed_for
 
 RESAMPLES = 500
@@ -53,15 +52,15 @@ def levels_of(positives: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.unique(positives[places])[::-1]
 
 
-def counts_of(scores: Scores, mask: Mask, levels: NDArray[np.floating]) -> Counts:
-    """The counts of a picture (H, W) at falling levels (T,)."""
+def counts_of(defect: NDArray[np.floating], normal: NDArray[np.floating], levels: NDArray[np.floating]) -> Counts:
+    """The counts of a picture at falling levels (T,), from the scores of its defect and of its normal pixels."""
 
     def at_least(values: NDArray) -> NDArray[np.float64]:
         # The place of a value among the rising levels is the number of levels that it reaches.
         reached = np.bincount(np.searchsorted(levels[::-1], values, "right"), minlength=levels.size + 1)
         return np.cumsum(reached[:0:-1]).astype(np.float64)
 
-    return Counts(at_least(scores[mask]), at_least(scores[~mask]))
+    return Counts(at_least(defect), at_least(normal))
 
 
 def average_precisions(weights: Weights, counts: Sequence[Counts]) -> Replicates:

@@ -45,7 +45,9 @@ def test_metrics_of_a_resample_are_those_of_its_pictures_repeated():
     weights = resamples(GROUPS, DEFECTS, 8)
     levels = levels_of(np.sort(np.concatenate([one[mask] for one, mask in zip(scores, masks, strict=True)])))
     assert levels.size < LEVELS, "so few values that every one is a level, and the step function is exact"
-    found = average_precisions(weights, [counts_of(*pair, levels) for pair in zip(scores, masks, strict=True)])
+    found = average_precisions(
+        weights, [counts_of(one[mask], one[~mask], levels) for one, mask in zip(scores, masks, strict=True)]
+    )
     tops = [float(one.max()) for one in scores]
     of_pictures = aurocs(weights, tops, DEFECTS)
     for row, precision, auroc in zip(weights.astype(int), found, of_pictures, strict=True):
@@ -61,11 +63,11 @@ def test_with_more_values_than_levels_the_error_is_below_a_step_of_recall():
     mask[20:150, 30:120] = True
     scores = (rng.random(mask.shape) + 0.5 * mask).astype(np.float32)
     levels = levels_of(np.sort(scores[mask]))
-    (found,) = average_precisions(np.ones((1, 1)), [counts_of(scores, mask, levels)])
+    (found,) = average_precisions(np.ones((1, 1)), [counts_of(scores[mask], scores[~mask], levels)])
     assert levels.size == LEVELS and abs(found - rank(scores.ravel(), mask.ravel()).average_precision()) < 1 / LEVELS
 
 
 def test_one_class_has_no_metric():
-    scores, masks = maps()
-    good = [counts_of(scores[-1], masks[-1], np.array([0.5], np.float32))]
+    scores, _ = maps()
+    good = [counts_of(scores[0][:0].ravel(), scores[-1].ravel(), np.array([0.5], np.float32))]
     assert np.isnan(average_precisions(np.ones((1, 1)), good)) and np.isnan(aurocs(np.ones((1, 1)), [0.5], [False]))

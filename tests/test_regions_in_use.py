@@ -1,0 +1,179 @@
+"""Regions in use: no defect is placed on black or red, and on red nothing is learned, found, judged or boxed."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.core.errors import UserError
+from lib.core.images import read_image, write_png
+from lib.core.params import Params
+from lib.core.records import RegionMap, Sample, read_records, write_records
+from lib.core.regions import GREY, blanked, silenced
+from lib.detection import IGNORED_PIXELS, predictions, rank_parts, read_examples, train_arm
+from lib.evaluation import judge
+from lib.exchange import FILE, load_exchanged
+from lib.placement import place_boxes
+from lib.trained import load_trained
+from lib.windows import Pools, batch_of
+from tests import brightness
+from tests.blobs import BUDGET
+from tests.brightness import bright_discs, write_discs
+from tests.category import tiny_params
+from tests.test_exchange import export, train
+from tests.toy import toy_category
+
+CATEGORY = "slab"
+SIDE = 40
+IGNORED = np.zeros((SIDE, SIDE), bool)
+IGNORED[:12] = True
+
+
+def painted(path: Path, shape: tuple[int, int], closed: np.ndarray | None = None, ignored: np.ndarray | None = None):
+    picture = np.full((*shape, 3), 255, np.uint8)
+    if closed is not None:
+        picture[closed] = 0
+    if ignored is not None:
+        picture[ignored] = (255, 0, 0)
+    return RegionMap(path.as_posix(), write_png(path, picture))
+
+
+@pytest.mark.parametrize("colour", ["closed", "ignored"])
+def test_every_box_lies_where_defects_may_be_placed(tmp_path: Path, colour: str):
+    samples, boxes = toy_category(tmp_path)
+    forbidden = np.ones((120, 160), bool)
+    forbidden[40:110, 50:120] = False
+    forbidden[70, 60:110] = True  # a hairline
+    regions = painted(tmp_path / "regions.png", (120, 160), **{colour: forbidden})
+    with_regions = [replace(sample, regions=regions) for sample in samples]
+    placements = place_boxes(with_regions, boxes, 12, 0.15, 0)
+    for placement in placements:
+        x0, y0, x1, y1 = placement.box
+        assert not forbidden[y0:y1, x0:x1].any()
+    assert len({placement.box for placement in placements}) > 12
+    plain = place_boxes(samples, boxes, 12, 0.15, 0)
+    assert any(forbidden[p.box[1] : p.box[3], p.box[0] : p.box[2]].any() for p in plain), "or the test shows nothing"
+    white = painted(tmp_path / "white.png", (120, 160))
+    assert place_boxes([replace(sample, regions=white) for sample in samples], boxes, 12, 0.15, 0) == plain
+
+
+def test_a_picture_without_room_is_named(tmp_path: Path):
+    samples, boxes = toy_category(tmp_path)
+    forbidden = np.ones((120, 160), bool)
+    forbidden[::5, ::5] = False
+    regions = painted(tmp_path / "regions.png", (120, 160), closed=forbidden)
+    with pytest.raises(UserError, match=r"dataset\.regions: .*good-\d.* has no room"):
+        place_boxes([replace(sample, regions=regions) for sample in samples], boxes, 2, 0.15, 0)
+
+
+@pytest.fixture
+def params(raw_params: dict, inside: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """A prepared category whose upper rows never count, with glaring defects there that no mask shows."""
+    for module in ("lib.detection", "lib.evaluation", "lib.trained"):
+        monkeypatch.setattr(f"{module}.find", lambda name: brightness)
+    parts = {"train": bright_discs(8, 0), "val": bright_discs(6, 1), "test": bright_discs(9, 2)}
+    for examples in parts.values():
+        for number, example in enumerate(examples):
+            example.image[:6] = 250  # a bright label
+            truth = example.mask.copy()
+            if number % 2 and example.has_defect and (truth & ~IGNORED).any():
+                truth[:4, :20] = True  # which somebody marked as a defect
+            examples[number] = replace(example, truth=truth if example.has_defect else None)
+    parts = {
+        part: [one for one in of if not one.has_defect or (one.mask & ~IGNORED).any()] for part, of in parts.items()
+    }
+    write_discs(CATEGORY, parts)
+    regions = painted(Path("regions.png"), (SIDE, SIDE), ignored=IGNORED)
+    file = Path(f"data/prepared/{CATEGORY}/samples.jsonl")
+    write_records(file, [replace(sample, regions=regions) for sample in read_records(file, Sample)])
+    return tiny_params(raw_params, detect={"seeds": [0], "on_synthetic": []})
+
+
+def samples(part: str) -> list[Sample]:
+    records = read_records(Path(f"data/prepared/{CATEGORY}/samples.jsonl"), Sample)
+    return [sample for sample in records if sample.split == part]
+
+
+def test_detectors_see_neither_what_never_counts_nor_its_marks(params: Params):
+    examples = read_examples(samples("train"))
+    for example in examples:
+        assert (example.image[IGNORED] == GREY).all() and not example.mask[IGNORED].any()
+        np.testing.assert_array_equal(example.image[~IGNORED], read_image(Path(example.picture))[~IGNORED])
+        assert example.normal.sum() + example.mask.sum() == (~IGNORED).sum()
+    pools = Pools.of(examples)
+    for n in range(20):
+        batch = batch_of(pools, BUDGET, np.random.default_rng(n))
+        assert (batch.images[batch.masks].mean(axis=1) > 100).all() and batch.images.mean() < 200
+
+
+def test_scores_there_are_the_lowest_and_its_pixels_are_in_no_ranking(params: Params):
+    test = read_examples(samples("test"))
+    with predictions(brightness, 0.0, test, Path()) as predicted:
+        for one in predicted:
+            assert (one.scores[IGNORED] == one.scores.min()).all()
+        (ranking,) = rank_parts(test, predicted, [{"good", "blob", "ring"}])
+    assert ranking.negatives + ranking.positives.size == len(test) * (~IGNORED).sum()
+
+
+def test_metrics_are_those_of_the_pictures_without_these_pixels(params: Params, monkeypatch: pytest.MonkeyPatch):
+    train_arm(params, "unet", "none", CATEGORY, [], "key")
+    trained = Path(f"models/detectors/unet/{CATEGORY}/none")
+    cut = []
+    for sample in samples("test"):
+        image, row = read_image(Path(sample.image)), read_examples([sample])[0]
+        mask = row.mask[12:]
+        names = Path(f"cut/{sample.id}.png"), Path(f"cut/{sample.id}_mask.png")
+        write_png(names[0], image[12:])
+        write_png(names[1], mask)
+        cut.append(
+            replace(
+                sample, image=str(names[0]), mask=str(names[1]) if mask.any() else None, regions=None, size=(40, 28)
+            )
+        )
+    noisy = brightness.predict
+    monkeypatch.setattr(
+        brightness, "predict", lambda model, image: noisy(0.0, image)
+    )  # noise is drawn for a whole picture
+    verdict = judge("unet", trained, samples("test"), params.evaluate, Path())
+    expected = judge("unet", trained, cut, params.evaluate, Path())
+    for name in ("pixel_ap", "pixel_auroc", "aupro", "pixel_f1_max", "box_ap50", "image_auroc"):
+        assert verdict["mean"][name] == pytest.approx(expected["mean"][name], abs=1e-6), name
+    assert verdict["mean"]["pixel_ap"] > 0.5
+
+
+def test_a_trained_seed_knows_what_never_counts_and_refuses_pictures_of_another_size(params: Params):
+    train_arm(params, "unet", "none", CATEGORY, [], "key")
+    seed = Path(f"models/detectors/unet/{CATEGORY}/none/seed-0")
+    assert (seed / IGNORED_PIXELS).exists()
+    trained = load_trained(seed)
+    np.testing.assert_array_equal(trained.ignored, IGNORED)
+    image = bright_discs(3, 5)[2].image
+    image[:6] = 255
+    scores = trained.inspector().predict(image)
+    np.testing.assert_array_equal(scores, silenced(brightness.predict(trained.model, blanked(image, IGNORED)), IGNORED))
+    with pytest.raises(UserError, match="30 x 20 px, but the pixels that this model ignores are told for 40 x 40 px"):
+        trained.inspector().predict(np.zeros((20, 30, 3), np.uint8))
+
+
+def test_regions_of_single_pictures_say_nothing_of_new_ones(params: Params):
+    file = Path(f"data/prepared/{CATEGORY}/samples.jsonl")
+    records = read_records(file, Sample)
+    write_records(file, [replace(records[0], regions=None), *records[1:]])
+    train_arm(params, "unet", "none", CATEGORY, [], "key")
+    assert not Path(f"models/detectors/unet/{CATEGORY}/none/seed-0/{IGNORED_PIXELS}").exists()
+
+
+def test_an_onnx_file_carries_them_too(raw_params: dict, tmp_path: Path):
+    folder = train("unet", raw_params, tmp_path)
+    write_png(folder / IGNORED_PIXELS, np.eye(64, dtype=bool))
+    export(folder)
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    expected = load_trained(folder).inspector().predict(image)
+    lone = tmp_path / "elsewhere" / FILE
+    lone.parent.mkdir()
+    lone.write_bytes((folder / FILE).read_bytes())
+    for place in (folder, lone):
+        scores = load_exchanged(place).predict(image)
+        np.testing.assert_allclose(scores, expected, atol=1e-4)
+        assert (scores[np.eye(64, dtype=bool)] == scores.min()).all()
