@@ -84,9 +84,9 @@ class Dataset(Section):
     group_pattern: str | None
     depth: Literal["auto", 8, 10, 12, 14, 16, "unit"]
     foreground: str | None = None
+    regions: str | None = None
     layout: Layout = "auto"
     boxes: Literal["grabcut", "whole"] = "grabcut"
-    regions: str | None = None
 
     @model_validator(mode="after")
     def _one_source_of_groups(self) -> "Dataset":

@@ -73,8 +73,8 @@ class Sample:
     foreground: str | None = None
     foreground_sha256: str | None = None
     type_map: TypeMap | None = None
-    mask_source: MaskSource = "drawn"  # of several defects, that of the least exact one
     regions: RegionMap | None = None
+    mask_source: MaskSource = "drawn"  # of several defects, that of the least exact one
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -40,9 +40,9 @@ def look_at(dataset: Dataset, category: str) -> Look:
     try:
         look.place = locate(Path(dataset.path), category, dataset.layout)
         look.pictures = FORMATS[look.place.layout].read(look.place.base, look.findings)
-        aside = [Path(dataset.path) / name for name in (dataset.foreground, dataset.regions) if name]
-        # Masks of objects and maps of regions may lie among the pictures.
-        look.pictures = [one for one in look.pictures if not any(map(one.path.is_relative_to, aside))]
+        for folder in filter(None, (dataset.foreground, dataset.regions)):  # they may lie among the pictures
+            place = Path(dataset.path) / folder
+            look.pictures = [one for one in look.pictures if not one.path.is_relative_to(place)]
     except DatasetProblems as error:
         look.findings.problems += error.problems
         return look
