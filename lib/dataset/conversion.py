@@ -7,9 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
-import cv2
-import numpy as np
-
 from lib.core.images import Depth, is_deep, read_image, read_mask, stored_orientation, turned, write_png
 from lib.core.records import Sample, TypeMap
 from lib.core.runtime import progress, write_bytes
@@ -102,11 +99,10 @@ def converted(
 
 def _with_drawing(name: str, drawn: Drawn, folder: Path, final: Path) -> dict[str, object]:
     """Write a drawn mask, and the map of its types where there are several; returns the fields of its record."""
-    labels = np.asarray(cv2.imdecode(np.frombuffer(drawn.png, np.uint8), cv2.IMREAD_UNCHANGED))
     mask, types = f"masks/{name}.png", f"types/{name}.png"
     fields: dict[str, object] = {
         "mask": (final / mask).as_posix(),
-        "mask_sha256": write_png(folder / mask, np.asarray(labels > 0)),
+        "mask_sha256": write_png(folder / mask, drawn.labels() > 0),
         "mask_source": drawn.source,
     }
     if len(drawn.types) > 1:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lib.core.errors import UserError
-from lib.core.images import SUFFIXES, read_mask
+from lib.core.images import SUFFIXES
 from lib.core.params import Dataset
 from lib.core.records import RegionMap
 from lib.core.regions import ignored_pixels, recent_regions
@@ -105,9 +105,8 @@ def _problem(regions: RegionMap, examination: Examination) -> str:
     ignored = ignored_pixels(regions)
     if ignored.all():
         return f"{regions.path}: all of it is red, so that no pixel counts; leave some white"
-    mask = examination.picture.mask
-    if mask is not None and not examination.problems:
-        defect = read_mask(mask)
-        if defect.shape == ignored.shape and not np.any(defect & ~ignored):
-            return f"{mask}: lies wholly where {regions.path} is red, so that the picture shows no defect; remove it"
+    defect = examination.defect()
+    if defect is not None and defect.shape == ignored.shape and not np.any(defect & ~ignored):
+        file = examination.picture.mask or examination.picture.path
+        return f"{file}: lies wholly where {regions.path} is red, so that the picture shows no defect; remove it"
     return ""

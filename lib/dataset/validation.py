@@ -54,6 +54,14 @@ class Examination:
     covering_mask: bool = False  # marks more than half of the picture
     drawn: "Drawn | None" = None  # where the mask is drawn from an annotation
 
+    def defect(self) -> Mask | None:
+        """The mask (H, W) of a sound picture, from its file or drawn; None where it has none, or problems."""
+        if self.problems:
+            return None
+        if self.drawn:
+            return self.drawn.labels() > 0
+        return read_mask(self.picture.mask) if self.picture.mask else None
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -63,6 +71,10 @@ class Drawn:
     types: tuple[str, ...]
     source: MaskSource
     guessed: int
+
+    def labels(self) -> NDArray[np.uint8]:
+        """The labels (H, W)."""
+        return np.asarray(cv2.imdecode(np.frombuffer(self.png, np.uint8), cv2.IMREAD_UNCHANGED), np.uint8)
 
 
 def validate(pictures: Sequence[Picture], findings: Findings, boxes: BoxMasks = "grabcut") -> list[Examination]:
