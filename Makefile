@@ -18,7 +18,7 @@ repro: setup  ## run what changed of the whole pipeline, print the table, say wh
 	@echo "Pictures: metrics/synth, metrics/masks, metrics/fidelity, metrics/detection, metrics/report"
 
 test: setup-dev  ## all tests, offline
-	python -m pytest
+	python -m pytest -n auto --dist loadfile
 
 lint: setup-dev  ## style and types
 	ruff check .
