@@ -145,7 +145,7 @@ LAYERS_UP = [
         "lib/generators/__init__.py",
         "lib/detectors/__init__.py",
     ],
-    ["lib/requests.py", "lib/windows.py", "lib/foreign.py"],
+    ["lib/requests.py", "lib/windows.py", "lib/fitting.py", "lib/foreign.py"],
     ["lib/generators", "lib/detectors"],
     [
         "lib/finetuning.py",

@@ -11,7 +11,6 @@ Pictures are seen in windows; the backbone is the one that `detect.encoder` name
 """
 
 import json
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib.backbones import load_backbone, rebuild
 from lib.core.geometry import RGB, Scores
@@ -32,6 +31,7 @@ from lib.core.params import Detect, Params, Section
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.detectors import Example, History
 from lib.distillation import Teacher
+from lib.fitting import DRAWING, VALIDATED, best_weights, copied, one_cycle
 from lib.foreign import Foreign, Route
 from lib.metrics.ranking import average_precision
 from lib.purification import Branches, Purifier, focal_loss
@@ -43,11 +43,7 @@ LEARNS_FROM = "defects"
 MULTIPLE = 16  # of a window's sides: the deepest map has this stride
 BATCH = 8  # windows that are seen at once where nothing is trained
 PSEUDO = 32  # windows, half of them with a pseudo anomaly, that choose the weights where val holds no defect
-VALIDATED = 24  # pictures that a validation looks at: weights are chosen often, so on few; the threshold once, on all
 WEIGHT_DECAY = 1e-2
-RISE = 0.2  # of the steps, in which the learning rate rises (Smith & Topin 2019); then it falls to nothing
-SHORTEST = 6  # steps of a schedule: RISE of fewer is no more than the first step, and OneCycleLR divides by zero
-DRAWING = threading.Lock()  # seeds train side by side, but torch has one random state, from which every network draws
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -110,18 +106,16 @@ def fit(
     foreign = foreign_of([example for example in train if not example.has_defect], settings, detect)
     model = _untrained(params, settings, seed)
     select = _selection(val, settings, detect, seed)
-    losses: list[tuple[int, float]] = []
-    validations: list[tuple[int, float]] = []
-    best, weights = -1.0, {}
-    for step, loss in _training(model, foreign, Pools.of(train) if defects else None, detect, seed):
-        losses.append((step, round(loss, 6)))
-        if select and (step % detect.validate_every == 0 or step == detect.steps):
-            score = select(model)
-            validations.append((step, round(score, 6)))
-            if score > best:
-                best, weights = score, _copy(model.network)
-    _write(model, weights or _copy(model.network), out)
-    return History({"loss": losses, "pixel AP on val": validations})
+    weights, history = best_weights(
+        _training(model, foreign, Pools.of(train) if defects else None, detect, seed),
+        model.network,
+        (lambda: select(model)) if select else None,
+        detect.validate_every,
+        detect.steps,
+        "pixel AP on val",
+    )
+    _write(model, weights, out)
+    return history
 
 
 def foreign_of(good: Sequence[Example], settings: Settings, detect: Detect) -> Foreign:
@@ -164,9 +158,7 @@ def _training(
     optimizer = torch.optim.AdamW(
         model.network.parameters(), lr=model.settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, model.settings.learning_rate, total_steps=max(detect.steps, SHORTEST), pct_start=RISE
-    )
+    schedule = one_cycle(optimizer, detect.steps)
     for step in progress(range(1, detect.steps + 1), f"train seed {seed}"):
         model.network.train()
         rng = np.random.default_rng(seed_for(seed, "windows", step))
@@ -238,7 +230,7 @@ def window_scores(model: Model, images: Tensor) -> Tensor:
 
 
 def _write(model: Model, network: dict[str, Tensor], out: Path) -> None:
-    teacher = {f"teacher.{name}": value for name, value in _copy(model.teacher).items()}
+    teacher = {f"teacher.{name}": value for name, value in copied(model.teacher).items()}
     save_file({**teacher, **{f"network.{name}": value for name, value in network.items()}}, out / "model.safetensors")
     config = {"window": model.window, "scale": model.scale, "backbone": model.teacher.backbone.description}
     write_json(out / "config.json", {**config, "settings": model.settings.model_dump()})
@@ -261,7 +253,3 @@ def load(folder: Path) -> Model:
 def _tensor(images: NDArray[np.uint8]) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1] on this machine's device."""
     return torch.from_numpy(images).to(device()).permute(0, 3, 1, 2).float() / 255
-
-
-def _copy(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}

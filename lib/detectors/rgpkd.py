@@ -15,7 +15,6 @@ Pictures are seen in windows; the teacher is the backbone that `detect.encoder` 
 
 import hashlib
 import json
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib.backbones import Backbone, load_backbone, rebuild
 from lib.core.errors import UserError
@@ -37,6 +36,7 @@ from lib.core.runtime import device, progress, seed_for, write_json
 from lib.coreset import greedy_coreset
 from lib.detectors import Example, History
 from lib.distillation import MULTIPLE, Bank, Encoder, Pretrained, Skips, Student, Teacher, key_of, score_map, total_loss
+from lib.fitting import DRAWING, best_weights, copied, one_cycle
 from lib.metrics.ranking import average_precision
 from lib.pseudo import blend
 from lib.reconstruction import ssim
@@ -49,9 +49,6 @@ CANDIDATES = 2000  # windows from which the bank's entries are chosen; more woul
 PSEUDO = 24  # windows with a pseudo anomaly by which the best weights are chosen
 PSEUDO_SIDE = (0.15, 0.6)  # of the window: sides of the box that a pseudo anomaly lies in
 WEIGHT_DECAY = 1e-2
-RISE = 0.2  # of the steps, in which the learning rate rises (Smith & Topin 2019); then it falls to nothing
-SHORTEST = 6  # steps of a schedule: RISE of fewer is no more than the first step, and OneCycleLR divides by zero
-DRAWING = threading.Lock()  # seeds train side by side, but torch has one random state, from which every network draws
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -121,18 +118,16 @@ def fit(
     images, masks = pseudo_anomalies([example for example in val if not example.has_defect], detect, seed)
     if not len(images):
         warnings.warn("the val part holds no good picture: the last weights are kept, not the best ones", stacklevel=2)
-    losses: list[tuple[int, float]] = []
-    validations: list[tuple[int, float]] = []
-    best, weights = -1.0, {}
-    for step, loss in _training(model, good, detect, seed):
-        losses.append((step, round(loss, 6)))
-        if len(images) and (step % detect.validate_every == 0 or step == detect.steps):
-            score = average_precision(scores_of(model, images).ravel(), masks.ravel())
-            validations.append((step, round(score, 6)))
-            if score > best:
-                best, weights = score, _copy(student)
-    _write(model, weights or _copy(student), out)
-    return History({"loss": losses, "pixel AP of pseudo anomalies on val": validations})
+    weights, history = best_weights(
+        _training(model, good, detect, seed),
+        student,
+        (lambda: average_precision(scores_of(model, images).ravel(), masks.ravel())) if len(images) else None,
+        detect.validate_every,
+        detect.steps,
+        "pixel AP of pseudo anomalies on val",
+    )
+    _write(model, weights, out)
+    return history
 
 
 def _untrained(params: Params, settings: Settings, seed: int) -> tuple[Teacher, Student]:
@@ -227,9 +222,7 @@ def _training(model: Model, good: Sequence[Example], detect: Detect, seed: int) 
         (settings.feature_weight, settings.picture_weight, settings.ssim_weight),
     )
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in groups], total_steps=max(detect.steps, SHORTEST), pct_start=RISE
-    )
+    schedule = one_cycle(optimizer, detect.steps)
     for step in progress(range(1, detect.steps + 1), f"train seed {seed}"):
         student.train()
         images, pictures = good_batch(good, detect, np.random.default_rng(seed_for(seed, "windows", step)))
@@ -265,7 +258,7 @@ def _entries(model: Model, seen: Sequence[Tensor], exclude: Tensor | None = None
 
 
 def _write(model: Model, student: dict[str, Tensor], out: Path) -> None:
-    parts = {"teacher": _copy(model.teacher), "student": student, "bank": model.bank.tensors() if model.bank else {}}
+    parts = {"teacher": copied(model.teacher), "student": student, "bank": model.bank.tensors() if model.bank else {}}
     weights = {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
     save_file({name: value.cpu().contiguous() for name, value in weights.items()}, out / "model.safetensors")
     config = {"window": model.window, "scale": model.scale, "backbone": model.teacher.backbone.description}
@@ -329,7 +322,3 @@ def window_scores(model: Model, images: Tensor) -> Tensor:
 def _tensor(images: NDArray[np.uint8]) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1] on this machine's device."""
     return torch.from_numpy(images).to(device()).permute(0, 3, 1, 2).float() / 255
-
-
-def _copy(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}

@@ -8,7 +8,6 @@ A defect that is longer than the overlap of two tiles is cut in each: its pieces
 """
 
 import json
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from lib.core.geometry import RGB, Mask, Scores, Window, crop
 from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.detectors import Example, History
+from lib.fitting import DRAWING, VALIDATED, best_weights, one_cycle
 from lib.metrics.boxes import MOST, SPECK, ScoredBox, box_precision, painted, truth_boxes
 from lib.stitching import stitched
 from lib.tiles import resized, tiles
@@ -41,11 +41,7 @@ HEADS = 4  # of the small network's attentions
 PRIOR = 0.01  # what every query answers at first: few of them hold a defect (Lin et al. 2017, sec. 4.1)
 WEIGHT_DECAY = 1e-4  # as published
 GRADIENT_CLIP = 0.1  # as published
-RISE = 0.2  # of the steps, in which the learning rate rises; then it falls to nothing
-SHORTEST = 6  # steps of a schedule: RISE of fewer is no more than the first step, and OneCycleLR divides by zero
-VALIDATED = 24  # pictures that a validation looks at
 BATCH = 16  # tiles that are predicted at once
-DRAWING = threading.Lock()  # seeds train side by side, but torch has one random state, from which every network draws
 
 
 class Settings(Section):
@@ -113,18 +109,20 @@ def fit(
     selects = any(example.has_defect for example in few)
     if not selects:
         warnings.warn("the val part holds no defect: the last weights are kept, not the best ones", stacklevel=2)
-    losses: list[tuple[int, float]] = []
-    validations: list[tuple[int, float]] = []
-    best, weights = -1.0, {}
-    for step, loss in _training(network, pools, detect, settings, seed):
-        losses.append((step, round(loss, 6)))
-        if selects and (step % detect.validate_every == 0 or step == settings.steps):
-            truth = [truth_boxes(example.mask) for example in few]
-            _, score = box_precision([boxes(model, example.image) for example in few], truth)
-            validations.append((step, round(score, 6)))
-            if score > best:
-                best, weights = score, _copy(network)
-    save_file(weights or _copy(network), out / "model.safetensors")
+
+    def score() -> float:
+        truth = [truth_boxes(example.mask) for example in few]
+        return box_precision([boxes(model, example.image) for example in few], truth)[1]
+
+    weights, history = best_weights(
+        _training(network, pools, detect, settings, seed),
+        network,
+        score if selects else None,
+        detect.validate_every,
+        settings.steps,
+        "box AP on val",
+    )
+    save_file(weights, out / "model.safetensors")
     pyramid = network.model.backbone
     config = {
         "network": network.config.to_dict(),
@@ -134,7 +132,7 @@ def fit(
         "most_iou": settings.most_iou,
     }
     write_json(out / "config.json", config)
-    return History({"loss": losses, "box AP on val": validations})
+    return history
 
 
 def load(folder: Path) -> Model:
@@ -289,9 +287,7 @@ def _training(network: Any, pools: Pools, detect: Detect, settings: Settings, se
     where = next(network.parameters()).device
     groups = _groups(network, settings)
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in groups], total_steps=max(settings.steps, SHORTEST), pct_start=RISE
-    )
+    schedule = one_cycle(optimizer, settings.steps)
     trained = [weight for group in groups for weight in group["params"]]
     for step in progress(range(1, settings.steps + 1), f"train seed {seed}"):
         network.train()
@@ -336,7 +332,3 @@ def labels_of(mask: Mask) -> dict[str, Tensor]:
 def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1], which is all that RT-DETR's own preprocessing does."""
     return torch.from_numpy(images).to(where).permute(0, 3, 1, 2).contiguous().float() / 255
-
-
-def _copy(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}

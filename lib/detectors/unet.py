@@ -8,7 +8,6 @@ that start from nothing.
 
 import itertools
 import json
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from lib.core.geometry import RGB, Mask, Scores
 from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
 from lib.detectors import Example, History
+from lib.fitting import DRAWING, VALIDATED, best_weights, one_cycle
 from lib.metrics.ranking import average_precision
 from lib.tiles import Sight, predict_channels, predict_whole
 from lib.windows import Pools, batch_of, evenly_by_type
@@ -37,10 +37,6 @@ LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16
 DETAIL = 8  # channels at full resolution
 BATCH = 16  # windows that are seen at once where nothing is trained
 WEIGHT_DECAY = 1e-2
-RISE = 0.2  # of the steps, in which the learning rate rises (Smith & Topin 2019); then it falls to nothing
-SHORTEST = 6  # steps of a schedule: RISE of fewer is no more than the first step, and OneCycleLR divides by zero
-VALIDATED = 24  # pictures that a validation looks at: weights are chosen often, so on few; the threshold once, on all
-DRAWING = threading.Lock()  # seeds train side by side, but torch has one random state, from which every network draws
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
@@ -168,21 +164,19 @@ def fit(
     selects = any(example.has_defect for example in few)
     if not selects:
         warnings.warn("the val part holds no defect: the last weights are kept, not the best ones", stacklevel=2)
-    losses: list[tuple[int, float]] = []
-    validations: list[tuple[int, float]] = []
-    best, weights = -1.0, {}
-    for step, loss in _training(model, pools, detect, settings.encoder_rate, seed):
-        losses.append((step, round(loss, 6)))
-        if selects and (step % detect.validate_every == 0 or step == detect.steps):
-            score = average_precision(*_scores_and_truth(model, few))
-            validations.append((step, round(score, 6)))
-            if score > best:
-                best, weights = score, _copy(model.network)
-    save_file(weights or _copy(model.network), out / "model.safetensors")
+    weights, history = best_weights(
+        _training(model, pools, detect, settings.encoder_rate, seed),
+        model.network,
+        (lambda: average_precision(*_scores_and_truth(model, few))) if selects else None,
+        detect.validate_every,
+        detect.steps,
+        "pixel AP on val",
+    )
+    save_file(weights, out / "model.safetensors")
     backbone = getattr(model.network.encoder, "backbone", None)
     config = {"width": settings.width, "window": detect.window, "scale": detect.scale, "types": types}
     write_json(out / "config.json", {**config, "backbone": backbone.description if backbone else None})
-    return History({"loss": losses, "pixel AP on val": validations})
+    return history
 
 
 def _untrained(params: Params, settings: Settings, seed: int, types: int = 0) -> UNet:
@@ -204,9 +198,7 @@ def _training(
     precision = mixed_precision(where)
     groups = network.groups(detect.learning_rate, encoder_rate)
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [group["lr"] for group in groups], total_steps=max(detect.steps, SHORTEST), pct_start=RISE
-    )
+    schedule = one_cycle(optimizer, detect.steps)
     scaler = torch.amp.GradScaler(where.type, enabled=precision == "fp16")
     for step in progress(range(1, detect.steps + 1), f"train seed {seed}"):
         network.train()
@@ -308,7 +300,3 @@ def _scores_and_truth(model: Model, examples: Sequence[Example]) -> tuple[Scores
 def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1]; the channels stay last in memory."""
     return torch.from_numpy(images).to(where).permute(0, 3, 1, 2).float() / 255
-
-
-def _copy(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}

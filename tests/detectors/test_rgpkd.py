@@ -26,6 +26,7 @@ from lib.distillation import (
     score_map,
     total_loss,
 )
+from lib.fitting import copied
 from lib.reconstruction import ssim
 from tests.blobs import BUDGET
 
@@ -448,7 +449,7 @@ def test_the_weights_are_those_of_the_best_validation_on_pseudo_anomalies(tmp_pa
     kept, scores = [], iter([0.2, 0.5, 0.3])
 
     def scored(*_):
-        kept.append(rgpkd._copy(student[0]))
+        kept.append(copied(student[0]))
         return next(scores)
 
     student = []
