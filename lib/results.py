@@ -158,7 +158,7 @@ class Results:
 def quick_png(image: RGB | Mask) -> bytes:
     """As PNG (H, W, 3) uint8, or (H, W) bool as 0/255: runs of equal bytes alone are looked for, which is done in half
     the time of `lib/core/images.py`'s files, about as large."""
-    pixels = image.astype(np.uint8) * 255 if image.dtype == bool else image[..., ::-1]
+    pixels = np.uint8(255) * image if image.dtype == bool else np.asarray(image[..., ::-1], np.uint8)
     done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE])
     if not done:
         raise ValueError(f"a picture of shape {image.shape} and type {image.dtype} cannot be written as PNG")
