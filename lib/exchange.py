@@ -62,6 +62,7 @@ from lib.trained import (
 
 FILE = "model.onnx"
 OPSET = 18
+PICTURES = 4  # that are looked at side by side at most: each is held in memory, a large one by gigabytes
 CACHED = 2**16  # pixels that a run sees at once: the maps of more leave a core's cache, a quarter of the time longer
 TOLERANCE = 1e-4  # of scores in [0, 1]; of the highest score where that is above 1
 PACKAGES = "the packages onnx and onnxruntime are needed: install requirements.txt"
@@ -288,7 +289,7 @@ def load_exchanged(place: Path) -> Inspector:
         decision,
         checked_provenance(read["detector"], file),
         read["weights"],
-        at_once=_cores(),
+        at_once=min(_cores(), PICTURES),
     )
 
 
