@@ -26,11 +26,13 @@ on windows of other sides and in other batches than the traced ones, and must gi
 import argparse
 import base64
 import copy
+import functools
 import io
 import json
 import os
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,8 @@ from lib.trained import (
 
 FILE = "model.onnx"
 OPSET = 18
+PICTURES = 4  # that are looked at side by side at most: each is held in memory, a large one by gigabytes
+CACHED = 2**16  # pixels that a run sees at once: the maps of more leave a core's cache, a quarter of the time longer
 TOLERANCE = 1e-4  # of scores in [0, 1]; of the highest score where that is above 1
 PACKAGES = "the packages onnx and onnxruntime are needed: install requirements.txt"
 
@@ -113,6 +117,8 @@ def network_of(trained: Trained) -> Any:
     sight's."""
     from torch import Tensor, nn
 
+    from lib.backbones import Halved
+
     class Windows(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -120,6 +126,9 @@ def network_of(trained: Trained) -> Any:
             # Named, so that they become the graph's weights.
             self.parts = nn.ModuleList(part for part in vars(self.model).values() if isinstance(part, nn.Module))
             self.requires_grad_(False).eval()
+            for part in self.modules():
+                if isinstance(part, Halved):
+                    part.forward = functools.partial(_halved, part)  # type: ignore[method-assign]
 
         def forward(self, windows: Tensor) -> Tensor:
             images = windows.permute(0, 3, 1, 2).float() / 255
@@ -127,6 +136,36 @@ def network_of(trained: Trained) -> Any:
             return scores
 
     return Windows()
+
+
+def _halved(convolution: Any, x: Any) -> Any:
+    """What a convolution of `lib/backbones.py` that halves gives for x; in a graph as one node, which pads by itself.
+    Traced, its padding would be a node before it: a copy of its input, in another layout than onnxruntime computes in.
+    """
+    import torch
+
+    class Halving(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+            return type(convolution).forward(convolution, x)
+
+        @staticmethod
+        def symbolic(graph: Any, x: Any, weight: Any, bias: Any) -> Any:
+            before, after = (convolution.kernel_size[0] - 2) // 2, (convolution.kernel_size[0] - 1) // 2
+            sizes = [None, convolution.out_channels, None, None]
+            node = graph.op(
+                "Conv",
+                x,
+                weight,
+                bias,
+                kernel_shape_i=convolution.kernel_size,
+                strides_i=convolution.stride,
+                group_i=convolution.groups,
+                pads_i=[before, before, after, after],
+            )
+            return node.setType(x.type().with_sizes(sizes))
+
+    return Halving.apply(x, convolution.weight, convolution.bias)
 
 
 def _graph(network: Any, sight: Sight) -> bytes:
@@ -233,16 +272,24 @@ def load_exchanged(place: Path) -> Inspector:
     if place.is_dir():
         decision = _beside(place, read["weights"])
 
+    workers = ThreadPoolExecutor(_cores(), "onnx")
+
     def score(windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = session.run(None, {"windows": windows})[0]
-        return scores
+        most = max(1, CACHED // windows[0, ..., 0].size)
+        parts = [windows[first : first + most] for first in range(0, len(windows), most)]
+        return np.concatenate(list(workers.map(lambda part: session.run(None, {"windows": part})[0], parts)))
 
     def predict(image: RGB) -> Scores:
         return predict_whole(image, score, sight)
 
     ignored = read_ignored(place) if place.is_dir() else _unpacked(read["ignored"], file)
     return Inspector(
-        counting(predict, ignored), None, decision, checked_provenance(read["detector"], file), read["weights"]
+        counting(predict, ignored),
+        None,
+        decision,
+        checked_provenance(read["detector"], file),
+        read["weights"],
+        at_once=min(_cores(), PICTURES),
     )
 
 
@@ -255,15 +302,19 @@ def _beside(folder: Path, weights: str) -> Decision:
 
 
 def _session(data: bytes) -> Any:
-    """onnxruntime on the CPU, with as many threads as torch would take: OMP_NUM_THREADS, or one for each core."""
+    """onnxruntime on the CPU, where each run has one thread: runs side by side keep all cores busy, layers that are
+    shared among cores do not."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or 0)
-    # Threads that spin while they wait keep busy cores from the others, as torch's would (`lib/__init__.py`).
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def _cores() -> int:
+    """As many as torch would take: OMP_NUM_THREADS, or all."""
+    return int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0] or 0) or os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ import itertools
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -158,20 +160,38 @@ def described(inspector: Inspector) -> dict[str, Any]:
 
 
 def _look(inspector: Inspector, pictures: Iterable[Picture], results: Results) -> None:
-    """Look at pictures one by one, and keep what was found, or that one cannot be read."""
+    """Look at the pictures, and keep what was found, or that one cannot be read."""
     written = time.monotonic()
-    for picture in pictures:
+
+    def look(picture: Picture) -> None:
         try:
             image = read_image(picture.path, inspector.depth)
             scores = inspector.predict(image)
         except (UserError, OSError) as error:
             results.fail(picture, str(error))
-            continue
+            return
         mask = inspector.decision.mask(scores)
         results.add(picture, image, scores, mask, inspector.boxes(image, scores, mask), image_score(scores))
+
+    for _ in _side_by_side(look, pictures, inspector.at_once):
         if time.monotonic() - written > WRITTEN_EVERY:
             results.write()
             written = time.monotonic()
+
+
+def _side_by_side(look: Callable[[Picture], None], pictures: Iterable[Picture], most: int) -> Iterator[None]:
+    """Look at up to `most` pictures at a time, begun in order; yields once for each."""
+    if most == 1:
+        yield from map(look, pictures)
+        return
+    with ThreadPoolExecutor(most, "look") as pool:
+        begun: deque[Future[None]] = deque()
+        for picture in pictures:
+            begun.append(pool.submit(look, picture))
+            if len(begun) > most:  # one waits, so that no core does
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Scores
-from lib.core.images import outlined, write_png
-from lib.core.runtime import write_json, write_text
+from lib.core.images import outlined
+from lib.core.runtime import write_bytes, write_json, write_text
 from lib.intake import TABLE, Picture
 from lib.metrics.boxes import ScoredBox
 from lib.plots import heat_map
@@ -115,7 +116,7 @@ class Results:
         heat = heat_map(np.asarray((scores - self.low) / (self.high - self.low), np.float32))
         shown: tuple[RGB | Mask, ...] = (mask, outlined(image, mask, OUTLINE), heat)
         for file, pixels in zip(self._files(picture), shown, strict=True):
-            write_png(file, pixels)
+            write_bytes(file, quick_png(pixels))
         alarm = "yes" if mask.any() else "no"
         self.rows[picture.name] = Row(
             picture.path.as_posix(), f"{score:.6f}", str(int(mask.sum())), alarm, "", picture.name
@@ -152,6 +153,16 @@ class Results:
 
     def _files(self, picture: Picture) -> list[Path]:
         return [self.out / f"{picture.name}{suffix}" for suffix in SUFFIXES]
+
+
+def quick_png(image: RGB | Mask) -> bytes:
+    """As PNG (H, W, 3) uint8, or (H, W) bool as 0/255: runs of equal bytes alone are looked for, which is done in half
+    the time of `lib/core/images.py`'s files, about as large."""
+    pixels = np.uint8(255) * image if image.dtype == bool else np.asarray(image[..., ::-1], np.uint8)
+    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE])
+    if not done:
+        raise ValueError(f"a picture of shape {image.shape} and type {image.dtype} cannot be written as PNG")
+    return data.tobytes()
 
 
 def refuse_loss(pictures: Iterable[Picture], out: Path) -> None:

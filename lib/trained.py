@@ -43,7 +43,8 @@ class Decision:
 class Inspector:
     """A trained detector, whatever runs it. provenance: of detector.json; weights: their fingerprint.
 
-    predict: (H, W, 3) uint8 -> (H, W) float32. answers: the detector's own boxes of a picture, or None.
+    predict: (H, W, 3) uint8 -> (H, W) float32. answers: the detector's own boxes of a picture, or None. at_once: how
+    many pictures are worth looking at side by side, for which `predict` must be fit.
     """
 
     predict: Callable[[RGB], Scores]
@@ -51,6 +52,7 @@ class Inspector:
     decision: Decision
     provenance: dict[str, Any]
     weights: str
+    at_once: int = 1
 
     @property
     def depth(self) -> Depth:

@@ -103,6 +103,18 @@ def test_the_batch_changes_nothing(exported: Path):
     np.testing.assert_allclose(alone, together, atol=1e-6 * max(1, together.max()))
 
 
+def test_no_node_of_the_graph_copies_its_input_to_pad_it(exported: Path):
+    kinds = {node.op_type for node in onnx.load(exported / FILE).graph.node}
+    assert "Conv" in kinds and "Pad" not in kinds
+
+
+def test_many_windows_are_run_in_parts_that_fit_a_cores_cache(exported: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = load_exchanged(exported).predict(picture(1, 160, 160))
+    monkeypatch.setattr("lib.exchange.CACHED", 1)
+    alone = load_exchanged(exported).predict(picture(1, 160, 160))
+    np.testing.assert_allclose(alone, whole, atol=1e-6 * max(1, whole.max()))
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (100, 230), (40, 50)])
 def test_whole_pictures_score_as_in_torch(exported: Path, shape: tuple[int, int]):
     image, trained = picture(1, *shape) if min(shape) > 40 else picture(0, *shape), load_trained(exported)
