@@ -7,8 +7,10 @@ machine takes up to twenty times as long. A value that the user has set is left 
 
 import os
 import sys
+import time
 from importlib.util import find_spec
 
+STARTED = time.monotonic()  # before the slow imports, which are part of what a stage takes
 if find_spec("filelock") is None:  # one of requirements.txt that every stage needs
     sys.exit(f"The packages of requirements.txt are not in {sys.prefix}: say `source .venv/bin/activate` first")
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")

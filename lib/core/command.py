@@ -1,10 +1,15 @@
 """How a stage is run: `python -m stages.NAME --category ...` from the root of the repository."""
 
 import argparse
+import contextlib
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
+import lib
+from lib.core import runtime
 from lib.core.errors import UserError
 
 OUTPUTS = ("data/", "models/", "metrics/")  # what stages write for other stages
@@ -21,19 +26,29 @@ def run(stage: Callable[..., None], description: str | None, *names: str) -> Non
     """Call a stage with its command-line arguments `--name`, one for each of `names`.
 
     A UserError, or a missing output of an earlier stage, ends as one message and exit code 2. Any other error is a
-    fault of the program and keeps its traceback.
+    fault of the program and keeps its traceback. How long a whole run took is remembered (`lib.repro` reads it).
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in names:
         parser.add_argument(f"--{name}", required=True, help=HELP[name])
+    item = vars(parser.parse_args())
     try:
-        stage(**vars(parser.parse_args()))
+        stage(**item)
     except FileNotFoundError as error:
         if not str(error.filename).startswith(OUTPUTS):
             raise
         _refuse(f"{error.filename}: not found; `dvc repro` makes what a stage reads")
     except UserError as error:
         _refuse(str(error))
+    if runtime.first_process():
+        name = "@".join(filter(None, (Path(sys.argv[0]).stem, "-".join(item.values()))))
+        with contextlib.suppress(OSError):  # what was made stands, whether or not this can be noted
+            runtime.write_json(duration_file(name), round(time.monotonic() - lib.STARTED, 1))
+
+
+def duration_file(name: str) -> Path:
+    """Where the seconds of a stage's last whole run stand, as JSON; name: as DVC has it, `detect@unet-perlin-nut`."""
+    return runtime.WORK / "durations" / f"{name}.json"
 
 
 def _refuse(message: str) -> NoReturn:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.core.command import run
+from lib.core.command import duration_file, run
 from lib.core.errors import UserError
 from lib.core.geometry import box_mask
 
 
 @pytest.fixture(autouse=True)
-def no_arguments(monkeypatch: pytest.MonkeyPatch):
+def no_arguments(inside: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["stage"])
 
 
@@ -69,3 +69,26 @@ def test_arguments_reach_the_stage(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "argv", ["stage", "--category", "nut"])
     run(lambda category: seen.append(category), "a stage", "category")
     assert seen == ["nut"]
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_seconds_of_a_whole_run_are_remembered_once_under_the_name_that_dvc_has(
+    rank: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "argv", ["/clone/stages/detect.py", "--detector", "unet", "--category", "nut"])
+    monkeypatch.setenv("RANK", rank)
+    run(lambda detector, category: None, "a stage", "detector", "category")
+    noted = duration_file("detect@unet-nut")
+    assert noted.is_file() == (rank == "0")
+    assert rank == "1" or json.loads(noted.read_text()) > 0
+
+
+def test_what_failed_has_no_duration_and_a_note_that_cannot_be_written_fails_nothing():
+    def stage() -> None:
+        raise UserError("no")
+
+    with pytest.raises(SystemExit):
+        run(stage, "a stage")
+    assert not Path(".work").exists()
+    Path(".work").write_text("a file, where a folder belongs")
+    run(lambda: None, "a stage")
