@@ -57,17 +57,25 @@ def applied(names: Sequence[str]) -> tuple[str, list[str]] | None:
 
     Raises UserError for a preset that is unknown or names a knob that params.yaml lacks, and for values that cannot be.
     """
-    round_trip = YAML()
-    round_trip.preserve_quotes = True
-    round_trip.width = 4096
-    params = round_trip.load(PARAMS.read_text(encoding="utf-8"))
-    lines: list[str] = []
+    settings = []
     for name in names:
         if name not in presets():
             raise UserError(f"presets: {name!r} is unknown, known are {', '.join(presets())}")
         # Read like params.yaml, so that 0.00004 stays as it is written: 4e-05 is text to most readers of YAML.
-        values = round_trip.load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
-        lines += _set(params, values, f"presets/{name}.yaml")
+        values = _round_trip().load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+        settings.append((f"presets/{name}.yaml", values))
+    return with_settings(settings)
+
+
+def with_settings(settings: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[str, list[str]] | None:
+    """params.yaml with other values for some knobs, and one line for each that changed; None where none did.
+
+    settings: where they come from, and values by section and knob; later ones win. Comments stay.
+    Raises UserError for a knob that params.yaml lacks, and for values that cannot be.
+    """
+    round_trip = _round_trip()
+    params = round_trip.load(PARAMS.read_text(encoding="utf-8"))
+    lines = [line for origin, values in settings for line in _set(params, values, origin)]
     if not lines:
         return None
     text = io.StringIO()
@@ -77,6 +85,14 @@ def applied(names: Sequence[str]) -> tuple[str, list[str]] | None:
         copy.write_text(text.getvalue(), encoding="utf-8")
         load(copy)
     return text.getvalue(), lines
+
+
+def _round_trip() -> YAML:
+    """A reader and writer of YAML that keeps comments, quotes and order."""
+    round_trip = YAML()
+    round_trip.preserve_quotes = True
+    round_trip.width = 4096
+    return round_trip
 
 
 def _set(node: MutableMapping[str, Any], values: Mapping[str, Any], origin: str, above: str = "") -> list[str]:
