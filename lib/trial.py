@@ -61,8 +61,10 @@ def copied() -> Path:
         write_text(folder / "params.yaml", params[0])
     for form in FORMS:  # what people say is of their own samples
         write_text(folder / form.path, ",".join(form.columns) + "\n")
-    if not (folder / ".git").exists():
-        subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True, env=environment())
+    # Of its own Git, or DVC would ask the user's; DVCLive asks for a commit.
+    who = ["-c", "user.name=try", "-c", "user.email=try@localhost", "-c", "commit.gpgsign=false"]
+    for command in (["init"], [*who, "commit", "--allow-empty", "--no-verify", "--message", "try"]):
+        subprocess.run(["git", *command, "--quiet"], cwd=folder, check=True, env=environment())
     return folder
 
 
