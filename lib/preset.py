@@ -14,11 +14,12 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from lib.core.errors import UserError
 from lib.core.params import load
@@ -87,15 +88,23 @@ def with_settings(settings: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[st
     return text.getvalue(), lines
 
 
+class _WithNull(RoundTripRepresenter):
+    """Writes `null` where others write nothing."""
+
+
+_WithNull.add_representer(type(None), lambda own, _: own.represent_scalar("tag:yaml.org,2002:null", "null"))
+
+
 def _round_trip() -> YAML:
     """A reader and writer of YAML that keeps comments, quotes and order."""
     round_trip = YAML()
     round_trip.preserve_quotes = True
     round_trip.width = 4096
+    round_trip.Representer = _WithNull
     return round_trip
 
 
-def _set(node: MutableMapping[str, Any], values: Mapping[str, Any], origin: str, above: str = "") -> list[str]:
+def _set(node: Any, values: Mapping[str, Any], origin: str, above: str = "") -> list[str]:
     """Set the values in the node; one line for each that changed."""
     lines = []
     for key, value in values.items():
@@ -109,8 +118,16 @@ def _set(node: MutableMapping[str, Any], values: Mapping[str, Any], origin: str,
                 node[key][:] = list(value)
         elif node[key] != value:
             lines.append(f"{above}{key}: {_flow(node[key])} -> {_flow(value)}")
+            comment = node.ca.items[key][2] if key in node.ca.items else None
+            if comment:  # it stands as far behind the new value as behind the old one
+                comment.column = max(comment.column + len(_plain(value)) - len(_plain(node[key])), 0)
             node[key] = value
     return lines
+
+
+def _plain(value: Any) -> str:
+    """A value about as YAML writes it."""
+    return value if isinstance(value, str) else _flow(value)
 
 
 def _flow(value: Any) -> str:

@@ -176,7 +176,7 @@ def _parts_serve(parts: Mapping[tuple[str, str], frozenset[str]]) -> bool:
 
 
 def scale_for(facts: Facts) -> tuple[float, str]:
-    """The share of their size at which detectors see pictures: large ones smaller, unless small defects would vanish."""
+    """The share of their size at which detectors see pictures: large ones smaller, unless small defects vanish."""
     size = f"the longest side has {facts.longest} px"
     quarter = float(np.quantile(facts.short, 0.25))
     scale = SCALES[0]

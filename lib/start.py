@@ -72,12 +72,9 @@ def start(
     if any(look.findings.problems for look in looks.values()):
         print("\n".join(told(looks, dataset, params)[0]))
         return 1
-    chosen = choices(
-        facts := facts_of(
-            dataset, looks, "; ".join(line.removesuffix(" (dataset.layout)") for line in taken_for(looks))
-        ),
-        thorough,
-    )
+    reasons = [line.removesuffix(" (dataset.layout)") for line in taken_for(looks)]
+    facts = facts_of(dataset, looks, "; ".join(reasons))
+    chosen = choices(facts, thorough)
     proposed = with_choices(params, chosen)
     lines, problems = told(looks, dataset, proposed)
     print("\n".join(lines))
