@@ -24,7 +24,11 @@ VISIBLE = 8  # px; the shorter side of a small defect's box, after scaling, that
 LEAST_SIDE = 64  # px of the shorter side, after scaling
 WINDOWS = (128, 192, 256)  # px, after scaling
 FEW = range(6, 9)  # pictures of a type of which a third would leave a single one to train on, and half leaves more
-GROUP = re.compile(r"(capture|group|part|piece|serial|position|specimen|board|item|object|unit)s?(?![a-z])", re.I)
+GROUP = re.compile(
+    r"(?<![a-z])(capture|group|part|piece|workpiece|serial|position|specimen|board|item|object|unit)"
+    r"s?(id|no|nr|number|name)?(?![a-z])",
+    re.IGNORECASE,
+)
 SILENT = "was of another data set"  # of what is only told where it changes
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # a column `part` may say these
 

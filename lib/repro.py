@@ -68,7 +68,9 @@ class Progress:
             return place
         done = sum(self._expected(name) or 0 for name in self.seen[:-1] if name in self.due)
         pace = min(max(elapsed / done, PACE[0]), PACE[1]) if done >= PACED_AFTER else 1.0
-        return f"{place}, {'about' if len(known) == len(left) else 'more than'} {minutes(pace * sum(known))} left"
+        if len(known) < len(left):
+            return f"{place}, more than {minutes(max(pace * sum(known), 60))} left"
+        return f"{place}, {about(pace * sum(known))} left"
 
     def _expected(self, name: str) -> float | None:
         """The seconds that a stage took, or others of its matrix on average; None where none of them ever ran."""
@@ -80,8 +82,13 @@ class Progress:
 
 def minutes(seconds: float) -> str:
     """A time in words, to the minute."""
-    rounded = round(seconds / 60)
-    return "less than a minute" if seconds < 45 else "1 minute" if rounded == 1 else f"{rounded} minutes"
+    rounded = max(round(seconds / 60), 1)
+    return "1 minute" if rounded == 1 else f"{rounded} minutes"
+
+
+def about(seconds: float) -> str:
+    """A time to come, in words."""
+    return "less than a minute" if seconds < 45 else f"about {minutes(seconds)}"
 
 
 def progress_of(targets: Sequence[str], folder: Path) -> Progress:

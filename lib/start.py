@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,8 +26,8 @@ from lib.dataset.inspect import dataset_of, told
 from lib.dataset.splitting import assign_splits
 from lib.dataset.survey import Look, look_at, taken_for
 from lib.preset import PARAMS, with_settings
-from lib.proposal import SILENT, Choice, choices, facts_of, group_table, settings_of
-from lib.repro import minutes
+from lib.proposal import SILENT, Choice, Facts, choices, facts_of, group_table, settings_of
+from lib.repro import about
 
 COMMAND = "make report" if os.name != "nt" else "python -m lib.repro report"
 
@@ -83,17 +83,9 @@ def start(
     print("\nProposed for params.yaml:")
     print("\n".join(lines_of(chosen, params)))
     if folder.parts[:1] != ("data",) and not folder.is_absolute() and ".." not in folder.parts:
-        print(
-            f"\nWARNING: Git ignores pictures in data/, but not in {folder.parts[0]}/: an experiment would commit them"
-        )
-    counts = Counter(
-        part
-        for look in looks.values()
-        for groups in [assign_splits(look.pictures, look.groups, proposed.split)]
-        for part in (groups[look.groups[one.id]] for one in look.pictures)
-    )
-    total = pace() * sum(seconds(proposed, counts, len(facts.numbers), facts.megapixels).values())
-    print(f"\nThe whole run takes about {minutes(total)} here without a GPU, perhaps half, perhaps twice as long.")
+        print(f"\nWARNING: Git ignores data/, not {folder.parts[0]}/: an experiment of DVC would commit the pictures")
+    total = expected(proposed, looks, facts)
+    print(f"\nThe whole run takes {about(total)} here without a GPU, perhaps half, perhaps twice as long.")
     if not thorough:
         print("It is a first look; --thorough proposes what gives figures to rely on.")
     return written(chosen, yes, dry_run)
@@ -120,6 +112,15 @@ def with_choices(params: Params, chosen: Sequence[Choice]) -> Params:
     for section, knobs in settings_of(chosen).items():
         values[section] = {**values[section], **knobs} if isinstance(knobs, dict) else knobs
     return Params.model_validate(values)
+
+
+def expected(params: Params, looks: Mapping[str, Look], facts: Facts) -> float:
+    """About how many seconds the chain takes on this machine, as busy as it is now."""
+    counts: Counter[str] = Counter()
+    for look in looks.values():
+        part_of = assign_splits(look.pictures, look.groups, params.split)
+        counts.update(part_of[look.groups[one.id]] for one in look.pictures)
+    return pace() * sum(seconds(params, counts, len(facts.numbers), facts.megapixels).values())
 
 
 def lines_of(chosen: Sequence[Choice], params: Params) -> list[str]:

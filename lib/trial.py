@@ -20,7 +20,7 @@ from lib.core.errors import UserError
 from lib.core.forms import REQUESTS, REVIEW
 from lib.core.runtime import fingerprint, work_folder, write_text
 from lib.preset import applied
-from lib.repro import minutes, repro
+from lib.repro import repro
 
 PRESETS = ("fast", "try")
 PAGE = Path("metrics/report/index.html")
@@ -41,8 +41,9 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    print(f"\n{(folder / PAGE.with_name('report.md')).read_text(encoding='utf-8')}")
-    print(f"Done in {minutes(time.monotonic() - started)}; every sample, in any browser: {(folder / PAGE).as_posix()}")
+    page = folder / PAGE
+    print(f"\n{page.with_name('report.md').read_text(encoding='utf-8')}")
+    print(f"Done in {round(time.monotonic() - started)} seconds; every sample, in any browser: {page.as_posix()}")
 
 
 def copied() -> Path:
