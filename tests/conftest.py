@@ -3,6 +3,11 @@
 import lib  # noqa: F401  isort: skip
 
 import os
+
+# Files of tests that run side by side share the cores; before torch, which reads it once.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
 from pathlib import Path
 
 import pytest
