@@ -155,7 +155,9 @@ def test_a_table_of_capture_groups_is_found_by_its_columns(tmp_path: Path, colum
 def test_tables_that_say_parts_or_cannot_be_read_are_passed_over(tmp_path: Path):
     (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "b.csv").write_text("name,part\nx,1\n")
-    (tmp_path / "c.csv").write_text("path,part\n" + "".join(f"{name},train\n{name},test\n" for name in NAMES))
+    (tmp_path / "c.csv").write_text(
+        "path,part\n" + "".join(f"{name},{('train', 'test')[n % 2]}\n" for n, name in enumerate(NAMES))
+    )
     rows = "".join(f".\\{name.replace('/', chr(92))},{n % 2}\n" for n, name in enumerate(sorted(NAMES)))
     (tmp_path / "d.csv").write_text("path,position\n" + rows)
     table = group_table(tmp_path, NAMES)

@@ -87,6 +87,12 @@ def test_what_cannot_be_split_is_refused_too(here: Path, monkeypatch, capsys):
     assert (here / "params.yaml").read_bytes() == before
 
 
+def test_a_category_that_is_not_there_is_a_problem_of_the_data_set(here: Path, monkeypatch, capsys):
+    draw(here.parent / "all/bracket")
+    assert call(monkeypatch, here, "../all", "--category", "nut", "--yes") == 1
+    assert "this folder is missing" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("folder", "arguments", "told"),
     [
