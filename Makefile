@@ -5,17 +5,28 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup setup-dev repro test lint bench clean-work
+.PHONY: help setup setup-dev start try repro report test lint bench clean-work
+SHOW := cat metrics/report/report.md && echo \
+	&& echo "Every sample: metrics/report/index.html, in any browser" \
+	&& echo "Pictures: metrics/synth, metrics/masks, metrics/fidelity, metrics/detection, metrics/report"
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
 
+start: setup  ## FOLDER=...: settings for your own pictures, with reasons; asks before it writes params.yaml
+	@test -n "$(FOLDER)" || { echo "make start FOLDER=path/to/your/pictures" >&2; exit 2; }
+	@python -m lib.start "$(FOLDER)" $(ARGS)
+
+try: setup  ## one rendered category end to end in minutes, in a folder of its own
+	@python -m lib.trial
+
 repro: setup  ## run what changed of the whole pipeline, print the table, say where the pictures are
-	dvc repro
-	@cat metrics/report/report.md
-	@echo
-	@echo "Every sample: metrics/report/index.html, in any browser"
-	@echo "Pictures: metrics/synth, metrics/masks, metrics/fidelity, metrics/detection, metrics/report"
+	python -m lib.repro
+	@$(SHOW)
+
+report: setup  ## the same for what the report needs: not for the demonstration's pictures, nor for exports
+	python -m lib.repro report
+	@$(SHOW)
 
 test: setup-dev  ## all tests, offline
 	python -m pytest -n auto --dist loadfile

@@ -14,11 +14,12 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from lib.core.errors import UserError
 from lib.core.params import load
@@ -57,17 +58,25 @@ def applied(names: Sequence[str]) -> tuple[str, list[str]] | None:
 
     Raises UserError for a preset that is unknown or names a knob that params.yaml lacks, and for values that cannot be.
     """
-    round_trip = YAML()
-    round_trip.preserve_quotes = True
-    round_trip.width = 4096
-    params = round_trip.load(PARAMS.read_text(encoding="utf-8"))
-    lines: list[str] = []
+    settings = []
     for name in names:
         if name not in presets():
             raise UserError(f"presets: {name!r} is unknown, known are {', '.join(presets())}")
         # Read like params.yaml, so that 0.00004 stays as it is written: 4e-05 is text to most readers of YAML.
-        values = round_trip.load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
-        lines += _set(params, values, f"presets/{name}.yaml")
+        values = _round_trip().load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+        settings.append((f"presets/{name}.yaml", values))
+    return with_settings(settings)
+
+
+def with_settings(settings: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[str, list[str]] | None:
+    """params.yaml with other values for some knobs, and one line for each that changed; None where none did.
+
+    settings: where they come from, and values by section and knob; later ones win. Comments stay.
+    Raises UserError for a knob that params.yaml lacks, and for values that cannot be.
+    """
+    round_trip = _round_trip()
+    params = round_trip.load(PARAMS.read_text(encoding="utf-8"))
+    lines = [line for origin, values in settings for line in _set(params, values, origin)]
     if not lines:
         return None
     text = io.StringIO()
@@ -79,7 +88,23 @@ def applied(names: Sequence[str]) -> tuple[str, list[str]] | None:
     return text.getvalue(), lines
 
 
-def _set(node: MutableMapping[str, Any], values: Mapping[str, Any], origin: str, above: str = "") -> list[str]:
+class _WithNull(RoundTripRepresenter):
+    """Writes `null` where others write nothing."""
+
+
+_WithNull.add_representer(type(None), lambda own, _: own.represent_scalar("tag:yaml.org,2002:null", "null"))
+
+
+def _round_trip() -> YAML:
+    """A reader and writer of YAML that keeps comments, quotes and order."""
+    round_trip = YAML()
+    round_trip.preserve_quotes = True
+    round_trip.width = 4096
+    round_trip.Representer = _WithNull
+    return round_trip
+
+
+def _set(node: Any, values: Mapping[str, Any], origin: str, above: str = "") -> list[str]:
     """Set the values in the node; one line for each that changed."""
     lines = []
     for key, value in values.items():
@@ -93,8 +118,16 @@ def _set(node: MutableMapping[str, Any], values: Mapping[str, Any], origin: str,
                 node[key][:] = list(value)
         elif node[key] != value:
             lines.append(f"{above}{key}: {_flow(node[key])} -> {_flow(value)}")
+            comment = node.ca.items[key][2] if key in node.ca.items else None
+            if comment:  # it stands as far behind the new value as behind the old one
+                comment.column = max(comment.column + len(_plain(value)) - len(_plain(node[key])), 0)
             node[key] = value
     return lines
+
+
+def _plain(value: Any) -> str:
+    """A value about as YAML writes it."""
+    return value if isinstance(value, str) else _flow(value)
 
 
 def _flow(value: Any) -> str:

@@ -157,8 +157,8 @@ LAYERS_UP = [
         "lib/results.py",
         "lib/trained.py",
     ],
-    ["lib/exchange.py", "lib/evaluation.py", "lib/preset.py"],
-    ["lib/predict.py", "lib/recalibrate.py"],
+    ["lib/exchange.py", "lib/evaluation.py", "lib/preset.py", "lib/repro.py", "lib/proposal.py", "lib/budget.py"],
+    ["lib/predict.py", "lib/recalibrate.py", "lib/start.py", "lib/trial.py"],
     ["stages"],
 ]
 

@@ -67,6 +67,7 @@ RUN_ELSEWHERE = {
 # Shown, but no line to type: an option or a program by its name.
 NAMED = {
     "dvc add",
+    "python -m lib.start",
     "dvc exp run -S",
     "dvc exp apply NAME",
     "accelerate config",

@@ -1,0 +1,140 @@
+"""`dvc repro`, and beside its output how far the chain is: "stage 12 of 46, about 9 minutes left".
+
+    python -m lib.repro             like dvc repro
+    python -m lib.repro report      like dvc repro report
+
+What DVC and the stages print passes through as it is; how far it is stands on the error stream. The time left is what
+the stages that may still run took the last time (`.work/durations`, which every run of a stage writes, whoever starts
+it), at the pace that this run has so far. A stage that never ran counts like the others of its name, and where there
+are none it is left out of the time, which then is "more than" what is told.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+
+from lib.core.command import duration_file
+from lib.core.errors import UserError
+
+TOLD = re.compile(r"(Running stage|Stage) '([^']+)'")  # DVC's words before a stage runs, and for one that need not
+PACED_AFTER = 60.0  # seconds of remembered work; before that the pace says nothing
+PACE = (0.25, 4.0)  # how far the pace is believed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="STAGE", help="stages of dvc.yaml; default: all of it")
+    try:
+        sys.exit(repro(parser.parse_args().targets))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@dataclass
+class Progress:
+    """How far a run of the chain is.
+
+    stages: the names of all that DVC will go through; due: of those, the ones that have changed or follow from such
+    and so may run; seconds: how long stages took the last time.
+    """
+
+    stages: Sequence[str]
+    due: frozenset[str]
+    seconds: Mapping[str, float]
+    seen: list[str] = field(default_factory=list)
+
+    def reached(self, name: str) -> None:
+        """DVC has come to a stage."""
+        if name in self.stages and name not in self.seen:
+            self.seen.append(name)
+
+    def told(self, elapsed: float) -> str:
+        """The stage that DVC is at, and the time left, `elapsed` seconds after the start."""
+        left = [name for name in self.stages if name in self.due and name not in self.seen[:-1]]
+        place = f"stage {len(self.seen)} of {len(self.stages)}"
+        if not (known := [taken for name in left if (taken := self._expected(name)) is not None]):
+            return place
+        done = sum(self._expected(name) or 0 for name in self.seen[:-1] if name in self.due)
+        pace = min(max(elapsed / done, PACE[0]), PACE[1]) if done >= PACED_AFTER else 1.0
+        if len(known) < len(left):
+            return f"{place}, more than {minutes(max(pace * sum(known), 60))} left"
+        return f"{place}, {about(pace * sum(known))} left"
+
+    def _expected(self, name: str) -> float | None:
+        """The seconds that a stage took, or others of its matrix on average; None where none of them ever ran."""
+        if name in self.seconds:
+            return self.seconds[name]
+        others = [taken for other, taken in self.seconds.items() if other.split("@")[0] == name.split("@")[0]]
+        return mean(others) if others else None
+
+
+def minutes(seconds: float) -> str:
+    """A time in words, to the minute."""
+    rounded = max(round(seconds / 60), 1)
+    return "1 minute" if rounded == 1 else f"{rounded} minutes"
+
+
+def about(seconds: float) -> str:
+    """A time to come, in words."""
+    return "less than a minute" if seconds < 45 else f"about {minutes(seconds)}"
+
+
+def progress_of(targets: Sequence[str], folder: Path) -> Progress:
+    """What lies ahead of `dvc repro` in a repository. Raises UserError where DVC cannot tell."""
+    import networkx
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.stage import PipelineStage
+
+    try:
+        with contextlib.chdir(folder), Repo() as repo:  # DVC's names of stages begin at the working folder
+            graph = repo.index.graph  # from a stage to those that it reads from
+            asked = [stage for target in targets or ["dvc.yaml"] for stage in repo.stage.collect(target)]
+            ahead = networkx.compose_all(
+                graph.subgraph({stage, *networkx.descendants(graph, stage)}) for stage in asked
+            )
+            stages = {stage.addressing: stage for stage in ahead if isinstance(stage, PipelineStage)}
+            status = repo.status(list(targets) or None, with_deps=True)
+            changed = [stage for stage in ahead if stage.addressing in status]
+    except DvcException as error:
+        raise UserError(f"{error}") from error
+    due = {stage.addressing for one in changed for stage in {one, *networkx.ancestors(ahead, one)}}
+    durations = {path.stem: path for path in (folder / duration_file("x").parent).glob("*.json")}
+    seconds = {name: float(json.loads(path.read_text(encoding="utf-8"))) for name, path in durations.items()}
+    return Progress(list(stages), frozenset(due & stages.keys()), seconds)
+
+
+def repro(targets: Sequence[str], folder: Path = Path(), env: Mapping[str, str] | None = None) -> int:
+    """Run `dvc repro` in a repository, tell how far it is, and return its exit code.
+
+    env: variables of the run, those of this process by default.
+    """
+    progress, started = progress_of(targets, folder), time.monotonic()
+    command = [sys.executable, "-m", "dvc", "repro", *targets]
+    variables = {**(os.environ if env is None else env), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=folder, env=variables, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            sys.stdout.buffer.write(line)
+            sys.stdout.flush()
+            if told := TOLD.match(line.decode(errors="replace")):
+                progress.reached(told[2])
+                if told[1] == "Running stage":
+                    print(progress.told(time.monotonic() - started), file=sys.stderr, flush=True)
+    return process.returncode
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""How far a run of the chain is: counted by DVC's own words, timed by what stages took the last time."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib.core.command import duration_file
+from lib.repro import Progress, minutes, progress_of
+
+STAGES = ["prepare", "detect@a", "detect@b", "report"]
+SECONDS = {"prepare": 30.0, "detect@a": 300.0, "detect@b": 600.0, "report": 60.0}
+
+
+@pytest.mark.parametrize(
+    ("due", "seconds", "seen", "elapsed", "told"),
+    [
+        (STAGES, SECONDS, STAGES[:1], 0, "stage 1 of 4, about 16 minutes left"),
+        (STAGES, SECONDS, STAGES[:3], 330, "stage 3 of 4, about 11 minutes left"),
+        (STAGES, SECONDS, STAGES[:3], 660, "stage 3 of 4, about 22 minutes left"),  # a machine half as fast
+        (STAGES, SECONDS, STAGES[:2], 3000, "stage 2 of 4, about 16 minutes left"),  # too early to tell a pace
+        (STAGES, SECONDS, STAGES, 9e9, "stage 4 of 4, about 4 minutes left"),  # a night's sleep is no pace
+        (STAGES[1:2] + STAGES[3:], SECONDS, STAGES[:2], 0, "stage 2 of 4, about 6 minutes left"),  # b need not run
+        (STAGES, {"detect@c": 120.0, **dict.fromkeys(("prepare", "report"), 30.0)}, STAGES[:1], 0,
+         "stage 1 of 4, about 5 minutes left"),  # like the others of its name
+        (STAGES, {"detect@a": 300.0}, STAGES[:1], 0, "stage 1 of 4, more than 10 minutes left"),
+        (STAGES, {}, STAGES[:1], 0, "stage 1 of 4"),
+        (STAGES, {"report": 10.0}, STAGES, 0, "stage 4 of 4, less than a minute left"),
+    ],
+)  # fmt: skip
+def test_the_time_left_is_that_of_stages_which_may_still_run(due, seconds, seen, elapsed, told):
+    progress = Progress(STAGES, frozenset(due), seconds)
+    for name in seen:
+        progress.reached(name)
+    assert progress.told(elapsed) == told
+
+
+def test_a_stage_counts_once_and_strangers_do_not():
+    progress = Progress(STAGES, frozenset(), {})
+    for name in ("prepare", "prepare", "data/mydata.dvc", "report"):
+        progress.reached(name)
+    assert progress.seen == ["prepare", "report"]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0, "1 minute"), (46, "1 minute"), (89, "1 minute"), (91, "2 minutes")])
+def test_minutes(seconds: float, told: str):
+    assert minutes(seconds) == told
+
+
+PIPELINE = """stages:
+  one:
+    cmd: cp a.txt one.txt && echo first
+    deps: [a.txt]
+    outs: [one.txt]
+  two:
+    matrix:
+      item: ${items}
+    cmd: cat one.txt > two-${item.item}.txt
+    deps: [one.txt]
+    outs:
+    - two-${item.item}.txt
+  other:
+    cmd: echo x > other.txt
+    outs: [other.txt]
+"""
+
+
+@pytest.fixture
+def pipeline(inside: Path) -> Path:
+    (inside / "dvc.yaml").write_text(PIPELINE)
+    (inside / "params.yaml").write_text("items: [x, y]\n")
+    (inside / "a.txt").write_text("a")
+    for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
+        subprocess.run(command, check=True)
+    return inside
+
+
+def test_what_lies_ahead_has_the_matrix_filled_in_and_knows_what_is_due(pipeline: Path):
+    noted = pipeline / duration_file("one")
+    noted.parent.mkdir(parents=True)
+    noted.write_text(json.dumps(3.5))
+    ahead = progress_of([], pipeline)
+    assert set(ahead.stages) == ahead.due == {"one", "two@x", "two@y", "other"} and ahead.seconds == {"one": 3.5}
+    ahead = progress_of(["two@x"], pipeline)
+    assert set(ahead.stages) == ahead.due == {"one", "two@x"}
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "--quiet"], check=True)
+    assert not progress_of([], pipeline).due
+    (pipeline / "two-y.txt").unlink()
+    assert progress_of([], pipeline).due == {"two@y"}
+    (pipeline / "a.txt").write_text("b")
+    assert progress_of([], pipeline).due == {"one", "two@x", "two@y"}
+
+
+def test_the_output_and_the_exit_code_are_those_of_dvc(pipeline: Path):
+    root = Path(__file__).parents[1]
+    command = [
+        sys.executable,
+        "-c",
+        f"import sys; sys.path.insert(0, {str(root)!r}); from lib.repro import main; main()",
+    ]
+    done = subprocess.run([*command, "two"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"Running stage '(.*)'", done.stdout) == ["one", "two@x", "two@y"] and "\nfirst\n" in done.stdout
+    assert re.findall(r"stage \d of \d", done.stderr) == ["stage 1 of 3", "stage 2 of 3", "stage 3 of 3"]
+    assert "stage 1 of" not in done.stdout
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert "Stage 'one' didn't change, skipping" in again.stdout and "stage 4 of 4" in again.stderr
+    (pipeline / "a.txt").unlink()
+    assert subprocess.run(command, capture_output=True, text=True).returncode == 255
+    unknown = subprocess.run([*command, "nothing"], capture_output=True, text=True)
+    assert unknown.returncode == 2 and "nothing" in unknown.stderr and "Traceback" not in unknown.stderr
