@@ -66,7 +66,7 @@ def _shape(path: Path, annotation: dict[str, Any]) -> Shape:
         height, width = map(int, segmentation["size"])
         counts = segmentation["counts"]
         if isinstance(counts, list):
-            if any(count < 0 for count in counts) or sum(counts) != width * height:
+            if any(count < 0 or not isinstance(count, int) for count in counts) or sum(counts) != width * height:
                 raise UserError(
                     f"{path}: annotation {annotation.get('id')}: run lengths that do not fill {width} x {height} px"
                 )
