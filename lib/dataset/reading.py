@@ -59,7 +59,7 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file. Raises UserError where it is none."""
     try:
         return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no JSONDecodeError
         raise UserError(f"{path}: no valid JSON: {error}; replace or remove the file") from error
 
 

@@ -63,7 +63,7 @@ def _read_task(path: Path, task: dict[str, Any], found: AnnotatedPictures) -> No
         labels = next((value for key, value in one["value"].items() if key.endswith("labels")), None)
         shape = _shape(path, one) if labels else None
         if shape is None:
-            found.skip(str(one.get("type")))
+            found.skip(one.get("type"))
         else:
             found.region(notes, labels[0], shape)  # type: ignore[arg-type, index]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lib.core.errors import UserError
 from lib.core.images import MAX_PIXELS
@@ -80,6 +80,8 @@ def _mask(path: Path, data: str, corner: tuple[int, int], size: tuple[int, int] 
             if picture.width > size[0] + 1 or picture.height > size[1] + 1:
                 raise UserError(f"{path}: a mask that is larger than its picture")
             part = np.asarray(picture.convert("L")) > 0
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: a mask that is no PNG; export it anew") from error
     except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: a mask that cannot be read: {error}") from error
     mask = np.zeros((size[1], size[0]), bool)

@@ -23,7 +23,8 @@ def recognises(base: Path) -> str | None:
 
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures that the XML files are about; adds to the findings what is wrong with any of them."""
-    found, parts = AnnotatedPictures(base, findings), _parts(base)
+    found = AnnotatedPictures(base, findings)
+    parts = _parts(found)
     for path in annotation_files(base, ".xml"):
         with found.file(path, "Pascal VOC"):
             root = read_xml(path)
@@ -58,10 +59,12 @@ def _picture_name(root: Element, path: Path, found: AnnotatedPictures) -> str:
     return named
 
 
-def _parts(base: Path) -> dict[str, str]:
+def _parts(found: AnnotatedPictures) -> dict[str, str]:
     """The part of every picture that a list names, by the picture's stem."""
     parts: dict[str, str] = {}
-    for listed in sorted(base.glob("**/ImageSets/Main/*.txt")):
+    for listed in sorted(found.base.glob("**/ImageSets/Main/*.txt")):
         if listed.stem in PARTS:
-            parts |= {line.split()[0]: PARTS[listed.stem] for line in read_text(listed).splitlines() if line.strip()}
+            with found.file(listed, "Pascal VOC"):
+                names = [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
+                parts |= dict.fromkeys(names, PARTS[listed.stem])
     return parts
