@@ -172,6 +172,8 @@ def examine(picture: Picture, boxes: BoxMasks = "grabcut") -> Examination:
 
     Anything wrong is reported in `problems`, never raised.
     """
+    if unfit := [path for path in (picture.path, picture.mask, picture.twin) if not _is_utf8(path)]:
+        return Examination(picture, (f"{str(unfit[0])!r}: a name that is no UTF-8, as all records are; rename it",))
     try:
         image = read_pixels(picture.path)
         sha256 = _sha256(picture.path)
@@ -309,6 +311,15 @@ def _repetitions(pairs: Iterable[tuple[str, Picture]]) -> list[tuple[Picture, Pi
     """Pictures whose key an earlier one has, too, each behind the first one with that key."""
     first: dict[str, Picture] = {}
     return [(first[key], picture) for key, picture in pairs if first.setdefault(key, picture) is not picture]
+
+
+def _is_utf8(path: Path | None) -> bool:
+    """Whether a path, if there is one, can be written in UTF-8; names from old archives may have other bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sha256(path: Path) -> str:
