@@ -44,7 +44,7 @@ class Album:
         """
         wanted = name.strip().replace("\\", "/")
         for folder in filter(None, (beside, self.base)):
-            place = Path(os.path.normpath(folder / wanted))
+            place = self.base / os.path.relpath(folder / wanted, self.base)
             if place in self._all:
                 return place
         if ".." in PurePosixPath(wanted).parts:

@@ -36,7 +36,7 @@ def recognised(base: Path, ending: str, read: Callable[[Path], Any], fits: Calla
 def unreadable(base: Path) -> list[str]:
     """What is wrong with files that would hold annotations if they could be read, of the first LOOKED_AT of a kind."""
     problems = []
-    for ending, read in ((".json", read_json), (".xml", read_xml)):
+    for ending, read in ((".json", read_json), (".xml", read_xml), (".csv", read_text)):
         for path, _ in zip(annotation_files(base, ending), range(LOOKED_AT), strict=False):
             try:
                 read(path)

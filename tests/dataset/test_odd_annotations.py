@@ -159,3 +159,10 @@ def test_a_warning_of_such_a_name_can_be_written(tmp_path):
     splits, _, _ = split_categories(dataset, Split(rule="first_third", shots=6, val_fraction=0.34))
     write_json(tmp_path / "split.json", splits["nut"][1])
     assert r"\\udce4.png" in (tmp_path / "split.json").read_text()
+
+
+def test_the_folder_of_a_data_set_may_be_named_by_a_detour(tmp_path):
+    pictures(tmp_path / "data")
+    (tmp_path / "data/json").mkdir()
+    (tmp_path / "data/json/a.json").write_text(labelme(shape()).replace("p0.png", "../images/p0.png"))
+    assert findings_of(tmp_path / "data/../data").problems == []
