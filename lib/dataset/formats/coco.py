@@ -17,6 +17,7 @@ from lib.dataset.findings import Findings, shortlist
 from lib.dataset.pictures import Picture, part_of, part_of_words
 from lib.dataset.reading import annotation_files, read_json, recognised
 
+GOODS, DEFECTS = "pictures without annotations, and those in a folder `good`", "annotations"
 KEYS = ("images", "annotations", "categories")
 
 

@@ -16,6 +16,8 @@ from lib.dataset.findings import Findings
 from lib.dataset.pictures import Picture, part_of_words
 from lib.dataset.reading import annotation_files, read_xml, recognised
 
+GOODS, DEFECTS = "pictures without shapes, and those in a folder `good`", "shapes"
+
 
 def recognises(base: Path) -> str | None:
     """Why the folder is taken for CVAT's export, or None."""

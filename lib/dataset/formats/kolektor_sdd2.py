@@ -13,6 +13,7 @@ from lib.dataset.findings import Findings
 from lib.dataset.folders import note_without_mask, picture_files
 from lib.dataset.pictures import TEST, TRAIN, Picture
 
+GOODS, DEFECTS = "pictures whose mask is black", "masks that are not black"
 ENDING = "_GT"
 
 

@@ -20,6 +20,7 @@ from lib.dataset.findings import Findings
 from lib.dataset.pictures import Picture
 from lib.dataset.reading import annotation_files, read_json, recognised
 
+GOODS, DEFECTS = "pictures whose annotation is empty, and those in a folder `good`", "results in annotations"
 RESULTS = ("annotations", "completions")  # today's name and that of old versions
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 

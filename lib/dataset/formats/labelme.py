@@ -22,6 +22,8 @@ from lib.dataset.findings import Findings
 from lib.dataset.pictures import Picture
 from lib.dataset.reading import annotation_files, read_json, recognised
 
+GOODS, DEFECTS = "pictures whose file holds no shape, and those in a folder `good`", "shapes"
+
 
 def recognises(base: Path) -> str | None:
     """Why the folder is taken for labelme's, or None."""

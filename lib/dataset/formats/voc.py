@@ -14,6 +14,8 @@ from lib.dataset.findings import Findings
 from lib.dataset.pictures import PARTS, Picture
 from lib.dataset.reading import annotation_files, read_text, read_xml, recognised
 
+GOODS, DEFECTS = "pictures whose file holds no object, and those in a folder `good`", "objects"
+
 
 def recognises(base: Path) -> str | None:
     """Why the folder is taken for Pascal VOC, or None."""

@@ -18,6 +18,7 @@ from lib.dataset.findings import Findings, shortlist
 from lib.dataset.pictures import Picture
 from lib.dataset.reading import LOOKED_AT, annotation_files, numbers, read_text
 
+GOODS, DEFECTS = "pictures whose file of labels is empty, and those in a folder `good`", "lines in files of labels"
 LISTS = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
 ODD = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)  # what values of odd kinds raise
 PICTURES, LABELS = "images", "labels"
