@@ -129,7 +129,9 @@ def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") ->
         try:
             mask, source = _mask(region.shape, image, scale, boxes, rectangles)
         except UserError as error:
-            raise UserError(f"{annotation.source}: region {number}, {region.defect_type}: {error}") from error
+            raise UserError(
+                f"{annotation.source}: region {number}, {region.defect_type}: {error}; correct or remove it"
+            ) from error
         if not mask.any():
             raise UserError(
                 f"{annotation.source}: region {number}, {region.defect_type}: not a pixel of it lies in the picture of "
@@ -265,7 +267,7 @@ def _pixels(corners: Sequence[float], width: int, height: int, scale: tuple[floa
         raise UserError("a box with corners that are no numbers")
     x0, y0, x1, y1 = (math.floor(value * scale[axis % 2] + 0.5) for axis, value in enumerate(corners))
     if x1 < x0 or y1 < y0:
-        raise UserError(f"a box from {x0}, {y0} to {x1}, {y1}, which is turned inside out")
+        raise UserError(f"a box from {x0:.9g}, {y0:.9g} to {x1:.9g}, {y1:.9g}, which is turned inside out")
     return max(x0, 0), max(y0, 0), min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)
 
 

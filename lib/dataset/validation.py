@@ -244,7 +244,10 @@ def _with_drawing(result: Examination, annotation: Annotation, image: NDArray, b
                 f"{annotation.source}: it was made for a picture of {annotation.size[0]} x {annotation.size[1]} px, "
                 f"{result.picture.path} has {width} x {height} px; annotate the picture at its full size"
             )
-        drawing = draw(annotation, turned(image, BACK.get(turns, turns)) if as_stored else image, boxes)
+        try:
+            drawing = draw(annotation, turned(image, BACK.get(turns, turns)) if as_stored else image, boxes)
+        except UserError as error:  # one file may be about thousands of pictures
+            raise UserError(f"{result.picture.path}: {error}") from error
         labels = np.ascontiguousarray(turned(drawing.labels, turns) if as_stored else drawing.labels)
         return replace(
             result,

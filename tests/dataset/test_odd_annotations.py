@@ -15,6 +15,7 @@ from lib.dataset.findings import Findings
 from lib.dataset.layouts import read_category
 from lib.dataset.reading import unreadable
 from lib.dataset.splitting import split_categories
+from lib.dataset.validation import examine
 from tests.dataset.test_inspect import inspect
 
 
@@ -166,3 +167,24 @@ def test_the_folder_of_a_data_set_may_be_named_by_a_detour(tmp_path):
     (tmp_path / "data/json").mkdir()
     (tmp_path / "data/json/a.json").write_text(labelme(shape()).replace("p0.png", "../images/p0.png"))
     assert findings_of(tmp_path / "data/../data").problems == []
+
+
+@pytest.mark.parametrize("stroke", [10**12, "abc", [0] * 10_000, [300]])
+def test_a_brush_stroke_that_is_none_is_refused_before_it_takes_memory(tmp_path, stroke):
+    pictures(tmp_path)
+    result = {"original_width": 8, "original_height": 8, "value": {"rle": stroke, "brushlabels": ["dent"]}}
+    task = {"data": {"image": "p0.png"}, "annotations": [{"result": [result]}]}
+    (tmp_path / "a.json").write_text(json.dumps([task]))
+    [problem] = findings_of(tmp_path).problems
+    assert str(tmp_path / "a.json") in problem and "a brush stroke that" in problem
+
+
+def test_a_region_that_cannot_be_drawn_is_told_with_its_picture_and_a_remedy(tmp_path):
+    pictures(tmp_path)
+    (tmp_path / "a.json").write_text(coco().replace("[1, 1, 3, 3]", "[1e308, 1, 3, -3]"))
+    [picture] = [one for one in read_category(tmp_path, "nut", Findings()) if one.annotation]
+    [problem] = examine(picture).problems
+    assert problem == (
+        f"{tmp_path / 'images/p0.png'}: {tmp_path / 'a.json'}: region 1, type0: a box from 1e+308, 1 to 1e+308, -2, "
+        f"which is turned inside out; correct or remove it"
+    )

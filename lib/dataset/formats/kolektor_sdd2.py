@@ -36,7 +36,7 @@ def read(base: Path, findings: Findings) -> list[Picture]:
             try:
                 marked = bool(read_mask(masks[path.stem]).any())
             except UserError as error:
-                findings.problems.append(str(error))
+                findings.problems.append(f"{error}; replace the file")
                 continue
             pictures.append(Picture("defect", part, path, masks[path.stem]) if marked else Picture(GOOD, part, path))
     return pictures

@@ -107,6 +107,8 @@ def _brushed(path: Path, data: list[int], width: int, height: int) -> RunLengths
     """A brush stroke: the opacity of the four channels that its run lengths hold."""
     if not 0 < width * height <= MAX_PIXELS:
         raise UserError(f"{path}: a brush stroke of {width} x {height} px; at most {MAX_PIXELS:,} are read")
+    if not isinstance(data, list) or len(data) > 8 * width * height + 100:  # bytes(n) would be n zeros
+        raise UserError(f"{path}: a brush stroke that is no list of bytes for {width} x {height} px; export it anew")
     try:
         values = unpacked(bytes(data), 4 * width * height)
     except (IndexError, ValueError) as error:
