@@ -167,7 +167,9 @@ def _view(
     known = example.twin is not None or not example.has_defect
     if not source.pixels.size:
         return views, np.zeros((side, side), np.uint8), known
-    masks = {types.index(name) + 1: example.mask_of([name]) for name in example.types} if types else {1: example.mask}
+    # A type that no pixel of the train part shows, since another lies over it or none of it counts, is not asked for.
+    numbers = {types.index(name) + 1: name for name in example.types if name in types}
+    masks = {k: example.mask_of([name]) for k, name in numbers.items()} if types else {1: example.mask}
     return views, _labels({k: crop(mask, window) for k, mask in masks.items()}, side), known
 
 

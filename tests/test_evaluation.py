@@ -271,3 +271,20 @@ def test_without_trained_seeds_or_defects_it_says_so(project: Path, tmp_path: Pa
         judge("unet", Path("models/empty"), [], read_params().evaluate, tmp_path)
     with pytest.raises(UserError, match="no defect, so there is nothing to measure"):
         judge("unet", Path(f"models/detectors/unet/{CATEGORY}/none"), [], read_params().evaluate, tmp_path)
+
+
+def test_a_type_that_training_never_showed_is_judged_as_one_that_was_not_found(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Model(float):
+        types = ("blob",)
+
+    def predict_typed(model: Model, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return brightness.predict(model, image), np.ones(image.shape[:2], np.uint8)
+
+    monkeypatch.setattr(brightness, "load", lambda folder: Model(20))
+    monkeypatch.setattr(brightness, "predict_typed", predict_typed, raising=False)
+    verdict = judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))
+    kinds = [example.defect_type for example in TEST if example.has_defect]
+    assert "ring" in kinds
+    assert verdict["mean"]["type_accuracy"] == pytest.approx(kinds.count("blob") / len(kinds), abs=1e-6)

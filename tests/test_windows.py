@@ -1,5 +1,7 @@
 """Training windows: where they lie, what they show how often, and that labels follow pictures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,9 +10,11 @@ from lib.core.errors import UserError
 from lib.core.geometry import box_mask
 from lib.core.params import Detect
 from lib.core.records import GOOD
+from lib.detection import read_examples
 from lib.detectors import Example
 from lib.windows import Pools, Source, batch_of, evenly_by_type, good_batch, good_window
 from tests.blobs import BUDGET, blobs
+from tests.mixed import mixed_sample
 
 
 def budget(**changes) -> Detect:
@@ -168,3 +172,13 @@ def test_a_good_window_carries_what_of_it_is_ground():
     assert window.shape == (32, 32, 3) and everywhere.all()
     empty = np.zeros((96, 96), bool)
     assert not good_window(example, empty, budget(), np.random.default_rng(0))[1].any()
+
+
+def test_a_type_whose_defects_no_pixel_shows_is_none_of_a_windows(tmp_path):
+    """Another type may lie over it, or all of it where pixels never count."""
+    sample = mixed_sample(tmp_path)
+    hidden = replace(sample.type_map, types=("dent", "scratch", "hidden"), sha256="another map")
+    pools = Pools.of(read_examples([replace(sample, type_map=hidden)], {}))
+    assert pools.types == ["dent", "scratch"]
+    labels = batch_of(pools, BUDGET, np.random.default_rng(0), types=pools.types).labels
+    assert set(np.unique(labels)) == {0, 1, 2}

@@ -20,8 +20,10 @@ SHOWN = 5  # foreign files that are named
 def owned_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `path`, whole, when the block ends without an error.
 
+    A link stays: the folder that it leads to, perhaps on a larger disk, is replaced, and made where there is none.
     Raises UserError, before the block and once more after it, when `path` holds what was not written that way.
     """
+    path = path.resolve() if path.is_symlink() else path
     refuse_loss(path)
     with atomic_folder(path) as folder:
         yield folder

@@ -21,7 +21,10 @@ GREY = 128
 
 def read_regions(regions: RegionMap) -> NDArray[np.uint8]:
     """(H, W) of FREE, CLOSED and IGNORED. Raises UserError, with the first place, for a pixel of any other colour."""
-    picture = np.asarray(decode(Path(regions.path)).convert("RGB"))
+    decoded = np.asarray(decode(Path(regions.path)).convert("RGBA"))
+    picture = decoded[..., :3]
+    if (clear := int((decoded[..., 3] < 255).sum())) > 0:  # what colour is below it, no program shows
+        raise UserError(f"{regions.path}: {clear} pixel(s) are transparent; save it on a white ground")
     kinds = np.full(picture.shape[:2], len(COLOURS), np.uint8)
     for kind, colour in enumerate(COLOURS):
         kinds[(picture == colour).all(axis=2)] = kind

@@ -44,7 +44,7 @@ class Album:
         """
         wanted = name.strip().replace("\\", "/")
         for folder in filter(None, (beside, self.base)):
-            place = Path(os.path.normpath(folder / wanted))
+            place = self.base / os.path.relpath(folder / wanted, self.base)
             if place in self._all:
                 return place
         if ".." in PurePosixPath(wanted).parts:
@@ -107,9 +107,9 @@ class AnnotatedPictures:
         """Add a defect to the notes of a picture."""
         notes.regions.append(Region(self.type_name(label), shape))
 
-    def skip(self, kind: str) -> None:
+    def skip(self, kind: object) -> None:
         """Count what has no area, or is of a kind that is not read."""
-        self._skipped[kind] += 1
+        self._skipped[str(kind)] += 1
 
     @contextmanager
     def file(self, path: Path, kind: str) -> Iterator[None]:

@@ -18,6 +18,7 @@ from lib.core.records import MASK_SOURCES, MaskSource
 
 MAX_REGIONS = 10_000  # of a picture
 MAX_POINTS = 100_000  # of a polygon
+MAX_OUTLINE = 5_000_000  # px of a polygon, for each of which filling it takes some 50 bytes
 MAX_TYPES = 255  # of a picture: what an 8-bit map can tell apart
 GRABCUT_SIDE = 400  # px; larger surroundings are shrunk, which a guess can bear
 # Measured on the boxes of 163 real defects that have masks (tiles, ball screws, bottle, leather), mean IoU over seven
@@ -128,7 +129,9 @@ def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") ->
         try:
             mask, source = _mask(region.shape, image, scale, boxes, rectangles)
         except UserError as error:
-            raise UserError(f"{annotation.source}: region {number}, {region.defect_type}: {error}") from error
+            raise UserError(
+                f"{annotation.source}: region {number}, {region.defect_type}: {error}; correct or remove it"
+            ) from error
         if not mask.any():
             raise UserError(
                 f"{annotation.source}: region {number}, {region.defect_type}: not a pixel of it lies in the picture of "
@@ -186,6 +189,8 @@ def polygon_mask(polygon: Polygon, width: int, height: int, scale: tuple[float, 
         limits = np.array([width, height])
         if not (np.isfinite(points).all() and (points >= -limits).all() and (points <= 2 * limits).all()):
             raise UserError(f"a polygon with points far outside of the picture of {width} x {height} px")
+        if (outline := np.abs(points - np.roll(points, 1, axis=0)).sum()) > MAX_OUTLINE:
+            raise UserError(f"a polygon whose outline has {outline:,.0f} px; at most {MAX_OUTLINE:,} are drawn")
         filled = coco.decode(coco.frPyObjects([points.ravel().tolist()], height, width))[..., 0] > 0
         if not filled.any():
             line = np.zeros((height, width), np.uint8)
@@ -228,10 +233,32 @@ def decoded(runs: RunLengths) -> Mask:
     width, height = runs.size
     if not 0 < width * height <= MAX_PIXELS:
         raise UserError(f"run lengths of {width} x {height} px; at most {MAX_PIXELS:,} are read")
-    try:
-        return coco.decode({"counts": runs.counts, "size": [height, width]}) > 0
-    except ValueError as error:
-        raise UserError(f"run lengths that do not fill their {width} x {height} px") from error
+    lengths = _lengths(runs.counts)
+    if lengths is None or min(lengths, default=-1) < 0 or sum(lengths) != width * height:
+        raise UserError(f"run lengths that do not fill their {width} x {height} px")
+    return np.repeat(np.arange(len(lengths)) % 2 > 0, lengths).reshape(width, height).T
+
+
+def _lengths(counts: bytes) -> list[int] | None:
+    """The numbers in COCO's compressed run lengths; None where they are none.
+
+    Of five bits in each letter, the lowest first; from the fourth number on, what it is more than the last but one.
+    pycocotools reads on behind the end of a text that breaks off, and writes where nothing was reserved.
+    """
+    lengths: list[int] = []
+    value = shift = 0
+    for letter in counts:
+        bits = letter - 48
+        if not (0 <= bits < 64 and shift < 35):
+            return None
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+            value = shift = 0
+    return None if shift else lengths
 
 
 def _pixels(corners: Sequence[float], width: int, height: int, scale: tuple[float, float]) -> tuple[int, int, int, int]:
@@ -240,7 +267,7 @@ def _pixels(corners: Sequence[float], width: int, height: int, scale: tuple[floa
         raise UserError("a box with corners that are no numbers")
     x0, y0, x1, y1 = (math.floor(value * scale[axis % 2] + 0.5) for axis, value in enumerate(corners))
     if x1 < x0 or y1 < y0:
-        raise UserError(f"a box from {x0}, {y0} to {x1}, {y1}, which is turned inside out")
+        raise UserError(f"a box from {x0:.9g}, {y0:.9g} to {x1:.9g}, {y1:.9g}, which is turned inside out")
     return max(x0, 0), max(y0, 0), min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)
 
 

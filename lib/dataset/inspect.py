@@ -9,6 +9,7 @@ Nothing is written. The exit code is 1 if there are problems.
 """
 
 import argparse
+import io
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -41,6 +42,8 @@ def main() -> int:
         parser.error(str(error))
     looks = {category: look_at(dataset, category) for category in dataset.categories}
     lines, problems = told(looks, dataset, params)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may hold what a console cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     print("\n".join(lines))
     return 1 if problems else 0
 

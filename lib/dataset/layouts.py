@@ -32,18 +32,24 @@ from lib.dataset.formats import (
 )
 from lib.dataset.pictures import Picture, fits, fitted
 from lib.dataset.reading import unreadable
+from lib.dataset.validation import DEFECTS, GOODS
 
 
 class Format(NamedTuple):
-    """How a layout is known (the reason, or None), and how a category of it is read."""
+    """How a layout is known (the reason, or None), how a category of it is read, and what tells good pictures and
+    defects in it."""
 
     recognises: Callable[[Path], str | None]
     read: Callable[[Path, Findings], list[Picture]]
+    goods: str
+    defects: str
 
 
 # In the order in which they are tried: the more particular sign first. Each is one file.
 FORMATS: dict[str, Format] = {
-    module.__name__.rpartition(".")[2]: Format(module.recognises, module.read)
+    module.__name__.rpartition(".")[2]: Format(
+        module.recognises, module.read, getattr(module, "GOODS", GOODS), getattr(module, "DEFECTS", DEFECTS)
+    )
     for module in (
         deeppcb,
         visa,

@@ -36,7 +36,7 @@ def recognised(base: Path, ending: str, read: Callable[[Path], Any], fits: Calla
 def unreadable(base: Path) -> list[str]:
     """What is wrong with files that would hold annotations if they could be read, of the first LOOKED_AT of a kind."""
     problems = []
-    for ending, read in ((".json", read_json), (".xml", read_xml)):
+    for ending, read in ((".json", read_json), (".xml", read_xml), (".csv", read_text)):
         for path, _ in zip(annotation_files(base, ending), range(LOOKED_AT), strict=False):
             try:
                 read(path)
@@ -59,7 +59,7 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file. Raises UserError where it is none."""
     try:
         return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no JSONDecodeError
         raise UserError(f"{path}: no valid JSON: {error}; replace or remove the file") from error
 
 

@@ -304,5 +304,5 @@ def _summary(samples: Sequence[Sample], split: Split, warnings: Sequence[str]) -
         "counts": {part: dict(Counter(name for sample in of[part] for name in types_of(sample))) for part in PARTS},
         "groups": {part: sorted({sample.group for sample in of[part]}, key=natural_key) for part in PARTS},
         "sha256": {part: {sample.image: sample.sha256 for sample in of[part]} for part in PARTS},
-        "warnings": list(warnings),
+        "warnings": [warning.encode(errors="backslashreplace").decode() for warning in warnings],
     }

@@ -47,7 +47,8 @@ def look_at(dataset: Dataset, category: str) -> Look:
         look.findings.problems += error.problems
         return look
     look.groups = read_groups(dataset, look.pictures, look.findings)
-    look.examinations = validate(look.pictures, look.findings, dataset.boxes)
+    told = FORMATS[look.place.layout]
+    look.examinations = validate(look.pictures, look.findings, dataset.boxes, told.goods, told.defects)
     look.foregrounds = read_foregrounds(dataset, category, look.examinations, look.findings)
     look.regions = read_region_maps(dataset, category, look.examinations, look.findings)
     return look

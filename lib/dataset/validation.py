@@ -22,6 +22,8 @@ from lib.dataset.findings import Findings, shortlist
 from lib.dataset.pictures import Picture
 
 BACK = {6: 8, 8: 6}  # the orientation that undoes another; all others undo themselves
+GOODS = "pictures in the folder `good` (`train/good` and `test/good`)"
+DEFECTS = "pictures in a folder named like the type of defect"
 THREADS = 8  # more would gain little, and each may hold a picture of a hundred million pixels
 
 
@@ -77,11 +79,17 @@ class Drawn:
         return np.asarray(cv2.imdecode(np.frombuffer(self.png, np.uint8), cv2.IMREAD_UNCHANGED), np.uint8)
 
 
-def validate(pictures: Sequence[Picture], findings: Findings, boxes: BoxMasks = "grabcut") -> list[Examination]:
+def validate(
+    pictures: Sequence[Picture],
+    findings: Findings,
+    boxes: BoxMasks = "grabcut",
+    goods: str = GOODS,
+    defects: str = DEFECTS,
+) -> list[Examination]:
     """Examine all pictures, on several threads, and add to the findings what is wrong with them, alone and together.
 
-    boxes: as for `draw`. Looks for unreadable files, masks that do not fit or mark nothing, ids that clash, the same
-    picture twice, and too few pictures of a kind.
+    boxes: as for `draw`; goods, defects: what tells such pictures in their layout. Looks for unreadable files, masks
+    that do not fit or mark nothing, ids that clash, the same picture twice, and too few pictures of a kind.
     """
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         examinations = list(
@@ -90,7 +98,7 @@ def validate(pictures: Sequence[Picture], findings: Findings, boxes: BoxMasks = 
     findings.problems += [problem for one in examinations for problem in one.problems]
     _note_repetitions(examinations, findings)
     _note_doubtful_masks(examinations, findings)
-    _note_scarcity(pictures, findings)
+    _note_scarcity(pictures, findings, goods, defects)
     return examinations
 
 
@@ -152,13 +160,13 @@ def _note_doubtful_masks(examinations: Sequence[Examination], findings: Findings
         )
 
 
-def _note_scarcity(pictures: Sequence[Picture], findings: Findings) -> None:
+def _note_scarcity(pictures: Sequence[Picture], findings: Findings, goods: str, defects: str) -> None:
     """Note kinds of pictures that are missing, or too few to be split."""
     number = Counter(defect_type for picture in pictures for defect_type in picture.types)
     if not number[GOOD]:  # first, since it may be why so many have no mask
-        findings.problems.insert(0, "no good pictures; add them to the folder `good` (`train/good` and `test/good`)")
+        findings.problems.insert(0, f"no good pictures; add some: {goods}")
     if not number.keys() - {GOOD}:
-        findings.problems.append("no defect pictures; add them to a folder named like the type of defect")
+        findings.problems.append(f"no defect pictures; add some: {defects}")
     findings.problems += [
         f"the defect type {defect_type} has one picture; two are the least that training and test can share, and "
         f"three give selection one, too: add some, or remove the type"
@@ -172,6 +180,8 @@ def examine(picture: Picture, boxes: BoxMasks = "grabcut") -> Examination:
 
     Anything wrong is reported in `problems`, never raised.
     """
+    if unfit := [path for path in (picture.path, picture.mask, picture.twin) if not _is_utf8(path)]:
+        return Examination(picture, (f"{str(unfit[0])!r}: a name that is no UTF-8, as all records are; rename it",))
     try:
         image = read_pixels(picture.path)
         sha256 = _sha256(picture.path)
@@ -234,7 +244,10 @@ def _with_drawing(result: Examination, annotation: Annotation, image: NDArray, b
                 f"{annotation.source}: it was made for a picture of {annotation.size[0]} x {annotation.size[1]} px, "
                 f"{result.picture.path} has {width} x {height} px; annotate the picture at its full size"
             )
-        drawing = draw(annotation, turned(image, BACK.get(turns, turns)) if as_stored else image, boxes)
+        try:
+            drawing = draw(annotation, turned(image, BACK.get(turns, turns)) if as_stored else image, boxes)
+        except UserError as error:  # one file may be about thousands of pictures
+            raise UserError(f"{result.picture.path}: {error}") from error
         labels = np.ascontiguousarray(turned(drawing.labels, turns) if as_stored else drawing.labels)
         return replace(
             result,
@@ -309,6 +322,15 @@ def _repetitions(pairs: Iterable[tuple[str, Picture]]) -> list[tuple[Picture, Pi
     """Pictures whose key an earlier one has, too, each behind the first one with that key."""
     first: dict[str, Picture] = {}
     return [(first[key], picture) for key, picture in pairs if first.setdefault(key, picture) is not picture]
+
+
+def _is_utf8(path: Path | None) -> bool:
+    """Whether a path, if there is one, can be written in UTF-8; names from old archives may have other bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sha256(path: Path) -> str:

@@ -51,6 +51,6 @@ def _known(asked: list[str] | None, known: tuple[str, ...], key: str) -> list[st
 if __name__ == "__main__":
     try:
         main()
-    except (UserError, FileNotFoundError) as error:
+    except (UserError, OSError) as error:  # a disk that is full, a folder that is a file
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -72,7 +72,7 @@ def average_precisions(weights: Weights, counts: Sequence[Counts]) -> Replicates
     marks = hits + weights @ np.stack([one.alarms for one in counts])
     precision = np.divide(hits, marks, out=np.zeros_like(hits), where=marks > 0)
     gains = np.diff(hits, prepend=0, axis=1)
-    total = hits[:, -1]
+    total = hits.max(axis=1, initial=0)  # the last one, if there are any
     return np.divide((precision * gains).sum(axis=1), total, out=np.full(total.shape, np.nan), where=total > 0)
 
 

@@ -220,8 +220,8 @@ class _Reader:
     def _sample(self, number: int, record: dict[str, Any]) -> dict[str, Any] | None:
         known, category = self._samples[number], record["category"]
         if category not in known:
-            text = self.runs[number].text(f"data/prepared/{category}/samples.jsonl") or ""
-            known[category] = {sample["id"]: sample for sample in map(json.loads, filter(None, text.split("\n")))}
+            samples = self.runs[number].values(f"data/prepared/{category}/samples.jsonl", lines=True) or ()
+            known[category] = {sample["id"]: sample for sample in samples}
         return known[category].get(record["normal"])
 
     def _read(self, read: Callable[[Path], Any], number: int, path: str, sha256: str | None) -> Any:

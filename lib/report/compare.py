@@ -96,8 +96,7 @@ def read_scores(run: Run) -> Scores:
     """The metrics of every detector that params.yaml of the run names; those without a file are left out."""
     scores: Scores = {}
     for detector in run.params.get("detectors") or []:
-        text = run.text(f"metrics/detection/{detector}.json")
-        for category, arms in (json.loads(text) if text else {}).items():
+        for category, arms in (run.values(f"metrics/detection/{detector}.json") or {}).items():
             for arm, verdict in arms.items():
                 seeds = verdict["seeds"]
                 for metric in COLUMNS:

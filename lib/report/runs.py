@@ -34,7 +34,21 @@ class Run:
             if done.returncode == 0:
                 return done.stdout
         place = self.file(path)
-        return None if place is None else place.read_text(encoding="utf-8")
+        try:
+            return None if place is None else place.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:  # since it was looked for
+            return None
+
+    def values(self, path: str, lines: bool = False) -> Any:
+        """The value in a JSON file, or the list of those in its lines; None where `text` is. Raises UserError, which
+        names file and run, for what is no JSON."""
+        text = self.text(path)
+        try:
+            if lines and text is not None:
+                return [json.loads(line) for line in text.split("\n") if line]
+            return json.loads(text) if text else None
+        except ValueError as error:
+            raise UserError(f"{path} of {self.name}: no valid JSON: {error}; `dvc repro` writes it anew") from error
 
     def file(self, path: str) -> Path | None:
         """Where the file that this run has at a path of an output lies: in the cache, or, for the workspace, there."""
@@ -124,7 +138,10 @@ def find_run(name: str | None) -> Run:
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=False)
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, encoding="utf-8", errors="replace")
+    except FileNotFoundError as error:
+        raise UserError("git: no such command; install Git, which keeps the revisions") from error
 
 
 def _cached(digest: str) -> Path | None:
@@ -138,7 +155,10 @@ def _listing(digest: str) -> dict[str, str]:
     place = _cached(digest)
     if place is None or not place.is_file():
         return {}
-    return {entry["relpath"]: entry["md5"] for entry in json.loads(place.read_text(encoding="utf-8"))}
+    try:
+        return {entry["relpath"]: entry["md5"] for entry in json.loads(place.read_text(encoding="utf-8"))}
+    except (OSError, ValueError):  # it went meanwhile, or was cut off
+        return {}
 
 
 @cache

@@ -74,3 +74,17 @@ def test_many_foreign_files_are_counted_and_a_folder_without_a_list_is_foreign(t
     with pytest.raises(UserError, match="is a file"):
         write(file, "a.txt")
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_a_folder_stays_and_what_it_leads_to_is_replaced(tmp_path: Path, there: bool):
+    target, link = tmp_path / "disk/masks", tmp_path / "masks"
+    if there:
+        target.mkdir(parents=True)
+    link.symlink_to(target)
+    for text in ("first", "second"):
+        with owned_folder(link) as folder:
+            (folder / "a").write_text(text)
+        assert link.is_symlink() and (target / "a").read_text() == text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "masks"]
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["masks"]

@@ -87,6 +87,29 @@ def test_run_lengths_hold_any_mask(mask):
     assert np.array_equal(decoded(encoded(mask)), mask)
 
 
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=60) | st.text("".join(map(chr, range(48, 112))), max_size=60).map(str.encode))
+def test_run_lengths_of_any_bytes_are_read_or_refused(counts):
+    try:
+        assert decoded(RunLengths(counts, (WIDTH, HEIGHT))).shape == (HEIGHT, WIDTH)
+    except UserError as error:
+        assert "do not fill" in str(error)
+
+
+@pytest.mark.parametrize("cut", [b"o", b"oooooooo", b"o" * 100])
+def test_run_lengths_that_break_off_are_refused(cut):
+    """pycocotools reads and writes beyond its memory for them."""
+    whole = encoded(box_mask((3, 4, 9, 9), WIDTH, HEIGHT))
+    with pytest.raises(UserError, match="run lengths that do not fill"):
+        decoded(RunLengths(whole.counts + cut, whole.size))
+
+
+def test_an_outline_without_end_is_refused():
+    zigzag = tuple(value for n in range(20_000) for value in (n % 2 * 400.0, n % 3 * 300.0))
+    with pytest.raises(UserError, match="a polygon whose outline has"):
+        polygon_mask(Polygon((zigzag,)), 400, 300)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_polygon_survives_the_way_through_run_lengths(seed):

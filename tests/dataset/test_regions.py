@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from lib.core.errors import UserError
@@ -88,6 +89,13 @@ def test_another_colour_is_told_with_its_place_once_and_not_for_every_picture(ro
     assert "2 pixel(s) are neither white, black nor red, the first at x 4, y 2" in problem(root)
     with pytest.raises(UserError, match="x 4, y 2"):
         read_regions(RegionMap(str(root / "regions/nut.png"), "another digest"))
+
+
+def test_a_transparent_picture_is_refused_since_what_is_below_it_is_black(root: Path):
+    clear = np.dstack([NUT, np.full(SIZE, 255, np.uint8)])
+    clear[6:8] = 0
+    Image.fromarray(clear).save(root / "regions/nut.png")
+    assert problem(root).endswith("nut.png: 64 pixel(s) are transparent; save it on a white ground")
 
 
 def test_another_size_is_told(root: Path):

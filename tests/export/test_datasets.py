@@ -106,5 +106,8 @@ def test_the_stage_and_the_command_write_the_same_without_torch(truth: Truth, in
     ):
         done = run("lib.export", "coco", "--out", "no", *asked, cwd=inside)
         assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
+    Path("file").write_text("mine")
+    done = run("lib.export", "coco", "--out", "file/below", cwd=inside)
+    assert done.returncode == 2 and "Not a directory" in done.stderr and "Traceback" not in done.stderr
     done = run("lib.export", "csv", "--out", "real", "--generators", "--parts", "val", cwd=inside)
     assert done.returncode == 0 and "2 of slab" in done.stdout

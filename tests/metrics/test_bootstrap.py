@@ -71,3 +71,9 @@ def test_one_class_has_no_metric():
     scores, _ = maps()
     good = [counts_of(scores[0][:0].ravel(), scores[-1].ravel(), np.array([0.5], np.float32))]
     assert np.isnan(average_precisions(np.ones((1, 1)), good)) and np.isnan(aurocs(np.ones((1, 1)), [0.5], [False]))
+
+
+def test_without_a_defect_pixel_there_is_no_average_precision():
+    nothing = np.zeros(0)
+    counts = counts_of(nothing, np.ones(3), levels_of(nothing))
+    assert np.isnan(average_precisions(np.ones((4, 1)), [counts])).all()

@@ -7,6 +7,7 @@ from lib.dataset.findings import Findings
 from lib.dataset.folders import defects_with_masks, picture_files
 from lib.dataset.pictures import TEST, TRAIN, Picture
 
+GOODS, DEFECTS = "the pictures in `train/ok` and `test/ok`", "pictures in `test/ko`"
 OK, KO = "ok", "ko"
 
 

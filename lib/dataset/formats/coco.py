@@ -4,6 +4,7 @@ The part stands in the name of the file (`instances_train2017.json`) or of a fol
 a good one.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from pycocotools import mask as runs
 from lib.core.errors import UserError
 from lib.dataset.album import AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, RunLengths, Shape
-from lib.dataset.findings import Findings
+from lib.dataset.findings import Findings, shortlist
 from lib.dataset.pictures import Picture, part_of, part_of_words
 from lib.dataset.reading import annotation_files, read_json, recognised
 
+GOODS, DEFECTS = "pictures without annotations, and those in a folder `good`", "annotations"
 KEYS = ("images", "annotations", "categories")
 
 
@@ -49,6 +51,13 @@ def _read_file(path: Path, content: dict[str, Any], found: AnnotatedPictures) ->
     for image in content["images"]:
         size = (int(image["width"]), int(image["height"])) if image.get("width") and image.get("height") else None
         notes[image["id"]] = found.picture(str(image["file_name"]), path, part, size=size)
+    for key in ("images", "categories"):
+        often = Counter(one["id"] for one in content[key])
+        if twice := [str(number) for number, count in often.items() if count > 1]:
+            raise UserError(
+                f"{path}: {key} of the same id, {shortlist(twice)}, so that annotations may belong to either; number "
+                f"them anew"
+            )
     for number, one in enumerate(content["annotations"]):
         if one["image_id"] not in notes or one["category_id"] not in labels:
             raise UserError(
@@ -66,7 +75,7 @@ def _shape(path: Path, annotation: dict[str, Any]) -> Shape:
         height, width = map(int, segmentation["size"])
         counts = segmentation["counts"]
         if isinstance(counts, list):
-            if any(count < 0 for count in counts) or sum(counts) != width * height:
+            if any(count < 0 or not isinstance(count, int) for count in counts) or sum(counts) != width * height:
                 raise UserError(
                     f"{path}: annotation {annotation.get('id')}: run lengths that do not fill {width} x {height} px"
                 )

@@ -16,6 +16,8 @@ from lib.dataset.findings import Findings
 from lib.dataset.pictures import Picture, part_of_words
 from lib.dataset.reading import annotation_files, read_xml, recognised
 
+GOODS, DEFECTS = "pictures without shapes, and those in a folder `good`", "shapes"
+
 
 def recognises(base: Path) -> str | None:
     """Why the folder is taken for CVAT's export, or None."""
@@ -37,7 +39,7 @@ def read(base: Path, findings: Findings) -> list[Picture]:
                 part = part_of_words(image.get("subset", ""))
                 notes = found.picture(image.attrib["name"], path, part, size=size)
                 for element in image if notes else []:
-                    if (shape := _shape(element, size)) is None:
+                    if (shape := _shape(path, element, size)) is None:
                         found.skip(element.tag)
                     else:
                         found.region(notes, element.attrib["label"], shape)  # type: ignore[arg-type]
@@ -48,7 +50,7 @@ def _is_cvat(root: Element) -> bool:
     return root.tag == "annotations" and root.find("image") is not None
 
 
-def _shape(element: Element, size: tuple[int, int]) -> Shape | None:
+def _shape(path: Path, element: Element, size: tuple[int, int]) -> Shape | None:
     """The area of an element, or None where it has none."""
 
     def value(key: str) -> float:
@@ -64,18 +66,20 @@ def _shape(element: Element, size: tuple[int, int]) -> Shape | None:
     if element.tag == "ellipse":
         return ellipse(value("cx"), value("cy"), value("rx"), value("ry"), float(element.get("rotation", 0)))
     if element.tag == "mask":
-        return _mask(element, size)
+        return _mask(path, element, size)
     return None
 
 
-def _mask(element: Element, size: tuple[int, int]) -> RunLengths:
+def _mask(path: Path, element: Element, size: tuple[int, int]) -> RunLengths:
     """A mask, given as run lengths in rows within a rectangle, the first of them outside."""
     left, top, wide, high = (int(element.attrib[key]) for key in ("left", "top", "width", "height"))
     counts = [int(word) for word in element.attrib["rle"].split(",")]
     width, height = size
     inside = left >= 0 and top >= 0 and wide > 0 and high > 0 and left + wide <= width and top + high <= height
     if width * height > MAX_PIXELS or not inside or min(counts) < 0 or sum(counts) != wide * high:
-        raise UserError(f"run lengths that do not fill {wide} x {high} px at {left}, {top} of {width} x {height} px")
+        raise UserError(
+            f"{path}: run lengths that do not fill {wide} x {high} px at {left}, {top} of {width} x {height} px"
+        )
     mask = np.zeros((height, width), bool)
     mask[top : top + high, left : left + wide] = np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(high, wide)
     return encoded(mask)

@@ -15,6 +15,7 @@ from lib.dataset.findings import Findings, natural_key
 from lib.dataset.pictures import TEST, TRAIN, Picture, type_of
 from lib.dataset.reading import numbers, read_text
 
+GOODS, DEFECTS = "the templates", "lines in files of boxes"
 TEMPLATE, TESTED, LABELS = "_temp", "_test", "_not"
 TYPES = ("open", "short", "mousebite", "spur", "copper", "pin-hole")  # 1 to 6
 LISTS = {"trainval.txt": TRAIN, "test.txt": TEST}

@@ -13,6 +13,7 @@ from lib.dataset.findings import Findings
 from lib.dataset.folders import note_without_mask, picture_files
 from lib.dataset.pictures import TEST, TRAIN, Picture
 
+GOODS, DEFECTS = "pictures whose mask is black", "masks that are not black"
 ENDING = "_GT"
 
 
@@ -35,7 +36,7 @@ def read(base: Path, findings: Findings) -> list[Picture]:
             try:
                 marked = bool(read_mask(masks[path.stem]).any())
             except UserError as error:
-                findings.problems.append(str(error))
+                findings.problems.append(f"{error}; replace the file")
                 continue
             pictures.append(Picture("defect", part, path, masks[path.stem]) if marked else Picture(GOOD, part, path))
     return pictures

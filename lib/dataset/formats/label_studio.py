@@ -20,6 +20,7 @@ from lib.dataset.findings import Findings
 from lib.dataset.pictures import Picture
 from lib.dataset.reading import annotation_files, read_json, recognised
 
+GOODS, DEFECTS = "pictures whose annotation is empty, and those in a folder `good`", "results in annotations"
 RESULTS = ("annotations", "completions")  # today's name and that of old versions
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 
@@ -63,7 +64,7 @@ def _read_task(path: Path, task: dict[str, Any], found: AnnotatedPictures) -> No
         labels = next((value for key, value in one["value"].items() if key.endswith("labels")), None)
         shape = _shape(path, one) if labels else None
         if shape is None:
-            found.skip(str(one.get("type")))
+            found.skip(one.get("type"))
         else:
             found.region(notes, labels[0], shape)  # type: ignore[arg-type, index]
 
@@ -106,6 +107,8 @@ def _brushed(path: Path, data: list[int], width: int, height: int) -> RunLengths
     """A brush stroke: the opacity of the four channels that its run lengths hold."""
     if not 0 < width * height <= MAX_PIXELS:
         raise UserError(f"{path}: a brush stroke of {width} x {height} px; at most {MAX_PIXELS:,} are read")
+    if not isinstance(data, list) or len(data) > 8 * width * height + 100:  # bytes(n) would be n zeros
+        raise UserError(f"{path}: a brush stroke that is no list of bytes for {width} x {height} px; export it anew")
     try:
         values = unpacked(bytes(data), 4 * width * height)
     except (IndexError, ValueError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lib.core.errors import UserError
 from lib.core.images import MAX_PIXELS
@@ -21,6 +21,8 @@ from lib.dataset.annotations import Polygon, Rectangle, RunLengths, Shape, ellip
 from lib.dataset.findings import Findings
 from lib.dataset.pictures import Picture
 from lib.dataset.reading import annotation_files, read_json, recognised
+
+GOODS, DEFECTS = "pictures whose file holds no shape, and those in a folder `good`", "shapes"
 
 
 def recognises(base: Path) -> str | None:
@@ -80,6 +82,8 @@ def _mask(path: Path, data: str, corner: tuple[int, int], size: tuple[int, int] 
             if picture.width > size[0] + 1 or picture.height > size[1] + 1:
                 raise UserError(f"{path}: a mask that is larger than its picture")
             part = np.asarray(picture.convert("L")) > 0
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: a mask that is no PNG; export it anew") from error
     except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: a mask that cannot be read: {error}") from error
     mask = np.zeros((size[1], size[0]), bool)

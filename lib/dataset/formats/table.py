@@ -16,6 +16,7 @@ from lib.dataset.findings import Findings
 from lib.dataset.pictures import PARTS, Picture, TypeNames, picture_names, type_of
 from lib.dataset.reading import read_text
 
+GOODS, DEFECTS = "rows of the type `good`, without a mask", "rows of other types, with a mask"
 COLUMNS = {
     "picture": ("picture", "image", "path", "file", "filename"),
     "mask": ("mask", "mask_path"),
@@ -49,21 +50,26 @@ def read(base: Path, findings: Findings) -> list[Picture]:
         except UserError as error:
             findings.problems.append(str(error))
             continue
-        for number, row in enumerate(rows or (), start=2):
+        for row in rows or ():
             try:
-                rows_of[_inside(base, row["picture"])].append(
-                    row
-                    | {
-                        "mask": str(_inside(base, row["mask"])) if row["mask"] else "",
-                        "from": f"{table}, line {number}",
-                    }
-                )
+                mask = str(_inside(base, row["mask"])) if row["mask"] else ""
+                rows_of[_inside(base, row["picture"])].append(row | {"mask": mask})
             except UserError as error:
-                findings.problems.append(f"{table}, line {number}: {error}")
+                findings.problems.append(f"{row['from']}: {error}; correct or remove it")
+            if row["part"] and row["part"].lower() not in PARTS:
+                findings.problems.append(f"{row['from']}: the part {row['part']!r:.80}; expected train, val or test")
     names = picture_names(rows_of, base)
     pictures = []
     for path, rows in rows_of.items():
         defects = [row for row in rows if row["type"].casefold() not in NORMAL]
+        if defects and len(defects) < len(rows):
+            good = next(row["from"] for row in rows if row not in defects)
+            findings.problems.append(f"{good}: {path.name} is good here and has a defect in another row; remove one")
+        findings.problems += [
+            f"{row['from']}: a mask and no type; add the type, or {GOOD}"
+            for row in rows
+            if row["mask"] and not row["type"]
+        ]
         for row in defects:
             if not row["mask"]:
                 findings.problems.append(
@@ -87,30 +93,33 @@ def read(base: Path, findings: Findings) -> list[Picture]:
 
 
 def _rows(path: Path) -> list[Row] | None:
-    """The rows of a table, by the names of COLUMNS, "" where one is absent; None where it is no table of pictures."""
+    """The rows of a table, by the names of COLUMNS, "" where one is absent, and `from`, where each stands; None where
+    it is no table of pictures."""
     lines = read_text(path).splitlines()
     if not lines:
         return None
-    separator = max(",;\t", key=lines[0].count)
-    header = [name.strip().lower() for name in next(csv.reader(lines[:1], delimiter=separator))]
-    place = {
-        key: next((header.index(name) for name in names if name in header), None) for key, names in COLUMNS.items()
-    }
-    if place["picture"] is None or place["type"] is None:
-        return None
+    reader = csv.reader(lines, delimiter=max(",;\t", key=lines[0].count))
     try:
-        cells = [row for row in csv.reader(lines[1:], delimiter=separator) if any(row)]
+        header = [name.strip().lower() for name in next(reader)]
+        place = {
+            key: next((header.index(name) for name in names if name in header), None) for key, names in COLUMNS.items()
+        }
+        if place["picture"] is None or place["type"] is None:
+            return None
+        cells = [(reader.line_num, row) for row in reader if any(row)]
     except csv.Error as error:
-        raise UserError(f"{path}: no CSV table: {error}") from error
+        raise UserError(f"{path}: no CSV table: {error}; save it anew") from error
     return [
-        {key: row[at].strip() if at is not None and at < len(row) else "" for key, at in place.items()} for row in cells
+        {key: row[at].strip() if at is not None and at < len(row) else "" for key, at in place.items()}
+        | {"from": f"{path}, line {line}"}
+        for line, row in cells
     ]
 
 
 def _inside(base: Path, name: str) -> Path:
     """A path of the table. Raises UserError where it leads out of the data set, or to no picture."""
-    path = Path(os.path.normpath(base / name.replace("\\", "/")))
-    if not path.is_relative_to(base):
+    path = base / os.path.relpath(base / name.replace("\\", "/"), base)
+    if ".." in path.relative_to(base).parts:
         raise UserError(f"{name!r} leads out of the data set")
     if not path.is_file() or path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{name!r}: there is no such picture in {base}")

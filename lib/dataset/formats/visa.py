@@ -15,6 +15,7 @@ from lib.dataset.folders import defects_with_masks, picture_files
 from lib.dataset.pictures import PARTS, Picture
 from lib.dataset.reading import read_text
 
+GOODS, DEFECTS = "the pictures in Data/Images/Normal", "pictures in Data/Images/Anomaly"
 NORMAL, ANOMALY, MASKS = "Data/Images/Normal", "Data/Images/Anomaly", "Data/Masks/Anomaly"
 SPLIT = "split_csv/1cls.csv"
 

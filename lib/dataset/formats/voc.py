@@ -14,6 +14,8 @@ from lib.dataset.findings import Findings
 from lib.dataset.pictures import PARTS, Picture
 from lib.dataset.reading import annotation_files, read_text, read_xml, recognised
 
+GOODS, DEFECTS = "pictures whose file holds no object, and those in a folder `good`", "objects"
+
 
 def recognises(base: Path) -> str | None:
     """Why the folder is taken for Pascal VOC, or None."""
@@ -23,7 +25,8 @@ def recognises(base: Path) -> str | None:
 
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures that the XML files are about; adds to the findings what is wrong with any of them."""
-    found, parts = AnnotatedPictures(base, findings), _parts(base)
+    found = AnnotatedPictures(base, findings)
+    parts = _parts(found)
     for path in annotation_files(base, ".xml"):
         with found.file(path, "Pascal VOC"):
             root = read_xml(path)
@@ -58,10 +61,12 @@ def _picture_name(root: Element, path: Path, found: AnnotatedPictures) -> str:
     return named
 
 
-def _parts(base: Path) -> dict[str, str]:
+def _parts(found: AnnotatedPictures) -> dict[str, str]:
     """The part of every picture that a list names, by the picture's stem."""
     parts: dict[str, str] = {}
-    for listed in sorted(base.glob("**/ImageSets/Main/*.txt")):
+    for listed in sorted(found.base.glob("**/ImageSets/Main/*.txt")):
         if listed.stem in PARTS:
-            parts |= {line.split()[0]: PARTS[listed.stem] for line in read_text(listed).splitlines() if line.strip()}
+            with found.file(listed, "Pascal VOC"):
+                names = [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
+                parts |= dict.fromkeys(names, PARTS[listed.stem])
     return parts

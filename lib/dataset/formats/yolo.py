@@ -18,7 +18,9 @@ from lib.dataset.findings import Findings, shortlist
 from lib.dataset.pictures import Picture
 from lib.dataset.reading import LOOKED_AT, annotation_files, numbers, read_text
 
+GOODS, DEFECTS = "pictures whose file of labels is empty, and those in a folder `good`", "lines in files of labels"
 LISTS = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")
+ODD = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)  # what values of odd kinds raise
 PICTURES, LABELS = "images", "labels"
 
 
@@ -30,8 +32,8 @@ def recognises(base: Path) -> str | None:
                 lines = [line for line in read_text(path).splitlines() if line.strip()]
             except UserError:
                 continue
-            if lines:
-                return f"{path.relative_to(base).as_posix()} beside its picture" if _parsed(lines[0]) else None
+            if lines and _parsed(lines[0]):
+                return f"{path.relative_to(base).as_posix()} beside its picture"
     return None
 
 
@@ -114,16 +116,23 @@ def _names(base: Path, findings: Findings) -> dict[int, str]:
     for path in annotation_files(base, ".yaml", ".yml"):
         try:
             names = (yaml.safe_load(read_text(path)) or {}).get("names")
-            if isinstance(names, dict):
-                return {int(number): str(name) for number, name in names.items()}
             if isinstance(names, list):
-                return dict(enumerate(map(str, names)))
-        except (UserError, yaml.YAMLError, ValueError, AttributeError) as error:
+                names = dict(enumerate(names))
+            if isinstance(names, dict):
+                if any(isinstance(name, list | dict) for name in names.values()):  # aliases can nest without end
+                    raise ValueError("names of classes are words, not lists")
+                return {int(number): str(name) for number, name in names.items()}
+        except (UserError, yaml.YAMLError, *ODD) as error:
             findings.warnings.append(f"{path}: not read: {error}")
     for folder in (base, *(path for path in sorted(base.glob("*")) if path.is_dir())):
         for name in LISTS:
             if (folder / name).is_file():
-                return dict(enumerate(line.strip() for line in read_text(folder / name).splitlines() if line.strip()))
+                try:
+                    lines = read_text(folder / name).splitlines()
+                except UserError as error:
+                    findings.warnings.append(str(error))
+                    continue
+                return dict(enumerate(line.strip() for line in lines if line.strip()))
     findings.warnings.append(
         f"{base}: the classes have no names, in a data.yaml or classes.txt; numbers stand for them"
     )

@@ -1,0 +1,85 @@
+"""Tables of pictures, and kinds of pictures that are missing: every problem names its line and its remedy."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib.core.params import Dataset
+from lib.dataset.findings import Findings
+from lib.dataset.layouts import FORMATS, read_category
+from lib.dataset.survey import look_at
+from tests.dataset.test_odd_annotations import coco, pictures
+
+SOUND = ["images/p0.png,m.png,dent,train", "images/p1.png,,good,test"]
+
+
+def findings_of(root: Path, lines: list[str], header: str = "picture,mask,type,part") -> Findings:
+    pictures(root)
+    Image.fromarray(np.eye(8) > 0).save(root / "m.png")
+    (root / "list.csv").write_text("\n".join([header, *lines]), encoding="utf-8")
+    findings = Findings()
+    read_category(root, "nut", findings, "table")
+    return findings
+
+
+def test_a_sound_table_has_no_findings_even_from_a_folder_above(tmp_path):
+    (tmp_path / "in").mkdir()
+    assert findings_of(tmp_path / "in/../in", SOUND) == Findings()
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["", *SOUND, "", "gone.png,,good,"], "line 6: 'gone.png': there is no such picture"),
+        ([*SOUND, "../list.csv,,good,"], "line 4: '../list.csv' leads out of the data set; correct or remove it"),
+        ([*SOUND, "images/p2.png,,good,holdout"], "line 4: the part 'holdout'; expected train, val or test"),
+        ([*SOUND, "images/p0.png,,good,"], "line 4: p0.png is good here and has a defect in another row"),
+        ([*SOUND, "images/p2.png,m.png,,"], "line 4: a mask and no type; add the type, or good"),
+        ([*SOUND, "images/p2.png,,dent,"], "line 4: a defect picture without a mask"),
+        ([*SOUND, '"' + "x" * 200_000 + '"'], "no CSV table: field larger than field limit"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_told_with_its_line(tmp_path, lines, said):
+    [problem] = findings_of(tmp_path, lines).problems
+    assert problem.startswith(str(tmp_path / "list.csv")) and said in problem
+
+
+def test_a_header_too_long_for_a_table_is_a_problem(tmp_path):
+    [problem] = findings_of(tmp_path, [], header="picture,type," + "x" * 200_000).problems
+    assert str(tmp_path / "list.csv") in problem and "no CSV table" in problem
+
+
+def test_a_table_in_another_encoding_is_named_where_folders_are_read_instead(tmp_path):
+    pictures(tmp_path, "good")
+    (tmp_path / "list.csv").write_bytes("picture,type\np0.png,Riß".encode("latin-1"))
+    findings = Findings()
+    read_category(tmp_path, "nut", findings)
+    assert "list.csv: cannot be read as text in UTF-8" in findings.warnings[0]
+
+
+def test_missing_kinds_are_told_in_the_words_of_the_layout(tmp_path):
+    pictures(tmp_path)
+    nothing = {"group_table": None, "group_column": None, "group_pattern": None, "depth": "auto"}
+    dataset = Dataset.model_validate({"path": str(tmp_path), "categories": ["nut"], **nothing})
+    (tmp_path / "a.json").write_text(coco(images=(1,)))
+    assert look_at(dataset, "nut").findings.problems[0] == (
+        "no good pictures; add some: pictures without annotations, and those in a folder `good`"
+    )
+    for path in (tmp_path / "images").iterdir():
+        path.rename(tmp_path / path.name)
+    (tmp_path / "a.json").unlink()
+    (tmp_path / "train").mkdir()
+    for number in range(3):
+        (tmp_path / f"p{number}.png").rename(tmp_path / f"train/p{number}.png")
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / f"train/p{number}_GT.png")
+    assert look_at(dataset, "nut").findings.problems == ["no defect pictures; add some: masks that are not black"]
+    for number in range(3):
+        Image.fromarray(np.eye(8) > 0).save(tmp_path / f"train/p{number}_GT.png")
+    assert look_at(dataset, "nut").findings.problems == ["no good pictures; add some: pictures whose mask is black"]
+
+
+def test_only_layouts_of_folders_speak_of_a_folder_good_alone():
+    folders = {name for name, one in FORMATS.items() if one.goods == FORMATS["plain"].goods}
+    assert folders == {"mvtec", "mvtec_3d", "mvtec_ad2", "mvtec_loco", "plain"}
