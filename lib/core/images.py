@@ -65,6 +65,8 @@ def decode(path: Path) -> Image.Image:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """A picture whose header is read; whatever fails from here on ends as a UserError with the file's name."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ValueError(f"{picture.width} x {picture.height} pixels, at most {MAX_PIXELS:,} are read")

@@ -15,13 +15,18 @@ from lib.dataset.findings import Findings, natural_key, shortlist
 from lib.dataset.pictures import Picture, TypeNames, part_of, picture_names, type_of
 
 
+def _refuse(error: OSError) -> None:
+    """Pictures that nobody may see are not left out in silence."""
+    raise error
+
+
 class Album:
     """All visible pictures below a folder; links to folders are not followed."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
         self.paths: list[Path] = []
-        for folder, folders, files in os.walk(base):
+        for folder, folders, files in os.walk(base, onerror=_refuse):
             folders[:] = [name for name in folders if not name.startswith(".")]
             self.paths += [
                 Path(folder, name)

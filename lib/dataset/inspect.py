@@ -38,7 +38,7 @@ def main() -> int:
             raise UserError(f"{args.folder}: no such folder")
         params = load() if Path("params.yaml").is_file() else None
         dataset = dataset_of(args.folder, args.layout, args.category, params)
-    except UserError as error:
+    except (UserError, PermissionError) as error:
         parser.error(str(error))
     looks = {category: look_at(dataset, category) for category in dataset.categories}
     lines, problems = told(looks, dataset, params)

@@ -46,6 +46,10 @@ def look_at(dataset: Dataset, category: str) -> Look:
     except DatasetProblems as error:
         look.findings.problems += error.problems
         return look
+    except PermissionError as error:
+        look.findings.problems.append(f"{error.filename}: may not be read; change its rights, or move it elsewhere")
+        look.pictures = []
+        return look
     look.groups = read_groups(dataset, look.pictures, look.findings)
     told = FORMATS[look.place.layout]
     look.examinations = validate(look.pictures, look.findings, dataset.boxes, told.goods, told.defects)

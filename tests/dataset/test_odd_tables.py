@@ -1,11 +1,14 @@
 """Tables of pictures, and kinds of pictures that are missing: every problem names its line and its remedy."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lib.core.errors import UserError
+from lib.core.images import read_image
 from lib.core.params import Dataset
 from lib.dataset.findings import Findings
 from lib.dataset.layouts import FORMATS, read_category
@@ -83,3 +86,24 @@ def test_missing_kinds_are_told_in_the_words_of_the_layout(tmp_path):
 def test_only_layouts_of_folders_speak_of_a_folder_good_alone():
     folders = {name for name, one in FORMATS.items() if one.goods == FORMATS["plain"].goods}
     assert folders == {"mvtec", "mvtec_3d", "mvtec_ad2", "mvtec_loco", "plain"}
+
+
+@pytest.mark.parametrize("kind", ["plain", "yolo"])
+def test_a_folder_that_may_not_be_read_is_a_problem_that_names_it(tmp_path, monkeypatch, kind):
+    pictures(tmp_path / "nut", "good")
+
+    def refused(folder: object = ".") -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    # Rights do not bind the user root, as whom tests may run.
+    monkeypatch.setattr(*((Path, "iterdir") if kind == "plain" else (os, "scandir")), refused)
+    nothing = {"group_table": None, "group_column": None, "group_pattern": None, "depth": "auto"}
+    dataset = Dataset.model_validate({"path": str(tmp_path), "categories": ["nut"], "layout": kind, **nothing})
+    [problem] = look_at(dataset, "nut").findings.problems
+    assert problem == f"{tmp_path / 'nut'}: may not be read; change its rights, or move it elsewhere"
+
+
+def test_a_pipe_in_the_place_of_a_picture_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png: cannot be read as a picture: it is no file"):
+        read_image(tmp_path / "a.png")

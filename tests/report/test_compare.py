@@ -16,7 +16,7 @@ from lib.core.errors import UserError
 from lib.metrics.intervals import chance_difference
 from lib.report.before_after import outcomes, verdict_of
 from lib.report.compare import changed_code, changed_params, compared, headline, stale
-from lib.report.runs import Run, _listing, find_run
+from lib.report.runs import Run, find_run
 from lib.report.scores import COLUMNS
 from tests.conftest import ROOT
 from tests.test_chain import BIN, run
@@ -331,28 +331,3 @@ def test_a_run_without_a_name_is_the_workspace():
     assert find_run(None) == find_run("workspace") == Run("workspace", None)
     with pytest.raises(UserError, match="expected one revision"):
         find_run("-x")
-
-
-def test_a_file_that_is_no_json_is_told_with_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.json").write_bytes(b'{"cut": \xff')
-    for lines in (False, True):
-        with pytest.raises(UserError, match=r"a\.json of workspace: no valid JSON"):
-            Run("workspace", None).values("a.json", lines)
-
-
-def test_a_file_that_goes_while_it_is_looked_for_is_none(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Run, "file", lambda self, path: Path("gone.json"))
-    assert Run("workspace", None).values("gone.json") is None
-
-
-def test_a_list_that_the_cache_cut_off_is_as_one_that_it_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "list").write_text('[{"relpath": "a"')
-    monkeypatch.setattr("lib.report.runs._cached", lambda digest: tmp_path / "list")
-    assert _listing("0" * 32 + ".dir") == {}
-
-
-def test_without_git_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match="install Git"):
-        find_run("HEAD")
