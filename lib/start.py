@@ -85,7 +85,8 @@ def start(
     if folder.parts[:1] != ("data",) and not folder.is_absolute() and ".." not in folder.parts:
         print(f"\nWARNING: Git ignores data/, not {folder.parts[0]}/: an experiment of DVC would commit the pictures")
     total = expected(proposed, looks, facts)
-    print(f"\nThe whole run takes {about(total)} here without a GPU, perhaps half, perhaps twice as long.")
+    base = "" if params.base.model == "models/base" else f" with models/base ({params.base.model} takes longer)"
+    print(f"\nThe whole run takes {about(total)} here{base} without a GPU, perhaps half, perhaps twice as long.")
     if not thorough:
         print("It is a first look; --thorough proposes what gives figures to rely on.")
     return written(chosen, yes, dry_run)
