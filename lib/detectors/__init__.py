@@ -85,8 +85,9 @@ class Example:
     def labels(self, types: Sequence[str]) -> Labels:
         """(H, W) uint8: k where it shows a defect of the k-th of the types, else 0."""
         labels = np.zeros(self.image.shape[:2], np.uint8)
-        for name in self.types if self.has_defect else ():
-            labels[self.mask_of([name])] = types.index(name) + 1
+        for number, name in enumerate(types, start=1):
+            if self.has_defect and name in self.types:
+                labels[self.mask_of([name])] = number
         return labels
 
     @property
