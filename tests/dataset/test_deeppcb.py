@@ -18,7 +18,7 @@ from lib.dataset.splitting import split_categories
 from lib.dataset.survey import Look
 
 SPLIT = Split(rule="first_third", shots=6, val_fraction=0.34)
-REAL = Path("/work/shared/data/deeppcb")
+REAL = Path(__file__).resolve().parents[3] / "shared/data/deeppcb"  # beside the repository
 
 
 def write_pair(root: Path, number: int, boxes: str, defects: list[tuple[int, int, int, int]]) -> None:

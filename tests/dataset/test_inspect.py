@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.conftest import ROOT
 
-SHARED = Path("/work/shared/data")
+SHARED = ROOT.parent / "shared/data"
 
 
 def inspect(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess:
