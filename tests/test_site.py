@@ -1,6 +1,5 @@
 """The pages of docs/ become a site without a warning, load nothing from elsewhere, and name what is there."""
 
-import json
 import os
 import re
 import subprocess
@@ -17,8 +16,7 @@ from tests.conftest import ROOT
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/masks.md").read_text(encoding="utf-8"), re.M | re.S)
-LABELME, CVAT, SAM = range(3)
+[SAM] = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/masks.md").read_text(encoding="utf-8"), re.M | re.S)
 
 
 def test_the_site_is_built_without_a_warning_and_without_a_network(tmp_path: Path):
@@ -71,46 +69,6 @@ def masks(folder: Path) -> dict[str, np.ndarray]:
     return {mask.relative_to(folder).as_posix(): cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE) for mask in found}
 
 
-def test_polygons_of_labelme_become_masks(inside: Path):
-    (inside / "labelled").mkdir()
-    cv2.imwrite("labelled/7.jpg", np.zeros((20, 30, 3), np.uint8))
-    shapes = [
-        {"label": "dent", "shape_type": "polygon", "points": [[2, 3], [9, 3], [9, 8], [2, 8]]},
-        {"label": "scratch", "shape_type": "linestrip", "points": [[1.2, 15], [28, 15]]},
-        {"label": "scratch", "shape_type": "rectangle", "points": [[20, 2], [15, 4]]},
-    ]
-    label = {"imagePath": "7.jpg", "imageHeight": 20, "imageWidth": 30, "shapes": shapes}
-    Path("labelled/7.json").write_text(json.dumps(label))
-    execute(BLOCKS[LABELME])
-    target = inside / "data/mydata/bracket"
-    found = masks(target)
-    assert set(found) == {"ground_truth/dent/7_mask.png", "ground_truth/scratch/7_mask.png"}
-    dent, scratch = found["ground_truth/dent/7_mask.png"], found["ground_truth/scratch/7_mask.png"]
-    assert dent.shape == (20, 30) and dent[3:9, 2:10].all() and np.count_nonzero(dent) == 6 * 8
-    assert scratch[15, 1:29].all() and scratch[2:5, 15:21].all() and not scratch[9].any()
-    assert (target / "test/dent/7.jpg").read_bytes() == Path("labelled/7.jpg").read_bytes()
-    label["shapes"] = [{"label": "dent", "shape_type": "point", "points": [[2, 3]]}]
-    Path("labelled/7.json").write_text(json.dumps(label))
-    with pytest.raises(SystemExit, match="point"):
-        execute(BLOCKS[LABELME])
-
-
-def test_colours_of_cvat_become_masks(inside: Path):
-    (inside / "export/SegmentationClass").mkdir(parents=True)
-    (inside / "pictures").mkdir()
-    lines = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ndent:250,50,83::\nscratch:36,179,83::\n"
-    Path("export/labelmap.txt").write_text(lines)
-    painted = np.zeros((20, 30, 3), np.uint8)
-    painted[2:5, 3:9], painted[10:12, 1:20] = (83, 50, 250), (83, 179, 36)  # OpenCV's order: blue, green, red
-    cv2.imwrite("export/SegmentationClass/a.png", painted)
-    cv2.imwrite("pictures/a.png", painted)
-    execute(BLOCKS[CVAT])
-    found = masks(inside / "data/mydata/bracket")
-    assert np.array_equal(found.pop("ground_truth/dent/a_mask.png") > 0, painted[..., 2] == 250)
-    assert np.array_equal(found.pop("ground_truth/scratch/a_mask.png") > 0, painted[..., 1] == 179)
-    assert not found
-
-
 def test_boxes_become_masks_by_a_segment_anything_of_small_size(inside: Path):
     from transformers import SamConfig, SamImageProcessor, SamModel, SamProcessor
 
@@ -127,7 +85,7 @@ def test_boxes_become_masks_by_a_segment_anything_of_small_size(inside: Path):
     picture = Path("data/mydata/bracket/test/scratch/000.png")
     picture.parent.mkdir(parents=True)
     cv2.imwrite(str(picture), np.random.default_rng(0).integers(0, 255, (48, 60, 3), np.uint8))
-    execute(BLOCKS[SAM].replace("facebook/sam-vit-base", "sam"))
+    execute(SAM.replace("facebook/sam-vit-base", "sam"))
     [(name, mask)] = masks(inside / "data/mydata/bracket").items()
     assert name == "ground_truth/scratch/000_mask.png" and mask.shape == (48, 60) and set(np.unique(mask)) <= {0, 255}
 
