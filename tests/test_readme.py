@@ -123,7 +123,9 @@ def test_every_command_is_run_by_a_test_or_checked_here(document: Path):
         assert knobs, f"{command} is run by no test"
         for knob in knobs:
             section, _, name = knob.partition(".")  # `generators` and `detectors` are lists, not sections
-            assert section in keys and (not name or name in keys[section]), f"{knob} of {document.name} is no key of params.yaml"
+            assert section in keys and (not name or name in keys[section]), (
+                f"{knob} of {document.name} is no key of params.yaml"
+            )
 
 
 def test_the_lists_hold_no_command_that_no_document_shows():
