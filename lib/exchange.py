@@ -12,7 +12,7 @@ the backbone's mean and deviation are inside; so is patchcore's memory, whose ne
 matrices. Batch and sides are free, as long as sides are multiples of `multiple`. What a program does around it is in
 the file's metadata, as JSON in each value:
 
-    sight       window, overlap, multiple, batch, scale, smoothing, highest: how a picture is seen (`lib/tiles.py`)
+    sight       window, overlap, multiple, batch, scale, smoothing, highest: how a picture is seen (lib/vision/tiles.py)
     threshold   the score from which a pixel is a defect
     min_area    pixels; smaller pieces of the mask do not count
     detector    provenance: detector, category, arm, seed, depth, as in detector.json
@@ -45,7 +45,6 @@ from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Scores
 from lib.core.images import png_bytes
 from lib.core.runtime import fingerprint, write_bytes
-from lib.tiles import Sight, predict_whole
 from lib.trained import (
     WEIGHTS,
     Decision,
@@ -59,6 +58,7 @@ from lib.trained import (
     read_ignored,
     read_provenance,
 )
+from lib.vision.tiles import Sight, predict_whole
 
 FILE = "model.onnx"
 OPSET = 18
@@ -117,7 +117,7 @@ def network_of(trained: Trained) -> Any:
     sight's."""
     from torch import Tensor, nn
 
-    from lib.backbones import Halved
+    from lib.vision.backbones import Halved
 
     class Windows(nn.Module):
         def __init__(self) -> None:
@@ -139,7 +139,7 @@ def network_of(trained: Trained) -> Any:
 
 
 def _halved(convolution: Any, x: Any) -> Any:
-    """What a convolution of `lib/backbones.py` that halves gives for x; in a graph as one node, which pads by itself.
+    """What a convolution that halves (lib/vision/backbones.py) gives for x; in a graph as one node, which pads itself.
     Traced, its padding would be a node before it: a copy of its input, in another layout than onnxruntime computes in.
     """
     import torch

@@ -11,10 +11,10 @@ from lib.core.images import write_png
 from lib.core.ownership import owned_folder
 from lib.core.params import load
 from lib.core.records import DefectBox, Sample, read_records, write_records
-from lib.placement import place_boxes
-from lib.placement_sheet import placement_sheet
-from lib.requests import place_requests, read_requests
-from lib.scenes import scene_of
+from lib.placement.random_boxes import place_boxes
+from lib.placement.requests import place_requests, read_requests
+from lib.placement.scenes import scene_of
+from lib.placement.sheet import placement_sheet
 
 
 def main() -> None:

@@ -13,8 +13,11 @@ from lib.core.params import methods
 from tests.conftest import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-# Listed as folders: who uses one file of them uses most.
-LAYERS = ["lib/base", "lib/core", "lib/dataset/formats", "lib/diffusion", "lib/export", "lib/metrics", "lib/report"]
+# Listed as folders where a stage uses most files of them.
+LAYERS = [
+    *("lib/base", "lib/core", "lib/dataset/formats", "lib/diffusion", "lib/export", "lib/metrics", "lib/placement"),
+    *("lib/report", "lib/vision"),
+]
 SETTINGS = ROOT / "lib/__init__.py"  # of how fast and how loud, not of what is computed
 LIGHT = ["workpieces", "prepare", "describe", "boxes", "random_boxes", "masks", "export", "report"]
 
@@ -75,7 +78,7 @@ def test_a_stage_depends_on_exactly_the_code_that_it_runs(name: str):
         methods = [ROOT / "lib" / f"{kind}s" / f"{value}.py" for kind, value in choice.items()]
         methods = [path for path in methods if any(f"{path.parent.name}/${{" in dep for dep in listed)]
         needed = {
-            next((layer for layer in LAYERS if file.startswith(f"{layer}/")), file)
+            next((layer for layer in LAYERS if layer in listed and file.startswith(f"{layer}/")), file)
             for file in closure(*scripts, *methods)
         }
         filled = {re.sub(r"\$\{item\.(\w+)\}", lambda hit, c=choice: c[hit.group(1)], dep) for dep in listed}
@@ -119,33 +122,10 @@ def test_the_settings_of_a_method_rerun_the_stages_of_that_method_alone(kind: st
 LAYERS_UP = [
     ["lib/core"],
     ["lib/dataset", "lib/export", "lib/metrics/ranking.py", "lib/metrics/intervals.py"],
-    [
-        "lib/alarms.py",
-        "lib/language.py",
-        "lib/foreground.py",
-        "lib/intake.py",
-        "lib/surroundings.py",
-        "lib/parts.py",
-        "lib/tiles.py",
-        "lib/coreset.py",
-        "lib/distillation.py",
-        "lib/pseudo.py",
-        "lib/purification.py",
-        "lib/reconstruction.py",
-        "lib/plots.py",
-        "lib/backbones.py",
-        "lib/shapes.py",
-        "lib/diffusion",
-    ],
-    ["lib/boxes.py", "lib/scenes.py", "lib/metrics", "lib/stitching.py"],
-    [
-        "lib/placement.py",
-        "lib/placement_sheet.py",
-        "lib/labels",
-        "lib/generators/__init__.py",
-        "lib/detectors/__init__.py",
-    ],
-    ["lib/requests.py", "lib/windows.py", "lib/fitting.py", "lib/foreign.py"],
+    ["lib/alarms.py", "lib/language.py", "lib/intake.py", "lib/plots.py", "lib/diffusion", "lib/vision/backbones.py"],
+    ["lib/boxes.py", "lib/metrics"],
+    ["lib/placement", "lib/labels", "lib/generators/__init__.py", "lib/detectors/__init__.py"],
+    ["lib/vision"],
     ["lib/generators", "lib/detectors"],
     [
         "lib/finetuning.py",

@@ -14,9 +14,9 @@ from lib.core.regions import GREY, blanked, silenced
 from lib.detection import IGNORED_PIXELS, predictions, rank_parts, read_examples, train_arm
 from lib.evaluation import judge
 from lib.exchange import FILE, load_exchanged
-from lib.placement import place_boxes
+from lib.placement.random_boxes import place_boxes
 from lib.trained import load_trained
-from lib.windows import Pools, batch_of
+from lib.vision.windows import Pools, batch_of
 from tests import brightness
 from tests.blobs import BUDGET
 from tests.brightness import bright_discs, write_discs

@@ -129,7 +129,7 @@ KILLED = """
 import sys, time
 sys.path.insert(0, {root!r})
 import lib
-from lib import pseudo
+from lib.vision import pseudo
 from tests.conftest import ROOT
 from tests.category import tiny_params
 from tests.test_synthesis import synthesized

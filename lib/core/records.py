@@ -54,7 +54,7 @@ class Sample:
 
     `twin`: the same picture without its defect, which rendered data sets have. `depth`: of the values of the file that
     the picture was converted from, if it had more than 8 bits. `foreground`: a mask of the object, where a person drew
-    one; elsewhere `lib.foreground` makes a guess.
+    one; elsewhere `lib.placement.foreground` makes a guess.
     """
 
     id: str

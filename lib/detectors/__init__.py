@@ -13,7 +13,7 @@ A method's module offers
 - `predict_typed(model, image)`, if its models may tell types apart, which `model.types` then names: beside the scores,
   of which type each pixel is, (H, W) uint8, k for the k-th, whether it is a defect or not;
 - `sight(model)` and `window_scores(model, images)`, if it sees windows by one network: how it looks at a whole picture
-  (`lib/tiles.py`), and (B, 3, H, W) float in [0, 1] -> (B, H, W), of which `lib/exchange.py` makes an ONNX graph.
+  (`lib/vision/tiles.py`), and (B, 3, H, W) float in [0, 1] -> (B, H, W); `lib/exchange.py` makes an ONNX graph of it.
 
 `lib/detection.py` trains them all, chooses thresholds on val and draws curves; `lib/evaluation.py` judges on test.
 """

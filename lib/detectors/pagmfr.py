@@ -3,9 +3,10 @@ a re-implementation from a description; no code was ever published.
 
 A network learns to undo anomalies: from the frozen backbone's features of a disturbed picture it rebuilds those of the
 clean one, and the clean picture itself. Where features or pictures part there is a defect; a small MLP weighs both
-(`lib/purification.py`). It learns on pseudo anomalies (`lib/foreign.py`), and, what the description lacks, on real and
-accepted synthetic defects: a synthetic one comes with its clean twin, so that it teaches both halves. Of a real one
-nobody knows what it would be without its defect: it teaches where to look, and nothing is rebuilt from it.
+(`lib/vision/purification.py`). It learns on pseudo anomalies (`lib/vision/foreign.py`), and, what the description
+lacks, on real and accepted synthetic defects: a synthetic one comes with its clean twin, so that it teaches both
+halves. Of a real one nobody knows what it would be without its defect: it teaches where to look, and nothing is rebuilt
+from it.
 
 Pictures are seen in windows; the backbone is the one that `detect.encoder` names.
 """
@@ -25,19 +26,19 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib.backbones import load_backbone, rebuild
 from lib.core.geometry import RGB, Scores
 from lib.core.params import Detect, Params, Section
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.detectors import Example, History
-from lib.distillation import Teacher
-from lib.fitting import DRAWING, VALIDATED, best_weights, copied, one_cycle
-from lib.foreign import Foreign, Route
 from lib.metrics.ranking import average_precision
-from lib.purification import Branches, Purifier, focal_loss
-from lib.reconstruction import cosine_maps, ssim
-from lib.tiles import Sight, predict_whole
-from lib.windows import Pools, batch_of, evenly_by_type
+from lib.vision.backbones import load_backbone, rebuild
+from lib.vision.distillation import Teacher
+from lib.vision.fitting import DRAWING, VALIDATED, best_weights, copied, one_cycle
+from lib.vision.foreign import Foreign, Route
+from lib.vision.purification import Branches, Purifier, focal_loss
+from lib.vision.reconstruction import cosine_maps, ssim
+from lib.vision.tiles import Sight, predict_whole
+from lib.vision.windows import Pools, batch_of, evenly_by_type
 
 LEARNS_FROM = "defects"
 MULTIPLE = 16  # of a window's sides: the deepest map has this stride

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib.backbones import Backbone, load_backbone, rebuild, taps
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Scores, crop
 from lib.core.params import Params, Positive, Section
 from lib.core.runtime import device, progress, seed_for, write_json
-from lib.coreset import greedy_coreset, projected
 from lib.detectors import Example, History
-from lib.tiles import Sight, predict_whole, resized, tiles
+from lib.vision.backbones import Backbone, load_backbone, rebuild, taps
+from lib.vision.coreset import greedy_coreset, projected
+from lib.vision.tiles import Sight, predict_whole, resized, tiles
 
 LEARNS_FROM = "good"
 STRIDES = (8, 16)  # of the two levels (section 3.1: the middle ones of a ResNet)

@@ -3,7 +3,7 @@ re-implementation; the public code does not run.
 
 A student imitates the features of a frozen teacher on good pictures and rebuilds the picture, with a prompt: the most
 similar of the good windows that a bank remembers. Where its features part from the teacher's, there is a defect. The
-networks are in `lib/distillation.py`. What differs from the public code, since there it fails or leaks:
+networks are in `lib/vision/distillation.py`. What differs from the public code, since there it fails or leaks:
 
 - the bank is asked by the teacher's features, not by the student's, which move while it learns; in training no window
   gets an entry of its own picture; the same bank serves training and use;
@@ -28,20 +28,31 @@ from pydantic import Field, model_validator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib.backbones import Backbone, load_backbone, rebuild
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Scores, Window, crop
 from lib.core.params import Detect, Params, Section
 from lib.core.runtime import device, progress, seed_for, write_json
-from lib.coreset import greedy_coreset
 from lib.detectors import Example, History
-from lib.distillation import MULTIPLE, Bank, Encoder, Pretrained, Skips, Student, Teacher, key_of, score_map, total_loss
-from lib.fitting import DRAWING, best_weights, copied, one_cycle
 from lib.metrics.ranking import average_precision
-from lib.pseudo import blend
-from lib.reconstruction import ssim
-from lib.tiles import Sight, predict_whole, resized, tiles
-from lib.windows import good_batch
+from lib.vision.backbones import Backbone, load_backbone, rebuild
+from lib.vision.coreset import greedy_coreset
+from lib.vision.distillation import (
+    MULTIPLE,
+    Bank,
+    Encoder,
+    Pretrained,
+    Skips,
+    Student,
+    Teacher,
+    key_of,
+    score_map,
+    total_loss,
+)
+from lib.vision.fitting import DRAWING, best_weights, copied, one_cycle
+from lib.vision.pseudo import blend
+from lib.vision.reconstruction import ssim
+from lib.vision.tiles import Sight, predict_whole, resized, tiles
+from lib.vision.windows import good_batch
 
 LEARNS_FROM = "good"
 BATCH = 8  # windows that are seen at once where nothing is trained

@@ -22,18 +22,18 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lib.backbones import HUB_ID, NONE, Backbone, load_backbone, rebuild, taps
 from lib.boxes import mask_boxes
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Scores, Window, crop
 from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.detectors import Example, History
-from lib.fitting import DRAWING, VALIDATED, best_weights, one_cycle
 from lib.metrics.boxes import MOST, SPECK, ScoredBox, box_precision, painted, truth_boxes
-from lib.stitching import stitched
-from lib.tiles import resized, tiles
-from lib.windows import Pools, batch_of, evenly_by_type
+from lib.vision.backbones import HUB_ID, NONE, Backbone, load_backbone, rebuild, taps
+from lib.vision.fitting import DRAWING, VALIDATED, best_weights, one_cycle
+from lib.vision.stitching import stitched
+from lib.vision.tiles import resized, tiles
+from lib.vision.windows import Pools, batch_of, evenly_by_type
 
 LEARNS_FROM = "defects"
 STRIDES = (4, 8, 16)  # of the maps that the small network sees; published: 8, 16, 32, too coarse for windows

@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lib.backbones import NONE, Backbone, load_backbone, rebuild
 from lib.core.defects import Labels
 from lib.core.geometry import RGB, Mask, Scores
 from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
 from lib.detectors import Example, History
-from lib.fitting import DRAWING, VALIDATED, best_weights, one_cycle
 from lib.metrics.ranking import average_precision
-from lib.tiles import Sight, predict_channels, predict_whole
-from lib.windows import Pools, batch_of, evenly_by_type
+from lib.vision.backbones import NONE, Backbone, load_backbone, rebuild
+from lib.vision.fitting import DRAWING, VALIDATED, best_weights, one_cycle
+from lib.vision.tiles import Sight, predict_channels, predict_whole
+from lib.vision.windows import Pools, batch_of, evenly_by_type
 
 LEARNS_FROM = "defects"
 LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16

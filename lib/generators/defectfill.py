@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from lib import shapes
-from lib.backbones import DEFAULT, load_backbone
 from lib.core.defects import defect_mask
 from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, polygon_mask, resize, window_around
 from lib.core.images import read_image, read_mask, recent
@@ -40,6 +38,8 @@ from lib.diffusion.training import train
 from lib.diffusion.word_objective import Losses, Prompts, Views, WordObjective
 from lib.diffusion.words import add_adapters, add_words, load_words, save_words
 from lib.generators import NON_FINITE, Answer, Failed, Made, RealData
+from lib.vision import shapes
+from lib.vision.backbones import DEFAULT, load_backbone
 
 LARGEST_SCALE = 1.125  # of training views; published
 

@@ -14,7 +14,7 @@ from lib.core.params import Params, Section
 from lib.core.records import GOOD, Placement
 from lib.core.runtime import seed_for
 from lib.generators import Answer, Made, RealData
-from lib.pseudo import blend
+from lib.vision.pseudo import blend
 
 
 class Settings(Section):

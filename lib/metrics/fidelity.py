@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from lib.backbones import DEFAULT, Backbone, load_backbone
 from lib.core.geometry import RGB, Box, crop, resize, window_around
 from lib.core.images import contact_sheet, outlined, read_image, read_mask
 from lib.core.params import WindowParams
 from lib.core.records import DefectBox, Sample, Synthetic
 from lib.core.runtime import device, progress
+from lib.vision.backbones import DEFAULT, Backbone, load_backbone
 
 SIDE = 128  # pixels to which every window is resized before it is described
 LEVELS = (1, 2, 3)  # the maps that describe a window, at strides 4, 8 and 16: texture, pattern, form

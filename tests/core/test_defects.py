@@ -13,7 +13,7 @@ from lib.core.records import GOOD, TypeMap, read_records, write_records
 from lib.detection import Prediction, rank_parts, read_examples
 from lib.labels import labelling
 from lib.metrics.ranking import defect_pixels
-from lib.windows import Pools, batch_of
+from lib.vision.windows import Pools, batch_of
 from tests.blobs import BUDGET
 from tests.mixed import DENT, SCRATCH, mixed_sample
 

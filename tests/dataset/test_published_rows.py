@@ -16,7 +16,7 @@ from lib.core.images import read_image, read_mask
 from lib.core.records import DefectBox, Description, Placement, read_records, write_records
 from lib.dataset.published_rows import published_rows
 from lib.language import location_of
-from lib.placement import place_boxes
+from lib.placement.random_boxes import place_boxes
 from tests.conftest import ROOT
 from tests.toy import toy_category
 

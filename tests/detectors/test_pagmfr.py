@@ -9,12 +9,12 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from lib.backbones import DEFAULT
 from lib.core.errors import UserError
 from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.detectors import Example, pagmfr
-from lib.windows import Pools
+from lib.vision.backbones import DEFAULT
+from lib.vision.windows import Pools
 from tests.blobs import BUDGET
 
 DETECT = BUDGET.model_copy(update={"encoder": DEFAULT, "window": 64, "steps": 2, "validate_every": 1, "batch_size": 4})

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from lib.backbones import DEFAULT, load_backbone
 from lib.core.errors import UserError
 from lib.core.geometry import box_mask
 from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.detectors import Example, patchcore
+from lib.vision.backbones import DEFAULT, load_backbone
 from tests.blobs import BUDGET
 
 SMALL = patchcore.Settings(coreset=100)

@@ -9,13 +9,13 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from lib.backbones import DEFAULT, load_backbone
 from lib.core.errors import UserError
 from lib.core.geometry import box_mask
 from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.detectors import Example, rgpkd
-from lib.distillation import (
+from lib.vision.backbones import DEFAULT, load_backbone
+from lib.vision.distillation import (
     Bank,
     Encoder,
     Pretrained,
@@ -26,8 +26,8 @@ from lib.distillation import (
     score_map,
     total_loss,
 )
-from lib.fitting import copied
-from lib.reconstruction import ssim
+from lib.vision.fitting import copied
+from lib.vision.reconstruction import ssim
 from tests.blobs import BUDGET
 
 DETECT = BUDGET.model_copy(update={"encoder": DEFAULT, "window": 64, "steps": 2, "validate_every": 1, "batch_size": 2})

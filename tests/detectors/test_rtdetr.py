@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from lib.backbones import DEFAULT, load_backbone
 from lib.core.errors import UserError
 from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.core.runtime import on_cores
 from lib.detectors import Example, rtdetr
 from lib.metrics.boxes import box_precision, painted, truth_boxes
+from lib.vision.backbones import DEFAULT, load_backbone
 from tests.blobs import BUDGET, blobs
 
 TINY = {"width": 16, "layers": 2, "queries": 8, "steps": 3, "encoder_rate": 0.1, "denoising": 0, "weights": None}

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib.backbones import DEFAULT, load_backbone
 from lib.core.errors import UserError
 from lib.core.params import Params
 from lib.core.runtime import on_cores
 from lib.detectors import Example, unet
 from lib.metrics.ranking import average_precision
+from lib.vision.backbones import DEFAULT, load_backbone
 from tests.blobs import BUDGET, blobs
 
 RATE = 0.1

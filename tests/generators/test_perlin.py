@@ -12,7 +12,7 @@ from lib.core.geometry import box_mask
 from lib.core.images import png_bytes, read_image
 from lib.generators import read_real
 from lib.generators.perlin import Settings, synthesize
-from lib.pseudo import blend, perlin_noise
+from lib.vision.pseudo import blend, perlin_noise
 from tests.category import CATEGORY, placement, tiny_params, write_category
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.backbones import DEFAULT, load_backbone
 from lib.core.images import png_bytes, read_image
 from lib.core.records import Synthetic
 from lib.generators import read_real
@@ -22,6 +21,7 @@ from lib.metrics.fidelity import (
     nearest,
     same_placements,
 )
+from lib.vision.backbones import DEFAULT, load_backbone
 from tests.category import CATEGORY, tiny_params, write_category
 
 RNG_SHAPE = (60, 24)

@@ -12,9 +12,9 @@ from lib.core.forms import REQUESTS, REVIEW, Form, read_form
 from lib.core.records import DefectBox, Sample, Synthetic, read_records
 from lib.core.runtime import write_text
 from lib.labels.review import read_verdicts
+from lib.placement.requests import Request, read_requests
 from lib.report.page import write_page
 from lib.report.tables import write_report
-from lib.requests import Request, read_requests
 from tests.category import CATEGORY, placement
 from tests.report.browser import Tab, needs_browser, tab
 from tests.report.test_page import EVIL, METRICS, PAGE, answer, write_inputs

@@ -11,8 +11,8 @@ from lib.core.geometry import RGB, Box, resize
 from lib.core.images import contact_sheet, read_image
 from lib.core.records import Placement, Sample
 from lib.core.regions import COLOURS, FREE, recent_regions
-from lib.parts import part_at, poses
-from lib.scenes import Scene
+from lib.placement.parts import part_at, poses
+from lib.placement.scenes import Scene
 
 REAL, SYNTHETIC = (255, 40, 40), (0, 150, 255)  # colours of boxes and points
 SHOWN = 3  # pictures of each type, of either side

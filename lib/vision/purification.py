@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.reconstruction import cosine_maps, ssim
+from lib.vision.reconstruction import cosine_maps, ssim
 
 Branches = Literal["both", "features", "picture"]
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lib.placement import place_boxes
-from lib.placement_sheet import CAPTION, REAL, SYNTHETIC, TILE, placement_sheet
-from lib.scenes import scene_of
+from lib.placement.random_boxes import place_boxes
+from lib.placement.scenes import scene_of
+from lib.placement.sheet import CAPTION, REAL, SYNTHETIC, TILE, placement_sheet
 from tests.toy import toy_category
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.coreset import PROJECTED, greedy_coreset, projected
+from lib.vision.coreset import PROJECTED, greedy_coreset, projected
 
 clouds = st.builds(
     lambda seed, count, dims: torch.from_numpy(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib.fitting import best_weights, one_cycle
+from lib.vision.fitting import best_weights, one_cycle
 
 
 def training(network: nn.Linear, steps: int) -> Iterator[tuple[int, float]]:

@@ -22,9 +22,19 @@ from lib.core.geometry import Box, Mask
 from lib.core.images import read_image, read_mask, recent
 from lib.core.records import GOOD, DefectBox, Sample, of_split
 from lib.core.regions import free_pixels
-from lib.foreground import foreground_mask
-from lib.parts import Part, parts_of
-from lib.surroundings import CHANNELS, Features, Points, alignment, features, reach, ring_offsets, scales, seen
+from lib.placement.foreground import foreground_mask
+from lib.placement.parts import Part, parts_of
+from lib.placement.surroundings import (
+    CHANNELS,
+    Features,
+    Points,
+    alignment,
+    features,
+    reach,
+    ring_offsets,
+    scales,
+    seen,
+)
 
 Sums = NDArray[np.float64]  # (h + 1, w + 1), of a foreground: the share of any box is read from it in four values
 Boxes = NDArray[np.int64]  # (K, 4)

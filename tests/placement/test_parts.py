@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.parts import ANGLES, Pose, part_at, parts_of, poses, turn_costs, turning
-from lib.surroundings import features
+from lib.placement.parts import ANGLES, Pose, part_at, parts_of, poses, turn_costs, turning
+from lib.placement.surroundings import features
 
 STEP = 2 * np.pi / ANGLES
 SCALE = np.full(3, 8.0, np.float32)

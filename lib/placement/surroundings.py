@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.core.geometry import RGB, Box, Mask, resize
-from lib.foreground import cielab
+from lib.placement.foreground import cielab
 
 Points = NDArray[np.float64]  # (..., 2), x and y in px from the picture's upper left corner
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib import windows
 from lib.core.errors import UserError
 from lib.core.geometry import box_mask
 from lib.core.params import Detect
 from lib.core.records import GOOD
 from lib.detection import read_examples
 from lib.detectors import Example
-from lib.windows import Pools, Source, batch_of, evenly_by_type, good_batch, good_window
+from lib.vision import windows
+from lib.vision.windows import Pools, Source, batch_of, evenly_by_type, good_batch, good_window
 from tests.blobs import BUDGET, blobs
 from tests.mixed import mixed_sample
 

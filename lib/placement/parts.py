@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.core.geometry import Box, Mask, resize
-from lib.surroundings import Features, Points
+from lib.placement.surroundings import Features, Points
 
 MIN_PART = 0.1  # of the largest part's area; what is smaller is none
 ANGLES, RADII = 180, 24  # of the polar view of a part

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib import shapes
 from lib.core.geometry import box_mask
+from lib.vision import shapes
 
 
 def line(width: int, height: int, thickness: int = 1) -> np.ndarray:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from skimage.color import rgb2lab
 
-from lib.purification import (
+from lib.vision.purification import (
     Fusion,
     Purified,
     Purifier,
@@ -16,7 +16,7 @@ from lib.purification import (
     focal_loss,
     structure_difference,
 )
-from lib.reconstruction import cosine_maps
+from lib.vision.reconstruction import cosine_maps
 
 CHANNELS = (6, 10, 12)
 

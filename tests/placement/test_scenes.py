@@ -9,7 +9,7 @@ import pytest
 
 from lib.core.errors import UserError
 from lib.core.images import write_png
-from lib.scenes import scene_of
+from lib.placement.scenes import scene_of
 from tests.nuts import GROUNDS, KINDS, category, scene
 from tests.toy import toy_category
 

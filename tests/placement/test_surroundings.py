@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.parts import turning
-from lib.surroundings import CHANNELS, alignment, features, ring_offsets, scales, seen, unlikeness
+from lib.placement.parts import turning
+from lib.placement.surroundings import CHANNELS, alignment, features, ring_offsets, scales, seen, unlikeness
 
 WHOLE = np.ones((160, 160), bool)
 

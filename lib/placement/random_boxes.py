@@ -11,9 +11,9 @@ from lib.core.errors import UserError
 from lib.core.geometry import Box, Polygon
 from lib.core.records import DefectBox, Placement, Sample
 from lib.core.runtime import progress, seed_for
-from lib.parts import part_at, poses, turning
-from lib.scenes import MIN_SHARE, Boxes, Place, Scene, View, scene_of
-from lib.surroundings import Points, seen, unlikeness
+from lib.placement.parts import part_at, poses, turning
+from lib.placement.scenes import MIN_SHARE, Boxes, Place, Scene, View, scene_of
+from lib.placement.surroundings import Points, seen, unlikeness
 
 # Spread of a placement's centre about the real one's, in sizes of the part. A handful of real defects says roughly
 # where on a part a type occurs (at the rim, in the middle), no more.

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.backbones import Backbone, taps
-from lib.reconstruction import cosine_maps, ssim, summed
+from lib.vision.backbones import Backbone, taps
+from lib.vision.reconstruction import cosine_maps, ssim, summed
 
 STRIDES = (2, 4, 8, 16)  # of the teacher's maps and of the encoder's, e1 to e4; all but the first are compared
 MULTIPLE = 32  # of the picture's sides: the student's deepest map has this stride

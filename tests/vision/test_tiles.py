@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.tiles import Sight, predict_channels, predict_tiled, predict_whole
+from lib.vision.tiles import Sight, predict_channels, predict_tiled, predict_whole
 
 sizes = st.integers(1, 70)
 

@@ -19,9 +19,9 @@ from transformers import (
     ResNetForImageClassification,
 )
 
-from lib import backbones
-from lib.backbones import DEFAULT, LEVELS, Backbone, load_backbone, rebuild
 from lib.core.errors import UserError
+from lib.vision import backbones
+from lib.vision.backbones import DEFAULT, LEVELS, Backbone, load_backbone, rebuild
 
 COMMIT = "0" * 40
 SCALING = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}

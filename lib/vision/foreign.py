@@ -19,11 +19,11 @@ from lib.core.geometry import RGB, Mask, paste_back, resize
 from lib.core.images import read_image, recent
 from lib.core.params import Detect
 from lib.detectors import Example
-from lib.foreground import foreground_mask
-from lib.pseudo import blend
-from lib.shapes import blob
-from lib.tiles import resized
-from lib.windows import good_window
+from lib.placement.foreground import foreground_mask
+from lib.vision.pseudo import blend
+from lib.vision.shapes import blob
+from lib.vision.tiles import resized
+from lib.vision.windows import good_window
 
 Route = Literal["auto", "texture", "object"]
 

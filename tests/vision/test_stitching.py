@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from lib.core.geometry import Window
 from lib.metrics.boxes import ScoredBox
-from lib.stitching import stitched
-from lib.tiles import tiles
+from lib.vision.stitching import stitched
+from lib.vision.tiles import tiles
 
 SHAPE = (100, 160)
 LEFT, RIGHT = Window(0, 0, 100), Window(60, 0, 100)  # 40 px of them are seen by both

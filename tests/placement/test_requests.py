@@ -17,8 +17,8 @@ from lib.core.images import write_png
 from lib.core.records import DefectBox, Placement, RegionMap, Sample, read_records, write_records
 from lib.core.runtime import write_text
 from lib.language import location_of, prompt
-from lib.placement import place_boxes
-from lib.requests import nearest, place_requests, read_requests
+from lib.placement.random_boxes import place_boxes
+from lib.placement.requests import nearest, place_requests, read_requests
 from stages import random_boxes
 from tests.toy import toy_category
 
@@ -85,7 +85,7 @@ def test_random_placements_do_not_change_and_have_other_names(toy: TOY):
     real = Path("data/prepared/toy/samples.jsonl"), Path("data/boxes/toy.jsonl")
     write_records(real[0], samples)
     write_records(real[1], boxes)
-    text = (Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8")
     values = yaml.safe_load(text)
     values["dataset"]["categories"] = ["toy"]
     values["placements"]["per_type"] = 3

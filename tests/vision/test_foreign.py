@@ -12,8 +12,8 @@ from lib.core.errors import UserError
 from lib.core.images import write_png
 from lib.core.records import GOOD
 from lib.detectors import Example
-from lib.foreign import AREA, CHANGED, OVERLAP, Foreign, cut, pasted, patched, pictures_in
-from lib.pseudo import blend
+from lib.vision.foreign import AREA, CHANGED, OVERLAP, Foreign, cut, pasted, patched, pictures_in
+from lib.vision.pseudo import blend
 from tests.blobs import BUDGET
 
 
@@ -87,7 +87,7 @@ def test_any_size_of_window_can_be_patched(size):
 def test_fainter_patches_change_less(monkeypatch):
     window, changes = plain(), []
     for opacity in (0.2, 0.6, 1.0):  # beta of DRAEM is 1 - opacity
-        monkeypatch.setattr("lib.pseudo.OPACITY", (opacity, opacity))
+        monkeypatch.setattr("lib.vision.pseudo.OPACITY", (opacity, opacity))
         image, _ = blend(window, surface(1), (4, 4, 60, 60), np.random.default_rng(3))
         changes.append(np.abs(image.astype(int) - window).mean())
     assert changes == sorted(changes) and changes[0] < changes[2] / 3

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lib.foreground import foreground_mask
+from lib.placement.foreground import foreground_mask
 
 
 def drawn_nut(background=(40, 42, 45), metal=(190, 185, 175), size=(300, 260), noise=4.0, shading=0.0, seed=0):

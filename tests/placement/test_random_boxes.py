@@ -9,12 +9,12 @@ import pytest
 from lib.core.errors import UserError
 from lib.core.images import read_image, write_png
 from lib.core.records import Sample, by_id
-from lib.foreground import foreground_mask
 from lib.language import location_of
-from lib.placement import place_boxes
-from lib.scenes import scene_of
+from lib.placement.foreground import foreground_mask
+from lib.placement.random_boxes import place_boxes
+from lib.placement.scenes import scene_of
 from tests.nuts import GROUNDS, KINDS, category, nut, scene, screw
-from tests.test_scenes import filled
+from tests.placement.test_scenes import filled
 from tests.toy import toy_category
 
 

@@ -13,7 +13,7 @@ from lib.core.forms import REQUESTS, Row, read_form, refuse
 from lib.core.geometry import Box, Polygon
 from lib.core.records import GOOD, DefectBox, Placement, Sample, by_id, of_split
 from lib.core.regions import free_pixels
-from lib.placement import placement_of
+from lib.placement.random_boxes import placement_of
 
 MAX_COUNT = 1_000  # samples of one request
 MAX_PLACEMENTS = 100_000  # of all requests together
