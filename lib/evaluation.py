@@ -192,9 +192,7 @@ def _type_metrics(
             found[example.ignored] = 0
         named = types[picture_type(scores, labels, SCORING_SHARE) - 1]
         is_right = float(named == example.types[0]) if example.has_defect and len(example.types) == 1 else math.nan
-        unknown = [name for name in example.types if name not in types]  # in training no pixel showed them
-        truth = example.labels([*types, *unknown])
-        return overlaps(found, np.where(truth > len(types), np.uint8(0), truth), len(types)), is_right
+        return overlaps(found, example.labels(types), len(types)), is_right
 
     of_pictures, right = zip(*on_cores(device(), judged, examples, predicted), strict=True)
     ious = type_ious(of_pictures)

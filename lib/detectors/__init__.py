@@ -83,7 +83,7 @@ class Example:
         return self._counting(np.isin(recent_labels(self.type_map), values))
 
     def labels(self, types: Sequence[str]) -> Labels:
-        """(H, W) uint8: k where it shows a defect of the k-th of the types, else 0."""
+        """(H, W) uint8: k where it shows a defect of the k-th of the types, else 0, as where a type is none of them."""
         labels = np.zeros(self.image.shape[:2], np.uint8)
         for number, name in enumerate(types, start=1):
             if self.has_defect and name in self.types:

@@ -79,6 +79,13 @@ def test_a_window_around_a_type_has_pixels_of_it_and_labels_of_all(tmp_path: Pat
     assert seen == {0, 1, 2}
 
 
+def test_labels_count_the_types_that_are_asked_for_and_pass_over_all_others(tmp_path: Path):
+    (example,) = read_examples([mixed_sample(tmp_path)])
+    np.testing.assert_array_equal(example.labels(["dent", "scratch"]), DENT + 2 * SCRATCH)
+    np.testing.assert_array_equal(example.labels(["hole", "scratch"]), 2 * SCRATCH)
+    assert not example.labels(["hole"]).any()
+
+
 def test_a_type_is_ranked_by_its_own_defects_among_normal_pixels(tmp_path: Path):
     (example,) = read_examples([mixed_sample(tmp_path)])
     scores = np.where(DENT, 0.9, np.where(SCRATCH, 0.2, 0.5)).astype(np.float32)
