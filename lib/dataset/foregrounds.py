@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib.core.errors import UserError
-from lib.core.images import SUFFIXES, read_mask
+from lib.core.images import read_mask
 from lib.core.params import Dataset
 from lib.dataset.findings import Findings, shortlist
+from lib.dataset.pictures import by_path
 from lib.dataset.validation import Examination
 
 KEY = "dataset.foreground"
@@ -36,13 +37,7 @@ def read_foregrounds(
         return {}
     # A data set that is one category as a whole has no folder of its name.
     place = folder / category if (root / category).is_dir() else folder
-    files = sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
-    by_name: dict[Path, Path] = {}
-    for file in files:
-        first = by_name.setdefault(file.relative_to(folder).with_suffix(""), file)
-        if first is not file:
-            findings.problems.append(f"{KEY}: {file}: a second mask beside {first.name}; remove one of them")
-
+    by_name = by_path(place.rglob("*"), folder, KEY, findings)
     found = {}
     for one in examinations:
         mask = by_name.pop(one.picture.path.relative_to(root).with_suffix(""), None)

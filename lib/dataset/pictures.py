@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from lib.core.images import SUFFIXES
 from lib.core.params import Name
 from lib.core.records import GOOD, MIXED
 from lib.dataset.annotations import Annotation, Region
@@ -121,6 +122,20 @@ def picture_names(paths: Iterable[Path], base: Path) -> dict[Path, str]:
         names[path] = distinct(short if often[short.casefold()] == 1 else long, taken)
         taken.add(names[path].casefold())
     return names
+
+
+def by_path(files: Iterable[Path], base: Path, key: str, findings: Findings) -> dict[Path, Path]:
+    """The visible pictures among files, by their path below `base` without the ending: so they name others.
+
+    Adds a problem to the findings, under a key of params.yaml, where two have the same path.
+    """
+    found: dict[Path, Path] = {}
+    for file in sorted(files):
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
+            first = found.setdefault(file.relative_to(base).with_suffix(""), file)
+            if first is not file:
+                findings.problems.append(f"{key}: {file}: a second picture beside {first.name}; remove one of them")
+    return found
 
 
 def part_of(path: Path) -> str:

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from lib.core.errors import UserError
-from lib.core.images import SUFFIXES
 from lib.core.params import Dataset
 from lib.core.records import RegionMap
 from lib.core.regions import ignored_pixels, recent_regions
 from lib.dataset.findings import Findings, shortlist
+from lib.dataset.pictures import by_path
 from lib.dataset.validation import Examination
 
 KEY = "dataset.regions"
@@ -38,8 +38,8 @@ def read_region_maps(
         return {}
     # A data set that is one category as a whole has no folder of its name.
     below = folder / category if (root / category).is_dir() else folder
-    single = _by_name(below.rglob("*") if below.is_dir() else (), folder, findings)
-    whole = _by_name(folder.glob(f"{category}.*"), folder, findings).get(Path(category))
+    single = by_path(below.rglob("*") if below.is_dir() else (), folder, KEY, findings)
+    whole = by_path(folder.glob(f"{category}.*"), folder, KEY, findings).get(Path(category))
     single.pop(Path(category), None)
     if whole is None and not single:
         findings.problems.append(
@@ -68,17 +68,6 @@ def read_region_maps(
             f"or remove them"
         )
     return maps
-
-
-def _by_name(files: object, folder: Path, findings: Findings) -> dict[Path, Path]:
-    """Pictures by their path in the folder, without the ending."""
-    by_name: dict[Path, Path] = {}
-    for file in sorted(files):  # type: ignore[call-overload]
-        if file.suffix.lower() in SUFFIXES and file.name[0] != ".":
-            first = by_name.setdefault(file.relative_to(folder).with_suffix(""), file)
-            if first is not file:
-                findings.problems.append(f"{KEY}: {file}: a second picture beside {first.name}; remove one of them")
-    return by_name
 
 
 def _readable(path: Path, findings: Findings) -> RegionMap | None:

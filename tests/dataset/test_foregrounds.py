@@ -89,7 +89,7 @@ def test_an_unreadable_mask_is_told(root):
 
 def test_two_masks_of_one_picture_are_told(root):
     write_png(root / "objects/nut/good/0.bmp", np.ones(SIZE, bool))
-    assert "a second mask" in problems(root)
+    assert "a second picture" in problems(root)
 
 
 @pytest.mark.parametrize("folder", ["/objects", "../objects"])
