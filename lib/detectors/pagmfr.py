@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from lib.vision.foreign import Foreign, Route
 from lib.vision.purification import Branches, Purifier, focal_loss
 from lib.vision.reconstruction import cosine_maps, ssim
 from lib.vision.tiles import Sight, predict_whole
-from lib.vision.windows import Pools, batch_of, evenly_by_type
+from lib.vision.windows import Pools, Windows, batch_of, evenly_by_type
 
 LEARNS_FROM = "defects"
 MULTIPLE = 16  # of a window's sides: the deepest map has this stride
@@ -81,15 +81,6 @@ class Model:
     settings: Settings
     window: int
     scale: float
-
-
-class Batch(NamedTuple):
-    """images, clean: (B, H, W, 3) uint8; masks: (B, H, W) bool; known: (B,) bool, whether `clean` is known."""
-
-    images: NDArray[np.uint8]
-    masks: NDArray[np.bool_]
-    clean: NDArray[np.uint8]
-    known: NDArray[np.bool_]
 
 
 def fit(
@@ -171,7 +162,9 @@ def _training(
         yield step, loss.item()
 
 
-def draw(foreign: Foreign, pools: Pools | None, settings: Settings, detect: Detect, rng: np.random.Generator) -> Batch:
+def draw(
+    foreign: Foreign, pools: Pools | None, settings: Settings, detect: Detect, rng: np.random.Generator
+) -> Windows:
     """The windows of one step: `pseudo_share` of them from `foreign`, all where there are no `pools`, then of pools.
 
     Where a share is no whole number of windows, chance rounds it up or down, so that it holds on average.
@@ -182,14 +175,13 @@ def draw(foreign: Foreign, pools: Pools | None, settings: Settings, detect: Dete
     parts = []
     if made:
         images, masks, clean = (np.stack(column) for column in zip(*made, strict=True))
-        parts.append(Batch(images, masks, clean, np.ones(count, bool)))
+        parts.append(Windows(images, masks.astype(np.uint8), clean, np.ones(count, bool)))
     if pools and count < size:
-        rest = batch_of(pools, detect.model_copy(update={"batch_size": size - count}), rng, twins=True)
-        parts.append(Batch(rest.images, rest.masks, rest.clean if rest.clean is not None else rest.images, rest.known))
-    return Batch(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        parts.append(batch_of(pools, detect.model_copy(update={"batch_size": size - count}), rng, twins=True))
+    return Windows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def total_loss(model: Model, batch: Batch) -> Tensor:
+def total_loss(model: Model, batch: Windows) -> Tensor:
     """Focal loss of all windows, and of those whose clean form is known the distance of the rebuilt features to the
     clean ones, 1 - cosine summed over scales, MSE and 1 - SSIM of the rebuilt picture to the clean one."""
     settings = model.settings

@@ -70,13 +70,13 @@ class Windows(NamedTuple):
     """images: (B, side, side, 3) uint8; labels: (B, side, side) uint8, 0 without a defect, k for the k-th of the types
     that were asked for, 1 for any where none were.
 
-    clean: the same windows without their defects, or None where nobody asked. known: (B,) bool, whether that is known;
-    where it is not, clean is the window as it is.
+    clean: as images, the same windows without their defects, where they were asked for and are known; elsewhere the
+    window as it is. known: (B,) bool, whether they are known.
     """
 
     images: NDArray[np.uint8]
     labels: Labels
-    clean: NDArray[np.uint8] | None
+    clean: NDArray[np.uint8]
     known: NDArray[np.bool_]
 
     @property
@@ -112,8 +112,8 @@ def batch_of(
         source = sources[rng.integers(len(sources))]
         views, labels, known = _view(source, params.window, params.scale, n < around, rng, twins, types)
         windows.append((*_augmented(views, labels, rng), known))
-    clean = np.stack([views[-1] for views, _, _ in windows]) if twins else None
     images, labels = np.stack([views[0] for views, _, _ in windows]), np.stack([labels for _, labels, _ in windows])
+    clean = np.stack([views[-1] for views, _, _ in windows]) if twins else images
     return Windows(images, labels, clean, np.array([known for _, _, known in windows]))
 
 

@@ -14,7 +14,7 @@ from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.detectors import Example, pagmfr
 from lib.vision.backbones import DEFAULT
-from lib.vision.windows import Pools
+from lib.vision.windows import Pools, Windows
 from tests.blobs import BUDGET
 
 DETECT = BUDGET.model_copy(update={"encoder": DEFAULT, "window": 64, "steps": 2, "validate_every": 1, "batch_size": 4})
@@ -103,10 +103,10 @@ def test_it_learns_what_is_torn_and_what_cloth_would_be_there(raw_params, small,
     assert abs(rebuilt[unseen.mask].mean() - wanted) < abs(rebuilt[unseen.mask].mean() - given)
 
 
-def batch(examples, count: int = 4) -> pagmfr.Batch:
-    images, masks = np.stack([e.image for e in examples]), np.stack([e.mask for e in examples])
+def batch(examples, count: int = 4) -> Windows:
+    images, labels = np.stack([e.image for e in examples]), np.stack([e.mask for e in examples]).astype(np.uint8)
     clean = np.stack([e.image if e.clean is None else e.clean for e in examples])
-    return pagmfr.Batch(images, masks, clean, np.array([e.clean is not None for e in examples]))
+    return Windows(images, labels, clean, np.array([e.clean is not None for e in examples]))
 
 
 def test_what_is_rebuilt_is_the_clean_picture_and_not_the_disturbed_one(params, small):
