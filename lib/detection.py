@@ -30,6 +30,7 @@ from lib.core.records import GOOD, RegionMap, Sample, Synthetic, TypeMap, by_id,
 from lib.core.regions import ignored_pixels, silenced
 from lib.core.runtime import atomic_folder, device, on_cores, progress, replace_folder, work_folder, write_json
 from lib.detectors import Example, find
+from lib.metrics.boxes import ScoredBox, painted
 from lib.metrics.ranking import DefectPixels, Ranking, defect_pixels, rank_pixels
 
 Place = TypeVar("Place", TypeMap, RegionMap)
@@ -183,7 +184,7 @@ def image_score(scores: Scores) -> float:
 class Prediction:
     """What is kept in memory of a picture's score map, which itself lies in a file: thousands do not fit.
 
-    types: the file of its map of types, if the detector tells them apart.
+    types: the file of its map of types, if the detector tells them apart. boxes: what it found, if it finds boxes.
     """
 
     file: Path
@@ -192,6 +193,7 @@ class Prediction:
     lowest: float
     highest: float
     types: Path | None = None
+    boxes: Sequence[ScoredBox] | None = None
 
     @property
     def scores(self) -> Scores:
@@ -218,11 +220,14 @@ def predictions(
         bar = progress(examples, what)  # moved on by hand, since pictures are done in any order
 
         def predict(number: int, example: Example) -> Prediction:
-            file, types = Path(spool, f"{number}.npy"), None
+            file, types, boxes = Path(spool, f"{number}.npy"), None, None
             if getattr(model, "types", ()):
                 scores, labels = module.predict_typed(model, example.image)
                 types = Path(spool, f"{number}-types.npy")
                 np.save(types, labels)
+            elif hasattr(module, "boxes"):
+                boxes = module.boxes(model, example.image)
+                scores = painted(boxes, example.image.shape)
             else:
                 scores = module.predict(model, example.image)
             if example.ignored is not None:
@@ -230,7 +235,8 @@ def predictions(
             np.save(file, scores)
             defect = defect_pixels(scores, example.mask)
             bar.update()
-            return Prediction(file, defect, image_score(scores), float(scores.min()), float(scores.max()), types)
+            lowest, highest = float(scores.min()), float(scores.max())
+            return Prediction(file, defect, image_score(scores), lowest, highest, types, boxes)
 
         with bar:
             predicted = on_cores(device(), predict, range(len(examples)), examples)

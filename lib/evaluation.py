@@ -9,7 +9,6 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -95,7 +94,7 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
             pixels, *of_types = rank_parts(examples, predicted, parts, threshold)
             if folder == folders[0]:
                 _write_overlays(samples, examples, predicted, threshold, params.overlays, out)
-            boxes = _box_metrics(module, model, examples, predicted, threshold)
+            boxes = _box_metrics(examples, predicted, threshold)
             alarms = _alarm_metrics(examples, predicted, threshold, chosen["min_area"])
             told_apart, ious = _type_metrics(getattr(model, "types", ()), examples, predicted, threshold)
             replicates.append(_replicates(draws, pixels, examples, predicted))
@@ -139,16 +138,14 @@ def _metrics(pictures: Ranking, pixels: Ranking, fpr_limit: float) -> Metrics:
     }
 
 
-def _box_metrics(
-    module: ModuleType, model: Any, examples: Sequence[Example], predicted: Sequence[Prediction], threshold: float
-) -> Metrics:
+def _box_metrics(examples: Sequence[Example], predicted: Sequence[Prediction], threshold: float) -> Metrics:
     """COCO's average precision of a box detector's own boxes, or of those of the score maps above the threshold."""
 
     def found_and_truth(example: Example, prediction: Prediction) -> tuple[list[ScoredBox], list[Box]]:
-        if hasattr(module, "boxes"):
-            found = [one for one in module.boxes(model, example.image) if _counts(example, one)]
-        else:
+        if prediction.boxes is None:
             found = component_boxes(prediction.scores, threshold)
+        else:
+            found = [one for one in prediction.boxes if _counts(example, one)]
         return found, truth_boxes(example.mask) if example.has_defect else []
 
     found, truth = zip(*on_cores(device(), found_and_truth, examples, predicted), strict=True)

@@ -15,7 +15,7 @@ from lib.core.records import GOOD
 from lib.detection import image_score, train_arm
 from lib.evaluation import RECALLS, judge, judge_arm
 from lib.metrics.bootstrap import RESAMPLES
-from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, truth_boxes
+from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, painted, truth_boxes
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import rank
 from stages import evaluate
@@ -163,8 +163,11 @@ def test_a_detector_that_tells_types_apart_is_judged_by_that_too(project: Path, 
     assert verdict["mean"]["type_miou"] == pytest.approx(np.mean(list(ious.values())), abs=2e-6)
 
 
-def test_a_detector_that_finds_boxes_is_judged_by_these_and_not_by_its_map(project: Path, monkeypatch):
+def test_a_detector_that_finds_boxes_is_asked_once_and_judged_by_these_and_their_map(project: Path, monkeypatch):
+    asked = []
+
     def boxes(model: float, image: np.ndarray) -> list[ScoredBox]:
+        asked.append(model)
         (example,) = (one for one in TEST if np.array_equal(one.image, image))
         return [ScoredBox(box, 0.5) for box in truth_boxes(example.mask)]
 
@@ -172,9 +175,14 @@ def test_a_detector_that_finds_boxes_is_judged_by_these_and_not_by_its_map(proje
     of_map = judge_arm(params, "unet", CATEGORY, "none", Path("of-map"))["mean"]
     assert 0 < of_map["box_ap"] < of_map["box_ap50"] < 1
     monkeypatch.setattr(brightness, "boxes", boxes, raising=False)
+    monkeypatch.setattr(brightness, "predict", lambda *_: pytest.fail("its boxes have told all"))
     shutil.rmtree(".work")
     of_boxes = judge_arm(params, "unet", CATEGORY, "none", Path("of-boxes"))["mean"]
-    assert (of_boxes["box_ap50"], of_boxes["box_ap"]) == (1, 1) and of_boxes["pixel_ap"] == of_map["pixel_ap"]
+    assert sorted(asked) == sorted([20.0, 40.0] * len(TEST)), "once for each picture and seed"
+    assert (of_boxes["box_ap50"], of_boxes["box_ap"]) == (1, 1)
+    maps = [painted([ScoredBox(box, 0.5) for box in truth_boxes(one.mask)], one.image.shape) for one in TEST]
+    pixels = rank(*(np.concatenate([one.ravel() for one in of]) for of in (maps, [one.mask for one in TEST])))
+    assert of_boxes["pixel_ap"] == round(pixels.average_precision(), 6)
 
 
 def test_the_stage_writes_every_arm_and_nothing_else(project: Path):

@@ -8,8 +8,9 @@ A method's module offers
   `config.json` into the folder `out`, returns its `History`; seeds may train side by side, in threads;
 - `load(folder)`: the model that `fit` wrote; `predict(model, image)`: (H, W, 3) uint8 -> (H, W) float32, higher where
   a defect is likelier, on one scale for all pictures; several calls may run at once, in threads;
-- `boxes(model, image)`, if it finds boxes by itself: its scored boxes, which are then judged as such; of the others
-  those are judged that its scores above the threshold form (`lib/metrics/boxes.py`);
+- `boxes(model, image)`, if it finds boxes by itself: its scored boxes, which are then judged as such, and whose
+  `painted` map `predict` gives; of the others those boxes are judged that their scores above the threshold form
+  (`lib/metrics/boxes.py`);
 - `predict_typed(model, image)`, if its models may tell types apart, which `model.types` then names: beside the scores,
   of which type each pixel is, (H, W) uint8, k for the k-th, whether it is a defect or not;
 - `sight(model)` and `window_scores(model, images)`, if it sees windows by one network: how it looks at a whole picture
