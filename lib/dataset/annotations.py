@@ -98,13 +98,14 @@ class Annotation:
 class Drawing:
     """What was drawn: `labels` (H, W) uint8 holds k where the picture shows a defect of `types[k - 1]`, else 0.
 
-    guessed: boxes for which GrabCut had no answer, and which are marked whole.
+    guessed: boxes without an answer of GrabCut, marked whole. hidden: regions without a pixel, as `dent under scratch`.
     """
 
     labels: NDArray[np.uint8]
     types: tuple[str, ...]
     source: MaskSource
     guessed: int = 0
+    hidden: tuple[str, ...] = ()
 
 
 def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") -> Drawing:
@@ -143,7 +144,12 @@ def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") ->
     labels = np.zeros((height, width), np.uint8)
     for _, value, mask in sorted(drawn, key=lambda one: -one[0]):
         labels[mask] = value
-    return Drawing(labels, types, max(sources, key=MASK_SOURCES.index), guessed)
+    hidden = tuple(
+        f"{types[value - 1]} under {' and '.join(types[one - 1] for one in np.unique(labels[mask]))}"
+        for _, value, mask in drawn
+        if not (labels[mask] == value).any()
+    )
+    return Drawing(labels, types, max(sources, key=MASK_SOURCES.index), guessed, hidden)
 
 
 def _mask(

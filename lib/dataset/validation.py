@@ -73,6 +73,7 @@ class Drawn:
     types: tuple[str, ...]
     source: MaskSource
     guessed: int
+    hidden: tuple[str, ...] = ()
 
     def labels(self) -> NDArray[np.uint8]:
         """The labels (H, W)."""
@@ -150,6 +151,13 @@ def _note_doubtful_masks(examinations: Sequence[Examination], findings: Findings
         findings.warnings.append(
             f"{sum(one.drawn.guessed for one in unanswered if one.drawn)} box(es) are marked whole, since nothing "
             f"stands out in them: {shortlist([str(one.picture.path) for one in unanswered])}"
+        )
+    if hidden := [
+        f"{one.picture.path} ({', '.join(one.drawn.hidden)})" for one in examinations if one.drawn and one.drawn.hidden
+    ]:
+        findings.warnings.append(
+            f"{len(hidden)} picture(s) have region(s) that lie wholly under regions of other types, and count for "
+            f"nothing, since a pixel has one type: {shortlist(hidden)}; correct or remove them"
         )
     if beside := [
         f"{one.picture.mask} (the picture shows something at {one.beside})" for one in examinations if one.beside
@@ -253,7 +261,7 @@ def _with_drawing(result: Examination, annotation: Annotation, image: NDArray, b
             result,
             problems=(*result.problems, *_mask_problems(annotation.source, labels > 0, image)),
             turned_mask=as_stored,
-            drawn=Drawn(png_bytes(labels), drawing.types, drawing.source, drawing.guessed),
+            drawn=Drawn(png_bytes(labels), drawing.types, drawing.source, drawing.guessed, drawing.hidden),
         )
     except (OSError, UserError) as error:
         return replace(result, problems=(*result.problems, str(error)))

@@ -130,6 +130,17 @@ def test_of_two_types_the_smaller_defect_stays_in_view(one, other):
         assert (drawing.labels[smaller] == value).all()
 
 
+def test_a_region_that_lies_wholly_under_other_types_is_named_and_one_of_its_own_type_is_not():
+    def hidden(*regions: tuple[str, tuple[float, float, float, float]]) -> tuple[str, ...]:
+        boxes = tuple(Region(name, Rectangle(corners)) for name, corners in regions)
+        return draw(Annotation(SOURCE, boxes), PICTURE, "whole").hidden
+
+    place, left, right = (4, 4, 12, 8), (4, 4, 8, 8), (8, 4, 12, 8)
+    assert hidden(("scratch", place), ("dent", place)) == ("scratch under dent",)
+    assert hidden(("scratch", place), ("hole", left), ("dent", right)) == ("scratch under dent and hole",)
+    assert hidden(("scratch", place), ("dent", left)) == hidden(("dent", place), ("dent", place)) == ()
+
+
 def test_rings_unite_and_a_hair_is_a_line():
     pieces = Polygon((ring((2, 2, 5, 6)), ring((10, 10, 12, 20))))
     assert polygon_mask(pieces, WIDTH, HEIGHT).sum() == 12 + 20

@@ -15,7 +15,7 @@ from lib.dataset.findings import Findings
 from lib.dataset.layouts import read_category
 from lib.dataset.reading import unreadable
 from lib.dataset.splitting import split_categories
-from lib.dataset.validation import examine
+from lib.dataset.validation import examine, validate
 from tests.dataset.test_inspect import inspect
 
 
@@ -188,3 +188,15 @@ def test_a_region_that_cannot_be_drawn_is_told_with_its_picture_and_a_remedy(tmp
         f"{tmp_path / 'images/p0.png'}: {tmp_path / 'a.json'}: region 1, type0: a box from 1e+308, 1 to 1e+308, -2, "
         f"which is turned inside out; correct or remove it"
     )
+
+
+def test_regions_that_vanish_under_others_are_one_warning_with_pictures_and_types(tmp_path):
+    pictures(tmp_path)
+    for number in range(3):
+        shapes = shape(), shape(label="scratch" if number else "dent")
+        (tmp_path / f"p{number}.json").write_text(labelme(*shapes).replace("p0.png", f"p{number}.png"))
+    findings = Findings()
+    validate(read_category(tmp_path, "nut", findings), findings)
+    [warning] = [one for one in findings.warnings if "wholly under" in one]
+    names = ", ".join(f"{tmp_path}/images/p{number}.png (dent under scratch)" for number in (1, 2))
+    assert warning.startswith("2 picture(s) have region(s)") and names in warning
