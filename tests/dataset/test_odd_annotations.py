@@ -12,7 +12,7 @@ from PIL import Image
 from lib.core.params import Dataset, Split
 from lib.core.runtime import write_json
 from lib.dataset.findings import Findings
-from lib.dataset.layouts import read_category
+from lib.dataset.layouts import locate, read_category
 from lib.dataset.reading import unreadable
 from lib.dataset.splitting import split_categories
 from lib.dataset.validation import examine, validate
@@ -126,7 +126,40 @@ def test_yolo_is_known_by_any_file_of_labels_so_that_a_broken_one_is_told(tmp_pa
     for number, line in enumerate(["0 nan 0.5 0.4 0.4", "0 0.5 0.5 0.4 0.4"]):
         (tmp_path / f"labels/p{number}.txt").write_text(line)
     [problem] = findings_of(tmp_path).problems
-    assert str(tmp_path / "labels/p0.txt") in problem and "line 1: expected a class" in problem
+    assert f"{tmp_path / 'labels/p0.txt'}, line 1: '0 nan 0.5 0.4 0.4'" in problem and "expected a class" in problem
+
+
+@pytest.mark.parametrize("line", ["0 120 80 40 20", "dent 0.5 0.5 0.4 0.4", "0,0.5,0.5,0.4,0.4", "0 nan 0.5 0.4 0.4"])
+@pytest.mark.parametrize("place", ["train/labels", "labels", "good"])  # beside folders of MVTec AD, alone, as darknet
+def test_yolo_whose_labels_are_all_broken_is_refused_with_a_file_and_its_line(tmp_path, place, line):
+    pictures(tmp_path / "nut", place.replace("labels", "images"), 60)
+    (tmp_path / "nut" / place).mkdir(exist_ok=True)
+    for number in range(52, 60):  # the first ones are good and have none
+        (tmp_path / f"nut/{place}/p{number}.txt").write_text(line)
+    [problem] = findings_of(tmp_path).problems
+    assert problem.startswith("8 file(s) of labels hold other lines; expected a class and 4 numbers of a box")
+    assert f"{tmp_path / 'nut' / place / 'p52.txt'}, line 1: {line!r}" in problem and problem.count("\n") == 0
+
+
+def test_yolo_is_known_where_many_good_pictures_without_labels_come_first(tmp_path):
+    pictures(tmp_path / "nut", count=60)
+    (tmp_path / "nut/labels").mkdir()
+    (tmp_path / "nut/labels/p59.txt").write_text("0 0.5 0.5 0.4 0.4")
+    assert locate(tmp_path, "nut").layout == "yolo"
+
+
+def test_labels_of_a_picture_in_a_folder_good_are_read_as_in_all_other_formats(tmp_path):
+    pictures(tmp_path / "nut", "good")
+    (tmp_path / "nut/good/p1.txt").write_text("0 0.5 0.5 0.4 0.4")
+    kinds = [one.defect_type for one in read_category(tmp_path, "nut", Findings())]
+    assert kinds == ["good", "class_0", "good"]
+
+
+def test_folders_of_pictures_with_notes_are_no_yolo(tmp_path):
+    pictures(tmp_path / "nut", "good")
+    for number, note in enumerate(["found by Ann on the 3 4 5 6", "3 4 5 6", ""]):
+        (tmp_path / f"nut/good/p{number}.txt").write_text(note)
+    assert locate(tmp_path, "nut").layout == "plain"
 
 
 OLD_NAME = os.fsdecode(b"images/\xe4.png")  # as archives of old systems leave it

@@ -5,7 +5,8 @@ or more), as shares of the picture. The classes' names stand in `data.yaml`, `cl
 file, or none where other pictures of the folder have one, means a good picture.
 """
 
-from collections.abc import Iterator
+import re
+from itertools import chain, islice
 from pathlib import Path
 
 import yaml
@@ -25,21 +26,13 @@ PICTURES, LABELS = "images", "labels"
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for YOLO, or None."""
-    for path in _label_files(base, Album(base)):
-        if path.is_file():
-            try:
-                lines = [line for line in read_text(path).splitlines() if line.strip()]
-            except UserError:
-                continue
-            if lines and _parsed(lines[0]):
-                return f"{path.relative_to(base).as_posix()} beside its picture"
-    return None
-
-
-def _label_files(base: Path, album: Album) -> Iterator[Path]:
-    for picture, _ in zip(album.paths, range(LOOKED_AT), strict=False):
-        yield _labels_of(base, picture)
+    """Why the folder is taken for YOLO, or None. Files of labels that are all broken are a sign, too."""
+    pairs = ((picture, _labels_of(base, picture)) for picture in Album(base).paths)
+    files = list(islice(((picture, labels) for picture, labels in pairs if labels.is_file()), LOOKED_AT))
+    sound = (labels for _, labels in files if _holds_labels(labels))
+    meant = (labels for picture, labels in files if labels.parent != picture.parent or _holds_numbers(labels))
+    found = next(chain(sound, meant), None)
+    return f"{found.relative_to(base).as_posix()} beside its picture" if found else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
@@ -48,9 +41,9 @@ def read(base: Path, findings: Findings) -> list[Picture]:
     class_of = _names(base, findings)
     label_of = {picture: _labels_of(base, picture) for picture in found.album.paths}
     folders = {labels.parent for labels in label_of.values() if labels.is_file()}
-    without = []
+    without, broken = [], []
     for picture, labels in label_of.items():
-        if labels.parent not in folders or picture.parent.name == GOOD:
+        if labels.parent not in folders or (picture.parent.name.casefold() == GOOD and not labels.is_file()):
             continue
         notes = found.picture(picture.relative_to(base).as_posix(), base / labels.name, shares=True)
         if notes is None:
@@ -63,11 +56,15 @@ def read(base: Path, findings: Findings) -> list[Picture]:
             for number, line in enumerate(read_text(labels).splitlines(), start=1):
                 if line.strip():
                     if (parsed := _parsed(line)) is None:
-                        raise UserError(
-                            f"{labels}, line {number}: expected a class and 4 numbers of a box, or 6 and more of a "
-                            f"segment, all from 0 to 1 (found {line.strip()!r:.80})"
-                        )
+                        broken.append(f"{labels}, line {number}: {line.strip()!r:.80}")
+                        break
                     found.region(notes, class_of.get(parsed[0], f"class_{parsed[0]}"), parsed[1])
+    if broken:
+        findings.problems.append(
+            f"{len(broken)} file(s) of labels hold other lines; expected a class and 4 numbers of a box, or 6 and more "
+            f"of a segment, all from 0 to 1: {shortlist(broken)}; export them anew, or set dataset.layout where they "
+            f"are no labels"
+        )
     if without:
         findings.warnings.append(
             f"{len(without)} picture(s) without a file of labels count as good: {shortlist(without)}"
@@ -104,11 +101,22 @@ def _parsed(line: str) -> tuple[int, Shape] | None:
     return (int(values[0]), Polygon((rest,))) if len(rest) >= 6 and len(rest) % 2 == 0 else None
 
 
-def _holds_labels(path: Path) -> bool:
+def _first_line(path: Path) -> str:
+    """The first line that is not blank; nothing where there is none, or where the file cannot be read."""
     try:
-        return any(_parsed(line) for line in read_text(path).splitlines()[:1])
+        return next((line for line in read_text(path).splitlines() if line.strip()), "")
     except UserError:
-        return False
+        return ""
+
+
+def _holds_labels(path: Path) -> bool:
+    return _parsed(_first_line(path)) is not None
+
+
+def _holds_numbers(path: Path) -> bool:
+    """Whether labels may have been meant: numbers in any unit behind a class of any name."""
+    _, *rest = re.split(r"[\s,;]+", _first_line(path).strip())
+    return len(rest) >= 4 and numbers(" ".join(rest)) is not None
 
 
 def _names(base: Path, findings: Findings) -> dict[int, str]:
