@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from lib.core.errors import UserError
 from lib.core.images import SUFFIXES
 from lib.core.records import GOOD
-from lib.dataset.annotations import Annotation, Region, Shape
+from lib.dataset.annotations import Annotation, MaskFile, Region, Shape
 from lib.dataset.findings import Findings, natural_key, shortlist
 from lib.dataset.pictures import Picture, TypeNames, part_of, picture_names, type_of
 
@@ -70,6 +70,24 @@ class Album:
         if len(closest) > 1:
             raise UserError(f"{name!r} may be any of {shortlist([str(path) for path in closest])}")
         return closest[0]
+
+
+def note_unread(base: Path, pictures: Iterable[Picture], findings: Findings, left_out: Iterable[Path] = ()) -> None:
+    """Warn of what lies below a category's folder and is neither one of its pictures nor a mask or template of one.
+
+    left_out: files and whole folders that the layout has, and that are not read on purpose.
+    """
+    known = set(left_out)
+    for one in pictures:
+        shapes = [region.shape for region in one.annotation.regions] if one.annotation else []
+        known |= {one.path, one.mask or one.path}
+        known |= {shape.path for shape in shapes if isinstance(shape, MaskFile)}
+    unread = [str(path) for path in Album(base).paths if known.isdisjoint((path, *path.parents))]
+    if unread:
+        findings.warnings.append(
+            f"{base}: not read: {len(unread)} picture(s) that this layout has no place for, or masks without a "
+            f"picture: {shortlist(unread)}; move or remove them"
+        )
 
 
 @dataclass

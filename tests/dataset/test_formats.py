@@ -459,6 +459,7 @@ def test_public_layouts_are_read_with_parts_types_and_masks(tmp_path: Path, layo
     findings = Findings()
     pictures = {picture.path.stem: picture for picture in read_category(tmp_path / "in", "nut", findings)}
     assert not findings.problems and set(pictures) == {*GOOD, *SINGLE}
+    assert [one for one in findings.warnings if "no labels: test_private" not in one] == []
     assert [pictures[stem].folder for stem in GOOD] == parts
     assert {pictures[stem].defect_type for stem in GOOD} == {"good"}
     assert {pictures[stem].defect_type for stem in SINGLE} == {defect_type}
@@ -481,6 +482,29 @@ def test_a_missing_mask_of_a_public_layout_is_a_problem_that_names_it(tmp_path: 
     findings = Findings()
     read_category(tmp_path / "in", "nut", findings)
     assert len(findings.problems) == 1 and "p0" in findings.problems[0] and "without a mask" in findings.problems[0]
+
+
+STRAYS = {  # a picture in a folder of no meaning, and a mask without a picture
+    "mvtec_loco": ("other/p3", "ground_truth/structural_anomalies/p4/000"),
+    "mvtec_ad2": ("test_public/scratch/p3", "test_public/ground_truth/bad/p4_mask"),
+    "mvtec_3d": ("test/hole/p3", "test/hole/gt/p4"),
+    "visa": ("Data/Images/Other/p3", "Data/Masks/Anomaly/p4"),
+    "btad": ("test/scratch/p3", "ground_truth/ko/p4"),
+    "kolektor_sdd2": ("train/more/p3", "test/p4_GT"),
+}
+
+
+@pytest.mark.parametrize("layout", STRAYS)
+def test_what_a_public_layout_does_not_read_is_one_warning_that_names_it(tmp_path: Path, layout):
+    write_folders(tmp_path / "in", layout)
+    strays = [tmp_path / f"in/nut/{name}.png" for name in STRAYS[layout]]
+    for path in strays:
+        write_mask(path, "p0")
+    findings = Findings()
+    pictures = read_category(tmp_path / "in", "nut", findings)
+    assert len(pictures) == len(GOOD) + len(SINGLE) and not findings.problems
+    [warning] = [one for one in findings.warnings if "2 picture(s) that this layout has no place for" in one]
+    assert all(str(path) in warning for path in strays)
 
 
 def test_lamps_of_one_part_are_one_capture_group(tmp_path: Path):

@@ -29,7 +29,13 @@ def findings_of(root: Path, lines: list[str], header: str = "picture,mask,type,p
 
 def test_a_sound_table_has_no_findings_even_from_a_folder_above(tmp_path):
     (tmp_path / "in").mkdir()
-    assert findings_of(tmp_path / "in/../in", SOUND) == Findings()
+    assert findings_of(tmp_path / "in/../in", [*SOUND, "images/p2.png,,good,test"]) == Findings()
+
+
+def test_a_picture_that_no_row_names_and_a_mask_of_a_good_row_are_one_warning(tmp_path):
+    findings = findings_of(tmp_path, ["images/p1.png,m.png,good,test"])
+    [warning], pictures = findings.warnings, [tmp_path / name for name in ("images/p0.png", "images/p2.png", "m.png")]
+    assert "not read: 3 picture(s)" in warning and all(str(path) in warning for path in pictures)
 
 
 @pytest.mark.parametrize(

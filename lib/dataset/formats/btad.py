@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lib.core.records import GOOD
+from lib.dataset.album import note_unread
 from lib.dataset.findings import Findings
 from lib.dataset.folders import defects_with_masks, picture_files
 from lib.dataset.pictures import TEST, TRAIN, Picture
@@ -17,11 +18,13 @@ def recognises(base: Path) -> str | None:
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures of a category; adds to the findings which of them lack masks."""
+    """The pictures of a category; adds to the findings which of them lack masks, and what is not read."""
     pictures = [
         Picture(GOOD, part, path)
         for folder, part in ((f"train/{OK}", TRAIN), (f"test/{OK}", TEST))
         if (base / folder).is_dir()
         for path in picture_files(base / folder, findings)
     ]
-    return pictures + defects_with_masks(base / "test" / KO, base / "ground_truth" / KO, KO, TEST, findings)
+    pictures += defects_with_masks(base / "test" / KO, base / "ground_truth" / KO, KO, TEST, findings)
+    note_unread(base, pictures, findings)
+    return pictures

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from lib.core.errors import UserError
 from lib.core.images import SUFFIXES
 from lib.core.records import GOOD
+from lib.dataset.album import note_unread
 from lib.dataset.annotations import Annotation, Difference, Region
 from lib.dataset.findings import Findings, natural_key
 from lib.dataset.pictures import TEST, TRAIN, Picture, type_of
@@ -46,6 +47,7 @@ def read(base: Path, findings: Findings) -> list[Picture]:
         regions = _regions(labels, template, findings)
         annotation = Annotation(labels, regions) if regions else None
         pictures.append(Picture(type_of(regions), part, tested, annotation=annotation, group=group))
+    note_unread(base, pictures, findings)
     return pictures
 
 

@@ -9,6 +9,7 @@ from lib.core.errors import UserError
 from lib.core.images import read_mask
 from lib.core.records import GOOD
 from lib.core.runtime import progress
+from lib.dataset.album import note_unread
 from lib.dataset.findings import Findings
 from lib.dataset.folders import note_without_mask, picture_files
 from lib.dataset.pictures import TEST, TRAIN, Picture
@@ -24,14 +25,16 @@ def recognises(base: Path) -> str | None:
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures of both parts; adds to the findings which of them lack masks."""
-    pictures = []
+    """The pictures of both parts; adds to the findings which of them lack masks, and what is not read."""
+    pictures: list[Picture] = []
+    told: list[Path] = []
     for part in (TRAIN, TEST):
         files = picture_files(base / part, findings) if (base / part).is_dir() else []
         masks = {path.stem.removesuffix(ENDING): path for path in files if path.stem.endswith(ENDING)}
         images = [path for path in files if not path.stem.endswith(ENDING)]
         named = f", called <stem>{ENDING}.png, black where there is no defect"
         note_without_mask([path for path in images if path.stem not in masks], base / part, findings, named)
+        told += [*images, *(masks[path.stem] for path in images if path.stem in masks)]
         for path in progress([path for path in images if path.stem in masks], "masks"):
             try:
                 marked = bool(read_mask(masks[path.stem]).any())
@@ -39,4 +42,5 @@ def read(base: Path, findings: Findings) -> list[Picture]:
                 findings.problems.append(f"{error}; replace the file")
                 continue
             pictures.append(Picture("defect", part, path, masks[path.stem]) if marked else Picture(GOOD, part, path))
+    note_unread(base, pictures, findings, told)
     return pictures

@@ -5,6 +5,7 @@ type with `rgb` and, for the mask, `gt`. Depth (`xyz`) is not read.
 from pathlib import Path
 
 from lib.core.records import GOOD
+from lib.dataset.album import note_unread
 from lib.dataset.findings import Findings
 from lib.dataset.folders import defects_with_masks, folders, picture_files
 from lib.dataset.pictures import TEST, TRAIN, VAL, Picture
@@ -19,12 +20,13 @@ def recognises(base: Path) -> str | None:
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures of a category; adds to the findings which of them lack masks."""
-    pictures = []
+    """The pictures of a category; adds to the findings which of them lack masks, and what is not read."""
+    pictures: list[Picture] = []
     for name, part in PARTS.items():
         for folder in folders(base / name) if (base / name).is_dir() else []:
             if folder.name != GOOD:
                 pictures += defects_with_masks(folder / "rgb", folder / "gt", folder.name, part, findings)
             elif (folder / "rgb").is_dir():
                 pictures += [Picture(GOOD, part, path) for path in picture_files(folder / "rgb", findings)]
+    note_unread(base, pictures, findings, [*base.glob("*/*/xyz"), *base.glob(f"*/{GOOD}/gt")])
     return pictures

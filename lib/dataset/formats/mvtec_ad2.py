@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lib.core.records import GOOD
+from lib.dataset.album import note_unread
 from lib.dataset.findings import Findings
 from lib.dataset.folders import defects_with_masks, picture_files
 from lib.dataset.pictures import TEST, TRAIN, VAL, Picture
@@ -22,10 +23,11 @@ def recognises(base: Path) -> str | None:
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures of a category; adds to the findings which of them lack masks."""
-    if private := [folder.name for folder in sorted(base.glob("test_private*")) if folder.is_dir()]:
-        findings.warnings.append(f"{base}: not read, since they have no labels: {', '.join(private)}")
-    pictures = []
+    """The pictures of a category; adds to the findings which of them lack masks, and what is not read."""
+    if private := [folder for folder in sorted(base.glob("test_private*")) if folder.is_dir()]:
+        names = ", ".join(folder.name for folder in private)
+        findings.warnings.append(f"{base}: not read, since they have no labels: {names}")
+    pictures: list[Picture] = []
     for name, part in FOLDERS.items():
         folder = base / name
         if folder.name == BAD:
@@ -34,4 +36,5 @@ def read(base: Path, findings: Findings) -> list[Picture]:
             files = picture_files(folder, findings) if folder.is_dir() else []
             found = [Picture(GOOD, part, path) for path in files]
         pictures += [replace(one, group=f"{name}/{one.path.stem.split('_')[0]}") for one in found]
+    note_unread(base, pictures, findings, private)
     return pictures

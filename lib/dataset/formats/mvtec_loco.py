@@ -6,6 +6,7 @@
 from pathlib import Path
 
 from lib.core.records import GOOD
+from lib.dataset.album import note_unread
 from lib.dataset.annotations import Annotation, MaskFile, Region
 from lib.dataset.findings import Findings
 from lib.dataset.folders import folders, note_without_mask, picture_files
@@ -24,7 +25,7 @@ def recognises(base: Path) -> str | None:
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures of a category; adds to the findings which of them lack masks."""
+    """The pictures of a category; adds to the findings which of them lack masks, and what is not read."""
     pictures = []
     for name, part in PARTS.items():
         for folder in folders(base / name) if (base / name).is_dir() else []:
@@ -38,4 +39,5 @@ def read(base: Path, findings: Findings) -> list[Picture]:
                 annotation = Annotation(place, regions) if regions else None
                 pictures.append(Picture(folder.name, part, path, annotation=annotation))
             note_without_mask(without, base / MASKS / folder.name, findings)
+    note_unread(base, pictures, findings)
     return pictures

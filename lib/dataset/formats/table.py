@@ -11,6 +11,7 @@ from pathlib import Path
 from lib.core.errors import UserError
 from lib.core.images import SUFFIXES
 from lib.core.records import GOOD
+from lib.dataset.album import note_unread
 from lib.dataset.annotations import Annotation, MaskFile, Region
 from lib.dataset.findings import Findings
 from lib.dataset.pictures import PARTS, Picture, TypeNames, picture_names, type_of
@@ -89,6 +90,7 @@ def read(base: Path, findings: Findings) -> list[Picture]:
             )
         )
     types.warn(findings)
+    note_unread(base, pictures, findings)
     return pictures
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lib.core.errors import UserError
 from lib.core.records import GOOD
+from lib.dataset.album import note_unread
 from lib.dataset.findings import Findings
 from lib.dataset.folders import defects_with_masks, picture_files
 from lib.dataset.pictures import PARTS, Picture
@@ -26,11 +27,12 @@ def recognises(base: Path) -> str | None:
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures of a category; adds to the findings which of them lack masks."""
+    """The pictures of a category; adds to the findings which of them lack masks, and what is not read."""
     parts = _parts(base.parent / SPLIT, findings)
 
     pictures = [Picture(GOOD, "", path) for path in picture_files(base / NORMAL, findings)]
     pictures += defects_with_masks(base / ANOMALY, base / MASKS, "anomaly", "", findings)
+    note_unread(base, pictures, findings)
     return [replace(one, folder=parts.get(one.path.relative_to(base.parent).as_posix(), "")) for one in pictures]
 
 
