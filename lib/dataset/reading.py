@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from lib.core.errors import UserError
-from lib.dataset.findings import natural_key
+from lib.dataset.findings import natural_key, shortlist
 
 MAX_BYTES = 512 * 2**20  # of a file; COCO's own for 118,000 pictures has 450 MB
 DEPTH = 3  # folders below that of the data set in which annotations are looked for
@@ -42,6 +42,19 @@ def unreadable(base: Path) -> list[str]:
                 read(path)
             except UserError as error:
                 problems.append(str(error))
+    return problems
+
+
+def passed_over(base: Path) -> list[str]:
+    """What a layout of folders alone has to say of files that hold annotations, or would if they could be read."""
+    problems = unreadable(base)
+    files = [str(path) for path in annotation_files(base, ".json", ".xml")]
+    others = [file for file in files if not any(problem.startswith(f"{file}: ") for problem in problems)]
+    if others:
+        problems.append(
+            f"{base}: not read, since folders tell the types here: {len(others)} file(s), {shortlist(others)}; if they "
+            f"hold annotations, set dataset.layout to their format"
+        )
     return problems
 
 

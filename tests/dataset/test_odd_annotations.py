@@ -162,6 +162,26 @@ def test_folders_of_pictures_with_notes_are_no_yolo(tmp_path):
     assert locate(tmp_path, "nut").layout == "plain"
 
 
+@pytest.mark.parametrize("folders", [("train/good", "test/dent"), ("good", "dent")])
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("_annotations.coco.json", coco()[:-9], "no valid JSON"),
+        ("_annotations.coco.json", json.dumps({"images": [], "annotations": []}), "set dataset.layout to their format"),
+        ("video.xml", "<annotations><track/></annotations>", "set dataset.layout to their format"),
+    ],
+)
+def test_annotations_that_no_layout_knows_are_named_where_folders_are_read_instead(
+    tmp_path, folders, name, content, said
+):
+    for folder in folders:
+        pictures(tmp_path / "nut", folder)
+    (tmp_path / "nut" / folders[0].split("/")[0] / name).write_text(content)
+    (tmp_path / "nut/masks/dent").mkdir(parents=True)
+    warnings = [one for one in findings_of(tmp_path).warnings if said in one]
+    assert len(warnings) == 1 and name in warnings[0]
+
+
 OLD_NAME = os.fsdecode(b"images/\xe4.png")  # as archives of old systems leave it
 
 

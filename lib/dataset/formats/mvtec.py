@@ -9,6 +9,7 @@ from pathlib import Path
 from lib.dataset.findings import Findings
 from lib.dataset.folders import MASK_FOLDERS, TWINS, Folders, folders, read_folders
 from lib.dataset.pictures import TEST, TRAIN, Picture
+from lib.dataset.reading import passed_over
 
 
 def recognises(base: Path) -> str | None:
@@ -19,6 +20,7 @@ def recognises(base: Path) -> str | None:
 
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures of a category; adds to the findings what does not fit together."""
+    findings.warnings += passed_over(base)
     parts = [part for part in (TRAIN, TEST) if (base / part).is_dir()]
     pictures = [(part, folder) for part in parts for folder in folders(base / part)]
     others = [folder for folder in folders(base) if folder.name not in (TRAIN, TEST, TWINS, *MASK_FOLDERS)]

@@ -5,7 +5,7 @@ from pathlib import Path
 from lib.dataset.findings import Findings
 from lib.dataset.folders import MASK_FOLDERS, Folders, folders, read_folders
 from lib.dataset.pictures import Picture
-from lib.dataset.reading import unreadable
+from lib.dataset.reading import passed_over
 
 
 def recognises(base: Path) -> str | None:
@@ -16,6 +16,6 @@ def recognises(base: Path) -> str | None:
 
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures of a category; adds to the findings what does not fit together."""
-    findings.warnings += unreadable(base)  # what might have been another layout
+    findings.warnings += passed_over(base)
     pictures = [("", folder) for folder in folders(base) if folder.name not in MASK_FOLDERS]
     return read_folders(Folders(base, tuple(pictures), base, tuple(base / name for name in MASK_FOLDERS)), findings)
