@@ -23,8 +23,8 @@ def read_foregrounds(
 ) -> dict[str, tuple[Path, str]]:
     """The mask of the object and the SHA-256 of its file, by the picture's id, for the pictures that have one.
 
-    Adds to the findings what is wrong: a folder that is missing, masks without a picture, two of one picture, masks
-    that cannot be read, do not fit their picture or mark nothing.
+    Adds to the findings what is wrong: a folder that is missing, or without a mask of the category, masks without a
+    picture, two of one picture, masks that cannot be read, do not fit their picture or mark nothing.
     """
     if dataset.foreground is None:
         return {}
@@ -38,6 +38,8 @@ def read_foregrounds(
     # A data set that is one category as a whole has no folder of its name.
     place = folder / category if (root / category).is_dir() else folder
     by_name = by_path(place.rglob("*"), folder, KEY, findings)
+    if not by_name:
+        findings.warnings.append(f"{KEY}: {place} holds no mask: the objects of {category} are guessed")
     found = {}
     for one in examinations:
         mask = by_name.pop(one.picture.path.relative_to(root).with_suffix(""), None)

@@ -31,7 +31,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def split(root: Path, folder: str | None):
+def parts(root: Path, folder: str | None):
     dataset = Dataset(
         path=str(root),
         categories=("nut",),
@@ -41,7 +41,11 @@ def split(root: Path, folder: str | None):
         depth="auto",
         foreground=folder,
     )
-    return split_category(dataset, Split(rule="first_third", shots=6, val_fraction=0.34), "nut")[0]
+    return split_category(dataset, Split(rule="first_third", shots=6, val_fraction=0.34), "nut")
+
+
+def split(root: Path, folder: str | None):
+    return parts(root, folder)[0]
 
 
 def problems(root: Path, folder: str = "objects") -> str:
@@ -90,6 +94,15 @@ def test_an_unreadable_mask_is_told(root):
 def test_two_masks_of_one_picture_are_told(root):
     write_png(root / "objects/nut/good/0.bmp", np.ones(SIZE, bool))
     assert "a second picture" in problems(root)
+
+
+def test_a_folder_without_a_mask_for_the_category_is_told(root):
+    (root / "objects/nut").rename(root / "objects/Nuts")
+    samples, summary = parts(root, "objects")
+    assert not any(sample.foreground for sample in samples)
+    assert (
+        f"dataset.foreground: {root}/objects/nut holds no mask: the objects of nut are guessed" in summary["warnings"]
+    )
 
 
 @pytest.mark.parametrize("folder", ["/objects", "../objects"])
