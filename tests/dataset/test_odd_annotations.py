@@ -222,6 +222,18 @@ def test_the_folder_of_a_data_set_may_be_named_by_a_detour(tmp_path):
     assert findings_of(tmp_path / "data/../data").problems == []
 
 
+def test_of_several_labels_of_one_region_the_first_counts_and_the_others_are_counted(tmp_path):
+    pictures(tmp_path)
+    value = {"x": 10, "y": 10, "width": 30, "height": 30, "rectanglelabels": ["dent", "scratch"]}
+    result = {"original_width": 8, "original_height": 8, "value": value}
+    (tmp_path / "a.json").write_text(
+        json.dumps([{"data": {"image": "p0.png"}, "annotations": [{"result": [result] * 2}]}])
+    )
+    findings = Findings()
+    [picture] = read_category(tmp_path, "nut", findings)
+    assert picture.types == ("dent",) and "2 further label(s) of one area" in findings.warnings[0]
+
+
 @pytest.mark.parametrize("stroke", [10**12, "abc", [0] * 10_000, [300]])
 def test_a_brush_stroke_that_is_none_is_refused_before_it_takes_memory(tmp_path, stroke):
     pictures(tmp_path)

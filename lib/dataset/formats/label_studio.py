@@ -67,6 +67,8 @@ def _read_task(path: Path, task: dict[str, Any], found: AnnotatedPictures) -> No
             found.skip(one.get("type"))
         else:
             found.region(notes, labels[0], shape)  # type: ignore[arg-type, index]
+            for _ in labels[1:]:  # type: ignore[index]
+                found.skip("further label(s) of one area")
 
 
 def _picture_name(task: dict[str, Any], path: Path, found: AnnotatedPictures) -> str:
