@@ -177,7 +177,8 @@ def _type_metrics(
 ) -> tuple[Metrics, dict[str, float]]:
     """How well a detector tells types apart, and the IoU of each; nothing of one that does not.
 
-    IoU at the threshold from val. Pictures with defects of one type have the right type or another.
+    IoU at the threshold from val. Pictures with defects of one type alone have the right type or another:
+    `type_pictures` is how many of them `type_accuracy` is about.
     """
     if not types:
         return {}, {}
@@ -195,6 +196,7 @@ def _type_metrics(
     ious = type_ious(of_pictures)
     told = [value for value in right if not math.isnan(value)]
     metrics = {"type_miou": _mean(ious[~np.isnan(ious)]), "type_accuracy": _mean(told)}
+    metrics["type_pictures"] = len(told)
     return metrics, dict(zip(types, ious.tolist(), strict=True))
 
 

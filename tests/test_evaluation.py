@@ -12,16 +12,17 @@ import yaml
 from lib.core.errors import UserError
 from lib.core.params import Params
 from lib.core.records import GOOD
-from lib.detection import image_score, train_arm
-from lib.evaluation import RECALLS, judge, judge_arm
+from lib.detection import Prediction, image_score, read_examples, train_arm
+from lib.evaluation import RECALLS, _type_metrics, judge, judge_arm
 from lib.metrics.bootstrap import RESAMPLES
 from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, painted, truth_boxes
 from lib.metrics.intervals import mean_std
-from lib.metrics.ranking import rank
+from lib.metrics.ranking import defect_pixels, rank
 from stages import evaluate
 from tests import brightness
 from tests.brightness import bright_discs, write_discs
 from tests.conftest import ROOT
+from tests.mixed import DENT, SCRATCH, mixed_sample
 
 CATEGORY = "slab"
 TEST = bright_discs(9, 2)
@@ -149,6 +150,7 @@ def test_a_detector_that_tells_types_apart_is_judged_by_that_too(project: Path, 
     verdict = judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))
     defects = sum(example.has_defect for example in TEST)
     assert verdict["mean"]["type_accuracy"] == pytest.approx(1 - 1 / defects, abs=1e-6)
+    assert verdict["mean"]["type_pictures"] == defects
     of_seeds = []
     for seed in (0, 1):
         trained = Path(f"models/detectors/unet/{CATEGORY}/none/seed-{seed}")
@@ -296,3 +298,14 @@ def test_a_type_that_training_never_showed_is_judged_as_one_that_was_not_found(
     kinds = [example.defect_type for example in TEST if example.has_defect]
     assert "ring" in kinds
     assert verdict["mean"]["type_accuracy"] == pytest.approx(kinds.count("blob") / len(kinds), abs=1e-6)
+
+
+def test_a_picture_of_several_types_counts_for_their_ious_and_not_for_the_accuracy_of_pictures(tmp_path: Path):
+    examples = read_examples([mixed_sample(tmp_path)])
+    np.save(tmp_path / "scores.npy", (DENT | SCRATCH).astype(np.float32))
+    np.save(tmp_path / "types.npy", examples[0].labels(["dent", "scratch"]))
+    scores, types = tmp_path / "scores.npy", tmp_path / "types.npy"
+    one = Prediction(scores, defect_pixels(np.load(scores), examples[0].mask), 1.0, 0.0, 1.0, types)
+    metrics, ious = _type_metrics(["dent", "scratch"], examples, [one], 0.5)
+    assert metrics["type_miou"] == 1 and ious == {"dent": 1, "scratch": 1}
+    assert np.isnan(metrics["type_accuracy"]) and metrics["type_pictures"] == 0

@@ -45,8 +45,9 @@ it."""
 TYPES_NOTE = "Mean ± standard deviation over seeds, each type's pictures beside the good ones."
 
 IOUS_NOTE = """Of detectors that tell types apart, at the threshold from val, over all test pictures: a defect \
-under the name of another type counts against both. Their mean is the mIoU above; the type of a picture is that of its \
-highest scores."""
+under the name of another type counts against both. Their mean is the mIoU above. The type of a picture is that of its \
+highest scores; its accuracy is over the defect pictures that show one type alone (`type_pictures` in \
+`metrics/detection`)."""
 
 SAMPLES_NOTE = """Requests = accepted + rejected + failed. Masks are known where the generator tells them, else \
 measured from the change. Real ones accepted: the share of the real defects that pass the gate, each compared with the \
