@@ -250,6 +250,24 @@ def test_products_beside_the_embedded_ones_outlive_every_command(chains: tuple[P
     assert run(folder, "dvc", "status", "--quiet", "workpieces", check=False).returncode == 0
 
 
+def test_somebody_s_files_in_other_folders_go_as_the_page_of_data_says(chains: tuple[Path, Path]):
+    folder, names = chains[1], ("data/placements/mine.txt", "metrics/report/mine.txt", "metrics/masks/mine.txt")
+
+    def left() -> set[str]:
+        return {name for name in names if (folder / name).is_file()}
+
+    for name in names:
+        (folder / name).write_text("mine")
+    run(folder, "dvc", "exp", "run", "--temp", "-S", "workpieces.test_good=3", "--single-item", "workpieces")
+    assert run(folder, "dvc", "checkout", check=False).returncode != 0 and left() == set(names)
+    run(folder, "dvc", "exp", "run", "-S", "placements.jitter=0.2", "random_boxes")
+    assert left() == set(names[1:]), "what the target does not need is not looked at"
+    run(folder, "git", "checkout", "params.yaml")
+    run(folder, "dvc", "repro", "report")
+    assert left() == {"metrics/masks/mine.txt"}
+    (folder / "metrics/masks/mine.txt").unlink()
+
+
 def test_every_folder_of_pictures_that_dvc_would_delete_is_left_to_its_stage():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     kept = [name for stage in stages.values() for out in stage["outs"] if isinstance(out, dict) for name in out]
