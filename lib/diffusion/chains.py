@@ -57,7 +57,7 @@ class Rectifier:
     def __call__(self, x: Tensor, start: int) -> Descended:
         """From windows x (B, C, G, G) at the level `start` to clean ones; both chains begin with the same noise."""
         timing, everyone = Timing(self.plan, self.schedule), torch.arange(len(x), device=x.device)
-        search = Search(torch.zeros_like(everyone), torch.zeros_like(everyone))
+        search = Search.of(len(x), x.device)
         c, replaced = self.patches(x), False
         loss, signal = torch.full((len(x),), math.nan, device=x.device), FIRST_SIGNAL
         visited = timing.levels(start)

@@ -201,10 +201,16 @@ class Timing:
 
 @dataclass
 class Search:
-    """What the line search of each sample met with, (B,) int64: steps given up, and losses that were not finite."""
+    """What the line search of each sample met with, (B,) int64: steps given up, losses that were not finite, and how
+    often its last step was shrunk, which is where the search of the next level begins."""
 
     given_up: Tensor
     not_finite: Tensor
+    shrinks: Tensor
+
+    @classmethod
+    def of(cls, samples: int, where: torch.device) -> "Search":
+        return cls(*torch.zeros(3, samples, dtype=torch.int64, device=where))
 
 
 def optimised(
@@ -219,19 +225,20 @@ def optimised(
 
     evaluate(x, c, rows) gives the estimates and losses (B,) of the samples `rows` (B,) int64. gates: (B, 1, G, G) and
     (1, 1, L, L), None where the local state stays. A sample whose step raises its loss, or makes it no number, tries
-    a shorter one, until its tries are over: then it stays where it was.
+    a shorter one, with which the next gradient step of the level begins; where none is left, it stays where it was.
     """
     x, c = states
     everyone = torch.arange(len(x), device=x.device)
+    least = torch.zeros_like(everyone)
     known: Evaluation | None = None
-    for _ in range(plan.gradient_steps):
-        x = x.detach().requires_grad_()
-        c = c.detach().requires_grad_(gates[1] is not None)
-        known = evaluate(x, c, everyone)
+    for left in reversed(range(plan.gradient_steps)):
+        if known is None or not known[2].requires_grad:
+            x, c = x.detach().requires_grad_(), c.detach().requires_grad_(gates[1] is not None)
+            known = evaluate(x, c, everyone)
         open_gates = [gate for gate in gates if gate is not None]
         gradients = torch.autograd.grad(known[2].sum(), [x, c][: len(open_gates)])
         ways = [gate * gradient for gate, gradient in zip(open_gates, gradients, strict=True)]
-        (x, c), known = _searched(evaluate, (x.detach(), c.detach()), ways, known, rate, plan, search)
+        (x, c), known, least = _searched(evaluate, (x, c), ways, known, rate, least, plan, search, left > 0)
     assert known is not None
     return (x, c), known
 
@@ -242,26 +249,43 @@ def _searched(
     ways: Sequence[Tensor],
     known: Evaluation,
     rate: float,
+    least: Tensor,
     plan: Plan,
     search: Search,
-) -> tuple[tuple[Tensor, Tensor], Evaluation]:
-    """Go along the ways by `rate`, or as much less as each sample's loss demands."""
-    x, c = states[0].clone(), states[1].clone()
-    result = [part.detach().clone() for part in known]
-    rows = torch.arange(len(x), device=x.device)
-    for _ in range(plan.tries):
-        new_x = x[rows] - rate * ways[0][rows]
-        new_c = c[rows] - rate * ways[1][rows] if len(ways) > 1 else c[rows]
-        with torch.no_grad():
+    again: bool,
+) -> tuple[tuple[Tensor, Tensor], Evaluation, Tensor]:
+    """Go along the ways by `rate`, shrunk as often as each sample's loss demands, and say how often, (B,) int64.
+
+    least: (B,) int64, how often at least. Taken is a step of which the next longer one is refused, as if all were tried
+    from the longest on, wherever what is longer than a refused step is refused, too. again: a gradient step follows,
+    for which the step that all samples take keeps its graph, so that it is not evaluated once more.
+    """
+    (x, c), before = (state.detach() for state in states), known[2].detach()
+    result = [part.clone() for part in (x, c, *(part.detach() for part in known))]
+    refused, taken, stride = least - 1, torch.full_like(least, plan.tries), 1
+    shrinks = torch.maximum(search.shrinks, least).clamp(max=plan.tries - 1)
+    with_graph: list[Tensor] = []
+    while len(rows := (taken - refused > 1).nonzero()[:, 0]):
+        rates = x.new_tensor([rate * SHRINK**number for number in shrinks[rows].tolist()]).view(-1, 1, 1, 1)
+        new = [state[rows] - rates * way[rows] for state, way in zip((x, c), ways, strict=False)]
+        new_x, new_c = new if len(new) > 1 else (*new, c[rows])
+        for part in new:
+            part.requires_grad_(again)
+        with torch.set_grad_enabled(again):
             tried = evaluate(new_x, new_c, rows)
         search.not_finite[rows] += ~tried[2].isfinite()
-        better = tried[2] <= result[2][rows]
+        better = tried[2].detach() <= before[rows]
         done = rows[better]
-        x[done], c[done] = new_x[better], new_c[better]
-        for part, new in zip(result, tried, strict=True):
-            part[done] = new[better]
-        rows, rate = rows[~better], SHRINK * rate
-        if not len(rows):
-            break
-    search.given_up[rows] += 1
-    return (x, c), (result[0], result[1], result[2])
+        for part, value in zip(result, (new_x, new_c, *tried), strict=True):
+            part[done] = value.detach()[better]
+        if len(done):
+            with_graph = [new_x, new_c, *tried] if len(done) == len(x) else []
+        taken[done], refused[rows[~better]] = shrinks[done], shrinks[rows[~better]]
+        # From where the last search ended, further and further, and then into the middle of what is open.
+        middle = (refused + taken) // 2
+        down, up = torch.maximum(taken - stride, middle), torch.minimum(refused + stride, middle)
+        shrinks, stride = torch.where(taken == shrinks, down, up), 2 * stride
+    search.given_up += taken == plan.tries
+    search.shrinks.copy_(taken)
+    x, c, x0, patch, loss = with_graph if again and with_graph else result
+    return (x, c), (x0, patch, loss), taken

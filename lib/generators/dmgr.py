@@ -246,6 +246,7 @@ class Sampler:
     whole: Any
     part: Any
     settings: Settings
+    rectifier: type[Rectifier] = Rectifier
 
     def __call__(self, requests: Sequence[Request]) -> list[Result]:
         """On a CPU every sample is computed alone, on one core, so that no bit depends on the batch."""
@@ -267,7 +268,7 @@ class Sampler:
         told = self.settings.prediction
 
         def chains(plan: Plan) -> Descended:
-            rectifier = Rectifier(
+            rectifier = self.rectifier(
                 schedule,
                 plan,
                 lambda x, t, rows: estimate(self.whole, schedule, x, t, told),

@@ -12,6 +12,7 @@ from torch import Tensor
 from lib.diffusion.pixel import linear_schedule
 from lib.diffusion.rectification import (
     FIRST_SIGNAL,
+    SHRINK,
     Plan,
     Search,
     Timing,
@@ -182,7 +183,7 @@ def linear(target: Tensor):
 
 
 def search(number: int) -> Search:
-    return Search(torch.zeros(number, dtype=torch.int64), torch.zeros(number, dtype=torch.int64))
+    return Search.of(number, torch.device("cpu"))
 
 
 def plan(**changes: float) -> Plan:
@@ -231,5 +232,81 @@ def test_a_search_that_finds_nothing_ends_keeps_the_state_and_says_so_of_that_sa
     met = search(2)
     (new_x, _), _ = optimised(evaluate, (x, c), (torch.ones(2, 1, 2, 2), None), 0.1, plan(gradient_steps=1), met)
     assert torch.equal(new_x[0], x[0]) and not torch.equal(new_x[1], x[1])
-    assert met.given_up.tolist() == [1, 0] and met.not_finite.tolist() == [12, 0]
-    assert asked == [[0, 1], [0, 1], *[[0]] * 11], "whoever is done is not asked again"
+    assert met.given_up.tolist() == [1, 0] and met.not_finite.tolist() == [7, 0]
+    assert asked == [[0, 1], [0, 1], *[[0]] * 6], "whoever is done is not asked again"
+
+
+def stairs(refused: list[int], rate: float, asked: list):
+    """`evaluate` of states that fall to 0, and refuse the longest steps: as many as `refused` says of each sample."""
+
+    def evaluate(x: Tensor, c: Tensor, rows: Tensor):
+        way = (1 - x[:, 0, 0, 0]).detach()  # 0, or the rate by which the state has gone
+        shrinks = (torch.log(way / rate) / math.log(SHRINK)).round()
+        asked.append((rows.tolist(), shrinks.tolist()))
+        loss = x.flatten(1).sum(dim=1)
+        return x, c, torch.where((way > 0) & (shrinks < torch.tensor(refused)[rows]), torch.inf, loss)
+
+    return evaluate
+
+
+@settings(max_examples=60, deadline=None)
+@given(refused=st.lists(st.integers(0, 12), min_size=1, max_size=4), last=st.integers(0, 12))
+def test_wherever_a_search_begins_it_takes_the_longest_step_that_is_not_refused(refused: list[int], last: int):
+    x, asked, met = torch.ones(len(refused), 1, 1, 1), [], search(len(refused))
+    met.shrinks.fill_(last)
+    one = plan(gradient_steps=1)
+    (new_x, _), (_, _, loss) = optimised(stairs(refused, 0.1, asked), (x, x), (x, None), 0.1, one, met)
+    expected = [1 - 0.1 * SHRINK**number if number < 12 else 1.0 for number in refused]
+    torch.testing.assert_close(new_x.flatten(), torch.tensor(expected))
+    assert torch.equal(loss, new_x.flatten())
+    assert met.shrinks.tolist() == refused and met.given_up.tolist() == [int(number == 12) for number in refused]
+    assert len(asked) <= 8, "the gradient's evaluation, and fewer tries than there are steps"
+
+
+def test_a_search_that_begins_at_the_right_step_tries_no_more_than_the_next_longer_one():
+    asked, met, x = [], search(1), torch.ones(1, 1, 1, 1)
+    met.shrinks.fill_(9)
+    optimised(stairs([9], 0.1, asked), (x, x), (x, None), 0.1, plan(gradient_steps=1), met)
+    assert [shrinks for _, shrinks in asked[1:]] == [[9], [8]]
+
+
+def test_the_second_step_of_a_level_is_no_longer_than_the_first_and_what_was_taken_is_not_evaluated_again():
+    x, calls = torch.ones(2, 1, 1, 1), []
+
+    def evaluate(x: Tensor, c: Tensor, rows: Tensor):
+        calls.append((x.flatten().tolist(), x.requires_grad))
+        return x, c, torch.where(x.flatten() < 0.55, torch.inf, squares(x))
+
+    (new_x, _), _ = optimised(evaluate, (x, x), (x, None), 0.2, PUBLISHED, search(2))
+    # 1 - 0.2 * 2 is 0.6, from where 0.2 and 0.2 * 0.8 are too much: they would end at 0.36 and 0.408.
+    assert calls[:2] == [([1, 1], True), ([pytest.approx(0.6)] * 2, True)]
+    assert calls[2] == ([pytest.approx(0.36)] * 2, False), "and not 0.6 a second time"
+    longest = next(number for number in range(12) if 0.6 - 1.2 * 0.2 * SHRINK**number >= 0.55)
+    torch.testing.assert_close(new_x.flatten(), torch.full((2,), 0.6 - 1.2 * 0.2 * SHRINK**longest))
+
+    met, asked = search(1), []
+    (new_x, _), _ = optimised(stairs([12], 0.1, asked), (x[:1], x[:1]), (x[:1], None), 0.1, PUBLISHED, met)
+    assert torch.equal(new_x, x[:1]) and met.given_up.tolist() == [2]
+    assert all(way == [math.inf] for _, way in asked[8:]), "no step is left for the second gradient"
+
+
+def test_samples_that_take_different_steps_go_where_each_would_go_alone():
+    x, target, gate = noise(3, 1, 4, 4), noise(3, 1, 4, 4, seed=1), torch.ones(3, 1, 4, 4)
+    scale = torch.tensor([0.1, 2.0, 5.0])  # of the losses: each needs another step
+
+    def evaluate_of(chosen: Tensor):
+        def evaluate(x: Tensor, c: Tensor, rows: Tensor):
+            one = chosen[rows]
+            return x, c, scale[one] * (squares(x - target[one]) + squares(c - target[one]))
+
+        return evaluate
+
+    met = search(3)
+    (together, _), _ = optimised(evaluate_of(torch.arange(3)), (x, x), (gate, gate), 0.8, PUBLISHED, met)
+    assert len(set(met.shrinks.tolist())) == 3
+    for index in range(3):
+        part, alone = slice(index, index + 1), search(1)
+        states = (x[part], x[part]), (gate[part], gate[part])
+        (one, _), _ = optimised(evaluate_of(torch.tensor([index])), *states, 0.8, PUBLISHED, alone)
+        torch.testing.assert_close(one, together[part], rtol=0, atol=1e-6)
+        assert alone.shrinks[0] == met.shrinks[index]
