@@ -34,9 +34,10 @@ Evaluation = tuple[Tensor, Tensor, Tensor]  # estimates of x0 of both chains, lo
 class Plan:
     """What is set of a method's numbers; those of levels and of the patch's pixels are for 250 levels and `patch` px.
 
-    rate: of the gradient step at the start; gradient_steps: for each level; tries: of the line search; radius: px
-    around the patch's centre that the global gate leaves open; anchor_until, resonance_from: the levels between which
-    the chains are free; layers: detail layers of the pyramid; jump, passes: of time travel.
+    rate: of the gradient step at the start; gradient_steps: for each level; tries: lengths of a step that the line
+    search may take; radius: px around the patch's centre that the global gate leaves open; anchor_until,
+    resonance_from: the levels between which the chains are free; layers: detail layers of the pyramid; jump, passes: of
+    time travel.
     """
 
     patch: int
