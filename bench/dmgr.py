@@ -150,9 +150,9 @@ def main() -> None:
             ratios = [a / b for a, b in zip(taken[name], taken[OURS], strict=True)]
             print(f"{unit}, {OURS}: {statistics.median(ratios):.2f} times {name}", end="")
             print(f" ({min(ratios):.2f} to {max(ratios):.2f})")
-        apart = [np.abs(a.picture - b.picture).max() for a, b in zip(found[name], found[OURS], strict=True)]
-        losses = [[result.notes["loss"] for result in found[way]] for way in (name, OURS)]
-        print(f"greatest difference of each picture {np.round(apart, 3).tolist()} of 255; losses {losses}")
+        apart = [float(np.abs(a.picture - b.picture).max()) for a, b in zip(found[name], found[OURS], strict=True)]
+        losses = [statistics.mean(result.notes["loss"] for result in found[way]) for way in (name, OURS)]
+        print(f"pictures differ by at most {max(apart):.4f} of 255; mean losses {losses[0]:.4f} and {losses[1]:.4f}")
 
 
 if __name__ == "__main__":
