@@ -12,7 +12,8 @@ the backbone's mean and deviation are inside; so is patchcore's memory, whose ne
 matrices. Batch and sides are free, as long as sides are multiples of `multiple`. What a program does around it is in
 the file's metadata, as JSON in each value:
 
-    sight       window, overlap, multiple, batch, scale, smoothing, highest: how a picture is seen (lib/vision/tiles.py)
+    sight       window, overlap, multiple, batch, scale, smoothing, highest, largest: how a picture is seen, as told in
+                `lib/vision/tiles.py`
     threshold   the score from which a pixel is a defect
     min_area    pixels; smaller pieces of the mask do not count
     detector    provenance: detector, category, arm, seed, depth, as in detector.json
@@ -199,7 +200,8 @@ def _difference(network: Any, session: Any, sight: Sight) -> float:
     """The greatest difference of the graph from torch, as a share of the highest score where that is above 1."""
     import torch
 
-    largest = -(-3 * sight.window // 2 // sight.multiple) * sight.multiple  # side that `predict_tiled` asks for
+    most = max(sight.largest or 0, 3 * sight.window // 2)  # side that `predict_tiled` asks for
+    largest = -(-most // sight.multiple) * sight.multiple
     differences = []
     for batch, side in ((1, sight.window), (3, sight.window + sight.multiple), (1, largest)):
         windows = _noise(batch, side, side)

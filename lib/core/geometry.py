@@ -68,6 +68,10 @@ def crop(image: NDArray, window: Window) -> NDArray:
         index = np.arange(start, start + window.side) % period
         return np.minimum(index, period - index) if extent > 1 else np.zeros(window.side, dtype=np.int64)
 
+    below, right = window.y0 + window.side, window.x0 + window.side
+    if window.y0 >= 0 and window.x0 >= 0 and below <= image.shape[0] and right <= image.shape[1]:
+        return image[window.y0 : below, window.x0 : right].copy()
+
     return image[np.ix_(mirrored(window.y0, image.shape[0]), mirrored(window.x0, image.shape[1]))]
 
 

@@ -205,8 +205,10 @@ def write_png(path: Path, image: RGB | Mask) -> str:
 
 def outlined(image: RGB, mask: Mask, colour: tuple[int, int, int] = (255, 40, 40)) -> RGB:
     """A copy of the picture with the mask's outline drawn just outside of it, so that the defect stays visible."""
-    ring = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) - mask.astype(np.uint8)
-    return np.where(ring[..., None] > 0, np.array(colour, np.uint8), image)
+    inside = mask.astype(np.uint8)
+    drawn = image.copy()
+    drawn[cv2.dilate(inside, np.ones((3, 3), np.uint8)) > inside] = colour
+    return drawn
 
 
 def contact_sheet(rows: Sequence[Sequence[RGB]], tile: int = 160, gap: int = 4) -> RGB:

@@ -7,6 +7,7 @@ reason. And the re-weighted score of a picture (eq. 7) is left out: a detector h
 every detector's pictures by the highest 0.1 % of its pixels.
 """
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,10 +33,13 @@ LEARNS_FROM = "good"
 STRIDES = (8, 16)  # of the two levels (section 3.1: the middle ones of a ResNet)
 NEIGHBOURHOOD = 3  # p in section 3.1: patches on each side over which features are averaged
 CANDIDATES = 50_000  # patches from which the coreset is chosen: 30 MB of EfficientNet-Lite0's
-TILE = 256  # pixels; few patches of a large tile lie at its border, where features see padding
-OVERLAP = 64  # pixels
-BATCH = 8  # tiles
+TILE = 256  # pixels, the least that a tile has
+LARGEST = 544  # pixels; few patches of a large tile lie at its border, where features see padding
+OVERLAP = 32  # pixels
+BATCH = 4  # tiles
 CHUNK = 4096  # patches whose distances to the whole memory are computed at once
+PARTS = 8  # into which onnxruntime cuts the patches of a run, so that their products stay in a core's cache
+GROUP = 50  # patches of the memory among which it looks for the nearest one at once
 SMOOTHING = 4.0  # pixels; standard deviation of the Gaussian in section 3.3
 CURVE_POINTS = 50
 
@@ -100,7 +104,7 @@ def predict(model: Model, image: RGB) -> Scores:
 
 
 def sight(model: Model) -> Sight:
-    return Sight(TILE, OVERLAP, max(model.backbone.strides), BATCH, model.scale, SMOOTHING)
+    return Sight(TILE, OVERLAP, max(model.backbone.strides), BATCH, model.scale, SMOOTHING, largest=LARGEST)
 
 
 def window_scores(model: Model, images: Tensor) -> Tensor:
@@ -145,7 +149,7 @@ def _candidates(backbone: Backbone, good: Sequence[Example], scale: float, seed:
 def _views(image: RGB, scale: float, backbone: Backbone) -> Iterator[NDArray[np.uint8]]:
     """Batches of the tiles (B, side, side, 3) by which `predict` sees the picture."""
     small = resized(image, scale)
-    windows = tiles(small.shape, TILE, OVERLAP, max(backbone.strides))
+    windows = tiles(small.shape, TILE, OVERLAP, max(backbone.strides), LARGEST)
     for first in range(0, len(windows), BATCH):
         yield np.stack([crop(small, window) for window in windows[first : first + BATCH]])
 
@@ -156,15 +160,33 @@ def nearest_distance(patches: Tensor, memory: Tensor) -> Tensor:
     The nearest one is told by a product of matrices, |m|^2 - 2 p m, which is fast and loses the last digits of small
     distances; its distance is then computed from the difference, so that what is remembered bit for bit has none.
     """
+    if torch.onnx.is_in_onnx_export():  # whose graph has no loop of unknown length; its batches are bounded
+        ends = [patches.shape[0] * n // PARTS for n in range(PARTS + 1)]
+        parts = [patches[start:end] for start, end in itertools.pairwise(ends)]
+        return torch.cat([(part - memory[_nearest_by_groups(part, memory)]).norm(dim=1) for part in parts])
     norms = memory.square().sum(dim=1)
 
     def nearest(chunk: Tensor) -> Tensor:
         found = torch.addmm(norms, chunk, memory.T, alpha=-2).argmin(dim=1)
         return (chunk - memory[found]).norm(dim=1)
 
-    if torch.onnx.is_in_onnx_export():  # whose graph has no loop of unknown length; its batches are bounded
-        return nearest(patches)
     return torch.cat([nearest(chunk) for chunk in patches.split(CHUNK)])
+
+
+def _nearest_by_groups(patches: Tensor, memory: Tensor) -> Tensor:
+    """(N, C), (M, C) -> (N,): which one in memory is the nearest, for onnxruntime.
+
+    It finds the lowest of many values several times as fast as it tells where that is. So the lowest value of each
+    group of GROUP tells the group, and only this one is searched. |m|^2 comes from one more column of the product,
+    which is less work than a sum after it.
+    """
+    padded = torch.cat([memory, memory[:1].expand(-len(memory) % GROUP, -1)])  # of equals, the first one is found
+    ones = torch.ones_like(patches[:, :1])
+    columns = torch.cat([-2 * padded, padded.square().sum(dim=1, keepdim=True)], dim=1).T
+    groups = (torch.cat([patches, ones], dim=1) @ columns).view(-1, len(padded) // GROUP, GROUP)
+    best = groups.amin(dim=2).argmin(dim=1)
+    within = groups.gather(1, best[:, None, None].expand(-1, 1, GROUP))[:, 0].argmin(dim=1)
+    return GROUP * best + within
 
 
 def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:

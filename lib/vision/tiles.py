@@ -1,7 +1,7 @@
 """Whole pictures through a network that sees windows: scaled, by overlapping tiles, blended, and back at their size."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -17,7 +17,8 @@ class Sight:
 
     window, overlap: pixels after scaling. multiple: of the sides of tiles. batch: tiles that are seen at once. scale:
     of the picture. smoothing: standard deviation in pixels after scaling; 0 is none. highest: the highest score that
-    there is, or None; the lowest is 0.
+    there is, or None; the lowest is 0. largest: pixels, of the largest tile of a network for which their side is all
+    the same, or None.
     """
 
     window: int
@@ -27,6 +28,7 @@ class Sight:
     scale: float
     smoothing: float = 0.0
     highest: float | None = None
+    largest: int | None = None
 
 
 def predict_whole(image: RGB, predict_batch: Callable[[NDArray], NDArray], sight: Sight) -> Scores:
@@ -44,8 +46,8 @@ def predict_channels(image: RGB, predict_batch: Callable[[NDArray], NDArray], si
     return np.stack([_finished(scores, image.shape, sight) for scores in maps])
 
 
-def _layout(sight: Sight) -> tuple[int, int, int, int]:
-    return sight.window, sight.overlap, sight.multiple, sight.batch
+def _layout(sight: Sight) -> tuple[int, int, int, int, int | None]:
+    return sight.window, sight.overlap, sight.multiple, sight.batch, sight.largest
 
 
 def _finished(scores: Scores, shape: Sequence[int], sight: Sight) -> Scores:
@@ -66,21 +68,19 @@ def predict_tiled(
     overlap: int,
     multiple: int = 1,
     batch_size: int = 16,
+    largest: int | None = None,
 ) -> NDArray[np.float32]:
-    """Predict an (H, W, C) picture of any size by square tiles of about `window` px that share at least `overlap` px.
+    """Predict an (H, W, C) picture of any size by the square `tiles` that share at least `overlap` px.
 
-    predict_batch: (B, side, side, C) -> (B, ..., side, side) float; `side` is `window`, or up to half as much more
-    where that saves a row of tiles, rounded up to a `multiple`. Tiles are averaged with raised-cosine weights, so no
-    seam shows where one hands over to the next. A picture that is smaller than a tile is mirrored up to it. Returns
+    predict_batch: (B, side, side, C) -> (B, ..., side, side) float. Tiles are averaged with raised-cosine weights, so
+    no seam shows where one hands over to the next. A picture that is smaller than a tile is mirrored up to it. Returns
     (..., H, W) float32. Raises ValueError unless 0 <= overlap < window.
     """
     height, width = image.shape[:2]
-    windows = tiles(image.shape, window, overlap, multiple)
+    windows = tiles(image.shape, window, overlap, multiple, largest)
     side = windows[0].side
-    # The floor keeps the weights of the picture's own border pixels, which only one tile sees, well above rounding.
-    ramp = np.maximum(np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2, 1e-2)
-    weights = np.outer(ramp, ramp)
-    total, weight = np.zeros((height, width)), np.zeros((height, width))
+    rows, columns = _shares({tile.y0 for tile in windows}, side), _shares({tile.x0 for tile in windows}, side)
+    total = np.zeros((height, width))
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
         scores = predict_batch(np.stack([crop(image, tile) for tile in batch]))
@@ -90,20 +90,42 @@ def predict_tiled(
             top, left = max(tile.y0, 0), max(tile.x0, 0)
             there = slice(top, min(tile.y0 + side, height)), slice(left, min(tile.x0 + side, width))
             here = tuple(slice(s.start - o, s.stop - o) for s, o in zip(there, (tile.y0, tile.x0), strict=True))
-            total[..., *there] += (weights * score)[..., *here]
-            weight[there] += weights[here]
-    return (total / weight).astype(np.float32)
+            weights = np.outer(rows[tile.y0][here[0]], columns[tile.x0][here[1]])
+            total[..., *there] += weights * score[..., *here]
+    return total.astype(np.float32)
 
 
-def tiles(shape: Sequence[int], window: int, overlap: int, multiple: int = 1) -> list[Window]:
+def _shares(starts: Collection[int], side: int) -> dict[int, NDArray[np.float32]]:
+    """Of the tiles of one axis, by their first pixels: (side,), what share of each pixel's score comes from the tile.
+
+    Raised cosines, of which those of a pixel are scaled to a sum of 1; the shares of the two axes are multiplied.
+    """
+    # The floor keeps the weights of the picture's own border pixels, which only one tile sees, well above rounding.
+    ramp = np.maximum(np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2, 1e-2)
+    low = min(starts)
+    total = np.zeros(max(starts) - low + side)
+    for start in starts:
+        total[start - low : start - low + side] += ramp
+    return {start: (ramp / total[start - low : start - low + side]).astype(np.float32) for start in starts}
+
+
+def tiles(
+    shape: Sequence[int], window: int, overlap: int, multiple: int = 1, largest: int | None = None
+) -> list[Window]:
     """The tiles by which `predict_tiled` covers a picture of shape (H, W, ...), row by row, all of one size.
 
-    Raises ValueError unless 0 <= overlap < window.
+    Their side is `window`, or up to half as much more where that saves a row of tiles, rounded up to a `multiple`; with
+    `largest`, of all sides from `window` up to it, the one with which the tiles have the fewest pixels, and the fewest
+    tiles of those. Raises ValueError unless 0 <= overlap < window.
     """
     if not 0 <= overlap < window:
         raise ValueError(f"overlap is {overlap}, expected at least 0 and less than the window of {window} px")
     height, width = shape[:2]
-    side = max(_side(extent, window, overlap, multiple) for extent in (height, width))
+    if largest is None:
+        side = max(_side(extent, window, overlap, multiple) for extent in (height, width))
+    else:
+        sides = range(math.ceil(window / multiple) * multiple, max(window, largest) + 1, multiple)
+        side = min(sides, key=lambda side: (_seen(height, width, side, overlap), -side))
     return [Window(x, y, side) for y in _starts(height, side, overlap) for x in _starts(width, side, overlap)]
 
 
@@ -114,12 +136,20 @@ def _side(extent: int, window: int, overlap: int, multiple: int) -> int:
     return math.ceil(max(covers, window) / multiple) * multiple
 
 
+def _seen(height: int, width: int, side: int, overlap: int) -> int:
+    """The pixels of all tiles of a side that cover a picture."""
+    return side**2 * _count(height, side, overlap) * _count(width, side, overlap)
+
+
+def _count(extent: int, side: int, overlap: int) -> int:
+    return math.ceil(max(extent - side, 0) / (side - overlap)) + 1
+
+
 def _starts(extent: int, side: int, overlap: int) -> list[int]:
     """Evenly spread first pixels of the tiles along one axis; the first and the last touch the borders."""
     if extent <= side:
         return [(extent - side) // 2]
-    count = math.ceil((extent - side) / (side - overlap)) + 1
-    return [round(start) for start in np.linspace(0, extent - side, count)]
+    return [round(start) for start in np.linspace(0, extent - side, _count(extent, side, overlap))]
 
 
 def resized(image: NDArray, scale: float) -> NDArray:

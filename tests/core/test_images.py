@@ -372,6 +372,7 @@ def test_a_crop_equals_slicing_inside_and_mirrors_outside(width: int, height: in
 
 def test_a_crop_of_a_picture_keeps_its_channels():
     assert np.array_equal(crop(RAMP, Window(2, 3, 4)), RAMP[3:7, 2:6])
+    assert not np.shares_memory(crop(RAMP, Window(2, 3, 4)), RAMP)
     assert np.array_equal(crop(RAMP[:1, :1], Window(-3, 5, 4)), np.broadcast_to(RAMP[0, 0], (4, 4, 3)))
 
 

@@ -13,6 +13,7 @@ from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.detectors import Example, patchcore
 from lib.vision.backbones import DEFAULT, load_backbone
+from lib.vision.tiles import tiles
 from tests.blobs import BUDGET
 
 SMALL = patchcore.Settings(coreset=100)
@@ -112,12 +113,14 @@ def test_pictures_of_any_size_come_back_at_their_own_size(folder, height, width)
 def test_tiles_agree_with_the_whole_picture(folder, monkeypatch):
     model, image = patchcore.load(folder), cloth(5, 320)
     image[150:170, 150:170] = 90
-    monkeypatch.setattr(patchcore, "TILE", 320)
+    assert len(tiles(image.shape, patchcore.TILE, patchcore.OVERLAP, 16, patchcore.LARGEST)) == 1
     whole = patchcore.predict(model, image)
-    monkeypatch.setattr(patchcore, "TILE", 192)
+    monkeypatch.setattr(patchcore, "TILE", 176)
+    monkeypatch.setattr(patchcore, "LARGEST", 192)
+    assert len(tiles(image.shape, patchcore.TILE, patchcore.OVERLAP, 16, patchcore.LARGEST)) == 4
     tiled = patchcore.predict(model, image)
     inner = slice(100, 220)
-    assert np.abs(tiled - whole)[inner, inner].max() < 0.15 * whole.max()
+    assert np.abs(tiled - whole)[inner, inner].max() < 0.25 * whole.max()  # the anomaly lies on the seam
     assert np.corrcoef(tiled[inner, inner].ravel(), whole[inner, inner].ravel())[0, 1] > 0.98
 
 
@@ -141,6 +144,16 @@ def test_the_nearest_distance_is_the_same_in_chunks_of_any_size(monkeypatch):
     for chunk in (1, 10, 1000):
         monkeypatch.setattr(patchcore, "CHUNK", chunk)
         torch.testing.assert_close(patchcore.nearest_distance(patches, memory), expected)
+
+
+@pytest.mark.parametrize("remembered", [1, 7, 50, 130])
+def test_the_nearest_by_groups_is_the_nearest_of_all_and_of_equals_the_first(remembered):
+    rng = np.random.default_rng(remembered)
+    patches, memory = (torch.from_numpy(rng.normal(size=(n, 6)).astype(np.float32)) for n in (90, remembered))
+    expected = torch.cdist(patches, memory).argmin(dim=1)
+    torch.testing.assert_close(patchcore._nearest_by_groups(patches, memory), expected)
+    twice = torch.cat([memory, memory])
+    torch.testing.assert_close(patchcore._nearest_by_groups(patches, twice), expected)
 
 
 def test_a_patch_that_is_remembered_is_at_no_distance_however_long_it_is():

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.vision.tiles import Sight, predict_channels, predict_tiled, predict_whole
+from lib.vision.tiles import Sight, predict_channels, predict_tiled, predict_whole, tiles
 
 sizes = st.integers(1, 70)
 
@@ -69,6 +69,40 @@ def test_a_little_larger_tiles_save_a_row_of_them():
     shapes, recorded = recording()
     predict_tiled(np.zeros((256, 256, 3), np.uint8), recorded, window=128, overlap=32, multiple=16)
     assert shapes == [(4, 144, 144, 3)], "and not nine of 128 px, which are nearly twice as many pixels"
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=st.integers(1, 400), width=st.integers(1, 400), largest=st.sampled_from([32, 60, 96]))
+def test_up_to_the_largest_no_other_side_has_fewer_pixels_in_its_tiles(height, width, largest):
+    chosen = tiles((height, width), 32, 8, 16, largest)
+    others = [tiles((height, width), side, 8, 16, side) for side in range(32, largest + 1, 16)]
+    assert 32 <= chosen[0].side <= largest and all(one.side == chosen[0].side for one in chosen)
+    assert len(chosen) * chosen[0].side ** 2 == min(len(one) * one[0].side ** 2 for one in others)
+    covered = np.zeros((height, width), bool)
+    for one in chosen:
+        covered[max(one.y0, 0) : one.y0 + one.side, max(one.x0, 0) : one.x0 + one.side] = True
+    assert covered.all()
+
+
+def test_of_sides_with_as_many_pixels_the_one_with_fewer_tiles_is_taken():
+    assert [one.side for one in tiles((64, 64), 32, 0, 32, 64)] == [64]
+
+
+@settings(max_examples=30, deadline=None)
+@given(height=sizes, width=sizes)
+def test_the_identity_is_itself_by_tiles_of_any_side_up_to_the_largest(height, width):
+    image = np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    scores = predict_tiled(image, red, window=16, overlap=4, largest=40)
+    np.testing.assert_allclose(scores, image[..., 0] / 255, atol=1e-6)
+
+
+def test_a_tile_fades_out_towards_a_neighbour_as_a_raised_cosine():
+    numbers = iter([0.0, 1.0])
+    (row,) = predict_tiled(
+        np.zeros((16, 28, 3), np.uint8), lambda seen: np.full(seen.shape[:3], next(numbers)), 16, 4, batch_size=1
+    )[:1]
+    ramp = np.maximum(np.sin(np.pi * (np.arange(16) + 0.5) / 16) ** 2, 1e-2)
+    np.testing.assert_allclose(row, [*[0] * 12, *(ramp[:4] / (ramp[:4] + ramp[12:])), *[1] * 12], atol=1e-6)
 
 
 def test_a_small_picture_reaches_the_network_mirrored_and_not_padded():
