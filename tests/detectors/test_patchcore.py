@@ -115,12 +115,12 @@ def test_tiles_agree_with_the_whole_picture(folder, monkeypatch):
     image[150:170, 150:170] = 90
     assert len(tiles(image.shape, patchcore.TILE, patchcore.OVERLAP, 16, patchcore.LARGEST)) == 1
     whole = patchcore.predict(model, image)
-    monkeypatch.setattr(patchcore, "TILE", 176)
+    monkeypatch.setattr(patchcore, "TILE", 192)
     monkeypatch.setattr(patchcore, "LARGEST", 192)
     assert len(tiles(image.shape, patchcore.TILE, patchcore.OVERLAP, 16, patchcore.LARGEST)) == 4
     tiled = patchcore.predict(model, image)
     inner = slice(100, 220)
-    assert np.abs(tiled - whole)[inner, inner].max() < 0.25 * whole.max()  # the anomaly lies on the seam
+    assert np.abs(tiled - whole)[inner, inner].max() < 0.15 * whole.max()
     assert np.corrcoef(tiled[inner, inner].ravel(), whole[inner, inner].ravel())[0, 1] > 0.98
 
 
