@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from lib.core.geometry import RGB, Mask, Scores
 from lib.core.images import contact_sheet, outlined
@@ -24,6 +25,8 @@ PANEL = 4.0  # inches, at 100 pixels an inch: side of one panel of a drawing
 LEGEND = 1.6  # inches beside the panels
 BAR = 0.45  # inches for a bar and its gap
 MAX_COLUMNS = 3  # of panels, before the next row begins
+# (256, 3) uint8, from black over red to pale yellow.
+HEAT_COLOURS: RGB = np.array(cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], cv2.COLORMAP_INFERNO)[0, :, ::-1])
 MARKED = 50  # a curve of more points is a line without markers
 LEVEL: dict[str, Any] = {"colors": "black", "linestyles": "--", "linewidth": 1}
 BAND: dict[str, Any] = {"color": "black", "alpha": 0.18, "linewidth": 0, "zorder": 2}  # above the bars
@@ -41,8 +44,12 @@ class Overlay:
 
 def heat_map(scores: Scores) -> RGB:
     """Scores in [0, 1] as colours, (H, W, 3) uint8, on one scale for all pictures: 0 is black, 1 is pale yellow."""
-    levels = np.rint(np.clip(scores, 0, 1) * 255).astype(np.uint8)
-    return np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1], np.uint8)
+    return HEAT_COLOURS[heat_levels(scores)]
+
+
+def heat_levels(scores: Scores) -> NDArray[np.uint8]:
+    """Scores in [0, 1] as the numbers of their colours in HEAT_COLOURS."""
+    return np.rint(np.clip(scores, 0, 1) * np.float32(255)).astype(np.uint8)
 
 
 def overlay_sheet(overlays: Sequence[Overlay], threshold: float, tile: int = 200) -> RGB:

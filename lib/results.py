@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Scores
@@ -18,7 +20,7 @@ from lib.core.images import outlined
 from lib.core.runtime import write_bytes, write_json, write_text
 from lib.intake import TABLE, Picture
 from lib.metrics.boxes import ScoredBox
-from lib.plots import heat_map
+from lib.plots import HEAT_COLOURS, heat_levels
 
 OUTLINE = (255, 40, 40)
 SUFFIXES = ("_mask.png", "_found.png", "_heat.png")  # behind the name of each picture
@@ -114,10 +116,10 @@ class Results:
         self, picture: Picture, image: RGB, scores: Scores, mask: Mask, boxes: Sequence[ScoredBox], score: float
     ) -> None:
         """Write the files of a picture (H, W, 3) with scores and mask (H, W), and keep its row."""
-        heat = heat_map(np.asarray((scores - self.low) / (self.high - self.low), np.float32))
-        shown: tuple[RGB | Mask, ...] = (mask, outlined(image, mask, OUTLINE), heat)
-        for file, pixels in zip(self._files(picture), shown, strict=True):
-            write_bytes(file, quick_png(pixels))
+        heat = heat_levels(np.asarray((scores - self.low) / (self.high - self.low), np.float32))
+        shown = quick_png(mask), quick_png(outlined(image, mask, OUTLINE)), palette_png(heat, HEAT_COLOURS)
+        for file, data in zip(self._files(picture), shown, strict=True):
+            write_bytes(file, data)
         alarm = "yes" if mask.any() else "no"
         self.rows[picture.name] = Row(
             picture.path.as_posix(), f"{score:.6f}", str(int(mask.sum())), alarm, "", picture.name
@@ -166,6 +168,14 @@ def quick_png(image: RGB | Mask) -> bytes:
     if not done:
         raise ValueError(f"a picture of shape {image.shape} and type {image.dtype} cannot be written as PNG")
     return data.tobytes()
+
+
+def palette_png(numbers: NDArray[np.uint8], colours: RGB) -> bytes:
+    """As PNG (H, W) numbers of `colours` (256, 3): a third of the bytes of their pixels, in half of the time."""
+    picture, data = Image.fromarray(numbers).copy(), io.BytesIO()
+    picture.putpalette(colours.tobytes())
+    picture.save(data, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
+    return data.getvalue()
 
 
 def refuse_loss(pictures: Iterable[Picture], out: Path) -> None:
