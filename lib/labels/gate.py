@@ -11,6 +11,8 @@ from lib.core.geometry import RGB, Box, Mask
 from lib.core.params import Gate
 
 RING = 5  # px of surroundings that a defect is seen against
+WIDE_RING = 24  # px of surroundings whose grain is measured
+FINE = 1.0  # px; standard deviation of the Gaussian whose difference is grain
 GRADIENT = 3  # px beyond the ring that are cut out with it: dilation and the gradient look at their neighbours
 PIECE = 0.1  # of the largest piece's area; smaller ones are specks, as annotations have them, too
 BLANK = 0.5  # share of the mask that is pure black or white, above which a filled box is no picture at all
@@ -29,12 +31,13 @@ class Traits:
     thickness: float  # px
     contrast: Lab  # median inside of the mask less that of the ring around it
     sharpness: float  # mean gradient of lightness along the mask's edge less that of the ring, CIELAB units per px
+    grain: float  # mean difference of lightness from its blur in the wide ring, CIELAB units
 
 
 def measure(image: RGB, mask: Mask) -> Traits:
     """The traits of a defect: image (H, W, 3) uint8, mask (H, W) bool, not empty.
 
-    Where the mask leaves no ring around it, contrast and sharpness are 0.
+    Where the mask leaves no ring around it, contrast, sharpness and grain are 0.
     """
     near = _around(mask, RING + GRADIENT)
     lab, inside = _lab(image[near]), mask[near]
@@ -48,7 +51,17 @@ def measure(image: RGB, mask: Mask) -> Traits:
         gradient = np.hypot(*(cv2.Sobel(lab[..., 0], cv2.CV_32F, dx, 1 - dx, scale=1 / 8) for dx in (0, 1)))
         sharpness = float(gradient[edge].mean() - gradient[ring].mean())
     pieces = int((areas >= PIECE * areas.max()).sum())
-    return Traits(int(areas.max()), pieces, thickness(inside), contrast, sharpness)
+    return Traits(int(areas.max()), pieces, thickness(inside), contrast, sharpness, grain(image, mask))
+
+
+def grain(image: RGB, mask: Mask) -> float:
+    """How fine the surroundings of a defect are structured: 0 where all is smooth, or where there are none."""
+    near = _around(mask, WIDE_RING + GRADIENT)
+    lightness, solid = _lab(image[near])[..., 0], mask[near].astype(np.uint8)
+    # The distance to the mask: a square of this size would be dilated for longer.
+    ring = cv2.distanceTransform(1 - solid, cv2.DIST_C, 3)
+    fine = np.abs(lightness - cv2.GaussianBlur(lightness, (0, 0), FINE))[(ring > 1) & (ring <= WIDE_RING)]
+    return float(fine.mean()) if fine.size else 0.0
 
 
 def thickness(mask: Mask) -> float:
@@ -116,14 +129,21 @@ def real_acceptance(real: Sequence[Traits], gate: Gate) -> list[bool]:
 
 
 def judge(
-    image: RGB, normal: RGB | None, mask: Mask, box: Box, gate: Gate, real: Sequence[Traits]
+    image: RGB,
+    normal: RGB | None,
+    mask: Mask,
+    box: Box,
+    gate: Gate,
+    real: Sequence[Traits],
+    own_background: bool = False,
 ) -> tuple[dict[str, float], bool, str | None]:
     """The scores of one synthetic sample, whether it is accepted, and if not, why.
 
     image, normal: (H, W, 3) uint8, with and without the defect; normal is None where nobody knows the picture without
     it. mask: (H, W) bool; box: where change is allowed, the whole picture where the background is the generator's own;
-    real: the defects of its type, at least one. Scores: those of `absolute` and of `beside`; of an empty mask there
-    is nothing to measure, and they are 0.
+    real: the defects of its type, at least one. own_background: whether the generator painted that, too; it must not be
+    blurred. Scores: those of `absolute` and of `beside`, and of an own background its `grain`, in multiples of the
+    median of real surroundings; of an empty mask there is nothing to measure, and they are 0.
     """
     scores = absolute(image, normal, mask, box)
     if scores["area"]:
@@ -131,8 +151,12 @@ def judge(
         if normal is None:
             scores["contrast"] = float(np.linalg.norm(traits.contrast))
         scores |= beside(traits, real, gate)
+        if own_background:
+            # Not the least, as of other traits: one dark picture without grain would let all blurred ones pass.
+            usual = float(np.median([other.grain for other in real]))
+            scores["grain"] = traits.grain / usual if usual else 1.0
     else:
-        scores |= dict.fromkeys(RELATIVE, 0.0)
+        scores |= dict.fromkeys((*RELATIVE, *["grain"] * own_background), 0.0)
     reason = _reason(scores, gate)
     return scores, reason is None, reason
 
@@ -170,6 +194,8 @@ def _reason(scores: dict[str, float], gate: Gate) -> str | None:
         return "no visible change"
     if scores["fill"] > gate.max_fill:
         return "blank output" if scores["clipped"] > BLANK else "the whole box changed"
+    if scores.get("grain", 1.0) * gate.outlier < 1:
+        return "surroundings softer than those of real defects"
     return out_of_range(scores, gate)
 
 

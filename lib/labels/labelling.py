@@ -77,8 +77,9 @@ class Labeller:
             record, image = self._trimmed(record, image, normal, mask)
         if record.normal is None and record.mask_source != "known" and mask.any():
             record = replace(record, box=_extent(mask))
+        real = self.traits[record.defect_type]
         scores, accepted, reason = judge(
-            image, normal, mask, allowed, self.params.gate, self.traits[record.defect_type]
+            image, normal, mask, allowed, self.params.gate, real, own_background=record.normal is None
         )
         if record.placement in self.verdicts.bad:
             accepted, reason = False, REVIEWED

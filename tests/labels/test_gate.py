@@ -13,7 +13,7 @@ from lib.labels.gate import RELATIVE, Traits, absolute, judge, likeness, measure
 SIDE, BOX = 64, (16, 16, 48, 48)
 GATE = Gate(min_contrast=4.0, min_area=8, max_fill=0.85, outlier=3.0, max_thickness=2.0)
 BRIGHT = np.array([15.0, 0.0, 0.0])
-REAL = (Traits(90, 1, 9.0, BRIGHT, 2.0), Traits(60, 1, 4.0, BRIGHT / 3, 1.5))
+REAL = (Traits(90, 1, 9.0, BRIGHT, 2.0, 2.0), Traits(60, 1, 4.0, BRIGHT / 3, 1.5, 1.0))
 NORMAL = np.random.default_rng(0).integers(118, 138, (SIDE, SIDE, 3)).astype(np.uint8)
 
 
@@ -110,7 +110,7 @@ def test_a_blurred_defect_where_all_real_ones_have_an_edge_is_refused():
     image = np.clip(NORMAL + 45 * bump[..., None], 0, 255).astype(np.uint8)
     scores, *rest = verdict(image, disc(8))
     assert scores["sharpness"] < 1 / 3 and rest == [False, "softer than real defects"]
-    soft = Traits(60, 1, 17.0, BRIGHT, 0.0)
+    soft = Traits(60, 1, 17.0, BRIGHT, 0.0, 1.0)
     assert judge(image, NORMAL, disc(8), BOX, GATE, [soft])[1], "real defects may be soft, too"
 
 
@@ -169,7 +169,7 @@ def test_each_real_defect_is_compared_with_the_others_alone():
 
 
 def test_real_defects_that_differ_by_texture_alone_do_not_close_the_gate():
-    texture = Traits(60, 1, 17.0, np.zeros(3), 0.0)
+    texture = Traits(60, 1, 17.0, np.zeros(3), 0.0, 1.0)
     assert judge(sample(disc(8), 20), NORMAL, disc(8), BOX, GATE, [texture])[1]
 
 
@@ -242,3 +242,26 @@ def test_without_a_normal_picture_the_contrast_is_that_to_the_ring_and_nothing_c
 )
 def test_the_reasons_hold_without_a_normal_picture(image, mask, reason):
     assert judge(image, None, mask, (0, 0, SIDE, SIDE), GATE, REAL)[1:] == (False, reason)
+
+
+def test_a_background_that_the_generator_painted_must_not_be_blurred():
+    image, whole = sample(disc(8), 40), (0, 0, SIDE, SIDE)
+    grained, accepted, _ = judge(image, None, disc(8), whole, GATE, REAL, own_background=True)
+    assert accepted and grained["grain"] > 1 / GATE.outlier
+    blurred = np.where(disc(8)[..., None], image, cv2.GaussianBlur(NORMAL, (0, 0), 4))
+    scores, *rest = judge(blurred, None, disc(8), whole, GATE, REAL, own_background=True)
+    assert scores["grain"] < 1 / GATE.outlier and rest == [False, "surroundings softer than those of real defects"]
+    assert judge(blurred, None, disc(8), whole, GATE, REAL)[1], "somebody else's background is not judged"
+
+
+def test_where_real_surroundings_have_no_grain_none_is_asked_for():
+    smooth = [Traits(60, 1, 17.0, BRIGHT, 0.0, 0.0)]
+    image = np.where(disc(8)[..., None], np.uint8(168), np.full_like(NORMAL, 128))
+    assert judge(image, None, disc(8), (0, 0, SIDE, SIDE), GATE, smooth, own_background=True)[1:] == (True, None)
+
+
+def test_grain_is_that_of_the_surroundings_alone():
+    noise = np.random.default_rng(1).integers(0, 255, NORMAL.shape).astype(np.uint8)
+    inside = np.where(disc(8)[..., None], noise, np.uint8(128))
+    assert measure(inside, disc(8)).grain < 0.1 < measure(NORMAL, disc(8)).grain
+    assert measure(NORMAL, np.ones((SIDE, SIDE), bool)).grain == 0
