@@ -19,7 +19,8 @@ from lib.report.gallery import VERDICTS, Answers, gallery, outcome, outcomes, re
 from lib.report.goods import forms, good_pictures
 from lib.report.histograms import histograms
 from lib.report.scores import differences, over_pictures, read_scores
-from lib.report.tables import Part, headline, parts, pictures, verdict
+from lib.report.tables import Part, count_test, parts, pictures
+from lib.report.verdict import headline, verdict
 
 LIMIT = 20_000_000  # bytes of the whole page, which a phone still opens
 NOTE = 1_000  # bytes kept for the sentence that says how many samples there are
@@ -55,7 +56,7 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
     goods, goods_note = good_pictures(params, int(GOODS * limit))
     sections = parts(params, metrics, scores, contrasts)
     page: dict[str, Any] = {
-        "headline": headline(contrasts),
+        "headline": headline(contrasts, scores, count_test(params)),
         "verdict": verdict(contrasts),
         "arms": sections[0],
         "parts": sections[1:],

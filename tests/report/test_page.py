@@ -11,7 +11,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,8 +25,7 @@ from lib.core.runtime import write_json, write_text
 from lib.report.gallery import gallery, outline, read_answers
 from lib.report.histograms import histograms
 from lib.report.page import prose, write_page
-from lib.report.scores import differences, read_scores
-from lib.report.tables import headline, write_report
+from lib.report.tables import write_report
 from tests.category import CATEGORY, placement, tiny_params, write_category
 from tests.report.browser import CHROMIUM, needs_browser
 from tests.report.test_tables import GATE, METRICS, write_detection
@@ -260,30 +258,6 @@ def test_notes_keep_their_marks_and_nothing_else():
     shown = prose("a *stress* and `code <b>`\n\n- one\n- two & three")
     assert shown == (
         "<p>a <em>stress</em> and <code>code &lt;b&gt;</code></p><ul><li>one\n</li><li>two &amp; three</li></ul>"
-    )
-
-
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        (
-            [0.5, 0.6, 0.7],
-            "No generator changes pixel AP by more than two equal arms differ by: perlin with unet +0.000 (±",
-        ),
-        ([0.9, 0.95, 0.99], "Pixel AP changes by more than two equal arms differ by: perlin with unet +0.347 (±"),
-        ([0.5], "One seed does not tell chance from effect, so pixel AP has no verdict: perlin with unet +0.000, "),
-    ],
-)
-def test_the_verdict_is_one_sentence_with_its_interval(params: Params, values: list[float], sentence: str):
-    seeds = [0.5, 0.6, 0.7][: len(values)]
-    write_detection({(arm, CATEGORY): values if arm == "perlin" else seeds for arm in ("none", "placebo", *GENERATORS)})
-    told = headline(differences(params, read_scores(params, METRICS / "detection")))
-    assert told.startswith(sentence) and "dmgr with unet +0.000" in told and told.endswith(".")
-
-
-def test_without_a_detector_that_learns_from_defects_the_verdict_says_so():
-    assert headline(pd.DataFrame({"metric": [], "arm": [], "verdict": []})).startswith(
-        "No detector learns from synthetic"
     )
 
 
