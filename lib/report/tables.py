@@ -15,6 +15,7 @@ from lib.core.runtime import write_json, write_text
 from lib.report.scores import COLUMNS, LEVEL, differences, over_categories, over_pictures, read_scores, spread
 from lib.report.verdict import headline, interval, signed, verdict
 
+ALARMS = ("defects_alarmed", "good_alarmed")  # what a line stops for: the first columns of the table of arms
 BARS = ("pixel_ap", "aupro")  # the metrics with bars of their own
 MASK_METHODS = {
     "measured": "measured",
@@ -22,7 +23,8 @@ MASK_METHODS = {
     "grey_difference": "grey difference, Otsu",
 }
 
-ARMS_NOTE = f"""Mean ± standard deviation over seeds, on the untouched test part. Every arm has the same real defects \
+ARMS_NOTE = f"""Mean ± standard deviation over seeds, on the untouched test part. Defects found and false alarms: \
+shares of the pictures with a defect, and of the good ones, that are an alarm at the threshold from val. Every arm has the same real defects \
 and the same training budget; `{PLACEBO}` is `{REAL_ONLY}` once more under other seeds."""
 
 # The verdict rests on the pooled spread: three pairs have 2 degrees of freedom, and six seeds of one arm on photographs
@@ -151,7 +153,8 @@ def _arms_table(scores: pd.DataFrame) -> pd.DataFrame:
     table = spread(pd.concat([scores, over_categories(scores)]))
     table["cell"] = [_mean_and_std(mean, std) for mean, std in zip(table["mean"], table["std"], strict=True)]
     wide = table.pivot_table(index=["detector", "category", "arm"], columns="metric", values="cell", aggfunc="first")
-    return wide.rename(columns=COLUMNS).reset_index()
+    order = [*ALARMS, *(metric for metric in wide.columns if metric not in ALARMS)]
+    return wide[order].rename(columns=COLUMNS).reset_index()
 
 
 def _differences_table(contrasts: pd.DataFrame) -> pd.DataFrame:

@@ -406,6 +406,21 @@ def test_nothing_makes_the_page_wider_than_the_screen(page: Tab, width: int):
     assert page.run("$('viewer').scrollWidth <= $('viewer').clientWidth")
 
 
+@pytest.mark.parametrize(("width", "pinned"), [(360, [3]), (600, [3]), (700, [1, 2, 3])])
+def test_the_arm_of_a_row_stays_in_view_when_its_table_is_scrolled_sideways(page: Tab, width: int, pinned: list[int]):
+    page.size(width, 800)
+    page.run("document.querySelector('.numbers .wide').scrollLeft = 250")
+    assert page.run("document.querySelector('.numbers .wide').scrollLeft") == 250
+    cells = page.run(
+        "[...document.querySelectorAll('.numbers tbody tr:first-child td')].slice(0, 3)"
+        ".map(e => e.getBoundingClientRect()).map(r => [r.left, r.right])"
+    )
+    left = page.run("document.querySelector('.numbers .wide').getBoundingClientRect().left")
+    for number in pinned:
+        assert cells[number - 1][0] == pytest.approx(left, abs=0.5)
+        left = cells[number - 1][1]
+
+
 def test_everything_that_is_pressed_has_a_name(page: Tab):
     nameless = page.run(
         "[...document.querySelectorAll('button, input, select, [tabindex]')].filter(e => !(e.textContent.trim() ||"

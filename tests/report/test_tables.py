@@ -187,6 +187,7 @@ def test_every_arm_has_its_row_and_mean_and_deviation_are_right(params: Params):
         for category in ("a", "b", "all categories")
         for arm in names
     ]
+    assert list(rows["unet", "a", "none"])[:5] == ["detector", "category", "arm", "defects found", "false alarms"]
     assert rows["unet", "a", "none"]["pixel AP"] == "0.500 ± 0.100"
     assert rows["unet", "all categories", "none"]["pixel AP"] == "0.600 ± 0.100"
     assert rows["unet", "all categories", "mvp_diff"]["AUPRO"] == "0.700 ± 0.100"
