@@ -1,12 +1,12 @@
 // Filters and order.
 const fields = { category: s => s.record.category, type: s => s.record.defect_type, generator: s => s.record.generator,
-  verdict: s => s.verdict, reason: s => s.record.reason || "none",
+  verdict: s => s.verdict, reason: s => s.record.reason || "(accepted)",
   review: s => markOf(s) ? "marked" : "not marked" };
 const isAsked = s => /-asked-[0-9a-f]{8}-\d{3}$/.test(s.record.placement);
 if (samples.some(isAsked)) fields.place = s => isAsked(s) ? "asked for" : "random";
 const scores = [...new Set(samples.flatMap(s => Object.keys(s.record.scores)))];
 const choice = (name, values, first) => {
-  const select = make("select", { id: "by-" + name, onchange: draw }, make("option", { value: "" }, first));
+  const select = make("select", { id: "by-" + name, onchange: redraw }, make("option", { value: "" }, first));
   for (const v of values) select.append(make("option", { value: v }, v.length > 60 ? v.slice(0, 60) + "…" : v));
   $("filters").lastElementChild.before(make("label", {}, name, select));
   return select;
@@ -19,11 +19,23 @@ const tick = (text, change) => {
   $("filters").lastElementChild.before(make("label", { className: "tick" }, box, text));
   return box;
 };
-const falling = tick("largest first", draw), beside = tick("placements side by side", draw);
+const falling = tick("largest first", redraw), beside = tick("placements side by side", redraw);
 const outlines = tick("outlines", () => $("samples").classList.toggle("plain", !outlines.checked));
 outlines.checked = true;
-$("filters").lastElementChild.before(make("button", { onclick: () => { for (const s of Object.values(chosen)) s.value = "";
-  order.value = ""; only = null; history.replaceState(null, "", "#gallery"); draw(); } }, "all samples"));
+$("filters").lastElementChild.before(make("button", { id: "reset", onclick: () => {
+  for (const select of [...Object.values(chosen), order]) select.value = "";
+  falling.checked = beside.checked = false;
+  only = null;
+  history.replaceState(null, "", "#gallery");
+  redraw();
+} }, "reset filters"));
+
+// After a change far down, the first of what is now shown stands below the bar.
+function redraw() {
+  draw();
+  const bar = $("filters"), covered = getComputedStyle(bar).position === "sticky" ? bar.offsetHeight + 8 : 0;
+  scrollBy(0, Math.min($("samples").getBoundingClientRect().top - covered, 0));
+}
 
 function draw() {
   const at = s => s.record.scores[order.value];

@@ -170,6 +170,29 @@ def test_the_filter_shows_what_is_marked_and_what_is_not(page: Tab):
     assert page.run("shown.length") == 12
 
 
+def test_a_new_filter_far_down_shows_its_first_sample_and_how_many_there_are(page: Tab):
+    page.size(640, 420)
+    page.run("scrollTo(0, $('samples').getBoundingClientRect().bottom + scrollY - 100)")
+    set_value(page, "by-verdict", "failed")
+    first, bar = page.run(
+        "[document.querySelector('#samples .card').getBoundingClientRect().top,"
+        " $('filters').getBoundingClientRect().bottom]"
+    )
+    assert 0 <= first - bar < 20
+    assert page.run("$('filters').contains($('count'))") and page.run("$('count').textContent") == "4 of 12 shown"
+
+
+def test_filters_order_and_rows_side_by_side_are_reset_at_once(page: Tab):
+    assert page.run("[...$('by-reason').options].map(o => o.value)") == ["", "(accepted)", EVIL]
+    set_value(page, "by-reason", "(accepted)")
+    assert page.run("new Set(shown.map(s => s.verdict)).size") == 1 and page.run("shown[0].verdict") == "accepted"
+    set_value(page, "by-sort by", "contrast")
+    page.run("falling.click(); beside.click()")
+    page.click("#reset")
+    assert page.run("[shown.length, order.value, falling.checked, beside.checked]") == [12, "", False, False]
+    assert page.run("shown.map(key)") == page.run("samples.map(key)")
+
+
 def test_a_sample_that_failed_has_no_picture_to_speak_of(page: Tab):
     page.click(card(page, "perlin", 2))
     page.press("x")
@@ -205,6 +228,8 @@ def test_marks_and_requests_outlive_a_reload_and_the_files_can_be_had_back(page:
     assert page.run("$('asked-count').textContent") == "Requests: 2, samples: 10."
     assert page.run("$('done').textContent") == "Marks and requests of an earlier visit are here again."
     page.click("#forget")
+    told = "Discarded: 1 mark and 1 request. What is in the files is here again."
+    assert page.run("$('done').textContent") == told
     assert page.run("$('marked').textContent").startswith("Marked: 1 bad, 0")
     assert page.run("$('asked-count').textContent") == "Requests: 1, samples: 2."
     page.press("u")
