@@ -5,15 +5,15 @@ const fields = { category: s => s.record.category, type: s => s.record.defect_ty
 const isAsked = s => /-asked-[0-9a-f]{8}-\d{3}$/.test(s.record.placement);
 if (samples.some(isAsked)) fields.place = s => isAsked(s) ? "asked for" : "random";
 const scores = [...new Set(samples.flatMap(s => Object.keys(s.record.scores)))];
-const choice = (name, values, first) => {
+const choice = (name, values, first, said = v => v) => {
   const select = make("select", { id: "by-" + name, onchange: redraw }, make("option", { value: "" }, first));
-  for (const v of values) select.append(make("option", { value: v }, v.length > 60 ? v.slice(0, 60) + "…" : v));
+  for (const v of values) select.append(make("option", { value: v }, said(v).length > 60 ? said(v).slice(0, 60) + "…" : said(v)));
   $("filters").lastElementChild.before(make("label", {}, name, select));
   return select;
 };
 const chosen = Object.fromEntries(Object.entries(fields).map(([name, of]) =>
   [name, choice(name, name === "review" ? ["marked", "not marked"] : [...new Set(samples.map(of))].sort(), "all")]));
-const order = choice("sort by", scores, "placement");
+const order = choice("sort by", scores, "placement", name => limits[name] ? `${name}, ${limits[name].unit}` : name);
 const tick = (text, change) => {
   const box = make("input", { type: "checkbox", onchange: change });
   $("filters").lastElementChild.before(make("label", { className: "tick" }, box, text));

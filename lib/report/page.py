@@ -18,6 +18,7 @@ from lib.core.runtime import write_text
 from lib.report.gallery import VERDICTS, Answers, gallery, outcome, outcomes, read_answers, webp_bytes
 from lib.report.goods import forms, good_pictures
 from lib.report.histograms import histograms
+from lib.report.limits import Limit, described, limits, titled
 from lib.report.scores import differences, over_pictures, read_scores
 from lib.report.tables import Part, count_test, parts, pictures
 from lib.report.verdict import headline, verdict
@@ -54,6 +55,7 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
     contrasts = over_pictures(params, differences(params, scores), metrics / "detection")
     sheets, sheets_note = _sheets(params, metrics, int(SHEETS * limit))
     goods, goods_note = good_pictures(params, int(GOODS * limit))
+    bounds = limits(params.gate)
     sections = parts(params, metrics, scores, contrasts)
     page: dict[str, Any] = {
         "headline": headline(contrasts, scores, count_test(params)),
@@ -64,7 +66,8 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
         "plots": _plots(metrics / "report"),
         "outcomes": _counts(outcomes(answers)),
         "boxes": _box_histograms(params, answers),
-        "scores": _score_histograms(answers),
+        "scores": _score_histograms(answers, bounds),
+        "limits": described(bounds),
         "sheets": sheets,
         "sheets_note": sheets_note,
         "generators": list(params.generators),
@@ -140,7 +143,7 @@ def _box_histograms(params: Params, answers: Answers) -> list[Markup]:
     return drawings
 
 
-def _score_histograms(answers: Answers) -> list[Markup]:
+def _score_histograms(answers: Answers, bounds: dict[str, Limit]) -> list[Markup]:
     """The gate's scores of every generator, of accepted and of rejected samples."""
     records = {generator: [r for of in by.values() for r in of] for generator, by in answers.items()}
     names = dict.fromkeys(name for of in records.values() for record in of for name in record.scores)
@@ -153,7 +156,7 @@ def _score_histograms(answers: Answers) -> list[Markup]:
             }
             for generator, of in records.items()
         }
-        drawings.append(Markup(histograms(f"score-{name}", rows, name)))
+        drawings.append(Markup(histograms(f"score-{name}", rows, titled(name, bounds))))
     return drawings
 
 

@@ -1,9 +1,20 @@
+// The scores for which the gate refused a sample, each with its limit.
+function offending(sample) {
+  if (sample.verdict !== "rejected") return [];
+  return Object.entries(sample.record.scores).flatMap(([name, value]) => {
+    const { unit, digits, least, most } = limits[name] || {};
+    const bound = value < least ? least : value > most ? most : undefined; // a bound that is not there is never passed
+    return bound === undefined ? [] : [`${name} ${value.toFixed(digits)} ${unit} (limit ${bound.toFixed(digits)})`];
+  });
+}
+
 // One sample: good, painted, outlined, each at a whole multiple of its pixels.
 function open(sample) {
   const r = sample.record, embedded = Math.round(sample.side * sample.zoom) || 128;
   current = sample;
   $("title").textContent = r.placement + " by " + r.generator;
   $("judged").replaceChildren(make("b", { className: sample.verdict }, sample.verdict), r.reason ? ": " + r.reason : "",
+    offending(sample).map(text => ". " + text[0].toUpperCase() + text.slice(1)).join(""),
     sample.side ? `. Window of ${sample.side} px` + (sample.zoom < 1 ? `, shown at ${sample.zoom} of its size.` : ".") : ".");
   const width = Math.min(innerWidth, 1160) - 56, across = innerWidth < 600 ? 1 : 3;
   const times = Math.max(1, Math.min(8, Math.floor((width / across - 10) / embedded)));
@@ -19,7 +30,8 @@ function open(sample) {
   }));
   $("link").href = "#placement=" + encodeURIComponent(r.placement);
   $("others").replaceChildren(...side(r.placement, sample).children);
-  $("facts").replaceChildren(...facts(r).map(([name, value]) => make("tr", {}, make("td", {}, name), make("td", {}, value))));
+  $("facts").replaceChildren(...facts(r).map(([name, value]) => [name, name === "like" && sample.like_part ? `${value}, of the ${sample.like_part} part` : value])
+    .map(([name, value]) => make("tr", {}, make("td", {}, name), make("td", {}, value))));
   $("viewer").append($("done")); // what lies outside of an open dialog is neither seen nor read aloud
   if (!$("viewer").open) $("viewer").showModal();
   flipped = false;

@@ -73,6 +73,7 @@ def answer(number: int, generator: str) -> Synthetic:
         pixels = np.random.default_rng(number + len(generator)).integers(0, 255, (48, 48, 3), dtype=np.uint8)
         write_png(image, pixels)
         write_png(mask, box_mask(asked.box, 48, 48))
+    scores = {"contrast": 2.0 ** (number + 3 * len(generator)), "outside": 0.0, "thickness": 2.8 if number % 3 else 1.0}
     return Synthetic(
         placement=asked.id,
         category=CATEGORY,
@@ -89,7 +90,7 @@ def answer(number: int, generator: str) -> Synthetic:
         image=None if failed else image.as_posix(),
         sha256=None if failed else "0" * 64,
         mask=None if failed else mask.as_posix(),
-        scores={} if failed else {"contrast": 2.0 ** (number + 3 * len(generator)), "outside": 0.0},
+        scores={} if failed else scores,
         accepted=number % 3 == 0,
         reason=None if number % 3 == 0 else EVIL,
         painted_sha256=None if failed else f"{number + 16 * len(generator):064x}",
@@ -147,8 +148,8 @@ def test_names_and_reasons_are_text_and_never_markup(text: str):
     assert any(EVIL in shown for shown in page.texts), "as it is written, in the table of counts"
     assert EVIL in page.islands["data"].encode().decode("unicode_escape")
     tags = Counter(tag for tag, _ in page.tags)
-    assert tags["b"] == 0 and tags["script"] == 5, "four islands and our own script"
-    assert text.count("</script") == 5
+    assert tags["b"] == 0 and tags["script"] == 6, "five islands and our own script"
+    assert text.count("</script") == 6
 
 
 def test_equal_input_gives_equal_bytes_in_another_folder(params: Params, text: str):
@@ -172,6 +173,7 @@ def test_the_island_keeps_every_field_of_a_record_as_it_is(text: str):
     for sample in json.loads(Page(text).islands["data"])["samples"]:
         number = int(sample["record"]["placement"][-1])
         assert list(sample["record"]) == list(Synthetic.__dataclass_fields__)
+        assert sample["like_part"] == "train"
         assert sample["record"]["seed"] == str(SEED + number), "2^62 is more than JavaScript's numbers hold"
         assert sample["record"]["knobs"] == {"inner": {"seed": str(-SEED)}}
         assert sample["record"]["reason"] == (None if number % 3 == 0 else EVIL)

@@ -182,6 +182,21 @@ def test_a_new_filter_far_down_shows_its_first_sample_and_how_many_there_are(pag
     assert page.run("$('filters').contains($('count'))") and page.run("$('count').textContent") == "4 of 12 shown"
 
 
+def test_a_rejected_sample_says_why_on_its_card_and_by_which_score_in_the_viewer(page: Tab):
+    sought = card(page, "perlin", 1)
+    assert page.run(f"document.querySelector('{sought} figcaption').textContent").endswith(f"rejected: {EVIL}")
+    page.click(sought)
+    told = page.run("$('judged').textContent")
+    assert told.startswith(f"rejected: {EVIL}. Thickness 2.80 x the thickest real one (limit 2.00). Window of")
+    assert "scratch-0, of the train part" in page.run("$('facts').textContent")
+    close(page)
+    page.run("open(samples.find(s => s.verdict === 'accepted'))")
+    assert "limit" not in page.run("$('judged').textContent"), "it was accepted"
+    close(page)
+    options = page.run("[...order.options].map(o => o.textContent)")
+    assert options[0] == "placement" and "thickness, x the thickest real one" in options
+
+
 def test_filters_order_and_rows_side_by_side_are_reset_at_once(page: Tab):
     assert page.run("[...$('by-reason').options].map(o => o.value)") == ["", "(accepted)", EVIL]
     set_value(page, "by-reason", "(accepted)")
