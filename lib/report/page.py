@@ -20,8 +20,8 @@ from lib.report.goods import forms, good_pictures
 from lib.report.histograms import histograms
 from lib.report.limits import Limit, described, limits, titled
 from lib.report.scores import differences, over_pictures, read_scores
-from lib.report.tables import Part, count_test, parts, pictures
-from lib.report.verdict import headline, verdict
+from lib.report.tables import Part, count_test, memorised, parts, pictures
+from lib.report.verdict import harvest, headline, verdict
 
 LIMIT = 20_000_000  # bytes of the whole page, which a phone still opens
 NOTE = 1_000  # bytes kept for the sentence that says how many samples there are
@@ -53,6 +53,7 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
     """
     scores, answers = read_scores(params, metrics / "detection"), read_answers(params)
     contrasts = over_pictures(params, differences(params, scores), metrics / "detection")
+    counts = outcomes(answers)
     sheets, sheets_note = _sheets(params, metrics, int(SHEETS * limit))
     goods, goods_note = good_pictures(params, int(GOODS * limit))
     bounds = limits(params.gate)
@@ -60,11 +61,12 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
     page: dict[str, Any] = {
         "headline": headline(contrasts, scores, count_test(params)),
         "verdict": verdict(contrasts),
+        "harvest": harvest(counts, memorised(params, metrics)),
         "arms": sections[0],
         "parts": sections[1:],
         "pictures": pictures(params),
         "plots": _plots(metrics / "report"),
-        "outcomes": _counts(outcomes(answers)),
+        "outcomes": _counts(counts),
         "boxes": _box_histograms(params, answers),
         "scores": _score_histograms(answers, bounds),
         "limits": described(bounds),

@@ -111,6 +111,15 @@ def count_test(params: Params) -> int:
     )
 
 
+def memorised(params: Params, metrics: Path) -> dict[str, dict[str, float | None]]:
+    """The share in [0, 1] of accepted samples that copy a real defect, by generator and category; None if unknown."""
+    fidelity = _json(metrics / "fidelity.json")
+    return {
+        generator: {name: fidelity[generator][name]["memorised_share"] for name in params.dataset.categories}
+        for generator in params.generators
+    }
+
+
 def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> list[Part]:
     """The tables of the report, that of all arms first. scores: of `read_scores`; contrasts: of `over_pictures`."""
     ious = _types_table(params, metrics / "detection", "type_iou")

@@ -12,6 +12,9 @@ from lib.report.scores import ALL, COLUMNS, LEVEL, over_categories, spread
 HEADLINE = "pixel_ap"  # the metric of the verdict in words, chosen before any result: one, lest the best be picked
 CHANCE_CHECK = "chance check: the same arm under other seeds"
 
+FEW = 3  # accepted samples of a type: with fewer, training sees next to nothing of it
+MEMORISED = 0.1  # share of a generator's samples that copy a real defect, above which the page says so at its top
+
 Row = Mapping[Hashable, Any]
 
 
@@ -66,6 +69,26 @@ def verdict(contrasts: pd.DataFrame) -> str:
             f"larger than other seeds alone explain. If no generator did anything, chance would still make up to "
             f"about {by_chance} of them so."
         )
+    return "\n".join(lines)
+
+
+def harvest(counts: pd.DataFrame, memorised: Mapping[str, Mapping[str, float | None]]) -> str:
+    """One line for each generator: accepted samples, types with fewer than FEW of them, and what is memorised.
+
+    counts: of `lib.report.gallery.outcomes`; memorised: share in [0, 1] by generator and category, None where unknown.
+    """
+    lines = []
+    for generator, of_generator in counts.groupby("generator", sort=False):
+        told = [f"{of_generator['accepted'].sum()} of {of_generator['asked'].sum()} samples accepted"]
+        few = of_generator[of_generator["accepted"] < FEW].to_dict("records")
+        if few:
+            names = ", ".join(f"{row['category']} {row['type']} ({row['accepted']})" for row in few)
+            told.append(f"fewer than {FEW} of {names}")
+        shares = memorised[str(generator)].items()
+        copies = [f"{share:.0%} in {name}" for name, share in shares if share is not None and share > MEMORISED]
+        if copies:
+            told.append(f"copies of real defects (memorised): {', '.join(copies)}")
+        lines.append(f"- {generator}: {'; '.join(told)}")
     return "\n".join(lines)
 
 

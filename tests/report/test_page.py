@@ -167,6 +167,7 @@ def test_every_request_is_in_the_island_and_in_the_counts(text: str):
     total = re.search(r"<tr><td>all</td><td>all</td><td>all</td>((?:<td>\d+</td>)+)", text)
     assert total and re.findall(r"\d+", total[1]) == ["12", "4", "4", "4"]
     assert "All 12 samples are here." in text
+    assert "<li>perlin: 2 of 6 samples accepted; fewer than 3 of slab dent (1), slab scratch (1); copies of" in text
 
 
 def test_the_island_keeps_every_field_of_a_record_as_it_is(text: str):

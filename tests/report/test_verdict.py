@@ -7,7 +7,7 @@ import pytest
 
 from lib.core.params import Params
 from lib.report.scores import differences, read_scores
-from lib.report.verdict import headline
+from lib.report.verdict import harvest, headline
 from tests.category import tiny_params
 from tests.report.test_tables import METRICS, write_detection
 
@@ -62,3 +62,14 @@ def test_one_seed_and_an_undefined_metric_give_no_verdict(two: Params):
 def test_without_a_detector_that_learns_from_defects_the_verdict_says_so():
     none = pd.DataFrame({"metric": [], "arm": [], "verdict": []})
     assert headline(none, none, 7).startswith("No detector learns from synthetic")
+
+
+def test_a_generator_tells_what_passed_which_types_lack_samples_and_what_is_copied():
+    rows = [("perlin", "nut", "dent", 9, 3), ("perlin", "nut", "crack", 8, 2), ("mvp", "nut", "dent", 5, 5)]
+    counts = pd.DataFrame(rows, columns=["generator", "category", "type", "asked", "accepted"])
+    memorised = {"perlin": {"nut": 0.37, "slab": 0.1}, "mvp": {"nut": None}}
+    assert harvest(counts, memorised).splitlines() == [
+        "- perlin: 5 of 17 samples accepted; fewer than 3 of nut crack (2); copies of real defects (memorised): "
+        "37% in nut",
+        "- mvp: 5 of 5 samples accepted",
+    ]
