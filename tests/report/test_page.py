@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from PIL import Image
 from lib.core.geometry import box_mask
 from lib.core.images import write_png
 from lib.core.params import Params
-from lib.core.records import Synthetic, write_records
+from lib.core.records import Sample, Synthetic, read_records, write_records
 from lib.core.runtime import write_json, write_text
 from lib.report.gallery import gallery, outline, read_answers
 from lib.report.histograms import histograms
 from lib.report.page import prose, write_page
+from lib.report.scores import read_scores
+from lib.report.sheets import error_sheets, place_sheets
 from lib.report.tables import write_report
 from tests.category import CATEGORY, placement, tiny_params, write_category
 from tests.report.browser import CHROMIUM, needs_browser
@@ -113,6 +116,7 @@ def write_inputs(raw_params: dict) -> Params:
     write_text(METRICS / f"finetune/dmgr/{CATEGORY}/plots/metrics/loss.tsv", "step\tloss\n10\t0.9\n20\t0.5\n")
     for arm in ("none", "placebo", *GENERATORS):
         write_png(METRICS / f"detection/unet/{CATEGORY}/{arm}/worst.png", np.full((90, 820, 3), 90, np.uint8))
+    write_png(METRICS / f"placements/{CATEGORY}.png", np.full((700, 660, 3), 200, np.uint8))
     raw = {**raw_params, "generators": list(GENERATORS), "detectors": ["unet"]}
     return tiny_params(raw, detect={"on_synthetic": ["unet"]})
 
@@ -231,6 +235,30 @@ def test_a_page_without_room_leaves_the_same_placements_out_for_all_and_says_so(
     assert "<td>12</td><td>4</td><td>4</td><td>4</td>" in short, "all are counted"
     used = {number for s in samples for number in (s["good"], s["painted"], s["thumb"])} - {None}
     assert used == set(range(len(json.loads(Page(short).islands["data"])["pictures"]))), "no picture without a sample"
+
+
+def test_sheets_of_places_and_errors_are_embedded_under_their_names_and_shrunk(params: Params, text: str):
+    assert text.count("<figcaption>unet, perlin, missed 0 of 1</figcaption><img") == 1, "above its picture"
+    page = Page(text)
+    [places] = [
+        attributes for tag, attributes in page.tags if attributes.get("alt") == f"places of defects on {CATEGORY}"
+    ]
+    picture = Image.open(io.BytesIO(base64.b64decode(str(places["src"]).split(",")[1])))
+    assert picture.size == (640, 679)
+    assert place_sheets(params, METRICS, 100) == (
+        [],
+        "1 of 1 sheets are left out, since the page has a bound on its size.",
+    )
+
+
+def test_misses_and_false_alarms_are_counted_on_the_first_seed(params: Params):
+    file = Path(f"data/prepared/{CATEGORY}/samples.jsonl")
+    samples = read_records(file, Sample)
+    write_records(file, samples + [replace(one, id=f"{one.id}-new", split="test") for one in samples])
+    write_detection({(arm, CATEGORY): [0.25, 1.0] for arm in ("none", "placebo", *GENERATORS)})
+    sheets, _ = error_sheets(params, METRICS, read_scores(params, METRICS / "detection"), 10**6)
+    # 1 + 5 pictures with defects, of which a quarter was found, and 3 good ones, of which a quarter gave an alarm
+    assert sheets[0].name == "unet, none, missed 4 of 6, false alarms on 1 of 3"
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
