@@ -39,6 +39,7 @@ function undo() {
 function showMark(element) {
   const row = markOf(element.sample);
   element.querySelector(".mark").textContent = row ? row.verdict : "";
+  element.classList.toggle("bad", Boolean(row && row.verdict === "bad")); // not printed
 }
 function showMarks() {
   for (const element of document.querySelectorAll("button.card")) showMark(element);

@@ -461,6 +461,23 @@ def test_the_arm_of_a_row_stays_in_view_when_its_table_is_scrolled_sideways(page
         left = cells[number - 1][1]
 
 
+def test_print_is_light_keeps_colours_and_leaves_out_what_is_marked_as_bad(page: Tab):
+    page.click(card(page, "perlin", 0))
+    page.press("x")
+    close(page)
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    page.send("Emulation.setEmulatedMedia", media="print", features=dark)
+    assert page.run("[...document.querySelectorAll('#samples .card')].filter(e => e.checkVisibility()).length") == 11
+    style = "getComputedStyle(document.body)"
+    assert page.run(f"[{style}.backgroundColor, {style}.printColorAdjust]") == ["rgb(255, 255, 255)", "exact"]
+    assert not page.run("$('filters').checkVisibility()")
+
+
+def test_reasons_have_room_on_a_phone(page: Tab):
+    page.size(360, 800, phone=True)
+    assert page.run("Math.min(...[...document.querySelectorAll('td.why')].map(e => e.offsetWidth))") >= 300
+
+
 def test_everything_that_is_pressed_has_a_name(page: Tab):
     nameless = page.run(
         "[...document.querySelectorAll('button, input, select, [tabindex]')].filter(e => !(e.textContent.trim() ||"
