@@ -18,7 +18,7 @@ from PIL import Image
 from lib.core.geometry import RGB, Mask, crop, resize, window_around
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, WindowParams
-from lib.core.records import Sample, Synthetic, read_records, read_train
+from lib.core.records import Sample, Synthetic, by_id, read_records
 from lib.core.runtime import progress
 
 THUMB = 128  # px; a window up to this side is its own thumbnail
@@ -130,12 +130,16 @@ def gallery(params: Params, answers: Answers, room: int) -> tuple[dict[str, Any]
 
     Placements are taken in turns of category and defect type, each through all generators, until the room is full: so
     every type and generator has as many as the others. Keys: `samples`, each with its whole `record`, `verdict`,
+    `like_part`, in which the real defect is that its placement was drawn from,
     numbers of its `good`, `painted` and `thumb` in `pictures` (None where there is none), `side` of the window in px,
     `zoom` at which it is embedded, `outline` of the mask in quarters of an embedded pixel.
     """
     pictures, samples, size = Pictures(), [], 0
     total = sum(len(records) for of_category in answers.values() for records in of_category.values())
-    real = {category: read_train(category) for category in params.dataset.categories}
+    real = {
+        category: by_id(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample))
+        for category in params.dataset.categories
+    }
     read = recent(read_image)
     for requests in progress(_in_turns(answers), "thumbnails"):
         known, entries = len(pictures.encoded), []
@@ -181,6 +185,7 @@ def _entry(
     painted = None if record.image is None else read_image(Path(record.image))
     good = _good(record, real, read)
     entry: dict[str, Any] = {"record": _exact(dataclasses.asdict(record)), "verdict": outcome(record)}
+    entry["like_part"] = real[record.like].split
     entry |= {"good": None, "painted": None, "thumb": None, "side": 0, "zoom": 1.0, "outline": ""}
     shown = [image for image in (painted, good) if image is not None]
     if not shown:

@@ -4,11 +4,13 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 
 WIDTH, ROW, FOOT = 3.6, 0.75, 0.6  # inches: of a drawing, the height of a row, of the axis below the last one
+ACROSS = 55  # characters of a label that fit below a drawing
 BINS = 24
 WIDE = 20.0  # a ratio of largest to smallest value from which the axis is logarithmic
 DECADES = 200.0  # a ratio from which such an axis names powers of ten alone
@@ -58,7 +60,7 @@ def histograms(name: str, rows: Rows, label: str, shares: bool = False) -> str:
             panels[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < DECADES * low else (1,)))
             panels[-1].xaxis.set_major_formatter("{x:g}")
             panels[-1].xaxis.set_minor_formatter(NullFormatter())
-        panels[-1].set_xlabel(label)
+        panels[-1].set_xlabel(fill(label, ACROSS))
         text = io.StringIO()
         nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
         figure.patch.set_alpha(0)

@@ -1,46 +1,36 @@
 """The report as one page that opens from the disk: verdict, tables, every sample, distributions, errors."""
 
-import base64
 import html
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from lib.core.geometry import resize
-from lib.core.images import read_image
 from lib.core.params import Params
 from lib.core.records import DefectBox, read_records, read_train
 from lib.core.runtime import write_text
-from lib.report.gallery import VERDICTS, Answers, gallery, outcome, outcomes, read_answers, webp_bytes
+from lib.report.gallery import VERDICTS, Answers, gallery, outcome, outcomes, read_answers
 from lib.report.goods import forms, good_pictures
 from lib.report.histograms import histograms
+from lib.report.limits import Limit, described, limits, titled
 from lib.report.scores import differences, over_pictures, read_scores
-from lib.report.tables import Part, headline, parts, pictures, verdict
+from lib.report.sheets import error_sheets, place_sheets, uri
+from lib.report.tables import Part, count_test, memorised, parts, pictures
+from lib.report.verdict import harvest, headline, verdict
 
 LIMIT = 20_000_000  # bytes of the whole page, which a phone still opens
 NOTE = 1_000  # bytes kept for the sentence that says how many samples there are
 SHEETS = 0.25  # of them, at most, for sheets of errors
 GOODS = 0.15  # of them, at most, for good pictures on which a person can draw
-SHEET_WIDTH = 640  # px
-QUALITY = 80  # of WebP, of these sheets
+PLACES = 0.1  # of them, at most, for sheets of places
 PLOTS = {
     "pixel_ap": "pixel AP of every arm",
     "aupro": "AUPRO of every arm",
     "training": "loss of fine-tuning",
 }
-
-
-class Sheet(NamedTuple):
-    """The worst predictions of one arm as a data URI."""
-
-    detector: str
-    category: str
-    arm: str
-    image: str
 
 
 def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
@@ -51,19 +41,26 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
     """
     scores, answers = read_scores(params, metrics / "detection"), read_answers(params)
     contrasts = over_pictures(params, differences(params, scores), metrics / "detection")
-    sheets, sheets_note = _sheets(params, metrics, int(SHEETS * limit))
+    counts = outcomes(answers)
+    sheets, sheets_note = error_sheets(params, metrics, scores, int(SHEETS * limit))
+    places, places_note = place_sheets(params, metrics, int(PLACES * limit))
     goods, goods_note = good_pictures(params, int(GOODS * limit))
+    bounds = limits(params.gate)
     sections = parts(params, metrics, scores, contrasts)
     page: dict[str, Any] = {
-        "headline": headline(contrasts),
+        "headline": headline(contrasts, scores, count_test(params)),
         "verdict": verdict(contrasts),
+        "harvest": harvest(counts, memorised(params, metrics)),
         "arms": sections[0],
         "parts": sections[1:],
         "pictures": pictures(params),
         "plots": _plots(metrics / "report"),
-        "outcomes": _counts(outcomes(answers)),
+        "outcomes": _counts(counts),
         "boxes": _box_histograms(params, answers),
-        "scores": _score_histograms(answers),
+        "scores": _score_histograms(answers, bounds),
+        "limits": described(bounds),
+        "places": places,
+        "places_note": places_note,
         "sheets": sheets,
         "sheets_note": sheets_note,
         "generators": list(params.generators),
@@ -139,7 +136,7 @@ def _box_histograms(params: Params, answers: Answers) -> list[Markup]:
     return drawings
 
 
-def _score_histograms(answers: Answers) -> list[Markup]:
+def _score_histograms(answers: Answers, bounds: dict[str, Limit]) -> list[Markup]:
     """The gate's scores of every generator, of accepted and of rejected samples."""
     records = {generator: [r for of in by.values() for r in of] for generator, by in answers.items()}
     names = dict.fromkeys(name for of in records.values() for record in of for name in record.scores)
@@ -152,37 +149,11 @@ def _score_histograms(answers: Answers) -> list[Markup]:
             }
             for generator, of in records.items()
         }
-        drawings.append(Markup(histograms(f"score-{name}", rows, name)))
+        drawings.append(Markup(histograms(f"score-{name}", rows, titled(name, bounds))))
     return drawings
-
-
-def _sheets(params: Params, metrics: Path, room: int) -> tuple[list[Sheet], str]:
-    """The sheets of worst predictions, shrunk, as many as fit into `room` bytes, and a sentence on what is missing."""
-    places = [
-        (detector, category, arm)
-        for category in params.dataset.categories
-        for detector in params.detectors
-        for arm in params.arms(detector)
-    ]
-    sheets: list[Sheet] = []
-    for detector, category, arm in places:
-        image = read_image(metrics / "detection" / detector / category / arm / "worst.png")
-        if image.shape[1] > SHEET_WIDTH:
-            image = resize(image, SHEET_WIDTH, round(image.shape[0] * SHEET_WIDTH / image.shape[1]))
-        uri = _uri("webp", webp_bytes(image, QUALITY))
-        room -= len(uri)
-        if room < 0:
-            left = len(places) - len(sheets)
-            return sheets, f"{left} of {len(places)} sheets are left out, since the page has a bound on its size."
-        sheets.append(Sheet(detector, category, arm, uri))
-    return sheets, ""
 
 
 def _plots(folder: Path) -> dict[str, str]:
     """What `write_report` drew, by titles; the curves only where a generator learns."""
     drawn = [name for name in PLOTS if name != "training" or any((folder / "training").glob("*.csv"))]
-    return {PLOTS[name]: _uri("png", (folder / f"{name}.png").read_bytes()) for name in drawn}
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return {PLOTS[name]: uri("png", (folder / f"{name}.png").read_bytes()) for name in drawn}

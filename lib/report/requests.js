@@ -2,6 +2,7 @@
 const { pictures: goods, types } = JSON.parse($("good-pictures").textContent);
 const LEAST = 3; // px on the screen: less is a click and no box
 const MOST = 400; // points of a shape
+const placeKey = row => JSON.stringify([row.category, row.picture, row.type, row.box, row.polygon]);
 let requests = [...forms.requests.rows];
 let good = null, draft = null, stroke = null; // the picture, what is drawn on it, the points of a drawing under way
 const corners = ["x0", "y0", "x1", "y1"].map(name => $("ask-" + name));
@@ -152,7 +153,7 @@ function add() {
   if (!draft || !fits(draft.box) || !$("ask-count").checkValidity() || !Number.isInteger(count)) { $("ask-count").reportValidity(); return; }
   const row = { category: good.category, picture: good.id, type: $("ask-type").value, box: draft.box.join(" "),
     polygon: draft.points.flat().join(" "), count: String(count), note: $("ask-note").value };
-  const same = requests.find(one => ["category", "picture", "type", "box", "polygon"].every(name => one[name] === row[name]));
+  const same = requests.find(one => placeKey(one) === placeKey(row));
   if (same) row.count = String(Math.min(Number(same.count) + count, Number($("ask-count").max)));
   draft = null;
   replace([...requests.filter(one => one !== same), row], `${row.count} ${row.type} on ${row.picture}`);

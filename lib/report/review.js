@@ -39,6 +39,7 @@ function undo() {
 function showMark(element) {
   const row = markOf(element.sample);
   element.querySelector(".mark").textContent = row ? row.verdict : "";
+  element.classList.toggle("bad", Boolean(row && row.verdict === "bad")); // not printed
 }
 function showMarks() {
   for (const element of document.querySelectorAll("button.card")) showMark(element);
@@ -117,16 +118,26 @@ function showKept() {
   $("kept").textContent = keeps ? "They outlive a reload in this browser, and are in no file before they are saved."
     : "This browser keeps nothing over a reload: save before you leave.";
 }
+// How many rows differ from those of the file: added, changed or gone.
+function differing(rows, form, keyOf) {
+  const [here, file] = [rows, form.rows].map(list =>
+    new Map(list.map(row => [keyOf(row), JSON.stringify(form.columns.map(name => row[name]))])));
+  return [...new Set([...here.keys(), ...file.keys()])].filter(key => here.get(key) !== file.get(key)).length;
+}
+const several = (count, name) => `${count} ${name}${count === 1 ? "" : "s"}`;
 function forget() {
   const before = { rows: [...marks.values()], requests };
+  const counts = several(differing(before.rows, forms.review, rowKey), "mark") + " and "
+    + several(differing(requests, forms.requests, placeKey), "request");
   const set = (rows, others) => {
     marks.clear();
     for (const row of rows) marks.set(rowKey(row), row);
     requests = others;
     keep(); keep(forms.requests); showMarks(); showRequests();
   };
-  undos.push({ what: "back to the files", back: () => set(before.rows, before.requests) });
+  undos.push({ what: `discarding ${counts}`, back: () => set(before.rows, before.requests) });
   set(forms.review.rows, forms.requests.rows);
+  tell(`Discarded: ${counts}. What is in the files is here again.`);
 }
 $("forget").onclick = forget;
 addEventListener("beforeunload", event => { if (unsaved.size && !keeps) event.preventDefault(); });

@@ -1,7 +1,7 @@
 """The report: one table of all metrics that says whether synthesis helps, where, by how much, and beyond chance."""
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +10,12 @@ import pandas as pd
 
 from lib import plots
 from lib.core.params import PLACEBO, REAL_ONLY, Params
+from lib.core.records import Sample, of_split, read_records
 from lib.core.runtime import write_json, write_text
 from lib.report.scores import COLUMNS, LEVEL, differences, over_categories, over_pictures, read_scores, spread
+from lib.report.verdict import headline, interval, signed, verdict
 
-HEADLINE = "pixel_ap"  # the metric of the verdict in words, chosen before any result: one, lest the best be picked
+ALARMS = ("defects_alarmed", "good_alarmed")  # what a line stops for: the first columns of the table of arms
 BARS = ("pixel_ap", "aupro")  # the metrics with bars of their own
 MASK_METHODS = {
     "measured": "measured",
@@ -21,8 +23,9 @@ MASK_METHODS = {
     "grey_difference": "grey difference, Otsu",
 }
 
-ARMS_NOTE = f"""Mean ± standard deviation over seeds, on the untouched test part. Every arm has the same real defects \
-and the same training budget; `{PLACEBO}` is `{REAL_ONLY}` once more under other seeds."""
+ARMS_NOTE = f"""Mean ± standard deviation over seeds, on the untouched test part. Defects found and false alarms: \
+shares of the pictures with a defect, and of the good ones, that are an alarm at the threshold from val. Every arm \
+has the same real defects and the same training budget; `{PLACEBO}` is `{REAL_ONLY}` once more under other seeds."""
 
 # The verdict rests on the pooled spread: three pairs have 2 degrees of freedom, and six seeds of one arm on photographs
 # lay 0.1 of pixel AP apart, so that an interval over three pairs that leaves out 0 is easily had among many.
@@ -88,7 +91,8 @@ def write_report(params: Params, metrics: Path) -> str:
     """
     out, scores = metrics / "report", read_scores(params, metrics / "detection")
     contrasts = over_pictures(params, differences(params, scores), metrics / "detection")
-    terminal = f"{verdict(contrasts)}\n\n{markdown(_arms_table(scores))}"
+    told = f"{headline(contrasts, scores, count_test(params))}\n\n{verdict(contrasts)}"
+    terminal = f"{told}\n\n{markdown(_arms_table(scores))}"
     texts = [f"# Does synthesis help?\n\n{terminal}\n\n{ARMS_NOTE}"]
     texts += [_as_text(part) for part in parts(params, metrics, scores, contrasts)[1:]]
     texts.append("## Pictures\n\n" + "\n".join(f"- {line}" for line in pictures(params)))
@@ -97,6 +101,23 @@ def write_report(params: Params, metrics: Path) -> str:
     write_json(metrics / "summary.json", summary(params, metrics, scores))
     _write_plots(params, metrics, scores, contrasts)
     return terminal
+
+
+def count_test(params: Params) -> int:
+    """How many real pictures the test part has, over all categories."""
+    return sum(
+        len(of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "test"))
+        for category in params.dataset.categories
+    )
+
+
+def memorised(params: Params, metrics: Path) -> dict[str, dict[str, float | None]]:
+    """The share in [0, 1] of accepted samples that copy a real defect, by generator and category; None if unknown."""
+    fidelity = _json(metrics / "fidelity.json")
+    return {
+        generator: {name: fidelity[generator][name]["memorised_share"] for name in params.dataset.categories}
+        for generator in params.generators
+    }
 
 
 def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> list[Part]:
@@ -137,59 +158,12 @@ def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, contrasts:
         plots.bars(out / f"{metric}.png", groups, f"{COLUMNS[metric]}, mean over categories", (REAL_ONLY, PLACEBO))
 
 
-def verdict(contrasts: pd.DataFrame) -> str:
-    """One sentence for each detector and arm in the headline metric, and how many of all verdicts chance would give."""
-    lines = [
-        f"- {row['detector']}, {row['arm']}: {_sentence(row)}"
-        for row in contrasts[contrasts["metric"] == HEADLINE].to_dict("records")
-    ]
-    verdicts = contrasts[(contrasts["arm"] != PLACEBO) & (contrasts["verdict"] != "-")]["verdict"]
-    if len(verdicts):
-        lines += [
-            f"\nOver all metrics {(verdicts == 'beyond').sum()} of {len(verdicts)} differences of generators lie "
-            f"beyond what two equal arms differ by; without any effect up to {(1 - LEVEL) * len(verdicts):.1f} would."
-        ]
-    return "\n".join(lines)
-
-
-def headline(contrasts: pd.DataFrame) -> str:
-    """What the generators do to the headline metric, all of them in one sentence, each with its interval."""
-    rows = contrasts[(contrasts["metric"] == HEADLINE) & (contrasts["arm"] != PLACEBO)]
-    told: dict[str, list[str]] = {}
-    for row in rows.to_dict("records"):
-        chance = "" if row["verdict"] == "-" else f" (±{row['equal_arms']:.3f})"
-        told.setdefault(row["verdict"], []).append(
-            f"{row['arm']} with {row['detector']} {_signed(row['difference'])}{chance}"
-        )
-    name = COLUMNS[HEADLINE]
-    if not told:
-        return f"No detector learns from synthetic defects, so there is no difference in {name} to tell of."
-    if set(told) == {"-"}:
-        return f"One seed does not tell chance from effect, so {name} has no verdict: {', '.join(told['-'])}."
-    if "beyond" not in told:
-        return f"No generator changes {name} by more than two equal arms differ by: {', '.join(told['within'])}."
-    rest = [text for key, texts in told.items() if key != "beyond" for text in texts]
-    within = f"; not so {', '.join(rest)}" if rest else ""
-    changes = f"{name[0].upper()}{name[1:]} changes by more than two equal arms differ by"
-    return f"{changes}: {', '.join(told['beyond'])}{within}."
-
-
-def _sentence(row: Mapping[Hashable, Any]) -> str:
-    """A row of `differences` in words."""
-    name = f"{COLUMNS[row['metric']]} {row['difference']:+.3f}"
-    if pd.isna(row["difference"]):
-        return f"{COLUMNS[row['metric']]} is not defined"
-    if row["verdict"] == "-":
-        return f"{name}, no verdict: one seed does not tell chance from effect"
-    pairs = _interval(row["low"], row["high"])
-    return f"{name}, {row['verdict']} what two equal arms differ by (±{row['equal_arms']:.3f}); pairs {pairs}"
-
-
 def _arms_table(scores: pd.DataFrame) -> pd.DataFrame:
     table = spread(pd.concat([scores, over_categories(scores)]))
     table["cell"] = [_mean_and_std(mean, std) for mean, std in zip(table["mean"], table["std"], strict=True)]
     wide = table.pivot_table(index=["detector", "category", "arm"], columns="metric", values="cell", aggfunc="first")
-    return wide.rename(columns=COLUMNS).reset_index()
+    order = [*ALARMS, *(metric for metric in wide.columns if metric not in ALARMS)]
+    return wide[order].rename(columns=COLUMNS).reset_index()
 
 
 def _differences_table(contrasts: pd.DataFrame) -> pd.DataFrame:
@@ -198,11 +172,10 @@ def _differences_table(contrasts: pd.DataFrame) -> pd.DataFrame:
         "detector": contrasts["detector"],
         "metric": contrasts["metric"].map(COLUMNS),
         "arm": contrasts["arm"],
-        "difference": contrasts["difference"].map(_signed),
-        "pairs": [_interval(low, high) for low, high in zip(contrasts["low"], contrasts["high"], strict=True)],
+        "difference": contrasts["difference"].map(signed),
+        "pairs": [interval(low, high) for low, high in zip(contrasts["low"], contrasts["high"], strict=True)],
         "test pictures": [
-            _interval(low, high)
-            for low, high in zip(contrasts["pictures_low"], contrasts["pictures_high"], strict=True)
+            interval(low, high) for low, high in zip(contrasts["pictures_low"], contrasts["pictures_high"], strict=True)
         ],
         "equal arms": contrasts["equal_arms"].map(lambda half: "-" if pd.isna(half) else f"±{half:.3f}"),
         "verdict": contrasts["verdict"],
@@ -323,11 +296,3 @@ def _share(value: float | None) -> str:
 
 def _mean_and_std(mean: float | None, std: float | None) -> str:
     return _short(mean) if pd.isna(std) else f"{_short(mean)} ± {_short(std)}"
-
-
-def _signed(value: float) -> str:
-    return "-" if pd.isna(value) else f"{value:+.3f}"
-
-
-def _interval(low: float, high: float) -> str:
-    return "-" if pd.isna(low) else f"[{low:+.3f}, {high:+.3f}]"

@@ -6,12 +6,12 @@ import json
 import re
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,13 +21,14 @@ from PIL import Image
 from lib.core.geometry import box_mask
 from lib.core.images import write_png
 from lib.core.params import Params
-from lib.core.records import Synthetic, write_records
+from lib.core.records import Sample, Synthetic, read_records, write_records
 from lib.core.runtime import write_json, write_text
 from lib.report.gallery import gallery, outline, read_answers
 from lib.report.histograms import histograms
 from lib.report.page import prose, write_page
-from lib.report.scores import differences, read_scores
-from lib.report.tables import headline, write_report
+from lib.report.scores import read_scores
+from lib.report.sheets import error_sheets, place_sheets
+from lib.report.tables import write_report
 from tests.category import CATEGORY, placement, tiny_params, write_category
 from tests.report.browser import CHROMIUM, needs_browser
 from tests.report.test_tables import GATE, METRICS, write_detection
@@ -75,6 +76,7 @@ def answer(number: int, generator: str) -> Synthetic:
         pixels = np.random.default_rng(number + len(generator)).integers(0, 255, (48, 48, 3), dtype=np.uint8)
         write_png(image, pixels)
         write_png(mask, box_mask(asked.box, 48, 48))
+    scores = {"contrast": 2.0 ** (number + 3 * len(generator)), "outside": 0.0, "thickness": 2.8 if number % 3 else 1.0}
     return Synthetic(
         placement=asked.id,
         category=CATEGORY,
@@ -91,7 +93,7 @@ def answer(number: int, generator: str) -> Synthetic:
         image=None if failed else image.as_posix(),
         sha256=None if failed else "0" * 64,
         mask=None if failed else mask.as_posix(),
-        scores={} if failed else {"contrast": 2.0 ** (number + 3 * len(generator)), "outside": 0.0},
+        scores={} if failed else scores,
         accepted=number % 3 == 0,
         reason=None if number % 3 == 0 else EVIL,
         painted_sha256=None if failed else f"{number + 16 * len(generator):064x}",
@@ -114,6 +116,7 @@ def write_inputs(raw_params: dict) -> Params:
     write_text(METRICS / f"finetune/dmgr/{CATEGORY}/plots/metrics/loss.tsv", "step\tloss\n10\t0.9\n20\t0.5\n")
     for arm in ("none", "placebo", *GENERATORS):
         write_png(METRICS / f"detection/unet/{CATEGORY}/{arm}/worst.png", np.full((90, 820, 3), 90, np.uint8))
+    write_png(METRICS / f"placements/{CATEGORY}.png", np.full((700, 660, 3), 200, np.uint8))
     raw = {**raw_params, "generators": list(GENERATORS), "detectors": ["unet"]}
     return tiny_params(raw, detect={"on_synthetic": ["unet"]})
 
@@ -149,8 +152,8 @@ def test_names_and_reasons_are_text_and_never_markup(text: str):
     assert any(EVIL in shown for shown in page.texts), "as it is written, in the table of counts"
     assert EVIL in page.islands["data"].encode().decode("unicode_escape")
     tags = Counter(tag for tag, _ in page.tags)
-    assert tags["b"] == 0 and tags["script"] == 5, "four islands and our own script"
-    assert text.count("</script") == 5
+    assert tags["b"] == 0 and tags["script"] == 6, "five islands and our own script"
+    assert text.count("</script") == 6
 
 
 def test_equal_input_gives_equal_bytes_in_another_folder(params: Params, text: str):
@@ -168,12 +171,14 @@ def test_every_request_is_in_the_island_and_in_the_counts(text: str):
     total = re.search(r"<tr><td>all</td><td>all</td><td>all</td>((?:<td>\d+</td>)+)", text)
     assert total and re.findall(r"\d+", total[1]) == ["12", "4", "4", "4"]
     assert "All 12 samples are here." in text
+    assert "<li>perlin: 2 of 6 samples accepted; fewer than 3 of slab dent (1), slab scratch (1); copies of" in text
 
 
 def test_the_island_keeps_every_field_of_a_record_as_it_is(text: str):
     for sample in json.loads(Page(text).islands["data"])["samples"]:
         number = int(sample["record"]["placement"][-1])
         assert list(sample["record"]) == list(Synthetic.__dataclass_fields__)
+        assert sample["like_part"] == "train"
         assert sample["record"]["seed"] == str(SEED + number), "2^62 is more than JavaScript's numbers hold"
         assert sample["record"]["knobs"] == {"inner": {"seed": str(-SEED)}}
         assert sample["record"]["reason"] == (None if number % 3 == 0 else EVIL)
@@ -232,6 +237,30 @@ def test_a_page_without_room_leaves_the_same_placements_out_for_all_and_says_so(
     assert used == set(range(len(json.loads(Page(short).islands["data"])["pictures"]))), "no picture without a sample"
 
 
+def test_sheets_of_places_and_errors_are_embedded_under_their_names_and_shrunk(params: Params, text: str):
+    assert text.count("<figcaption>unet, perlin, missed 0 of 1</figcaption><img") == 1, "above its picture"
+    page = Page(text)
+    [places] = [
+        attributes for tag, attributes in page.tags if attributes.get("alt") == f"places of defects on {CATEGORY}"
+    ]
+    picture = Image.open(io.BytesIO(base64.b64decode(str(places["src"]).split(",")[1])))
+    assert picture.size == (640, 679)
+    assert place_sheets(params, METRICS, 100) == (
+        [],
+        "1 of 1 sheets are left out, since the page has a bound on its size.",
+    )
+
+
+def test_misses_and_false_alarms_are_counted_on_the_first_seed(params: Params):
+    file = Path(f"data/prepared/{CATEGORY}/samples.jsonl")
+    samples = read_records(file, Sample)
+    write_records(file, samples + [replace(one, id=f"{one.id}-new", split="test") for one in samples])
+    write_detection({(arm, CATEGORY): [0.25, 1.0] for arm in ("none", "placebo", *GENERATORS)})
+    sheets, _ = error_sheets(params, METRICS, read_scores(params, METRICS / "detection"), 10**6)
+    # 1 + 5 pictures with defects, of which a quarter was found, and 3 good ones, of which a quarter gave an alarm
+    assert sheets[0].name == "unet, none, missed 4 of 6, false alarms on 1 of 3"
+
+
 @given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_an_outline_runs_on_the_pixels_of_its_mask_and_around_every_piece(mask: np.ndarray):
     paths = re.findall(r"M(-?\d+),(-?\d+)l([^z]*)z", outline(mask))
@@ -260,30 +289,6 @@ def test_notes_keep_their_marks_and_nothing_else():
     shown = prose("a *stress* and `code <b>`\n\n- one\n- two & three")
     assert shown == (
         "<p>a <em>stress</em> and <code>code &lt;b&gt;</code></p><ul><li>one\n</li><li>two &amp; three</li></ul>"
-    )
-
-
-@pytest.mark.parametrize(
-    ("values", "sentence"),
-    [
-        (
-            [0.5, 0.6, 0.7],
-            "No generator changes pixel AP by more than two equal arms differ by: perlin with unet +0.000 (±",
-        ),
-        ([0.9, 0.95, 0.99], "Pixel AP changes by more than two equal arms differ by: perlin with unet +0.347 (±"),
-        ([0.5], "One seed does not tell chance from effect, so pixel AP has no verdict: perlin with unet +0.000, "),
-    ],
-)
-def test_the_verdict_is_one_sentence_with_its_interval(params: Params, values: list[float], sentence: str):
-    seeds = [0.5, 0.6, 0.7][: len(values)]
-    write_detection({(arm, CATEGORY): values if arm == "perlin" else seeds for arm in ("none", "placebo", *GENERATORS)})
-    told = headline(differences(params, read_scores(params, METRICS / "detection")))
-    assert told.startswith(sentence) and "dmgr with unet +0.000" in told and told.endswith(".")
-
-
-def test_without_a_detector_that_learns_from_defects_the_verdict_says_so():
-    assert headline(pd.DataFrame({"metric": [], "arm": [], "verdict": []})).startswith(
-        "No detector learns from synthetic"
     )
 
 

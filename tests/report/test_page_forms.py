@@ -170,6 +170,44 @@ def test_the_filter_shows_what_is_marked_and_what_is_not(page: Tab):
     assert page.run("shown.length") == 12
 
 
+def test_a_new_filter_far_down_shows_its_first_sample_and_how_many_there_are(page: Tab):
+    page.size(640, 420)
+    page.run("scrollTo(0, $('samples').getBoundingClientRect().bottom + scrollY - 100)")
+    set_value(page, "by-verdict", "failed")
+    first, bar = page.run(
+        "[document.querySelector('#samples .card').getBoundingClientRect().top,"
+        " $('filters').getBoundingClientRect().bottom]"
+    )
+    assert 0 <= first - bar < 20
+    assert page.run("$('filters').contains($('count'))") and page.run("$('count').textContent") == "4 of 12 shown"
+
+
+def test_a_rejected_sample_says_why_on_its_card_and_by_which_score_in_the_viewer(page: Tab):
+    sought = card(page, "perlin", 1)
+    assert page.run(f"document.querySelector('{sought} figcaption').textContent").endswith(f"rejected: {EVIL}")
+    page.click(sought)
+    told = page.run("$('judged').textContent")
+    assert told.startswith(f"rejected: {EVIL}. Thickness 2.80 x the thickest real one (limit 2.00). Window of")
+    assert "scratch-0, of the train part" in page.run("$('facts').textContent")
+    close(page)
+    page.run("open(samples.find(s => s.verdict === 'accepted'))")
+    assert "limit" not in page.run("$('judged').textContent"), "it was accepted"
+    close(page)
+    options = page.run("[...order.options].map(o => o.textContent)")
+    assert options[0] == "placement" and "thickness, x the thickest real one" in options
+
+
+def test_filters_order_and_rows_side_by_side_are_reset_at_once(page: Tab):
+    assert page.run("[...$('by-reason').options].map(o => o.value)") == ["", "(accepted)", EVIL]
+    set_value(page, "by-reason", "(accepted)")
+    assert page.run("new Set(shown.map(s => s.verdict)).size") == 1 and page.run("shown[0].verdict") == "accepted"
+    set_value(page, "by-sort by", "contrast")
+    page.run("falling.click(); beside.click()")
+    page.click("#reset")
+    assert page.run("[shown.length, order.value, falling.checked, beside.checked]") == [12, "", False, False]
+    assert page.run("shown.map(key)") == page.run("samples.map(key)")
+
+
 def test_a_sample_that_failed_has_no_picture_to_speak_of(page: Tab):
     page.click(card(page, "perlin", 2))
     page.press("x")
@@ -205,6 +243,8 @@ def test_marks_and_requests_outlive_a_reload_and_the_files_can_be_had_back(page:
     assert page.run("$('asked-count').textContent") == "Requests: 2, samples: 10."
     assert page.run("$('done').textContent") == "Marks and requests of an earlier visit are here again."
     page.click("#forget")
+    told = "Discarded: 1 mark and 1 request. What is in the files is here again."
+    assert page.run("$('done').textContent") == told
     assert page.run("$('marked').textContent").startswith("Marked: 1 bad, 0")
     assert page.run("$('asked-count').textContent") == "Requests: 1, samples: 2."
     page.press("u")
@@ -404,6 +444,38 @@ def test_nothing_makes_the_page_wider_than_the_screen(page: Tab, width: int):
     assert page.run("document.documentElement.scrollWidth") <= width
     page.click(card(page, "perlin", 0))
     assert page.run("$('viewer').scrollWidth <= $('viewer').clientWidth")
+
+
+@pytest.mark.parametrize(("width", "pinned"), [(360, [3]), (600, [3]), (700, [1, 2, 3])])
+def test_the_arm_of_a_row_stays_in_view_when_its_table_is_scrolled_sideways(page: Tab, width: int, pinned: list[int]):
+    page.size(width, 800)
+    page.run("document.querySelector('.numbers .wide').scrollLeft = 250")
+    assert page.run("document.querySelector('.numbers .wide').scrollLeft") == 250
+    cells = page.run(
+        "[...document.querySelectorAll('.numbers tbody tr:first-child td')].slice(0, 3)"
+        ".map(e => e.getBoundingClientRect()).map(r => [r.left, r.right])"
+    )
+    left = page.run("document.querySelector('.numbers .wide').getBoundingClientRect().left")
+    for number in pinned:
+        assert cells[number - 1][0] == pytest.approx(left, abs=0.5)
+        left = cells[number - 1][1]
+
+
+def test_print_is_light_keeps_colours_and_leaves_out_what_is_marked_as_bad(page: Tab):
+    page.click(card(page, "perlin", 0))
+    page.press("x")
+    close(page)
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    page.send("Emulation.setEmulatedMedia", media="print", features=dark)
+    assert page.run("[...document.querySelectorAll('#samples .card')].filter(e => e.checkVisibility()).length") == 11
+    style = "getComputedStyle(document.body)"
+    assert page.run(f"[{style}.backgroundColor, {style}.printColorAdjust]") == ["rgb(255, 255, 255)", "exact"]
+    assert not page.run("$('filters').checkVisibility()")
+
+
+def test_reasons_have_room_on_a_phone(page: Tab):
+    page.size(360, 800, phone=True)
+    assert page.run("Math.min(...[...document.querySelectorAll('td.why')].map(e => e.offsetWidth))") >= 300
 
 
 def test_everything_that_is_pressed_has_a_name(page: Tab):

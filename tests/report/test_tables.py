@@ -13,6 +13,7 @@ import pytest
 from lib import plots
 from lib.core.images import read_image
 from lib.core.params import Params
+from lib.core.records import Sample, write_records
 from lib.core.runtime import write_json, write_text
 from lib.report.scores import (
     COLUMNS,
@@ -24,7 +25,8 @@ from lib.report.scores import (
     read_scores,
     spread,
 )
-from lib.report.tables import markdown, verdict, write_report
+from lib.report.tables import markdown, write_report
+from lib.report.verdict import verdict
 from tests.category import tiny_params
 
 METRICS = Path("metrics")
@@ -80,9 +82,17 @@ def write_resamples(detector: str, category: str, arm: str, gains: list[float]) 
     write_text(METRICS / f"detection/{detector}/{category}/{arm}/{RESAMPLED}", f"pixel_ap,image_auroc\n{rows}")
 
 
+def good(category: str, number: int) -> Sample:
+    """Good pictures of both parts, in turns."""
+    split = ("train", "test")[number % 2]
+    return Sample(f"good-{number}", category, "good", "", None, str(number), split, (8, 8), "")
+
+
 def write_metrics(undefined: tuple[str, ...] = (), truth: bool = True) -> None:
     """The metrics of a generator, on two categories, as the stages before the report leave them."""
     write_detection(VALUES, undefined)
+    for category in "ab":
+        write_records(Path(f"data/prepared/{category}/samples.jsonl"), [good(category, n) for n in range(4)])
     numbers = ("kid", "diversity", "diversity_real", "memorised_share")
     likeness = {name: None if name in undefined else 0.125 for name in numbers}
     write_json(METRICS / "masks/mvp_diff.json", dict.fromkeys("ab", GATE))
@@ -177,6 +187,7 @@ def test_every_arm_has_its_row_and_mean_and_deviation_are_right(params: Params):
         for category in ("a", "b", "all categories")
         for arm in names
     ]
+    assert list(rows["unet", "a", "none"])[:5] == ["detector", "category", "arm", "defects found", "false alarms"]
     assert rows["unet", "a", "none"]["pixel AP"] == "0.500 ± 0.100"
     assert rows["unet", "all categories", "none"]["pixel AP"] == "0.600 ± 0.100"
     assert rows["unet", "all categories", "mvp_diff"]["AUPRO"] == "0.700 ± 0.100"
@@ -247,19 +258,31 @@ def test_of_equal_arms_five_in_a_hundred_are_said_to_differ(params: Params):
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "sentence", "pairs"),
     [
-        (lambda v: v + 0.15, "pixel AP +0.250, beyond what two equal arms differ by (±0.126); pairs [+0.250, +0.250]"),
-        (lambda v: v, "pixel AP +0.100, within what two equal arms differ by (±0.126); pairs [+0.100, +0.100]"),
+        (
+            lambda v: v + 0.15,
+            "pixel AP +0.250, more than other seeds alone move it by (up to 0.126)",
+            "[+0.250, +0.250]",
+        ),
+        (
+            lambda v: v,
+            "pixel AP +0.100, no more than other seeds alone move it by (up to 0.126)",
+            "[+0.100, +0.100]",
+        ),
     ],
 )
-def test_the_verdict_is_one_sentence_for_each_arm(params: Params, change: Callable[[float], float], sentence: str):
+def test_the_verdict_is_one_sentence_for_each_arm(
+    params: Params, change: Callable[[float], float], sentence: str, pairs: str
+):
     runs = {k: [change(v) if k[0] == "mvp_diff" else v for v in values] for k, values in VALUES.items()}
     lines = verdict(contrasts_of(params, runs)).splitlines()
-    assert f"- unet, mvp_diff: {sentence}" in lines
-    assert [line.split(":")[0] for line in lines[:3]] == ["- unet, placebo", "- unet, mvp_diff", "- patchcore, placebo"]
-    beyond = 12 if "beyond" in sentence else 0
-    assert f"{beyond} of 12 differences" in lines[-1] and "up to 0.6" in lines[-1], "the placebo is not counted"
+    assert lines[0] == f"- unet, mvp_diff: {sentence}; pairs of seeds {pairs}"
+    check = "placebo (chance check: the same arm under other seeds)"
+    told = [line.split(": pixel")[0] for line in lines[:3]]
+    assert told == ["- unet, mvp_diff", f"- unet, {check}", f"- patchcore, {check}"], "generators first"
+    beyond = 12 if ", more than" in sentence else 0
+    assert f"{beyond} of 12 differences" in lines[-1] and "up to about 1 of" in lines[-1], "the placebo is not counted"
 
 
 def test_one_seed_and_an_undefined_metric_have_no_verdict(params: Params):
@@ -270,6 +293,15 @@ def test_one_seed_and_an_undefined_metric_have_no_verdict(params: Params):
     table = differences(params, read_scores(params, METRICS / "detection"))
     assert set(table.query("metric == 'pixel_ap'")["verdict"]) == {"-"}
     assert "mvp_diff: pixel AP is not defined" in verdict(table) and "0 of 11 differences" in verdict(table)
+
+
+@pytest.mark.usefixtures("numbers_only")
+def test_the_text_report_opens_with_the_headline_and_counts_the_test_pictures(params: Params):
+    write_metrics()
+    terminal = write_report(params, METRICS)
+    first = PAGE.read_text(encoding="utf-8").split("\n\n")[1]
+    assert first == terminal.split("\n\n")[0] and first.startswith("No proven help. Best: mvp_diff +0.100 pixel AP")
+    assert first.endswith("3 seeds, 4 test pictures, one split."), "two of each category"
 
 
 @pytest.mark.usefixtures("numbers_only")

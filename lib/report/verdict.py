@@ -1,0 +1,112 @@
+"""What the generators do to the headline metric, in words that report.md, the page and the terminal share."""
+
+import math
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from lib.core.params import PLACEBO, REAL_ONLY
+from lib.report.scores import ALL, COLUMNS, LEVEL, over_categories, spread
+
+HEADLINE = "pixel_ap"  # the metric of the verdict in words, chosen before any result: one, lest the best be picked
+CHANCE_CHECK = "chance check: the same arm under other seeds"
+
+FEW = 3  # accepted samples of a type: with fewer, training sees next to nothing of it
+MEMORISED = 0.1  # share of a generator's samples that copy a real defect, above which the page says so at its top
+
+Row = Mapping[Hashable, Any]
+
+
+def headline(contrasts: pd.DataFrame, scores: pd.DataFrame, pictures: int) -> str:
+    """Whether any generator helps, the best one's gain and what chance does, and on how little all of it rests.
+
+    contrasts: of `differences`; scores: of `read_scores`; pictures: how many the test part has.
+    """
+    name = COLUMNS[HEADLINE]
+    rows = contrasts[(contrasts["metric"] == HEADLINE) & (contrasts["arm"] != PLACEBO)]
+    if rows.empty:
+        return f"No detector learns from synthetic defects, so there is no difference in {name} to tell of."
+    several = len(set(rows["detector"])) > 1
+    told = sorted(rows.dropna(subset="difference").to_dict("records"), key=lambda row: -row["difference"])
+    if not told:
+        return f"No verdict: {name} is not defined in every arm."
+    means = spread(over_categories(scores))["mean"]
+
+    def gain(row: Row) -> str:
+        before, after = (means.loc[row["detector"], ALL, arm, HEADLINE] for arm in (REAL_ONLY, row["arm"]))
+        arm = f"{row['arm']} with {row['detector']}" if several else row["arm"]
+        chance = "" if row["verdict"] == "-" else f"; other seeds alone move it by up to {row['equal_arms']:.3f}"
+        return f"{arm} {row['difference']:+.3f} {name} ({before:.3f} to {after:.3f}){chance}."
+
+    beyond = [row for row in told if row["verdict"] == "beyond"]
+    helps, harms = ([row for row in beyond if (row["difference"] > 0) == wanted] for wanted in (True, False))
+    if all(row["verdict"] == "-" for row in told):
+        sentences = ["No verdict: one seed does not tell an effect from chance."]
+    else:
+        sentences = [] if helps else ["No proven help."]
+    sentences += [f"Help beyond chance: {gain(row)}" for row in helps]
+    if not helps and told[0] not in harms:
+        sentences.append(f"Best: {gain(told[0])}")
+    sentences += [f"Harm beyond chance: {gain(row)}" for row in harms]
+    seeds = scores["seed"].nunique()
+    return " ".join([*sentences, f"{seeds} seed{'s' * (seeds > 1)}, {pictures} test pictures, one split."])
+
+
+def verdict(contrasts: pd.DataFrame) -> str:
+    """One line for each detector and arm in the headline metric, generators first, and how many of all verdicts
+    chance would give."""
+    rows = contrasts[contrasts["metric"] == HEADLINE].to_dict("records")
+    lines = [
+        f"- {row['detector']}, {row['arm']}{f' ({CHANCE_CHECK})' if row['arm'] == PLACEBO else ''}: {_sentence(row)}"
+        for row in sorted(rows, key=lambda row: row["arm"] == PLACEBO)  # stable
+    ]
+    verdicts = contrasts[(contrasts["arm"] != PLACEBO) & (contrasts["verdict"] != "-")]["verdict"]
+    if len(verdicts):
+        by_chance = math.ceil(round((1 - LEVEL) * len(verdicts), 6))
+        lines.append(
+            f"\nOver all metrics, {(verdicts == 'beyond').sum()} of {len(verdicts)} differences of generators are "
+            f"larger than other seeds alone explain. If no generator did anything, chance would still make up to "
+            f"about {by_chance} of them so."
+        )
+    return "\n".join(lines)
+
+
+def harvest(counts: pd.DataFrame, memorised: Mapping[str, Mapping[str, float | None]]) -> str:
+    """One line for each generator: accepted samples, types with fewer than FEW of them, and what is memorised.
+
+    counts: of `lib.report.gallery.outcomes`; memorised: share in [0, 1] by generator and category, None where unknown.
+    """
+    lines = []
+    for generator, of_generator in counts.groupby("generator", sort=False):
+        told = [f"{of_generator['accepted'].sum()} of {of_generator['asked'].sum()} samples accepted"]
+        few = of_generator[of_generator["accepted"] < FEW].to_dict("records")
+        if few:
+            names = ", ".join(f"{row['category']} {row['type']} ({row['accepted']})" for row in few)
+            told.append(f"fewer than {FEW} of {names}")
+        shares = memorised[str(generator)].items()
+        copies = [f"{share:.0%} in {name}" for name, share in shares if share is not None and share > MEMORISED]
+        if copies:
+            told.append(f"copies of real defects (memorised): {', '.join(copies)}")
+        lines.append(f"- {generator}: {'; '.join(told)}")
+    return "\n".join(lines)
+
+
+def _sentence(row: Row) -> str:
+    """A row of `differences` in words."""
+    name = f"{COLUMNS[row['metric']]} {signed(row['difference'])}"
+    if pd.isna(row["difference"]):
+        return f"{COLUMNS[row['metric']]} is not defined"
+    if row["verdict"] == "-":
+        return f"{name}, no verdict: one seed does not tell an effect from chance"
+    more = "more" if row["verdict"] == "beyond" else "no more"
+    pairs = interval(row["low"], row["high"])
+    return f"{name}, {more} than other seeds alone move it by (up to {row['equal_arms']:.3f}); pairs of seeds {pairs}"
+
+
+def signed(value: float) -> str:
+    return "-" if pd.isna(value) else f"{value:+.3f}"
+
+
+def interval(low: float, high: float) -> str:
+    return "-" if pd.isna(low) else f"[{low:+.3f}, {high:+.3f}]"
