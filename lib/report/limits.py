@@ -23,7 +23,7 @@ class Limit(NamedTuple):
 def limits(gate: Gate) -> dict[str, Limit]:
     """Every score that `lib.labels.gate` gives, by its name.
 
-    "x the thickest real one": real defects of the same type, those of the train part.
+    "x the thickest real one": real defects of the same type, those of the train and val parts.
     """
     least = 1 / gate.outlier
     return {
