@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 
 from lib.core.errors import UserError
 from lib.core.params import Params, Positive, Section, load, methods
@@ -187,3 +188,25 @@ def test_every_key_is_read_by_some_stage(raw_params: dict):
         if not re.search(rf"\.{key.rpartition('.')[2]}\b(?!\()", code) and f"${{{key}}}" not in templates
     ]
     assert not idle, f"nothing reads {idle}"
+
+
+LISTS = [
+    f"{section}.{key}" if key else section
+    for section, values in yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")).items()
+    for key, value in (values.items() if isinstance(values, dict) else [("", values)])
+    if isinstance(value, list)
+]
+
+
+@pytest.mark.parametrize("key", LISTS)
+def test_dvc_can_make_any_list_empty_and_long_again_and_keeps_all_comments(tmp_path: Path, raw_params: dict, key: str):
+    file = tmp_path / "params.yaml"
+    file.write_bytes((ROOT / "params.yaml").read_bytes())
+    comments = file.read_text(encoding="utf-8").count("# ")
+    for items in (["a"], [], ["a", "b", "c"], []):
+        apply_overrides(file, [f"{key}=[{','.join(items)}]"])
+        expected = copy.deepcopy(raw_params)
+        section, _, name = key.partition(".")
+        (expected[section] if name else expected)[name or section] = items
+        assert yaml.safe_load(file.read_text(encoding="utf-8")) == expected
+        assert file.read_text(encoding="utf-8").count("# ") == comments
