@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lib import plots
 from lib.alarms import alarm_level, threshold_for
@@ -37,6 +38,7 @@ Place = TypeVar("Place", TypeMap, RegionMap)
 
 IGNORED_PIXELS = "ignored.png"  # in a trained seed's folder: pixels that never count, if they are the same everywhere
 PLACEBO_SEED = 1000  # added to each seed of the placebo: far from all that one would list in params.yaml
+COUNTED_BYTES = 2**25  # of score maps that are ranked in one go, since each go looks up every defect pixel
 SCORING_SHARE = 1000  # one of so many pixels, the highest ones, scores a picture
 
 
@@ -269,13 +271,31 @@ def rank_parts(
         for part in parts
     ]
 
-    def count(example: Example, prediction: Prediction) -> None:
+    def normal_of(example: Example, prediction: Prediction) -> NDArray[np.floating]:
         scores = prediction.scores
         is_whole = not example.has_defect and example.regions is None
-        normal = scores.ravel() if is_whole else scores[example.normal]
-        for part, ranking in zip(parts, rankings, strict=True):
-            if not part.isdisjoint(example.types):
-                ranking.count(normal)
+        return scores.ravel() if is_whole else scores[example.normal]
 
-    on_cores(device(), count, examples, predicted)
+    def count(batch: Sequence[tuple[Example, Prediction]]) -> None:
+        normal = [(example.types, normal_of(example, prediction)) for example, prediction in batch]
+        for part, ranking in zip(parts, rankings, strict=True):
+            of_part = [scores for types, scores in normal if not part.isdisjoint(types)]
+            if of_part:
+                ranking.count(np.concatenate(of_part))
+
+    on_cores(device(), count, _batches(examples, predicted))
     return rankings
+
+
+def _batches(examples: Sequence[Example], predicted: Sequence[Prediction]) -> list[list[tuple[Example, Prediction]]]:
+    """Pictures in order, as many to a batch as have COUNTED_BYTES of scores, at least one."""
+    batches: list[list[tuple[Example, Prediction]]] = []
+    room = 0
+    for pair in zip(examples, predicted, strict=True):
+        size = pair[1].file.stat().st_size
+        if size > room:
+            batches.append([])
+            room = COUNTED_BYTES
+        batches[-1].append(pair)
+        room -= size
+    return batches

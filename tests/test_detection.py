@@ -295,6 +295,19 @@ def test_a_network_predicts_the_same_bits_with_one_thread_and_with_pictures_side
     assert (results[0] == results[1]).all() and (results[0] == results[2]).all()
 
 
+def test_rankings_are_the_same_for_any_number_of_pictures_that_are_counted_in_one_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    examples, results, parts = bright_discs(7, 3), [], [{GOOD, "blob", "ring"}, {GOOD, "ring"}]
+    with predictions(brightness, 5.0, examples, tmp_path) as predicted:  # type: ignore[arg-type]
+        size = predicted[0].file.stat().st_size
+        for room in (1, 3 * size, 100 * size):
+            monkeypatch.setattr("lib.detection.COUNTED_BYTES", room)
+            rankings = rank_parts(examples, predicted, parts, threshold=2.0)
+            results.append([(r.negatives, r.average_precision(), r.iou(), r.aupro()) for r in rankings])
+    assert results[0] == results[1] == results[2]
+
+
 def test_a_part_is_ranked_by_its_own_types_alone(tmp_path: Path):
     examples = bright_discs(7, 3)
     with predictions(brightness, 5.0, examples, tmp_path) as predicted:  # type: ignore[arg-type]

@@ -61,12 +61,7 @@ class Ranking:
         ascending = np.sort(_floats(negatives, "negatives"))
         alarms = 0 if self.threshold is None else int(np.count_nonzero(ascending >= self.threshold))
         few = self.positives.size < ascending.size
-        if few:
-            places = [np.searchsorted(ascending, self.positives, "right")]
-            places += [np.searchsorted(ascending, self.positives, "left")]
-        else:
-            places = [np.searchsorted(self.positives, ascending, "left")]
-            places += [np.searchsorted(self.positives, ascending, "right")]
+        places = _places(ascending, self.positives) if few else _places(self.positives, ascending)[::-1]
         with self._lock:
             self.negatives += ascending.size
             self._alarms += alarms
@@ -225,6 +220,16 @@ def rank_pixels(pictures: Sequence[DefectPixels], threshold: float | None = None
 def _suffix_sums(counts: Counts) -> Counts:
     """(P + 1,) -> (P,): element i is the sum of all behind it."""
     return np.cumsum(counts[:0:-1])[::-1]
+
+
+def _places(ascending: NDArray[np.floating], values: NDArray[np.floating]) -> tuple[Counts, Counts]:
+    """(N,), (V,) rising -> (V,) how many are not above each value, and (V,) how many are below it."""
+    below = np.searchsorted(ascending, values, "left")
+    not_above = below.copy()
+    # Few values tie, and to look only these up once more takes half of the time.
+    ties = np.flatnonzero(ascending.take(below, mode="clip") == values) if ascending.size else ()
+    not_above[ties] = np.searchsorted(ascending, values[ties], "right")
+    return not_above, below
 
 
 def _floats(scores: ArrayLike, name: str) -> NDArray[np.floating]:
