@@ -1,9 +1,15 @@
 """Put what was painted into a window back into the picture, inside of a mask alone."""
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.linalg import splu
 
-from lib.core.geometry import RGB, Mask, Window, paste_back, resize
+from lib.core.geometry import RGB, Mask, Window, box_mask, paste_back, resize, scaled
+
+UNBOUND = 1e-9  # pulls the drift to 0 where no rim says what it is, and is nothing beside a rim
+NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0))
 
 
 def apply_change(normal: RGB, window: Window, change: NDArray[np.float32], mask: Mask, feather: int) -> RGB:
@@ -19,3 +25,41 @@ def apply_change(normal: RGB, window: Window, change: NDArray[np.float32], mask:
     x1, y1 = min(window.x0 + window.side, normal.shape[1]), min(window.y0 + window.side, normal.shape[0])
     painted[y0:y1, x0:x1] += change[y0 - window.y0 : y1 - window.y0, x0 - window.x0 : x1 - window.x0]
     return paste_back(painted, normal, mask, feather)
+
+
+def seamless(change: NDArray[np.floating], region: Mask, window: Window, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A change less its drift, so that it is 0 along the rim of its region and keeps its gradients within.
+
+    change: (S, S, C) of a window in a picture of shape (H, W, ...); region: (S, S) bool, where it may be. The drift is
+    the harmonic function with the values of the change on the rim, as in gradient-domain cloning (Perez et al. 2003,
+    eq. 2, solved for the correction); where the region ends with the picture there is no rim and nothing to agree with.
+    Returns (S, S, C), 0 outside of the region; without any rim the change as it is.
+    """
+    side = len(region)
+    picture = box_mask(scaled(window.inside((0, 0, shape[1], shape[0])), side / window.side), side, side)
+    region = region & picture
+    whole = np.pad(region | ~picture, 1, constant_values=True).astype(np.uint8)
+    inner = region & (cv2.erode(whole, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)))[1:-1, 1:-1] > 0)
+    drift = np.where((region & ~inner)[..., None], change, 0.0)
+    corrected = np.where(region[..., None], change, 0.0)
+    if not inner.any():
+        return (corrected - drift).astype(np.float32)
+    number = np.full((region.shape[0] + 2, region.shape[1] + 2), -1)  # of each unknown, in a frame that has none
+    number[1:-1, 1:-1][inner] = np.arange(inner.sum())
+    known = np.pad(region, 1)
+    y, x = np.nonzero(number >= 0)
+    own = number[y, x]
+    degree, given = np.full(len(own), UNBOUND), np.zeros((len(own), change.shape[2]))
+    links = []
+    for down, across in NEIGHBOURS:
+        other = number[y + down, x + across]
+        degree += known[y + down, x + across]
+        links.append((own[other >= 0], other[other >= 0]))
+        on_rim = (other < 0) & known[y + down, x + across]
+        given[on_rim] += drift[y[on_rim] + down - 1, x[on_rim] + across - 1]
+    rows, columns = (np.concatenate(part) for part in zip(*links, strict=True))
+    laplacian = sparse.diags_array(degree) - sparse.coo_array(
+        (np.ones(len(rows)), (rows, columns)), shape=(len(own),) * 2
+    )
+    drift[inner] = splu(laplacian.tocsc()).solve(given)
+    return (corrected - drift).astype(np.float32)

@@ -34,19 +34,16 @@ class Frame:
     patch: int
     window: WindowParams
 
-    def around(self, box: Box, shape: Sequence[int]) -> Window:
-        """The window, in px of a picture of `shape` (H, W, ...), in which the box fits the patch with its context.
+    def around(self, box: Box) -> Window:
+        """The window, in px of the picture, in which the box fits the patch with its context.
 
-        It lies in the picture where it fits there, else centred over it.
+        The box lies in its middle, and so the patch does, too: at a border the window shows the picture mirrored, since
+        at its own rim, where convolutions see zeros, a network paints worst.
         """
         longer = max(box[2] - box[0], box[3] - box[1])
         shown = max(self.window.context * longer, self.patch)
         side = max(math.ceil(shown * self.side / self.patch), self.window.min_side)
-
-        def start(low: int, high: int, extent: int) -> int:
-            return min(max((low + high - side) // 2, 0), extent - side) if side <= extent else (extent - side) // 2
-
-        return Window(start(box[0], box[2], shape[1]), start(box[1], box[3], shape[0]), side)
+        return Window((box[0] + box[2] - side) // 2, (box[1] + box[3] - side) // 2, side)
 
     def corner(self, box: Box) -> tuple[int, int]:
         """x and y of the patch whose middle is the box's, all in px of the networks' window; it lies within that."""
@@ -76,7 +73,7 @@ def good_windows(frame: Frame, goods: Sequence[Sample], boxes: Sequence[DefectBo
             half = spread * np.subtract(box[2:], box[:2]) / 2
             middle = np.clip(np.add(box[:2], box[2:]) / 2 + by, half, np.maximum((width, height) - half, half))
             moved: Any = tuple(np.rint([*(middle - half), *(middle + half)]).astype(int).tolist())
-            pictures.append(resize(crop(image, frame.around(moved, image.shape)), frame.side, frame.side))
+            pictures.append(resize(crop(image, frame.around(moved)), frame.side, frame.side))
     return to_tensor(np.stack(pictures))
 
 

@@ -32,7 +32,7 @@ from lib.core.records import GOOD, Placement
 from lib.core.runtime import cores, device, fingerprint, first_process, on_cores, seed_for, write_json
 from lib.diffusion.chains import Descended, Rectifier
 from lib.diffusion.components import to_pixels, to_tensor
-from lib.diffusion.pasting import apply_change
+from lib.diffusion.pasting import apply_change, seamless
 from lib.diffusion.patches import Frame, defect_patches, good_windows, kind_of
 from lib.diffusion.pixel import (
     PixelObjective,
@@ -184,7 +184,7 @@ class Request:
 
 
 def request_of(box: Box, normal: RGB, kind: int, seed: int, frame: Frame, radius: float) -> Request:
-    place = frame.around(box, normal.shape)
+    place = frame.around(box)
     small = scaled(place.inside(box), frame.side / place.side)
     corner = frame.corner(small)
     disc = support(frame.side, torch.tensor([corner]) + frame.patch / 2, radius)[0]
@@ -209,8 +209,9 @@ def answer(request: Request, result: "Result", box: Box, normal: RGB, params: Pa
         picture = np.clip(np.rint(result.picture), 0, 255).astype(np.uint8)
         mask = box_mask((x, y, x + part, y + part), window.side, window.side)
         return Made(resize(picture, window.side, window.side), mask, own_background=True, notes=notes)
+    change = seamless(result.picture - result.reference, request.open[0].numpy(), window, normal.shape)
     mask = allowed(box, normal.shape, request, settings)
-    image = apply_change(normal, window, result.picture - result.reference, mask, params.synth.feather)
+    image = apply_change(normal, window, change, mask, params.synth.feather)
     return Made(image, notes=notes)
 
 

@@ -1,11 +1,13 @@
 """What is painted into a window changes the picture inside of its mask alone."""
 
+import cv2
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.core.geometry import Window, box_mask, window_around
-from lib.diffusion.pasting import apply_change
+from lib.diffusion.pasting import apply_change, seamless
 
 
 @st.composite
@@ -52,3 +54,31 @@ def test_a_change_lands_where_it_was_painted_in_a_window_that_reaches_over_the_b
     change[25, 7] = 50  # row 25 of the window is row 5 of the picture
     result = apply_change(normal, window, change, box_mask((0, 0, 30, 20), 60, 20), 0)
     assert np.argwhere((result != 100).any(axis=2)).tolist() == [[5, 7]]
+
+
+ROWS, COLUMNS = np.mgrid[:48, :48].astype(float)
+REGION = (ROWS >= 8) & (ROWS < 30) & (COLUMNS >= 6) & (COLUMNS < 41)
+BUMP = np.exp(-((ROWS - 19) ** 2 + (COLUMNS - 24) ** 2) / 12)[..., None] * [40, -20, 5]
+
+
+@pytest.mark.parametrize("drift", [7 + 0 * ROWS, ROWS - 2 * COLUMNS, ROWS * COLUMNS / 9, (ROWS**2 - COLUMNS**2) / 50])
+def test_of_a_change_a_harmonic_drift_is_taken_out_and_the_rest_stays(drift: np.ndarray):
+    corrected = seamless(BUMP + drift[..., None], REGION, Window(0, 0, 48), (60, 60))
+    np.testing.assert_allclose(corrected, BUMP * REGION[..., None], atol=0.01)  # the bump is not quite 0 on the rim
+
+
+def test_a_seamless_change_is_0_along_the_rim_and_outside_whatever_was_painted():
+    painted = np.random.default_rng(0).normal(0, 40, (*REGION.shape, 3))
+    disc = (ROWS - 19) ** 2 + (COLUMNS - 24) ** 2 < 150
+    corrected = seamless(painted, disc, Window(5, 5, 96), (200, 200))
+    inner = cv2.erode(disc.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))) > 0
+    assert not corrected[~inner].any() and np.abs(corrected[inner]).mean() > 10
+
+
+def test_where_the_region_ends_with_the_picture_a_change_may_reach_its_border():
+    picture = COLUMNS >= 20
+    corrected = seamless(BUMP + 7, REGION, Window(-40, 10, 96), (300, 300))
+    np.testing.assert_allclose(corrected, BUMP * (REGION & picture)[..., None], atol=0.01)
+    assert np.abs(corrected[19, 20]).max() > 5
+    without_rim = seamless(BUMP + 7, np.ones(REGION.shape, bool), Window(-6, -8, 48), (22, 35))
+    np.testing.assert_allclose(without_rim, (BUMP + 7) * REGION[..., None], rtol=1e-6)
