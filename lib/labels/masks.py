@@ -1,8 +1,9 @@
 """Masks measured from the change itself: which pixels of a generated picture differ visibly from its reference.
 
 The label of a synthetic defect is where the picture changed, not where it was asked to change (MvP-Diff). The
-reference is the normal picture as the generator's own autoencoder renders it, so that only the defect is left of the
-difference. All functions take (H, W, 3) pictures in 0..255, uint8 or float, of equal size.
+reference is the normal picture: what the generator's autoencoder alone changes was taken out when the change was pasted
+(lib/diffusion/pasting.py). Where a whole picture went through the autoencoder, as in lib/labels/truth.py, its twin has
+to go through, too. All functions take (H, W, 3) pictures in 0..255, uint8 or float, of equal size.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,7 @@ ITERATIONS = 60  # of the total variation at most: a bound on its time
 CALMER = (0.25, 0.5)  # quantiles of the change that a defect seldom reaches
 EXTENT = 0.9  # quantile of the texture's own variation that counts as its extent
 CALM, STRONGEST = 0.3, 0.98  # quantiles of the change: a defect rarely fills 70 % of its box; 2 % are outliers
-ABOVE_CALM = 1.5  # the autoencoder's noise, as the calm pixels show it, reaches this far
+ABOVE_CALM = 1.5  # the noise of what was painted, as the calm pixels show it, reaches this far
 OTSU_SHARE = 0.5  # of Otsu's threshold, which lies between ground and defect, so that half-strong defects count
 PINHOLE = 6  # px
 MARGIN = 2  # px around a measured mask that are kept whole: a defect's faint rim
@@ -41,7 +42,7 @@ def measured_mask(generated: Picture, reference: Picture, box: Box, component_ra
     """Where the change of colour, lightness or structure inside the box is visible, (H, W) bool.
 
     The change must exceed what is visible at all, what a repainted texture explains, the change of the calmer pixels
-    (the autoencoder's noise), and a share of the strongest change; at least one pixel of each component must also
+    (the noise of what was painted), and a share of the strongest change; at least one pixel of each component must also
     pass half of Otsu's threshold. Components smaller than `component_ratio` times the largest one are dropped,
     pinholes are closed. Nothing outside of the box is looked at.
     Raises ValueError when the sizes differ.
