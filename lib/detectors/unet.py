@@ -35,7 +35,8 @@ from lib.vision.windows import Pools, batch_of, evenly_by_type
 LEARNS_FROM = "defects"
 LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16
 DETAIL = 8  # channels at full resolution
-BATCH = 16  # windows that are seen at once where nothing is trained
+LARGEST = 544  # pixels, of a tile of a whole picture: fewer tiles see fewer pixels twice, and less padding
+BATCH = 1  # tiles that are seen at once: the maps of more leave a processor's cache
 WEIGHT_DECAY = 1e-2
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
@@ -258,7 +259,7 @@ def predict_typed(model: Model, image: RGB) -> tuple[Scores, Labels]:
 
 
 def sight(model: Model) -> Sight:
-    return Sight(model.window, model.window // 4, 2**LEVELS, BATCH, model.scale, highest=1)
+    return Sight(model.window, model.window // 4, 2**LEVELS, BATCH, model.scale, highest=1, largest=LARGEST)
 
 
 def window_scores(model: Model, images: Tensor) -> Tensor:
