@@ -210,6 +210,13 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_looked_at(tra
     assert [bool(row.error) for row in results.rows.values()] == [True, False]
 
 
+def test_a_picture_of_another_depth_is_named_with_its_values_and_the_others_are_looked_at(trained: Path):
+    Image.fromarray(read_image(NEW / "0.png")[..., 0].astype(np.uint16) * 16).save(NEW / "0.png")
+    look(trained)
+    assert [row["alarm"] for row in rows()] == ["", "yes"]
+    assert "0.png: holds values from" in rows()[0]["error"] and "depth 8" in rows()[0]["error"]
+
+
 def test_results_mirror_subfolders_and_tell_pictures_of_one_shot_apart(trained: Path):
     write_png(NEW / "line/0.png", read_image(NEW / "0.png"))
     Image.fromarray(read_image(NEW / "1.png")).save(NEW / "line/0.jpg")

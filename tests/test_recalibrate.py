@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lib import recalibrate
 from lib.core.images import read_image, write_png
@@ -67,6 +68,13 @@ def test_what_cannot_be_is_refused(stored: Path, monkeypatch, capsys, arguments,
     with pytest.raises(SystemExit):
         call(monkeypatch, stored, stored.parent / "good", *arguments)
     assert told in capsys.readouterr().err and (stored / "threshold.json").read_bytes() == before
+
+
+def test_a_picture_of_another_depth_is_refused(stored: Path, monkeypatch, capsys):
+    Image.fromarray(np.full((RNG_SIDE, RNG_SIDE), 4000, np.uint16)).save(stored.parent / "good" / "3.png")
+    with pytest.raises(SystemExit):
+        call(monkeypatch, stored, stored.parent / "good")
+    assert "3.png: holds values from 4000 to 4000, and those of depth 8" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_model_is_refused(stored: Path, monkeypatch, capsys):
