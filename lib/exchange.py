@@ -281,13 +281,12 @@ def load_exchanged(place: Path) -> Inspector:
         parts = [windows[first : first + most] for first in range(0, len(windows), most)]
         return np.concatenate(list(workers.map(lambda part: session.run(None, {"windows": part})[0], parts)))
 
-    def predict(image: RGB) -> Scores:
-        return predict_whole(image, score, sight)
+    def look(image: RGB) -> tuple[Scores, None]:
+        return predict_whole(image, score, sight), None
 
     ignored = read_ignored(place) if place.is_dir() else _unpacked(read["ignored"], file)
     return Inspector(
-        counting(predict, ignored),
-        None,
+        counting(look, ignored),
         decision,
         checked_provenance(read["detector"], file),
         read["weights"],

@@ -166,12 +166,12 @@ def _look(inspector: Inspector, pictures: Iterable[Picture], results: Results) -
     def look(picture: Picture) -> None:
         try:
             image = read_image(picture.path, inspector.depth)
-            scores = inspector.predict(image)
+            scores, boxes = inspector.look(image)
         except (UserError, OSError) as error:
             results.fail(picture, str(error))
             return
         mask = inspector.decision.mask(scores)
-        results.add(picture, image, scores, mask, inspector.boxes(image, scores, mask), image_score(scores))
+        results.add(picture, image, scores, mask, inspector.boxes(scores, boxes, mask), image_score(scores))
 
     for _ in _side_by_side(look, pictures, inspector.at_once):
         if time.monotonic() - written > WRITTEN_EVERY:

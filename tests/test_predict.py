@@ -102,11 +102,13 @@ def test_boxes_are_results_of_coco(trained: Path):
     assert len(truth.loadRes(str(OUT / "boxes.json")).anns) == len(answers) > 0
 
 
-def test_a_detector_that_answers_boxes_is_asked_for_them(trained: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_detector_that_answers_boxes_is_asked_for_them_once(trained: Path, monkeypatch: pytest.MonkeyPatch):
     answers = [ScoredBox((0, 0, 40, 40), THRESHOLD + 1), ScoredBox((0, 0, 40, 40), THRESHOLD - 1)]
     answers.append(ScoredBox((39, 39, 39.2, 39.2), THRESHOLD + 2))
-    monkeypatch.setattr(brightness, "boxes", lambda model, image: answers, raising=False)
+    asked = []
+    monkeypatch.setattr(brightness, "boxes", lambda model, image: asked.append(image) or answers, raising=False)
     look(trained)
+    assert len(asked) == 2, "once for each picture, since its map is painted of its boxes"
     found = json.loads((OUT / "boxes.json").read_text())
     assert [(one["bbox"], one["score"]) for one in found] == [([0, 0, 40, 40], THRESHOLD + 1)] * 2
 
