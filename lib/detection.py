@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib import plots
-from lib.alarms import alarm_level, threshold_for
+from lib.alarms import alarm_level, refuse_small, threshold_for
 from lib.core.defects import Labels
 from lib.core.errors import UserError
 from lib.core.geometry import Scores
@@ -140,7 +140,8 @@ def choose_threshold(
     By default the threshold of the best F1 over all pixels of val. With `detect.false_alarm_rate` the lowest one at
     which no more than that share of good val pictures is an alarm: has `detect.min_area` px in one piece. Where val
     holds no defect and no rate is asked for, the lowest at which none is, with a warning. Score maps lie in `folder`
-    meanwhile. Raises UserError without any picture in val, or without a good one for a rate.
+    meanwhile. Raises UserError without any picture in val, without a good one for a rate, and for one
+    that is smaller than what counts.
     """
     if not val:
         raise UserError("the val part holds no picture to choose a threshold on: raise split.val_fraction")
@@ -153,6 +154,9 @@ def choose_threshold(
             stacklevel=2,
         )
     with predictions(module, model, val, folder) as predicted:
+        for example, prediction in zip(val, predicted, strict=True):
+            name = example.picture if isinstance(example.picture, Path) else "a picture"
+            refuse_small(np.load(prediction.file, mmap_mode="r").size, detect.min_area, "detect.min_area", name)
         if rate is None:
             (ranking,) = rank_parts(val, predicted, [{name for example in val for name in example.types}])
             return {"threshold": ranking.f1_max()[1], "chosen_on": "val", "min_area": detect.min_area}

@@ -16,8 +16,8 @@ command has written. FOLDER gets for each picture NAME, where a.png and a.jpg of
     run.json        what looked: detector, weights, threshold, min_area, the range of the heat map
 
 "min_area" in the model's threshold.json, in pixels, is how large a piece of the mask must be to count; smaller ones are
-neither marked nor an alarm. A picture that cannot be read is named in scores.csv, and the others are looked at all the
-same; the exit code is then 1. An earlier run on these pictures is replaced; no other file is.
+neither marked nor an alarm. A picture that cannot be read, or that is smaller itself, is named in scores.csv, and the
+others are looked at all the same; the exit code is then 1. An earlier run on these pictures is replaced; no other file is.
 
 --watch goes on until Ctrl-C: pictures are looked at as they arrive, once they no longer grow. It goes on with what it
 wrote before, where the model is the same.
@@ -36,6 +36,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from lib.alarms import refuse_small
 from lib.core.errors import UserError
 from lib.core.images import read_image
 from lib.core.runtime import progress
@@ -166,6 +167,7 @@ def _look(inspector: Inspector, pictures: Iterable[Picture], results: Results) -
     def look(picture: Picture) -> None:
         try:
             image = read_image(picture.path, inspector.depth)
+            refuse_small(image[..., 0].size, inspector.decision.min_area, "min_area of the model", picture.path)
             scores, boxes = inspector.look(image)
         except (UserError, OSError) as error:
             results.fail(picture, str(error))

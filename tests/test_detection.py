@@ -247,6 +247,13 @@ def test_a_rate_that_val_cannot_show_is_warned_of_or_refused(tmp_path: Path):
         choose_threshold(brightness, 3.0, bright_discs(4, 1, good=0), detect, tmp_path)
 
 
+@pytest.mark.parametrize("rate", [None, 0.0])
+def test_no_threshold_is_chosen_where_a_whole_picture_could_be_no_alarm(tmp_path: Path, rate: float | None):
+    detect = BUDGET.model_copy(update={"min_area": 1601, "false_alarm_rate": rate})
+    with pytest.raises(UserError, match=r"^detect\.min_area: 1601 is more than the 1600 pixels of a picture"):
+        choose_threshold(brightness, 3.0, bright_discs(4, 1), detect, tmp_path)
+
+
 def test_predictions_and_rankings_are_the_same_on_one_core_and_on_several(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

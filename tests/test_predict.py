@@ -219,6 +219,14 @@ def test_a_picture_of_another_depth_is_named_with_its_values_and_the_others_are_
     assert "0.png: holds values from" in rows()[0]["error"] and "depth 8" in rows()[0]["error"]
 
 
+def test_a_picture_smaller_than_what_counts_is_named_and_no_picture_without_a_defect(trained: Path):
+    write_json(trained / "threshold.json", {"threshold": 0.0, "min_area": 65})
+    write_png(NEW / "0.png", np.zeros((8, 8, 3), np.uint8))
+    look(trained)
+    assert [row["alarm"] for row in rows()] == ["", "yes"]
+    assert "min_area of the model: 65 is more than the 64 pixels of data/new/0.png" in rows()[0]["error"]
+
+
 def test_results_mirror_subfolders_and_tell_pictures_of_one_shot_apart(trained: Path):
     write_png(NEW / "line/0.png", read_image(NEW / "0.png"))
     Image.fromarray(read_image(NEW / "1.png")).save(NEW / "line/0.jpg")

@@ -61,6 +61,7 @@ def test_a_dry_run_changes_nothing(stored: Path, monkeypatch):
         (("--false-alarm-rate", 0.05), "less than one of 10 pictures"),
         (("--false-alarm-rate", 1.0), "a share from 0 to below 1"),
         (("--min-area", 0), "at least one pixel"),
+        (("--min-area", RNG_SIDE**2 + 1), f"--min-area: {RNG_SIDE**2 + 1} is more than the {RNG_SIDE**2} pixels of"),
     ],
 )
 def test_what_cannot_be_is_refused(stored: Path, monkeypatch, capsys, arguments, told: str):
