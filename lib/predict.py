@@ -17,7 +17,8 @@ command has written. FOLDER gets for each picture NAME, where a.png and a.jpg of
 
 "min_area" in the model's threshold.json, in pixels, is how large a piece of the mask must be to count; smaller ones are
 neither marked nor an alarm. A picture that cannot be read, or that is smaller itself, is named in scores.csv, and the
-others are looked at all the same; the exit code is then 1. An earlier run on these pictures is replaced; no other file is.
+others are looked at all the same; the exit code is then 1. An earlier run on these pictures is replaced; no other file
+is.
 
 --watch goes on until Ctrl-C: pictures are looked at as they arrive, once they no longer grow. It goes on with what it
 wrote before, where the model is the same.
@@ -166,6 +167,8 @@ def _look(inspector: Inspector, pictures: Iterable[Picture], results: Results) -
 
     def look(picture: Picture) -> None:
         try:
+            if picture.shown != picture.path.as_posix():
+                raise UserError(f"{picture.shown}: a name that is no UTF-8, as all results are; rename it")
             image = read_image(picture.path, inspector.depth)
             refuse_small(image[..., 0].size, inspector.decision.min_area, "min_area of the model", picture.path)
             scores, boxes = inspector.look(image)

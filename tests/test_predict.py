@@ -227,6 +227,19 @@ def test_a_picture_smaller_than_what_counts_is_named_and_no_picture_without_a_de
     assert "min_area of the model: 65 is more than the 64 pixels of data/new/0.png" in rows()[0]["error"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name is text")
+def test_a_name_that_is_no_utf8_is_told_by_its_bytes_and_the_others_are_looked_at(trained: Path):
+    (NEW / "0.png").rename(NEW / os.fsdecode(b"bad\xff.png"))
+    look(trained)
+    assert [row["picture"] for row in rows()] == ["data/new/1.png", r"data/new/bad\xff.png"]
+    assert [row["alarm"] for row in rows()] == ["yes", ""] and "no UTF-8" in rows()[1]["error"]
+    for file in OUT.iterdir():
+        file.unlink()
+    first, again = (once(trained, nothing) for _ in range(2))
+    assert len(first) == 2 and "no UTF-8" in first[1] and again == first[1:]
+    assert len(rows()) == 2, "one row each, however often it is looked at"
+
+
 def test_results_mirror_subfolders_and_tell_pictures_of_one_shot_apart(trained: Path):
     write_png(NEW / "line/0.png", read_image(NEW / "0.png"))
     Image.fromarray(read_image(NEW / "1.png")).save(NEW / "line/0.jpg")
