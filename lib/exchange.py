@@ -77,7 +77,7 @@ def main() -> None:
     os.environ["ACCELERATE_USE_CPU"] = "1"  # the graph is made of what lies there
     try:
         file = export(args.model, args.out)
-    except UserError as error:
+    except (UserError, OSError) as error:
         parser.error(str(error))
     print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB", file=sys.stderr)
 

@@ -48,6 +48,7 @@ from lib.results import Results, heat_range, refuse_loss, summary
 from lib.trained import Inspector, load_trained
 
 WRITTEN_EVERY = 10.0  # seconds between tables, which are written whole
+LONGEST = 86400.0  # seconds between two looks into folders: a day
 INTERRUPTED = 130
 
 
@@ -60,8 +61,8 @@ def main() -> None:
     parser.add_argument("--watch", action="store_true", help="wait for new pictures in the folders")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two looks into watched folders")
     args = parser.parse_args()
-    if args.every <= 0:
-        parser.error("--every: expected seconds above 0")
+    if not 0 < args.every <= LONGEST:  # never so with NaN
+        parser.error(f"--every: expected seconds above 0, at most {LONGEST:.0f} (found {args.every:g})")
     try:
         if args.watch:
             for stop in (
@@ -75,7 +76,7 @@ def main() -> None:
         else:
             pictures = listed(args.pictures, args.out)
             results = predict_all(loaded(args.model, args.runtime), pictures, args.out)
-    except UserError as error:
+    except (UserError, OSError) as error:  # a disk that is full, a folder that is a file
         parser.error(str(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

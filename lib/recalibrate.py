@@ -31,11 +31,11 @@ def main() -> None:
     args = parser.parse_args()
     try:
         before, after = recalibrated(args.model, listed(args.good, args.model), args.false_alarm_rate, args.min_area)
-    except UserError as error:
+        if not args.dry_run:
+            write_json(args.model / "threshold.json", after)
+    except (UserError, OSError) as error:
         parser.error(str(error))
     print(f"threshold {before['threshold']:.6g} -> {after['threshold']:.6g}, on {after['good_pictures']} good pictures")
-    if not args.dry_run:
-        write_json(args.model / "threshold.json", after)
 
 
 def recalibrated(

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from lib import predict
 from lib.core.errors import UserError
 from lib.core.images import read_image, read_mask, write_png
 from lib.core.runtime import write_json
@@ -457,3 +458,30 @@ def test_the_command_tells_what_is_wrong_in_one_message(trained: Path):
     command = [sys.executable, "-m", "lib.predict", "empty", str(NEW.absolute()), "--out", "out"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "holds no trained detector" in done.stderr and "Traceback" not in done.stderr
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *words: object) -> str:
+    """What the command says as it ends with 2."""
+    monkeypatch.setattr(sys, "argv", ["lib.predict", *map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        predict.main()
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-1", "1e12"])
+def test_only_a_time_that_can_be_waited_is_one(trained: Path, monkeypatch, capsys, seconds: str):
+    said = refused(monkeypatch, capsys, trained, NEW, "--out", OUT, "--watch", f"--every={seconds}")
+    assert "--every: expected seconds above 0, at most 86400" in said
+
+
+def test_results_that_cannot_be_written_end_in_one_message_with_the_path(trained: Path, monkeypatch, capsys):
+    Path("file").write_text("mine")
+    assert "Not a directory: 'file/below'" in refused(monkeypatch, capsys, trained, NEW, "--out", "file/below")
+
+    def full_disk(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    assert "No space left on device: 'data/out/scores.csv'" in refused(monkeypatch, capsys, trained, NEW, "--out", OUT)
+    assert contents(OUT) == {}

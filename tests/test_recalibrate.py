@@ -1,6 +1,7 @@
 """A stored model gets a new threshold from good pictures, and keeps everything else."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -69,6 +70,17 @@ def test_what_cannot_be_is_refused(stored: Path, monkeypatch, capsys, arguments,
     with pytest.raises(SystemExit):
         call(monkeypatch, stored, stored.parent / "good", *arguments)
     assert told in capsys.readouterr().err and (stored / "threshold.json").read_bytes() == before
+
+
+def test_a_disk_that_is_full_is_told_with_the_path_and_the_threshold_stays(stored: Path, monkeypatch, capsys):
+    def full_disk(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = (stored / "threshold.json").read_bytes()
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(SystemExit):
+        call(monkeypatch, stored, stored.parent / "good")
+    assert "threshold.json'" in capsys.readouterr().err and (stored / "threshold.json").read_bytes() == before
 
 
 def test_a_picture_of_another_depth_is_refused(stored: Path, monkeypatch, capsys):
