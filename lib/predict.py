@@ -40,6 +40,7 @@ from typing import Any
 from lib.alarms import refuse_small
 from lib.core.errors import UserError
 from lib.core.images import read_image
+from lib.core.pipeline import refuse_outputs
 from lib.core.runtime import progress
 from lib.detection import image_score
 from lib.exchange import load_exchanged
@@ -64,6 +65,7 @@ def main() -> None:
     if not 0 < args.every <= LONGEST:  # never so with NaN
         parser.error(f"--every: expected seconds above 0, at most {LONGEST:.0f} (found {args.every:g})")
     try:
+        refuse_outputs(args.out)
         if args.watch:
             for stop in (
                 signal.SIGINT,

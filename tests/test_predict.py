@@ -485,3 +485,9 @@ def test_results_that_cannot_be_written_end_in_one_message_with_the_path(trained
     monkeypatch.setattr(os, "fsync", full_disk)
     assert "No space left on device: 'data/out/scores.csv'" in refused(monkeypatch, capsys, trained, NEW, "--out", OUT)
     assert contents(OUT) == {}
+
+
+def test_results_are_refused_where_a_stage_writes(trained: Path, monkeypatch, capsys):
+    Path("dvc.yaml").write_text("stages:\n  prepare:\n    outs:\n    - data/prepared:\n        persist: true\n")
+    said = refused(monkeypatch, capsys, trained, NEW, "--out", "data/prepared/found")
+    assert "data/prepared belongs to the stage prepare" in said and not Path("data/prepared").exists()

@@ -1,7 +1,9 @@
 """What a stage reads, as dvc.yaml says it: the one list of inputs, from which the keys of unfinished work come."""
 
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import yaml
 
 from lib.core.errors import UserError
 from lib.core.runtime import fingerprint
+
+TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def input_key(stage: str, *names: str, **item: str) -> str:
@@ -41,6 +45,26 @@ def part_key(stage: str, narrower: Mapping[str, Path], unread: Collection[str] =
     return fingerprint(entry["cmd"], values, *paths)
 
 
+def refuse_outputs(place: Path) -> None:
+    """Raise UserError where a place is an output of dvc.yaml, or lies in one: its stage would replace what is written
+    there, and later stages take it for what that stage wrote. A folder without dvc.yaml has no outputs."""
+    file = Path("dvc.yaml")
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    outs = [
+        (stage, out if isinstance(out, str) else next(iter(out)))
+        for stage, entry in ((content or {}).get("stages") or {}).items()
+        for out in (*entry.get("outs", ()), *entry.get("metrics", ()))
+    ]
+    for real in {Path(os.path.abspath(place)), place.resolve()}:  # noqa: PTH100  `data` may be a link, and so may `place`
+        if not real.is_relative_to(Path.cwd()):
+            continue
+        parts = real.relative_to(Path.cwd()).parts
+        for stage, out in outs:
+            patterns = Path(TEMPLATE.sub("*", out)).parts
+            if len(parts) >= len(patterns) and all(map(fnmatchcase, parts, patterns)):
+                raise UserError(f"{place}: {out} belongs to the stage {stage} of dvc.yaml; name another place")
+
+
 def _there(stage: str, deps: Iterable[str | Path]) -> list[Path]:
     """Dependencies as paths. Raises UserError with the names of those that are not there."""
     paths = [Path(dep) for dep in deps]
@@ -69,9 +93,9 @@ def _filled(node: Any, values: Mapping[str, Any]) -> Any:
         return [_filled(value, values) for value in node]
     if not isinstance(node, str):
         return node
-    if whole := re.fullmatch(r"\$\{([\w.]+)\}", node):
+    if whole := TEMPLATE.fullmatch(node):
         return _value(values, whole[1])
-    return re.sub(r"\$\{([\w.]+)\}", lambda hit: str(_value(values, hit[1])), node)
+    return TEMPLATE.sub(lambda hit: str(_value(values, hit[1])), node)
 
 
 def _value(values: Mapping[str, Any], key: str) -> Any:

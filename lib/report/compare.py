@@ -18,6 +18,7 @@ import pandas as pd
 
 from lib.core.errors import UserError
 from lib.core.params import PLACEBO, REAL_ONLY
+from lib.core.pipeline import refuse_outputs
 from lib.core.runtime import write_text
 from lib.metrics.intervals import chance_difference, mean_std, paired_difference
 from lib.report.before_after import outcomes, pairs, read_answers
@@ -244,6 +245,7 @@ def main() -> None:
     args = parser.parse_args()
     if not Path("dvc.yaml").is_file():
         raise UserError("dvc.yaml: not found; run this from the root of the repository")
+    refuse_outputs(args.out)
     if args.out.exists() and (not args.out.is_file() or MARK.encode() not in args.out.read_bytes()[:2000]):
         raise UserError(f"{args.out.as_posix()}: is there, and no page of this command: name another place by --out")
     write_text(args.out, render(find_run(args.a), find_run(args.b)))
