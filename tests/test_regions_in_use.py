@@ -9,13 +9,15 @@ import pytest
 from lib.core.errors import UserError
 from lib.core.images import read_image, write_png
 from lib.core.params import Params
-from lib.core.records import RegionMap, Sample, read_records, write_records
+from lib.core.records import GOOD, RegionMap, Sample, read_records, write_records
 from lib.core.regions import GREY, blanked, silenced
 from lib.detection import IGNORED_PIXELS, predictions, rank_parts, read_examples, train_arm
+from lib.detectors import Example, rgpkd
 from lib.evaluation import judge
 from lib.exchange import FILE, load_exchanged
 from lib.placement.random_boxes import place_boxes
 from lib.trained import load_trained
+from lib.vision.foreign import Foreign
 from lib.vision.windows import Pools, batch_of
 from tests import brightness
 from tests.blobs import BUDGET
@@ -105,6 +107,39 @@ def test_detectors_see_neither_what_never_counts_nor_its_marks(params: Params):
     for n in range(20):
         batch = batch_of(pools, BUDGET, np.random.default_rng(n))
         assert (batch.images[batch.masks].mean(axis=1) > 100).all() and batch.images.mean() < 200
+
+
+def half_hidden(folder: Path) -> list[Example]:
+    """A bright surface with a dark label on its left half, which never counts."""
+    ignored = np.zeros((64, 64), bool)
+    ignored[:, :32] = True
+    examples = []
+    for seed in range(4):
+        picture = np.random.default_rng(seed).normal(220, 3, (64, 64, 3)).astype(np.uint8)
+        picture[ignored] = 20
+        regions = painted(folder / f"{seed}.png", (64, 64), ignored=ignored)
+        examples.append(Example(picture, None, False, GOOD, regions=regions))
+    return examples
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("route", ["texture", "object"])
+def test_pseudo_anomalies_lie_where_pixels_count_on_pictures_that_are_blank_elsewhere(tmp_path: Path, route, scale):
+    foreign = Foreign.of(half_hidden(tmp_path), route, None, None, BUDGET.model_copy(update={"scale": scale}))
+    windows = [foreign.window(np.random.default_rng(n)) for n in range(80)]
+    for image, mask, clean in windows:
+        counting = clean.mean(axis=2) > 172  # augmentation shifts brightness by less than what lies between
+        assert not (mask & ~counting).any()
+        assert clean.mean(axis=2).min() > 80, "the label shows"
+        np.testing.assert_array_equal(image[~mask], clean[~mask])
+    assert any(mask.any() for _, mask, _ in windows)
+
+
+def test_pseudo_anomalies_that_choose_weights_lie_where_pixels_count(tmp_path: Path):
+    detect = BUDGET.model_copy(update={"window": 64})
+    images, masks = rgpkd.pseudo_anomalies(half_hidden(tmp_path), detect, 0)
+    assert not masks[:, :, :32].any() and masks[:, :, 32:].any()
+    assert (images[:, :, :32] == GREY).all()
 
 
 def test_scores_there_are_the_lowest_and_its_pixels_are_in_no_ranking(params: Params):
