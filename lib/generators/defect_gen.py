@@ -290,7 +290,7 @@ def training_views(
     for item in progress(real.boxes, "cut windows"):
         sample = real.samples[item.sample]
         image = image_of(Path(sample.image))
-        masks = {name: defect_mask(sample, name, mask_of) for name in types_of(sample)}
+        masks = {name: defect_mask(sample, name, mask_of) for name in types_of(sample) if name in types}
         for variant in range(settings.variants):
             flips, label = (bool(variant & 1), bool(variant & 2)), np.zeros((settings.side, settings.side), np.uint8)
             for name, mask in masks.items():  # all types that the window shows
