@@ -1,7 +1,8 @@
 """What a stage reads, as dvc.yaml says it: the one list of inputs, from which the keys of unfinished work come."""
 
+import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,16 @@ from lib.core.errors import UserError
 from lib.core.runtime import fingerprint
 
 
-def input_key(stage: str, *names: str, **item: str) -> str:
+def input_key(stage: str, **item: str) -> str:
     """The fingerprint of everything that a stage reads: its command, dependencies (by content) and parameters.
 
     stage: its name in dvc.yaml; item: the names of its matrix, such as category="hex_nut". Unfinished work under
-    another key is not continued. names: parameters that name a model, by a folder, a file or a hub id; DVC does not
-    watch what lies at such a place, so it is looked at here.
+    another key is not continued. Where a parameter's value is the name of a file or folder that is there, such as
+    `base.model` or `pagmfr.textures`, its content counts, too: DVC does not watch what lies there.
     Raises UserError when dvc.yaml lists a dependency that is not there.
     """
     entry, params = _entry(stage, item)
-    paths = _there(stage, entry["deps"])
-    return fingerprint(
-        entry["cmd"], _values(params, entry), *paths, *(Path(name) for name in names if Path(name).exists())
-    )
+    return _key(entry["cmd"], _values(params, entry), _there(stage, entry["deps"]))
 
 
 def part_key(stage: str, narrower: Mapping[str, Path], unread: Collection[str] = (), **item: str) -> str:
@@ -38,7 +36,23 @@ def part_key(stage: str, narrower: Mapping[str, Path], unread: Collection[str] =
         raise ValueError(f"{', '.join(sorted(unlisted))}: not listed for the stage {stage} in dvc.yaml")
     paths = _there(stage, [narrower.get(dep, dep) for dep in entry["deps"]])
     values = {key: value for key, value in _values(params, entry).items() if key not in unread}
-    return fingerprint(entry["cmd"], values, *paths)
+    return _key(entry["cmd"], values, paths)
+
+
+def _key(command: str, values: Mapping[str, Any], paths: Iterable[Path]) -> str:
+    return fingerprint(command, values, *paths, *sorted(set(_places(values))))
+
+
+def _places(node: Any) -> Iterator[Path]:
+    """The files and folders that are there under the names in a parameter's value, at whatever depth.
+
+    Each method has settings of its own: one that had to say which of them are places could forget it.
+    """
+    if isinstance(node, Mapping | list):
+        for value in node.values() if isinstance(node, Mapping) else node:
+            yield from _places(value)
+    elif isinstance(node, str) and node and os.path.exists(node):  # noqa: PTH110  Path refuses values of any length
+        yield Path(node)
 
 
 def _there(stage: str, deps: Iterable[str | Path]) -> list[Path]:

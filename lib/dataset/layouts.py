@@ -137,12 +137,3 @@ def categories_of(root: Path, layout: Layout = "auto") -> list[str]:
     if whole(root, layout):
         return [fitted(root.resolve().name)]
     return [folder.name for folder in folders(root)]
-
-
-def read_category(root: Path, category: str, findings: Findings, layout: Layout = "auto") -> list[Picture]:
-    """The pictures of one category, in the order of its layout.
-
-    Adds to the findings what names and annotations alone tell. Raises DatasetProblems as `locate` does.
-    """
-    place = locate(root, category, layout)
-    return FORMATS[place.layout].read(place.base, findings)

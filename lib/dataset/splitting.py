@@ -57,11 +57,6 @@ def split_looks(looks: Mapping[str, Look], dataset: Dataset, split: Split) -> tu
     return splits, depth, problems
 
 
-def split_category(dataset: Dataset, split: Split, category: str) -> Parts:
-    """`split_categories` of a single one."""
-    return split_categories(dataset.model_copy(update={"categories": (category,)}), split)[0][category]
-
-
 def _split(look: Look, split: Split, category: str) -> Parts:
     """The samples of a category, sorted by id, and the summary; adds what is wrong with the parts to the findings."""
     if split.rule == "given" and (unsaid := [str(one.path) for one in look.pictures if not one.folder]):

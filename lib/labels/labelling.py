@@ -200,12 +200,13 @@ def _reasons(records: Iterable[Synthetic]) -> dict[str, int]:
 
 
 def _real_traits(real: Mapping[str, Sample]) -> dict[str, list[Traits]]:
-    """The traits of all real defects, by their type."""
+    """The traits of all real defects, by their type; none of a defect of which no pixel counts."""
     defects = [sample for sample in real.values() if sample.mask is not None]
 
     def traits_of(sample: Sample) -> dict[str, Traits]:
         image = read_image(Path(sample.image))
-        return {name: measure(image, defect_mask(sample, name)) for name in types_of(sample)}
+        masks = {name: defect_mask(sample, name) for name in types_of(sample)}
+        return {name: measure(image, mask) for name, mask in masks.items() if mask.any()}
 
     traits: dict[str, list[Traits]] = {}
     for of_types in _on_cores(traits_of, defects, "measure real defects"):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from lib.core.images import write_png
 from lib.core.params import Dataset, Split
 from lib.dataset.findings import DatasetProblems
-from lib.dataset.splitting import split_category
+from tests.reading import split_category
 
 SIZE = (24, 32)
 

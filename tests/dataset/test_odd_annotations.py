@@ -12,11 +12,12 @@ from PIL import Image
 from lib.core.params import Dataset, Split
 from lib.core.runtime import write_json
 from lib.dataset.findings import Findings
-from lib.dataset.layouts import locate, read_category
+from lib.dataset.layouts import locate
 from lib.dataset.reading import unreadable
 from lib.dataset.splitting import split_categories
 from lib.dataset.validation import examine, validate
 from tests.dataset.test_inspect import inspect
+from tests.reading import read_category
 
 
 def pictures(root: Path, folder: str = "images", count: int = 3) -> None:

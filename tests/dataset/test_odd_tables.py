@@ -11,9 +11,10 @@ from lib.core.errors import UserError
 from lib.core.images import read_image
 from lib.core.params import Dataset
 from lib.dataset.findings import Findings
-from lib.dataset.layouts import FORMATS, read_category
+from lib.dataset.layouts import FORMATS
 from lib.dataset.survey import look_at
 from tests.dataset.test_odd_annotations import coco, pictures
+from tests.reading import read_category
 
 SOUND = ["images/p0.png,m.png,dent,train", "images/p1.png,,good,test"]
 

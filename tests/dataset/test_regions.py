@@ -13,7 +13,7 @@ from lib.core.params import Dataset, Split
 from lib.core.records import RegionMap, Sample
 from lib.core.regions import CLOSED, FREE, IGNORED, read_regions
 from lib.dataset.findings import DatasetProblems
-from lib.dataset.splitting import split_category
+from tests.reading import split_category
 
 SIZE = (24, 32)
 WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (255, 0, 0)

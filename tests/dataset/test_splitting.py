@@ -18,7 +18,8 @@ from lib.core.params import Dataset, Split
 from lib.core.records import GOOD, Sample, read_records
 from lib.dataset.findings import DatasetProblems
 from lib.dataset.pictures import Picture
-from lib.dataset.splitting import assign_splits, leaks, near_duplicates, split_category
+from lib.dataset.splitting import assign_splits, leaks, near_duplicates
+from tests.reading import split_category
 
 ROOT = Path(__file__).parents[2]
 FIRST_THIRD = Split(rule="first_third", shots=6, val_fraction=0.34)
