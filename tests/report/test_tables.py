@@ -93,7 +93,7 @@ def write_metrics(undefined: tuple[str, ...] = (), truth: bool = True) -> None:
     write_detection(VALUES, undefined)
     for category in "ab":
         write_records(Path(f"data/prepared/{category}/samples.jsonl"), [good(category, n) for n in range(4)])
-    numbers = ("kid", "diversity", "diversity_real", "memorised_share")
+    numbers = ("kernel_distance", "diversity", "diversity_real", "memorised_share")
     likeness = {name: None if name in undefined else 0.125 for name in numbers}
     write_json(METRICS / "masks/mvp_diff.json", dict.fromkeys("ab", GATE))
     for category in "ab":
@@ -318,7 +318,7 @@ def test_the_summary_has_every_metric_of_every_arm(params: Params):
 
 
 def test_a_metric_that_is_not_defined_breaks_nothing_and_is_null_in_the_summary(params: Params):
-    write_metrics(undefined=("aupro", "pixel_ap", "kid", "memorised_share"))
+    write_metrics(undefined=("aupro", "pixel_ap", "kernel_distance", "memorised_share"))
     rows = cells(write_report(params, METRICS))
     assert rows["unet", "a", "none"]["AUPRO"] == "-" and "nan" not in PAGE.read_text()
 
