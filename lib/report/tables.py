@@ -57,7 +57,8 @@ measured from the change. Real ones accepted: the share of the real defects that
 others; where it is low, the gate is too narrow. Kernel distance: about 0 for samples that spread as the real ones do, \
 2 at most; it rises where they lie elsewhere, and where they are too much alike. It and diversity are taken on \
 features of EfficientNet-Lite0, which learned from ImageNet; they rank generators on one data set and are not \
-Inception KID."""
+Inception KID. Memorised: the share of samples that lie much nearer to a real defect than two real ones of a type \
+usually lie to each other; `-` where no type has defects in two pictures."""
 
 
 class Part(NamedTuple):

@@ -20,6 +20,7 @@ from lib.metrics.fidelity import (
     memorised_share,
     nearest,
     same_placements,
+    usual_gap,
 )
 from lib.vision.backbones import DEFAULT, load_backbone
 from tests.category import CATEGORY, tiny_params, write_category
@@ -71,8 +72,8 @@ def test_where_real_ones_are_all_equal_there_is_no_kernel_distance():
 def test_too_few_samples_have_no_score(count: int):
     few = cloud(0)[:count]
     assert np.isnan([kernel_distance(cloud(1), few), kernel_distance(few, cloud(1)), diversity(few)]).all()
-    assert np.isnan(memorised_share(cloud(1), few))
-    assert np.isnan(memorised_share(few[:0], cloud(1)))
+    assert np.isnan(share_of_copies(cloud(1), few))
+    assert np.isnan(share_of_copies(few[:0], cloud(1)))
 
 
 def test_diversity_is_the_mean_distance_of_two_different_samples():
@@ -85,17 +86,40 @@ def test_the_nearest_reference_is_found_with_its_distance():
     assert index.tolist() == [1, 0] and distance.tolist() == [1, 1]
 
 
+def share_of_copies(made: np.ndarray, train: np.ndarray, pictures: list[str] | None = None) -> float:
+    """`memorised_share` of defects of one type, each in a picture of its own where no others are given."""
+    return memorised_share(made, train, pictures or [str(n) for n in range(len(train))], ["dent"] * len(train))
+
+
 def test_copies_are_memorised_and_far_samples_are_not():
     train = cloud(0)
-    assert memorised_share(train + 1e-6, train) == 1
-    assert memorised_share(train + 5, train) == 0
-    assert memorised_share(np.concatenate([train[:30], train[:30] + 5]), train) == 0.5
+    assert share_of_copies(train + 1e-6, train) == 1
+    assert share_of_copies(train + 5, train) == 0
+    assert share_of_copies(np.concatenate([train[:30], train[:30] + 5]), train) == 0.5
 
 
-def test_copies_are_found_even_where_two_training_defects_look_the_same():
-    train = np.concatenate([cloud(0), cloud(0)[:1]])
-    assert memorised_share(train[5:10], train) == 1
-    assert memorised_share(train + 5, train) == 0
+def test_a_near_copy_is_memorised_and_a_held_out_defect_is_not():
+    train = cloud(0)
+    nearly = train + np.random.default_rng(2).normal(0, 0.03, RNG_SHAPE)  # a third of the spread of real ones
+    assert share_of_copies(nearly, train) == 1
+    assert [share_of_copies(cloud(seed), train) for seed in range(1, 6)] == [0] * 5
+
+
+def test_two_boxes_with_nearly_one_window_do_not_hide_copies():
+    train = np.concatenate([cloud(0), cloud(0)[:1] + 1e-9])
+    nearly = cloud(0) + 0.01
+    for of_last in ("0", "60"):  # in the picture of the first one, and in another that shows the same
+        pictures = [*(str(number) for number in range(60)), of_last]
+        assert share_of_copies(nearly, train, pictures) == 1
+        assert share_of_copies(cloud(1), train, pictures) == 0
+
+
+def test_the_usual_gap_is_that_of_one_type_in_two_pictures():
+    places = np.array([[0.0], [1.0], [3.0], [100.0], [106.0], [900.0]])
+    pictures, types = ["a", "a", "b", "c", "d", "e"], ["dent"] * 3 + ["crack"] * 2 + ["hole"]
+    assert usual_gap(places, pictures, types) == np.median([3, 2, 2, 6, 6]), "the only hole has no gap"
+    assert np.isnan(usual_gap(places[:2], pictures[:2], types[:2])), "one picture"
+    assert np.isnan(usual_gap(places[2:4], pictures[2:4], types[2:4])), "no two of one type"
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +180,7 @@ def test_blocks_of_any_size_give_the_same_scores(monkeypatch, block: int):
     monkeypatch.setattr(fidelity, "BLOCK", block)
     assert kernel_distance(cloud(0), cloud(1)[:41]) == pytest.approx(whole[0], abs=1e-9)
     assert diversity(cloud(0)) == pytest.approx(whole[1])
+    assert share_of_copies(cloud(0)[:20], cloud(0)) == 1
     for got, expected in zip(nearest(cloud(0), cloud(1)), whole[2], strict=True):
         np.testing.assert_allclose(got, expected)
 
