@@ -158,10 +158,9 @@ def compare(
         "memorised_share": memorised_share(
             fake, real, [box.sample for box in boxes], [box.defect_type for box in boxes]
         ),
-        "mask_share_of_box": _mean([item.scores["fill"] for item in synthetic]),
-        "mask_share_of_box_real": _mean(
-            [box.area / ((box.box[2] - box.box[0]) * (box.box[3] - box.box[1])) for box in boxes]
-        ),
+        # Not the gate's `fill`, which is a share of the picture where the background is the generator's own.
+        "mask_share_of_box": _mean([_share_of(item.box, item.scores["area"]) for item in synthetic]),
+        "mask_share_of_box_real": _mean([_share_of(box.box, box.area) for box in boxes]),
     }
     pairs: list[RGB] = []
     for index in np.unique(np.linspace(0, len(fake) - 1, neighbours).round().astype(int)) if synthetic else []:
@@ -215,6 +214,10 @@ def _described(windows: Sequence[tuple[str, Box]], params: WindowParams, backbon
         batch = [_window(image, box, params) for image, box in windows[start : start + BATCH]]
         parts.append(describe(batch, backbone))
     return np.concatenate(parts)
+
+
+def _share_of(box: Box, area: float) -> float:
+    return area / ((box[2] - box[0]) * (box[3] - box[1]))
 
 
 def _picture(item: Synthetic) -> str:

@@ -205,7 +205,7 @@ def category(inside: Path, raw_params: dict):
             knobs={},
             image=real.samples[box.sample].image,
             sha256="ab",
-            scores={"fill": 0.5},
+            scores={"fill": 0.1, "area": box.area / 2},
             accepted=True,
         )
         for number, box in enumerate(real.boxes)
@@ -223,6 +223,12 @@ def test_a_category_is_compared_with_finite_scores_and_a_sheet(category):
     assert scores["memorised_share"] == 0
     again = compare(real.samples, real.boxes, others, window, 8)
     assert again[0] == scores and png_bytes(again[1]) == png_bytes(sheet)
+
+
+def test_a_defect_fills_its_box_whatever_its_picture(category):
+    real, copies, window = category
+    own = [replace(item, normal=None) for item in copies]
+    assert compare(real.samples, real.boxes, own, window, 1)[0]["mask_share_of_box"] == 0.5
 
 
 def test_copies_in_a_category_are_found_out_and_shown_beside_their_originals(category):
