@@ -79,7 +79,8 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     if not any(example.has_defect for example in examples):
         raise UserError("the test part holds no defect, so there is nothing to measure: change split in params.yaml")
     types = sorted({name for example in examples for name in example.types} - {GOOD})
-    draws = resamples([sample.group for sample in samples], [example.has_defect for example in examples])
+    groups = [sample.group for sample in samples]
+    draws = resamples(samples[0].category, groups, [example.has_defect for example in examples])
     replicates = []
     seeds: dict[str, Metrics] = {}
     by_type: dict[str, list[Metrics]] = {name: [] for name in types}

@@ -31,6 +31,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 REAL_ONLY = "none"  # the arm without a generator: detectors trained on the few real defects alone
 PLACEBO = "placebo"  # the same arm once more under other seeds: what two equal arms differ by
+PLACEBO_SEED = 1000  # added to each of `detect.seeds` in the placebo
 
 Part = Literal["train", "val", "test"]  # of the real pictures
 Format = Literal["mvtec", "coco", "yolo", "datumaro", "csv"]  # of other tools, each a file in lib/export
@@ -43,6 +44,16 @@ def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
     if len(set(values)) < len(values):
         raise ValueError("each may stand there once")
     return values
+
+
+def _placebo_apart(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """A seed of both arms would train one detector twice, and chance would look smaller than it is."""
+    if both := sorted(set(seeds) & {seed + PLACEBO_SEED for seed in seeds}):
+        raise ValueError(
+            f"the placebo trains under seeds that are {PLACEBO_SEED} higher, so {both[0]} would be a seed of both "
+            f"arms: expected no two seeds that are {PLACEBO_SEED} apart; take another number for {both[0]}"
+        )
+    return seeds
 
 
 Several = Annotated[tuple[Item, ...], Field(min_length=1), AfterValidator(_distinct)]
@@ -190,7 +201,7 @@ class Detect(Section):
     """The training budget of every detector, and which of them are trained once more for every generator."""
 
     on_synthetic: tuple[Name, ...]
-    seeds: Several[Annotated[int, Field(ge=0)]]
+    seeds: Annotated[Several[Annotated[int, Field(ge=0)]], AfterValidator(_placebo_apart)]
     scale: Annotated[float, Field(gt=0, le=1)]
     window: Annotated[int, Field(ge=32, multiple_of=16)]
     encoder: str

@@ -59,6 +59,11 @@ def test_a_name_that_is_unfit_for_a_path_is_refused_with_one_that_is_not(tmp_pat
         ("generators", [], "at least 1 item"),
         ("dataset.categories", ["nut", "nut"], "each may stand there once"),
         ("detect.seeds", [1, 1], "each may stand there once"),
+        (
+            "detect.seeds",
+            [0, 5, 1000],
+            "seeds that are 1000 higher, so 1000 would be a seed of both arms: expected no two",
+        ),
         ("base", None, "valid dictionary"),
         ("seed", -1, "greater than or equal to 0"),
         ("synth.guidance_scale", float("inf"), "less than or equal to 100"),

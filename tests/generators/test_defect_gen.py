@@ -543,7 +543,7 @@ def test_the_manifest_names_both_networks_the_switch_and_the_seed_and_counts_wha
     assert full.model.endswith(f"+{facts['weights']}") and facts["weights"].count("+") == 1
     assert full.seed == asked[0].seed and full.knobs["switch"] == 400
     assert (full.knobs["steps"], full.knobs["train_steps"]) == (params.synth.steps, 3), "no name hides another"
-    assert full.normal is None and full.box == (4, 4, 12, 12)
+    assert full.normal is None and full.box == (2, 2, 14, 14)
     assert Path(str(full.image)).stem == Path(str(full.mask)).stem == asked[0].id
     assert empty.image is None and empty.reason == "empty label in each of 2 tries"
 
