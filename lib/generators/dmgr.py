@@ -10,8 +10,8 @@ The published sampler paints its background as well, and knows of a defect no mo
 and of the gate's support, so that the normal picture is known and the mask can be measured. Other differences, all on
 purpose: class, place and size come from the placement, whose window is scaled so that its box fits the patch; within
 a class the local model is told whether a defect is wide or tall; the networks predict no variance, which a chain
-without fresh noise never asks for; every sample searches its own step, and each search ends; what the tone of an anchored
-sample drifts by along the rim of its box is taken out of all of it (`seamless` in `lib/diffusion/pasting.py`).
+without fresh noise never asks for; every sample searches its own step, and each search ends; by what an
+anchored sample's tone is off along the rim of its box, all of it is corrected (`lib/diffusion/pasting.py`).
 """
 
 import json
