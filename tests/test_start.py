@@ -11,6 +11,7 @@ import yaml
 
 from lib import start
 from lib.core.params import load
+from lib.detectors.unet import Settings
 from tests.conftest import ROOT
 from tests.test_chain import clone, run
 
@@ -67,6 +68,13 @@ def test_params_yaml_gets_what_is_told_and_keeps_the_rest_with_every_comment(her
     assert told.rstrip().endswith(start.COMMAND)
     assert call(monkeypatch, here, "../bracket", "--yes") == 0
     assert (here / "params.yaml").read_text() == after and "already" in capsys.readouterr().out
+
+
+def test_a_type_called_mixed_is_no_picture_of_several_types(here: Path, monkeypatch):
+    for folder in ("bracket", "bracket/masks"):
+        (here.parent / folder / "scratch").rename(here.parent / folder / "mixed")
+    assert call(monkeypatch, here, "../bracket", "--yes") == 0
+    assert load().section("unet", Settings).classes == "defect"
 
 
 def test_a_folder_with_problems_tells_all_of_them_and_nothing_is_written(here: Path, monkeypatch, capsys):
