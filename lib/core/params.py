@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from lib.core.errors import UserError
+from lib.core.settings_file import read_settings
 
 LIB = Path(__file__).parents[1]
 
@@ -263,12 +263,10 @@ class Params(BaseModel):
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml: the shared sections, and that every method in use exists and has its section.
 
-    Raises UserError with one line per problem: the key, what was expected, what stands there.
+    Raises UserError as `read_settings`, and with one line per problem: the key, what was expected, what stands there.
     """
     try:
-        params = Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: no valid YAML: {error}") from error
+        params = Params.model_validate(read_settings(path))
     except ValidationError as error:
         raise UserError(_told(path, error.errors())) from error
     if problems := _methods_at_fault(params):
