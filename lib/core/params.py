@@ -49,7 +49,7 @@ Several = Annotated[tuple[Item, ...], Field(min_length=1), AfterValidator(_disti
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Workpieces(Section):

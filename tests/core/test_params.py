@@ -61,7 +61,10 @@ def test_a_name_that_is_unfit_for_a_path_is_refused_with_one_that_is_not(tmp_pat
         ("detect.seeds", [1, 1], "each may stand there once"),
         ("base", None, "valid dictionary"),
         ("seed", -1, "greater than or equal to 0"),
-        ("synth.guidance_scale", float("inf"), "less than or equal to 100"),
+        ("synth.guidance_scale", float("inf"), "finite number"),
+        ("detect.learning_rate", float("inf"), "finite number"),
+        ("finetune.min_snr_gamma", float("inf"), "finite number"),
+        ("gate.outlier", float("nan"), "finite number"),
     ],
 )
 def test_an_impossible_value_is_refused_with_key_expectation_and_what_was_found(
@@ -108,6 +111,7 @@ def test_a_detector_of_the_arms_is_one_of_the_detectors(tmp_path: Path, raw_para
 class Knobs(Section):
     depth: Positive
     blend: str
+    gloss: float = 1.0
 
 
 @pytest.mark.parametrize(
@@ -115,6 +119,7 @@ class Knobs(Section):
     [
         ({"depth": 0, "blend": "soft"}, "  magic.depth: Input should be greater than or equal to 1 (found 0)"),
         ({"depth": 1}, "  magic.blend: Field required"),
+        ({"depth": 1, "blend": "soft", "gloss": float("inf")}, "  magic.gloss: Input should be a finite number"),
         ({"depth": 1, "blend": "soft", "hue": 2}, "  magic.hue: Extra inputs are not permitted (found 2)"),
         (None, "  magic: Input should be a valid dictionary"),
     ],
