@@ -95,6 +95,18 @@ def test_what_cannot_be_split_is_refused_too(here: Path, monkeypatch, capsys):
     assert (here / "params.yaml").read_bytes() == before
 
 
+def test_a_folder_in_which_the_pipeline_writes_is_refused_and_a_category_in_it_is_not(here: Path, monkeypatch, capsys):
+    draw(here / "data/nut")
+    before = (here / "params.yaml").read_bytes()
+    assert call(monkeypatch, here, "data", "--category", "nut", "--yes") == 2
+    [told] = capsys.readouterr().err.splitlines()
+    assert told.startswith("data: the pipeline writes to data/prepared, ") and "FOLDER=data/bracket" in told
+    assert (here / "params.yaml").read_bytes() == before
+    assert call(monkeypatch, here, "data/nut", "--yes") == 0
+    draw(here / "models/nut")
+    assert call(monkeypatch, here, "models/nut", "--yes") == 2 and load().dataset.path == "data/nut"
+
+
 def test_a_category_that_is_not_there_is_a_problem_of_the_data_set(here: Path, monkeypatch, capsys):
     draw(here.parent / "all/bracket")
     assert call(monkeypatch, here, "../all", "--category", "nut", "--yes") == 1

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import ErrorDetails
 
 from lib.core.errors import UserError
+from lib.core.ownership import written_at
 from lib.core.settings_file import read_settings
 
 LIB = Path(__file__).parents[1]
@@ -80,8 +81,19 @@ Layout = Literal[
 ]
 
 
+def _apart(path: str) -> str:
+    if not path:
+        raise ValueError("expected a folder of pictures, such as data/NAME")
+    if written := written_at(path):
+        raise ValueError(
+            f"the pipeline writes to {written}, which this is, holds or lies in, so that DVC could never run it: use a "
+            f"folder like data/NAME, also for a single category (FOLDER=data/bracket)"
+        )
+    return path
+
+
 class Dataset(Section):
-    path: str
+    path: Annotated[str, AfterValidator(_apart)]
     categories: Several[Name]
     group_table: str | None
     group_column: str | None

@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import get_args
 
+from pydantic import ValidationError
 from tabulate import tabulate
 
 from lib.core.errors import UserError
@@ -49,7 +50,10 @@ def main() -> int:
 
 
 def dataset_of(folder: Path, layout: Layout | None, categories: list[str] | None, params: Params | None) -> Dataset:
-    """The section `dataset` that a dry run goes by. Raises UserError for a folder without categories."""
+    """The section `dataset` that a dry run goes by.
+
+    Raises UserError for a folder without categories, and for one that dataset.path could not name.
+    """
     own = params.dataset if params and Path(params.dataset.path) == folder else None
     layout = layout or (own.layout if own else "auto")
     names = categories or [name for name in categories_of(folder, layout) if own is None or name in own.categories]
@@ -59,7 +63,12 @@ def dataset_of(folder: Path, layout: Layout | None, categories: list[str] | None
         raise UserError(f"{folder}: holds no folders and no annotations of any known layout")
     known = own.model_dump() if own else dict.fromkeys(("group_table", "group_column", "group_pattern"))
     changed = {"path": folder.as_posix(), "layout": layout, "categories": tuple(dict.fromkeys(names))}
-    return Dataset.model_validate({"depth": "auto", **known, **changed})
+    try:
+        return Dataset.model_validate({"depth": "auto", **known, **changed})
+    except ValidationError as error:
+        raise UserError(
+            "; ".join(f"{folder}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors())
+        ) from error
 
 
 def told(looks: dict[str, Look], dataset: Dataset, params: Params | None) -> tuple[list[str], list[str]]:

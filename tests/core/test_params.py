@@ -153,6 +153,17 @@ def test_a_file_that_holds_no_mapping_is_refused_by_its_name(tmp_path: Path, tex
         load(path)
 
 
+@pytest.mark.parametrize("path", ["data", ".", "data/prepared", "data/masks/nut", "models", str(ROOT)])
+def test_pictures_lie_where_no_stage_writes(tmp_path: Path, raw_params: dict, path: str, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    message = refusal(tmp_path, raw_params, "dataset.path", path)
+    assert "  dataset.path: " in message and "the pipeline writes to " in message and "data/NAME" in message
+
+
+def test_a_data_set_has_a_path(tmp_path: Path, raw_params: dict):
+    assert "  dataset.path: " in refusal(tmp_path, raw_params, "dataset.path", "")
+
+
 @pytest.mark.parametrize(("key", "value"), [("group_table", "sources.csv"), ("group_column", "sheet")])
 def test_a_table_of_groups_needs_its_column_and_a_column_its_table(
     tmp_path: Path, raw_params: dict, key: str, value: str
