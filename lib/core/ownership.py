@@ -59,7 +59,10 @@ def refuse_loss(path: Path) -> None:
 
 
 def written_at(place: str | Path) -> str | None:
-    """The first of WRITTEN that a path is, holds or lies in; None where it is apart from all of them."""
+    """The first of WRITTEN that a path is, holds or lies in; None where it is apart from all of them, and outside of a
+    repository, where no stage runs."""
+    if not Path("params.yaml").is_file():
+        return None
     path = Path(os.path.normpath(Path(place).absolute()))  # not resolved: to DVC, a link is the place where it lies
     return next((name for name in WRITTEN if _overlap(path, Path(name).absolute())), None)
 

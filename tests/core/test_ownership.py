@@ -92,7 +92,8 @@ def test_a_link_to_a_folder_stays_and_what_it_leads_to_is_replaced(tmp_path: Pat
     assert [path.name for path in (tmp_path / "disk").iterdir()] == ["masks"]
 
 
-def test_the_folders_that_stages_write_to_are_those_of_dvc_yaml():
+def test_the_folders_that_stages_write_to_are_those_of_dvc_yaml(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     outs = {
         next(iter(out)) if isinstance(out, dict) else out
@@ -121,4 +122,6 @@ def test_the_folders_that_stages_write_to_are_those_of_dvc_yaml():
     ],
 )
 def test_a_place_is_told_from_those_that_stages_write_to(inside: Path, place: str, written: str | None):
+    assert written_at(place) is None, "no repository"
+    Path("params.yaml").touch()
     assert written_at(place) == written_at(inside / place) == written
