@@ -70,6 +70,24 @@ def test_params_yaml_gets_what_is_told_and_keeps_the_rest_with_every_comment(her
     assert (here / "params.yaml").read_text() == after and "already" in capsys.readouterr().out
 
 
+def test_categories_that_were_added_or_renamed_since_are_read_too(here: Path, monkeypatch):
+    draw(here.parent / "all/bracket")
+    assert call(monkeypatch, here, "../all", "--yes") == 0 and load().dataset.categories == ("bracket",)
+    draw(here.parent / "all/flange")
+    assert call(monkeypatch, here, "../all", "--yes") == 0 and load().dataset.categories == ("bracket", "flange")
+    (here.parent / "all/bracket").rename(here.parent / "all/angle")
+    assert call(monkeypatch, here, "../all", "--yes") == 0 and load().dataset.categories == ("angle", "flange")
+
+
+def test_masks_of_the_object_beside_the_categories_are_no_category(here: Path, monkeypatch):
+    draw(here.parent / "all/bracket")
+    assert call(monkeypatch, here, "../all", "--yes") == 0
+    text = (here / "params.yaml").read_text()
+    (here / "params.yaml").write_text(text.replace("foreground: null", "foreground: drawn/objects"))
+    (here.parent / "all/drawn/objects/bracket").mkdir(parents=True)
+    assert call(monkeypatch, here, "../all", "--yes") == 0 and load().dataset.categories == ("bracket",)
+
+
 def test_a_type_called_mixed_is_no_picture_of_several_types(here: Path, monkeypatch):
     for folder in ("bracket", "bracket/masks"):
         (here.parent / folder / "scratch").rename(here.parent / folder / "mixed")

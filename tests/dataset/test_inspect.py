@@ -90,6 +90,34 @@ def test_the_parameters_of_the_folder_count(tmp_path):
     assert inspect(root, folder=tmp_path).returncode == 0, "another way to name it is another folder"
 
 
+def test_folders_that_params_yaml_leaves_out_are_named(tmp_path):
+    root = write_nuts(tmp_path / "set")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["dataset"] |= {"path": "set", "categories": ["nut"], "foreground": "drawn/objects"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (root / "drawn/objects").mkdir(parents=True)
+    assert "leaves out" not in inspect("set", folder=tmp_path).stdout
+    for name in ("flange", "steel bolt"):
+        (root / name).mkdir()
+    done = inspect("set", folder=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("nut: ") and "flange" not in done.stdout.splitlines()[0]
+    assert done.stdout.splitlines()[-1] == (
+        "not read by prepare: flange, steel bolt, which dataset.categories in params.yaml leaves out"
+    )
+    (root / "nut").rename(root / "bolt")
+    done = inspect("set", folder=tmp_path)
+    assert done.returncode == 1 and "nut: this folder is missing; set holds: bolt, " in done.stdout
+
+
+def test_a_data_set_that_is_one_category_has_the_name_that_params_yaml_gives_it(tmp_path):
+    write_nuts(tmp_path / "set")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["dataset"] |= {"path": "set/nut", "categories": ["hex"]}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    done = inspect("set/nut", folder=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("hex: ") and "leaves out" not in done.stdout, done.stdout
+
+
 def test_it_starts_without_torch():
     check = (
         "import sys, lib.dataset.inspect; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'pandas')))"
