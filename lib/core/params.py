@@ -30,6 +30,8 @@ Name = Annotated[str, AfterValidator(_fit)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
+LONGEST = 255  # letters in the name of a file or a folder, as file systems have it
+
 REAL_ONLY = "none"  # the arm without a generator: detectors trained on the few real defects alone
 PLACEBO = "placebo"  # the same arm once more under other seeds: what two equal arms differ by
 
@@ -82,8 +84,8 @@ Layout = Literal[
 
 
 def _apart(path: str) -> str:
-    if not path:
-        raise ValueError("expected a folder of pictures, such as data/NAME")
+    if not path or max(map(len, Path(path).parts), default=0) > LONGEST:
+        raise ValueError(f"expected a folder of pictures, such as data/NAME, of names of at most {LONGEST} letters")
     if written := written_at(path):
         raise ValueError(
             f"the pipeline writes to {written}, which this is, holds or lies in, so that DVC could never run it: use a "
@@ -115,9 +117,15 @@ class Dataset(Section):
     @model_validator(mode="after")
     def _folders_within(self) -> "Dataset":
         for key in ("foreground", "regions"):
-            folder = Path(getattr(self, key) or ".")
+            value = getattr(self, key)
+            folder = Path(key if value is None else value)
             if folder.is_absolute() or ".." in folder.parts:
                 raise ValueError(f"{key}: expected a folder in dataset.path, relative to it: so DVC sees changes there")
+            if not folder.parts or max(map(len, folder.parts)) > LONGEST:
+                raise ValueError(
+                    f"{key}: expected a folder in dataset.path that has a name of its own, of at most {LONGEST} "
+                    f"letters, or null to go without"
+                )
         return self
 
 

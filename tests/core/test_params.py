@@ -160,8 +160,10 @@ def test_pictures_lie_where_no_stage_writes(tmp_path: Path, raw_params: dict, pa
     assert "  dataset.path: " in message and "the pipeline writes to " in message and "data/NAME" in message
 
 
-def test_a_data_set_has_a_path(tmp_path: Path, raw_params: dict):
-    assert "  dataset.path: " in refusal(tmp_path, raw_params, "dataset.path", "")
+@pytest.mark.parametrize("path", ["", "data/" + "x" * 5000])
+def test_a_data_set_has_a_path_that_can_be(tmp_path: Path, raw_params: dict, path: str):
+    message = refusal(tmp_path, raw_params, "dataset.path", path)
+    assert "  dataset.path: " in message and "expected a folder of pictures, such as data/NAME" in message
 
 
 @pytest.mark.parametrize(("key", "value"), [("group_table", "sources.csv"), ("group_column", "sheet")])
