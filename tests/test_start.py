@@ -158,6 +158,23 @@ def test_on_a_terminal_it_asks(here: Path, monkeypatch, answer: str, written: bo
     assert ((here / "params.yaml").read_bytes() != before) == written
 
 
+@pytest.mark.parametrize(("raised", "code"), [(EOFError, 0), (KeyboardInterrupt, 130)])
+def test_to_end_the_question_is_to_say_no(here: Path, monkeypatch, raised: type[BaseException], code: int):
+    def ended(_: str) -> str:
+        raise raised
+
+    before = (here / "params.yaml").read_bytes()
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", ended)
+    assert call(monkeypatch, here, "../bracket") == code
+    assert (here / "params.yaml").read_bytes() == before
+
+
+def test_a_name_too_long_for_a_folder_is_refused(here: Path, monkeypatch, capsys):
+    assert call(monkeypatch, here, "../" + "x" * 5000) == 2
+    assert "name too long" in capsys.readouterr().err.lower()
+
+
 def test_a_dry_run_writes_nothing(here: Path, monkeypatch):
     before = (here / "params.yaml").read_bytes()
     assert call(monkeypatch, here, "../bracket", "--dry-run", "--yes") == 0

@@ -37,17 +37,23 @@ def main() -> int:
     parser.add_argument("--category", action="append", help="one of its categories, or more by more; default: all")
     args = parser.parse_args()
     try:
-        if not args.folder.is_dir():
-            raise UserError(f"{args.folder}: no such folder")
-        params = load() if Path("params.yaml").is_file() else None
-        own = own_section(args.folder, params)
-        categories = args.category or (list(own.categories) if own else None)
-        dataset = dataset_of(args.folder, args.layout, categories, params)
-    except (UserError, PermissionError) as error:
-        parser.error(str(error))
+        return inspect(args.folder, args.layout, args.category)
+    except (UserError, OSError) as error:  # a folder that may not be read, or whose name is too long to be one
+        parser.error(f"{error}"[:1000])
+    except KeyboardInterrupt:
+        return 130
+
+
+def inspect(folder: Path, layout: Layout | None, categories: list[str] | None) -> int:
+    """Look at a data set and print the report; the exit code. Raises UserError as `dataset_of`."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    params = load() if Path("params.yaml").is_file() else None
+    own = own_section(folder, params)
+    dataset = dataset_of(folder, layout, categories or (list(own.categories) if own else None), params)
     looks = {category: look_at(dataset, category) for category in dataset.categories}
     lines, problems = told(looks, dataset, params)
-    if own and (left := [name for name in _there(args.folder, dataset.layout, own) if name not in own.categories]):
+    if own and (left := [name for name in _there(folder, dataset.layout, own) if name not in own.categories]):
         lines += ["", f"not read by prepare: {shortlist(left)}, which dataset.categories in params.yaml leaves out"]
     if isinstance(sys.stdout, io.TextIOWrapper):  # names may hold what a console cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
