@@ -6,10 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lib.core.errors import UserError
 from lib.core.runtime import fingerprint
+from lib.core.settings_file import read_settings
 
 
 def input_key(stage: str, **item: str) -> str:
@@ -70,8 +69,8 @@ def _values(params: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, An
 
 def _entry(stage: str, item: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The entry of a stage with all templates filled in, and the whole of params.yaml."""
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    entry = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    params = read_settings(Path("params.yaml"))
+    entry = read_settings(Path("dvc.yaml"))["stages"][stage]
     return _filled(entry, params | {"item": dict(item)}), params
 
 

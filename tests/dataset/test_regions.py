@@ -118,7 +118,7 @@ def test_what_names_nothing_is_told(root: Path):
     assert "holds no picture of regions for nut" in problem(root, "empty")
 
 
-@pytest.mark.parametrize("folder", ["/regions", "../regions"])
+@pytest.mark.parametrize("folder", ["/regions", "../regions", "", ".", "x" * 5000])
 def test_the_folder_lies_in_the_data_set(root: Path, folder: str):
     with pytest.raises(ValidationError, match=r"regions: expected a folder in dataset\.path"):
         split(root, folder)
