@@ -212,7 +212,9 @@ def answer(request: Request, result: "Result", box: Box, normal: RGB, params: Pa
         return Made(resize(picture, window.side, window.side), mask, own_background=True, notes=notes)
     change = seamless(result.picture - result.reference, request.open[0].numpy(), window, normal.shape)
     mask = allowed(box, normal.shape, request, settings)
-    image = apply_change(normal, window, change, mask, params.synth.feather)
+    # Real boxes leave a margin around their defect: what is painted there is ground, and fades out, lest the box shows.
+    margin = params.boxes.margin / (1 + 2 * params.boxes.margin) * min(box[2] - box[0], box[3] - box[1])
+    image = apply_change(normal, window, change, mask, max(params.synth.feather, round(margin)))
     return Made(image, notes=notes)
 
 
