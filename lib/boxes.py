@@ -50,6 +50,12 @@ def mask_boxes(mask: Mask, margin: float, min_area: int) -> list[Component]:
     return [item for item in components if item.area >= min_area] or components[:1]
 
 
+def box_around(mask: Mask, margin: float) -> Box:
+    """The box around all of a mask (H, W) bool, not empty, grown and clipped as that of a real defect."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return _with_margin((left, top, left + width, top + height), margin, mask.shape)
+
+
 class RealDefect(NamedTuple):
     """One defect of a real picture: `number` counts all of the picture's, one type after another."""
 

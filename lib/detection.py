@@ -27,7 +27,7 @@ from lib.core.defects import Labels
 from lib.core.errors import UserError
 from lib.core.geometry import Scores
 from lib.core.images import write_png
-from lib.core.params import PLACEBO, REAL_ONLY, Detect, Params
+from lib.core.params import PLACEBO, PLACEBO_SEED, REAL_ONLY, Detect, Params
 from lib.core.records import GOOD, RegionMap, Sample, Synthetic, TypeMap, by_id, of_split, read_records
 from lib.core.regions import ignored_pixels, silenced
 from lib.core.runtime import atomic_folder, device, on_cores, progress, replace_folder, work_folder, write_json
@@ -38,7 +38,6 @@ from lib.metrics.ranking import DefectPixels, Ranking, defect_pixels, rank_pixel
 Place = TypeVar("Place", TypeMap, RegionMap)
 
 IGNORED_PIXELS = "ignored.png"  # in a trained seed's folder: pixels that never count, if they are the same everywhere
-PLACEBO_SEED = 1000  # added to each seed of the placebo: far from all that one would list in params.yaml
 COUNTED_BYTES = 2**25  # of score maps that are ranked in one go, since each go looks up every defect pixel
 NO_NUMBER = re.compile(r"\b(nan|inf)\b", re.IGNORECASE)  # in messages about values
 SCORING_SHARE = 1000  # one of so many pixels, the highest ones, scores a picture

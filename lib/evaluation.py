@@ -79,7 +79,8 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     if not any(example.has_defect for example in examples):
         raise UserError("the test part holds no defect, so there is nothing to measure: change split in params.yaml")
     types = sorted({name for example in examples for name in example.types} - {GOOD})
-    draws = resamples([sample.group for sample in samples], [example.has_defect for example in examples])
+    groups = [sample.group for sample in samples]
+    draws = resamples(samples[0].category, groups, [example.has_defect for example in examples])
     replicates = []
     seeds: dict[str, Metrics] = {}
     by_type: dict[str, list[Metrics]] = {name: [] for name in types}
@@ -145,18 +146,12 @@ def _box_metrics(examples: Sequence[Example], predicted: Sequence[Prediction], t
         if prediction.boxes is None:
             found = component_boxes(prediction.scores, threshold)
         else:
-            found = [one for one in prediction.boxes if _counts(example, one)]
+            found = [one for one in prediction.boxes if example.counts_within(one.box)]
         return found, truth_boxes(example.mask) if example.has_defect else []
 
     found, truth = zip(*on_cores(device(), found_and_truth, examples, predicted), strict=True)
     ap50, ap = box_precision(found, truth)
     return {"box_ap50": ap50, "box_ap": ap}
-
-
-def _counts(example: Example, box: ScoredBox) -> bool:
-    """Whether any pixel of a box counts."""
-    x0, y0, x1, y1 = (max(round(value), 0) for value in box.box)
-    return example.ignored is None or not bool(example.ignored[y0:y1, x0:x1].all())
 
 
 def _alarm_metrics(
@@ -232,7 +227,7 @@ def _write_overlays(
         """What a picture is sorted by, and how that is told."""
         if not example.has_defect:
             return prediction.image_score, f"good, score {prediction.image_score:.3f}"
-        ranking = rank(prediction.scores.ravel(), example.mask.ravel(), threshold)
+        ranking = rank(prediction.scores[example.counting], example.mask[example.counting], threshold)
         precision = ranking.average_precision()
         return precision, f"AP {precision:.3f}  IoU {ranking.iou():.3f}"
 

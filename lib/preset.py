@@ -127,7 +127,7 @@ def _origins(settings: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 def _text(file: Path) -> str:
     """The text of a file. Raises UserError where it cannot be read."""
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"{file}: not found; run this from the root of the repository") from error
     except UnicodeDecodeError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from lib.boxes import mask_boxes
 from lib.core.errors import UserError
 from lib.core.params import Dataset
-from lib.core.records import GOOD, MIXED
+from lib.core.records import GOOD
 from lib.dataset.reading import read_text
 from lib.dataset.survey import Look
 
@@ -91,7 +91,7 @@ def facts_of(dataset: Dataset, looks: Mapping[str, Look], reason: str) -> Facts:
         short=tuple(min(box) for box in boxes),
         long=tuple(max(box) for box in boxes),
         megapixels=sum(width * height for width, height in sizes) / len(sizes) / 1e6,
-        mixed=any(one.defect_type == MIXED for one in pictures),
+        mixed=any(one.several for one in pictures),
         known=known if any(one.group for one in pictures) else "",
     )
 

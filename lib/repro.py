@@ -12,6 +12,7 @@ are none it is left out of the time, which then is "more than" what is told.
 import argparse
 import contextlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -111,9 +112,18 @@ def progress_of(targets: Sequence[str], folder: Path) -> Progress:
     except DvcException as error:
         raise UserError(f"{error}") from error
     due = {stage.addressing for one in changed for stage in {one, *networkx.ancestors(ahead, one)}}
-    durations = {path.stem: path for path in (folder / duration_file("x").parent).glob("*.json")}
-    seconds = {name: float(json.loads(path.read_text(encoding="utf-8"))) for name, path in durations.items()}
-    return Progress(list(stages), frozenset(due & stages.keys()), seconds)
+    return Progress(list(stages), frozenset(due & stages.keys()), durations(folder))
+
+
+def durations(folder: Path) -> dict[str, float]:
+    """The seconds that each stage took the last time, by its name; a file that holds no such number tells nothing."""
+    seconds = {}
+    for path in (folder / duration_file("x").parent).glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, TypeError, OverflowError, RecursionError):
+            taken = float(json.loads(path.read_text(encoding="utf-8")))
+            if math.isfinite(taken) and taken >= 0:
+                seconds[path.stem] = taken
+    return seconds
 
 
 def repro(targets: Sequence[str], folder: Path = Path(), env: Mapping[str, str] | None = None) -> int:

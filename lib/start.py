@@ -44,9 +44,11 @@ def main() -> int:
     args = parser.parse_args()
     try:
         return start(place_of(args.folder), args.layout, args.category, args.thorough, args.yes, args.dry_run)
-    except UserError as error:
-        print(error, file=sys.stderr)
+    except (UserError, OSError) as error:  # a folder that may not be read, or whose name is too long to be one
+        print(f"{error}"[:1000], file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def place_of(folder: Path) -> Path:
@@ -149,7 +151,11 @@ def written(chosen: Sequence[Choice], yes: bool, dry_run: bool) -> int:
     if not yes:
         if not sys.stdin.isatty():
             raise UserError("nothing is written: there is no terminal to ask at; --yes writes, --dry-run only looks")
-        if input("\nWrite this into params.yaml? [y/N] ").strip().lower() not in ("y", "yes"):
+        try:
+            answer = input("\nWrite this into params.yaml? [y/N] ")
+        except EOFError:
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
             print("Nothing is written.")
             return 0
     if changed:

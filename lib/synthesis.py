@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lib.boxes import box_around
 from lib.core.errors import UserError
 from lib.core.geometry import Box, crop, window_around
 from lib.core.images import contact_sheet, read_image, recent, write_png
@@ -100,6 +101,7 @@ class _Keeper:
         facts = json.loads((model / "model.json").read_text(encoding="utf-8"))
         trained = not facts.get("training_free")
         self.real, self.name, self.work, self.out = real, name, work, out
+        self.margin = params.boxes.margin
         self.model = f"{facts['base']}@{facts['revision']}+{facts['weights']}" if trained else name
         self.knobs = params.section(name, find(name).Settings).model_dump(mode="json")
         if trained:
@@ -131,13 +133,21 @@ class _Keeper:
         image, digest = self._write("images", placement, answer.image)
         record = replace(record, image=image, sha256=digest, notes=answer.notes)
         if answer.own_background:
-            record = replace(record, normal=None, box=_extent(answer))
+            record = replace(record, normal=None, box=self._box(answer))
         if answer.normal is not None:
             self._write("normals", placement, answer.normal)
         if answer.mask is None:
             return record
         mask, digest = self._write("masks", placement, answer.mask)
         return replace(record, mask=mask, mask_sha256=digest)
+
+    def _box(self, answer: Made) -> Box:
+        """The box of a defect on a background of its own; the whole picture where there is no mask yet, or an empty
+        one."""
+        height, width = answer.image.shape[:2]
+        if answer.mask is None or not answer.mask.any():
+            return 0, 0, width, height
+        return box_around(answer.mask, self.margin)
 
     def _write(self, folder: str, placement: Placement, pixels: Any) -> tuple[str, str]:
         """Write one picture or mask; its final path, and the digest of the file."""
@@ -158,15 +168,6 @@ def _problem(answer: Made, size: tuple[int, int]) -> str | None:
     if answer.normal is not None and not answer.own_background:
         return "a normal is given although the good picture is the background"
     return None
-
-
-def _extent(answer: Made) -> Box:
-    """The box of a mask on a background of its own; the whole picture where there is no mask yet, or an empty one."""
-    height, width = answer.image.shape[:2]
-    if answer.mask is None or not answer.mask.any():
-        return 0, 0, width, height
-    rows, columns = np.nonzero(answer.mask)
-    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
 def write_sheet(records: list[Synthetic], real: RealData, params: Params, path: Path) -> None:

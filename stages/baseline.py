@@ -8,7 +8,7 @@ from lib.detection import train_arm
 
 def main(detector: str, category: str) -> None:
     params = load()
-    key = input_key("baseline", params.detect.encoder, detector=detector, category=category)
+    key = input_key("baseline", detector=detector, category=category)
     for arm in (REAL_ONLY, PLACEBO):
         train_arm(params, detector, arm, category, [], key)
 

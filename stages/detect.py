@@ -13,7 +13,7 @@ def main(detector: str, generator: str, category: str) -> None:
     records = read_records(Path(f"data/masks/{generator}/{category}/manifest.jsonl"), Synthetic)
     accepted = [record for record in records if record.accepted]
     params = load()
-    key = input_key("detect", params.detect.encoder, detector=detector, generator=generator, category=category)
+    key = input_key("detect", detector=detector, generator=generator, category=category)
     train_arm(params, detector, generator, category, accepted, key)
 
 

@@ -11,7 +11,7 @@ from lib.generators import read_real
 
 def main(generator: str, category: str) -> None:
     params = load()
-    key = input_key("finetune", params.base.model, generator=generator, category=category)
+    key = input_key("finetune", generator=generator, category=category)
     curves = Path(f"metrics/finetune/{generator}/{category}")
     finetune(params, read_real(category), generator, key, Path(f"models/generators/{generator}/{category}"), curves)
 

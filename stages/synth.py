@@ -15,7 +15,7 @@ def main(generator: str, category: str) -> None:
     params, real = load(), read_real(category)
     placements = read_records(Path(f"data/placements/{category}.jsonl"), Placement)
     model, out = Path(f"models/generators/{generator}/{category}"), Path(f"data/synth/{generator}/{category}")
-    key = input_key("synth", params.base.model, generator=generator, category=category)
+    key = input_key("synth", generator=generator, category=category)
     records = synthesize_all(params, real, generator, model, placements, key, out)
     if first_process():
         write_sheet(records, real, params, Path(f"metrics/synth/{generator}/{category}.png"))

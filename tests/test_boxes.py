@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.boxes import mask_boxes
+from lib.boxes import box_around, mask_boxes
 from tests.toy import toy_category
 
 
@@ -54,6 +54,14 @@ def test_the_order_is_by_area_then_position_and_the_centroid_lies_in_the_box(mas
     assert components == sorted(components, key=lambda item: (-item.area, item.box[1], item.box[0]))
     for item in components:
         assert item.box[0] < item.centroid[0] < item.box[2] and item.box[1] < item.centroid[1] < item.box[3]
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(masks(), st.floats(0, 1))
+def test_the_box_around_one_defect_is_the_box_of_that_defect(mask, margin):
+    components = mask_boxes(mask, margin, 1)
+    if len(components) == 1:
+        assert box_around(mask, margin) == components[0].box
 
 
 def test_the_margin_is_a_share_of_the_longer_side_rounded_up_and_clipped_to_the_picture():

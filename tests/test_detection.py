@@ -12,11 +12,10 @@ import torch
 from lib.alarms import marked
 from lib.core.errors import UserError
 from lib.core.images import read_image, read_mask, recent, write_png
-from lib.core.params import Params
+from lib.core.params import PLACEBO_SEED, Params
 from lib.core.records import GOOD, Sample, Synthetic
 from lib.core.runtime import write_json
 from lib.detection import (
-    PLACEBO_SEED,
     choose_threshold,
     image_score,
     predictions,

@@ -14,7 +14,7 @@ from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.detection import Prediction, image_score, read_examples, train_arm
 from lib.evaluation import RECALLS, _type_metrics, judge, judge_arm
-from lib.metrics.bootstrap import RESAMPLES
+from lib.metrics.bootstrap import RESAMPLES, resamples
 from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, painted, truth_boxes
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import defect_pixels, rank
@@ -130,6 +130,19 @@ def test_the_metrics_of_resamples_lie_around_those_of_the_test_part(project: Pat
     assert table.shape == (RESAMPLES, 2) and table[:, 0].std() > 0.005
     assert np.median(table[:, 0]) == pytest.approx(verdict["mean"]["pixel_ap"], abs=0.02)
     assert np.median(table[:, 1]) == pytest.approx(verdict["mean"]["image_auroc"], abs=0.02)
+
+
+def test_every_arm_of_a_category_has_the_resamples_of_that_category(project: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def remembered(category: str, *of_pictures: list) -> np.ndarray:
+        asked.append(category)
+        return resamples(category, *of_pictures)
+
+    monkeypatch.setattr("lib.evaluation.resamples", remembered)
+    for arm in ("none", "placebo"):
+        judge_arm(read_params(), "unet", CATEGORY, arm, Path(arm))
+    assert asked == [CATEGORY] * 2
 
 
 def test_a_detector_that_tells_types_apart_is_judged_by_that_too(project: Path, monkeypatch: pytest.MonkeyPatch):

@@ -6,21 +6,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lib.boxes import real_defects
+from lib.core.defects import any_defect_mask, defect_mask, types_of
 from lib.core.errors import UserError
+from lib.core.geometry import box_mask
 from lib.core.images import read_image, write_png
 from lib.core.params import Params
-from lib.core.records import RegionMap, Sample, read_records, write_records
+from lib.core.records import GOOD, DefectBox, RegionMap, Sample, read_records, write_records
 from lib.core.regions import GREY, blanked, silenced
 from lib.detection import IGNORED_PIXELS, predictions, rank_parts, read_examples, train_arm
+from lib.detectors import Example, History, pagmfr, rgpkd, rtdetr, unet
 from lib.evaluation import judge
 from lib.exchange import FILE, load_exchanged
+from lib.generators import RealData, defect_gen
+from lib.labels import labelling
+from lib.metrics.boxes import ScoredBox
+from lib.metrics.boxes import painted as boxes_painted
 from lib.placement.random_boxes import place_boxes
 from lib.trained import load_trained
+from lib.vision.foreign import Foreign
 from lib.vision.windows import Pools, batch_of
 from tests import brightness
 from tests.blobs import BUDGET
 from tests.brightness import bright_discs, write_discs
 from tests.category import tiny_params
+from tests.mixed import DENT, HEIGHT, SCRATCH, WIDTH, mixed_sample
 from tests.test_exchange import export, train
 from tests.toy import toy_category
 
@@ -105,6 +115,98 @@ def test_detectors_see_neither_what_never_counts_nor_its_marks(params: Params):
     for n in range(20):
         batch = batch_of(pools, BUDGET, np.random.default_rng(n))
         assert (batch.images[batch.masks].mean(axis=1) > 100).all() and batch.images.mean() < 200
+
+
+def half_hidden(folder: Path) -> list[Example]:
+    """A bright surface with a dark label on its left half, which never counts."""
+    ignored = np.zeros((64, 64), bool)
+    ignored[:, :32] = True
+    examples = []
+    for seed in range(4):
+        picture = np.random.default_rng(seed).normal(220, 3, (64, 64, 3)).astype(np.uint8)
+        picture[ignored] = 20
+        regions = painted(folder / f"{seed}.png", (64, 64), ignored=ignored)
+        examples.append(Example(picture, None, False, GOOD, regions=regions))
+    return examples
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("route", ["texture", "object"])
+def test_pseudo_anomalies_lie_where_pixels_count_on_pictures_that_are_blank_elsewhere(tmp_path: Path, route, scale):
+    foreign = Foreign.of(half_hidden(tmp_path), route, None, None, BUDGET.model_copy(update={"scale": scale}))
+    windows = [foreign.window(np.random.default_rng(n)) for n in range(80)]
+    for image, mask, clean in windows:
+        counting = clean.mean(axis=2) > 172  # augmentation shifts brightness by less than what lies between
+        assert not (mask & ~counting).any()
+        assert clean.mean(axis=2).min() > 80, "the label shows"
+        np.testing.assert_array_equal(image[~mask], clean[~mask])
+    assert any(mask.any() for _, mask, _ in windows)
+
+
+def test_pseudo_anomalies_that_choose_weights_lie_where_pixels_count(tmp_path: Path):
+    detect = BUDGET.model_copy(update={"window": 64})
+    images, masks = rgpkd.pseudo_anomalies(half_hidden(tmp_path), detect, 0)
+    assert not masks[:, :, :32].any() and masks[:, :, 32:].any()
+    assert (images[:, :, :32] == GREY).all()
+
+
+def test_boxes_descriptions_and_traits_are_of_defects_that_count(tmp_path: Path):
+    sample = mixed_sample(tmp_path)
+    whole = np.ones((HEIGHT, WIDTH), bool)
+    for ignored, left in ((DENT, SCRATCH), (whole & ~DENT, DENT), (whole, ~whole), (~whole, DENT | SCRATCH)):
+        regions = painted(tmp_path / f"{ignored.sum()}.png", (HEIGHT, WIDTH), ignored=ignored)
+        for several in (sample, replace(sample, type_map=None, defect_type="dent")):
+            one = replace(several, regions=regions)
+            masks = [defect_mask(one, name) for name in types_of(one)]
+            np.testing.assert_array_equal(np.logical_or.reduce(masks), left)
+            np.testing.assert_array_equal(any_defect_mask(one), left)
+            boxed = sum(defect.component.area for defect in real_defects([one], 0.0, 1))
+            traits = labelling._real_traits({one.id: one})
+            assert boxed == left.sum() and len(traits) == sum(mask.any() for mask in masks)
+
+
+def test_a_type_all_of_which_never_counts_is_none_of_a_generators(raw_params: dict, tmp_path: Path):
+    sample = mixed_sample(tmp_path)
+    regions = painted(tmp_path / "regions.png", (HEIGHT, WIDTH), ignored=SCRATCH)
+    sample = replace(sample, regions=regions)
+    boxes = tuple(
+        DefectBox(sample.id, one.number, one.defect_type, one.component.box, one.component.area)
+        for one in real_defects([sample], 0.15, 4)
+    )
+    real = RealData("slab", {sample.id: sample}, boxes, {})
+    settings = defect_gen.Settings.model_validate(raw_params["defect_gen"] | {"variants": 2})
+    types = defect_gen.defect_types(real)
+    views = defect_gen.training_views(tiny_params(raw_params), settings, real, types, 0)
+    assert types == ["dent"] and all(set(np.unique(view.label)) == {0, 1} for view in views)
+
+
+@pytest.mark.parametrize("detector", [unet, pagmfr, rtdetr])
+def test_weights_are_chosen_by_pixels_that_count(raw_params: dict, tmp_path: Path, monkeypatch, detector):
+    """Whatever a detector finds on red, it is the best one if it finds the defect, and it alone, elsewhere."""
+    ignored = np.zeros((64, 64), bool)
+    ignored[:16] = True
+    regions = painted(tmp_path / "regions.png", (64, 64), ignored=ignored)
+    defect = box_mask((20, 30, 40, 50), 64, 64)
+    example = Example(np.full((64, 64, 3), 90, np.uint8), defect | box_mask((0, 0, 9, 9), 64, 64), False, "dent")
+    found = [ScoredBox((0, 0, 60, 16), 0.9), ScoredBox((20, 30, 40, 50), 0.5)]
+    monkeypatch.setattr(detector, "predict", lambda model, image: boxes_painted(found, image.shape))
+    monkeypatch.setattr(detector, "boxes", lambda model, image: found, raising=False)
+    scores = []
+
+    def chosen(training, network, score, *_):
+        scores.append(score())
+        return {}, History()
+
+    monkeypatch.setattr(detector, "best_weights", chosen)
+    monkeypatch.setattr(detector, "save_file", lambda *_: None)
+    name = detector.__name__.rpartition(".")[2]
+    encoder = raw_params["detect"]["encoder"] if detector is pagmfr else "none"
+    params = tiny_params(raw_params, detect={"encoder": encoder, "window": 64})
+    settings = params.section(name, detector.Settings)
+    good = Example(example.image, None, False, GOOD)
+    for val in (replace(example, regions=regions), replace(example, truth=defect)):
+        detector.fit([example, good], [val], params, settings, 0, tmp_path)
+    assert scores[0] == 1 > scores[1]
 
 
 def test_scores_there_are_the_lowest_and_its_pixels_are_in_no_ranking(params: Params):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lib.core.command import duration_file
-from lib.repro import Progress, minutes, progress_of
+from lib.repro import Progress, durations, minutes, progress_of
 
 STAGES = ["prepare", "detect@a", "detect@b", "report"]
 SECONDS = {"prepare": 30.0, "detect@a": 300.0, "detect@b": 600.0, "report": 60.0}
@@ -76,6 +76,15 @@ def pipeline(inside: Path) -> Path:
     for command in (["git", "init", "--quiet"], [sys.executable, "-m", "dvc", "init", "--quiet"]):
         subprocess.run(command, check=True)
     return inside
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '"soon"', "null", "NaN", "-3", "{", "\xff", "1" * 400, "[" * 100_000])
+def test_a_note_that_is_no_number_tells_nothing(inside: Path, text: str):
+    for name, noted in (("one", "3.5"), ("two", text)):
+        file = inside / duration_file(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(noted.encode("latin-1"))
+    assert durations(inside) == {"one": 3.5}
 
 
 def test_what_lies_ahead_has_the_matrix_filled_in_and_knows_what_is_due(pipeline: Path):

@@ -11,6 +11,7 @@ import yaml
 
 from lib import start
 from lib.core.params import load
+from lib.detectors.unet import Settings
 from tests.conftest import ROOT
 from tests.test_chain import clone, run
 
@@ -69,6 +70,31 @@ def test_params_yaml_gets_what_is_told_and_keeps_the_rest_with_every_comment(her
     assert (here / "params.yaml").read_text() == after and "already" in capsys.readouterr().out
 
 
+def test_categories_that_were_added_or_renamed_since_are_read_too(here: Path, monkeypatch):
+    draw(here.parent / "all/bracket")
+    assert call(monkeypatch, here, "../all", "--yes") == 0 and load().dataset.categories == ("bracket",)
+    draw(here.parent / "all/flange")
+    assert call(monkeypatch, here, "../all", "--yes") == 0 and load().dataset.categories == ("bracket", "flange")
+    (here.parent / "all/bracket").rename(here.parent / "all/angle")
+    assert call(monkeypatch, here, "../all", "--yes") == 0 and load().dataset.categories == ("angle", "flange")
+
+
+def test_masks_of_the_object_beside_the_categories_are_no_category(here: Path, monkeypatch):
+    draw(here.parent / "all/bracket")
+    assert call(monkeypatch, here, "../all", "--yes") == 0
+    text = (here / "params.yaml").read_text()
+    (here / "params.yaml").write_text(text.replace("foreground: null", "foreground: drawn/objects"))
+    (here.parent / "all/drawn/objects/bracket").mkdir(parents=True)
+    assert call(monkeypatch, here, "../all", "--yes") == 0 and load().dataset.categories == ("bracket",)
+
+
+def test_a_type_called_mixed_is_no_picture_of_several_types(here: Path, monkeypatch):
+    for folder in ("bracket", "bracket/masks"):
+        (here.parent / folder / "scratch").rename(here.parent / folder / "mixed")
+    assert call(monkeypatch, here, "../bracket", "--yes") == 0
+    assert load().section("unet", Settings).classes == "defect"
+
+
 def test_a_folder_with_problems_tells_all_of_them_and_nothing_is_written(here: Path, monkeypatch, capsys):
     before = (here / "params.yaml").read_bytes()
     (here.parent / "bracket/masks/scratch/1.png").unlink()
@@ -85,6 +111,18 @@ def test_what_cannot_be_split_is_refused_too(here: Path, monkeypatch, capsys):
     assert call(monkeypatch, here, "../few", "--yes") == 1
     assert "three of a type are the least" in capsys.readouterr().out
     assert (here / "params.yaml").read_bytes() == before
+
+
+def test_a_folder_in_which_the_pipeline_writes_is_refused_and_a_category_in_it_is_not(here: Path, monkeypatch, capsys):
+    draw(here / "data/nut")
+    before = (here / "params.yaml").read_bytes()
+    assert call(monkeypatch, here, "data", "--category", "nut", "--yes") == 2
+    [told] = capsys.readouterr().err.splitlines()
+    assert told.startswith("data: the pipeline writes to data/prepared, ") and "FOLDER=data/bracket" in told
+    assert (here / "params.yaml").read_bytes() == before
+    assert call(monkeypatch, here, "data/nut", "--yes") == 0
+    draw(here / "models/nut")
+    assert call(monkeypatch, here, "models/nut", "--yes") == 2 and load().dataset.path == "data/nut"
 
 
 def test_a_category_that_is_not_there_is_a_problem_of_the_data_set(here: Path, monkeypatch, capsys):
@@ -118,6 +156,23 @@ def test_on_a_terminal_it_asks(here: Path, monkeypatch, answer: str, written: bo
     monkeypatch.setattr("builtins.input", lambda _: answer)
     assert call(monkeypatch, here, "../bracket") == 0
     assert ((here / "params.yaml").read_bytes() != before) == written
+
+
+@pytest.mark.parametrize(("raised", "code"), [(EOFError, 0), (KeyboardInterrupt, 130)])
+def test_to_end_the_question_is_to_say_no(here: Path, monkeypatch, raised: type[BaseException], code: int):
+    def ended(_: str) -> str:
+        raise raised
+
+    before = (here / "params.yaml").read_bytes()
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", ended)
+    assert call(monkeypatch, here, "../bracket") == code
+    assert (here / "params.yaml").read_bytes() == before
+
+
+def test_a_name_too_long_for_a_folder_is_refused(here: Path, monkeypatch, capsys):
+    assert call(monkeypatch, here, "../" + "x" * 5000) == 2
+    assert "name too long" in capsys.readouterr().err.lower()
 
 
 def test_a_dry_run_writes_nothing(here: Path, monkeypatch):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lib.boxes import mask_boxes
 from lib.core.errors import UserError
 from lib.core.images import read_image, read_mask
 from lib.core.params import Params, methods
@@ -259,7 +260,9 @@ def test_a_picture_with_a_background_of_its_own_names_no_good_one_and_keeps_its_
         Made(shown, normal=PLAIN, own_background=True),
     )
     with_mask, with_twin, plain = synthesized(params)[:3]
-    assert (with_mask.normal, with_mask.box, with_mask.notes) == (None, (20, 5, 40, 9), {"score": 0.5})
+    real = mask_boxes(mask, params.boxes.margin, 1)[0].box
+    assert with_mask.box == real == (17, 2, 43, 12), "0.15 of the longer side, as a real defect's"
+    assert (with_mask.normal, with_mask.notes) == (None, {"score": 0.5})
     assert np.array_equal(read_mask(Path(with_mask.mask or "")), mask)
     assert (with_twin.normal, with_twin.box, with_twin.mask) == (None, (0, 0, 70, 60), None)
     assert np.array_equal(read_image(OUT / "normals" / f"{with_twin.placement}.png"), PLAIN)

@@ -1,9 +1,9 @@
 """Pictures in and out: safe decoding, PNG, contact sheets."""
 
+import contextlib
 import hashlib
 import struct
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Literal, TypeVar
@@ -35,6 +35,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+NEW_SUBFILE_TYPE, REDUCED, TRANSPARENCY = 254, 1, 4  # a tag of TIFF, and two of its bits
 MIDDLE = 127  # of the values of a mask
 LABELS = 18  # ground, 16 numbered types, and 255 for neither; a smoothed mask has more values
 CLUSTERED = 0.9  # of a smoothed mask's pixels lie within a quarter of the range of 0 or 255
@@ -48,8 +49,8 @@ Pixels = TypeVar("Pixels", bound=NDArray)
 def decode(path: Path) -> Image.Image:
     """Open and fully decode a picture, turned upright as its EXIF tag says.
 
-    Raises UserError, with the file's name, for anything that is no whole PNG, JPEG, BMP or TIFF of at most
-    MAX_PIXELS pixels.
+    Raises UserError, with the file's name, for anything that is no whole PNG, JPEG, BMP or TIFF of one picture with at
+    most MAX_PIXELS pixels.
     """
     with _opened(path) as picture:
         turns = orientation_of(picture)
@@ -61,7 +62,7 @@ def decode(path: Path) -> Image.Image:
         return upright
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """A picture whose header is read; whatever fails from here on ends as a UserError with the file's name."""
     try:
@@ -70,9 +71,30 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise ValueError(f"{picture.width} x {picture.height} pixels, at most {MAX_PIXELS:,} are read")
+            if (number := _pictures_in(picture)) > 1:
+                raise ValueError(f"it holds {number} pictures, such as pages; save each as a file of its own")
             yield picture
     except (*BROKEN, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as a picture: {error}") from error
+
+
+def _pictures_in(picture: Image.Image) -> int:
+    """How many pictures an opened file holds: frames of a PNG, pages of a TIFF.
+
+    A JPEG is one: phones add thumbnails, depths or a second shot (MPO). So is a TIFF whose other pages are that same
+    picture at a lower resolution, or its mask, as its tag NewSubfileType says.
+    """
+    if picture.format == "PNG":
+        return getattr(picture, "n_frames", 1)
+    if picture.format != "TIFF" or not getattr(picture, "is_animated", False):
+        return 1
+    number = 0
+    with contextlib.suppress(EOFError, TypeError, *BROKEN):  # what comes behind the last whole page is no picture
+        while True:
+            number += not getattr(picture, "tag_v2", {}).get(NEW_SUBFILE_TYPE, 0) & (REDUCED | TRANSPARENCY)
+            picture.seek(picture.tell() + 1)
+    picture.seek(0)
+    return number
 
 
 def orientation_of(picture: Image.Image) -> int:

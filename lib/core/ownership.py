@@ -6,12 +6,18 @@ dvc.yaml, which leaves that to the stage.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from lib.core.errors import UserError
 from lib.core.runtime import atomic_folder, write_text
 
+# Where the stages behind `workpieces` write. What one of them reads cannot lie there.
+WRITTEN = (
+    *(f"data/{name}" for name in ("prepared", "descriptions", "boxes", "placements", "synth", "masks", "export")),
+    *("models", "metrics"),
+)
 OWN = ".own-files"  # the list, one name to a line, in the folder itself, so that DVC carries it along
 SHOWN = 5  # foreign files that are named
 
@@ -50,6 +56,19 @@ def refuse_loss(path: Path) -> None:
             f"{', '.join(foreign[:SHOWN])}{others}; move it elsewhere (pictures of your own: a folder beside it, which "
             f"dataset.path in params.yaml names), or delete it, then run again{hint}"
         )
+
+
+def written_at(place: str | Path) -> str | None:
+    """The first of WRITTEN that a path is, holds or lies in; None where it is apart from all of them, and outside of a
+    repository, where no stage runs."""
+    if not Path("params.yaml").is_file():
+        return None
+    path = Path(os.path.normpath(Path(place).absolute()))  # not resolved: to DVC, a link is the place where it lies
+    return next((name for name in WRITTEN if _overlap(path, Path(name).absolute())), None)
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def _names(folder: Path) -> list[str]:

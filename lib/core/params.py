@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from lib.core.errors import UserError
+from lib.core.ownership import written_at
+from lib.core.settings_file import read_settings
 
 LIB = Path(__file__).parents[1]
 
@@ -29,8 +30,11 @@ Name = Annotated[str, AfterValidator(_fit)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
+LONGEST = 255  # letters in the name of a file or a folder, as file systems have it
+
 REAL_ONLY = "none"  # the arm without a generator: detectors trained on the few real defects alone
 PLACEBO = "placebo"  # the same arm once more under other seeds: what two equal arms differ by
+PLACEBO_SEED = 1000  # added to each of `detect.seeds` in the placebo
 
 Part = Literal["train", "val", "test"]  # of the real pictures
 Format = Literal["mvtec", "coco", "yolo", "datumaro", "csv"]  # of other tools, each a file in lib/export
@@ -45,11 +49,21 @@ def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
     return values
 
 
+def _placebo_apart(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """A seed of both arms would train one detector twice, and chance would look smaller than it is."""
+    if both := sorted(set(seeds) & {seed + PLACEBO_SEED for seed in seeds}):
+        raise ValueError(
+            f"the placebo trains under seeds that are {PLACEBO_SEED} higher, so {both[0]} would be a seed of both "
+            f"arms: expected no two seeds that are {PLACEBO_SEED} apart; take another number for {both[0]}"
+        )
+    return seeds
+
+
 Several = Annotated[tuple[Item, ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Workpieces(Section):
@@ -80,8 +94,19 @@ Layout = Literal[
 ]
 
 
+def _apart(path: str) -> str:
+    if not path or max(map(len, Path(path).parts), default=0) > LONGEST:
+        raise ValueError(f"expected a folder of pictures, such as data/NAME, of names of at most {LONGEST} letters")
+    if written := written_at(path):
+        raise ValueError(
+            f"the pipeline writes to {written}, which this is, holds or lies in, so that DVC could never run it: use a "
+            f"folder like data/NAME, also for a single category (FOLDER=data/bracket)"
+        )
+    return path
+
+
 class Dataset(Section):
-    path: str
+    path: Annotated[str, AfterValidator(_apart)]
     categories: Several[Name]
     group_table: str | None
     group_column: str | None
@@ -103,9 +128,15 @@ class Dataset(Section):
     @model_validator(mode="after")
     def _folders_within(self) -> "Dataset":
         for key in ("foreground", "regions"):
-            folder = Path(getattr(self, key) or ".")
+            value = getattr(self, key)
+            folder = Path(key if value is None else value)
             if folder.is_absolute() or ".." in folder.parts:
                 raise ValueError(f"{key}: expected a folder in dataset.path, relative to it: so DVC sees changes there")
+            if not folder.parts or max(map(len, folder.parts)) > LONGEST:
+                raise ValueError(
+                    f"{key}: expected a folder in dataset.path that has a name of its own, of at most {LONGEST} "
+                    f"letters, or null to go without"
+                )
         return self
 
 
@@ -190,7 +221,7 @@ class Detect(Section):
     """The training budget of every detector, and which of them are trained once more for every generator."""
 
     on_synthetic: tuple[Name, ...]
-    seeds: Several[Annotated[int, Field(ge=0)]]
+    seeds: Annotated[Several[Annotated[int, Field(ge=0)]], AfterValidator(_placebo_apart)]
     scale: Annotated[float, Field(gt=0, le=1)]
     window: Annotated[int, Field(ge=32, multiple_of=16)]
     encoder: str
@@ -263,12 +294,10 @@ class Params(BaseModel):
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml: the shared sections, and that every method in use exists and has its section.
 
-    Raises UserError with one line per problem: the key, what was expected, what stands there.
+    Raises UserError as `read_settings`, and with one line per problem: the key, what was expected, what stands there.
     """
     try:
-        params = Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: no valid YAML: {error}") from error
+        params = Params.model_validate(read_settings(path))
     except ValidationError as error:
         raise UserError(_told(path, error.errors())) from error
     if problems := _methods_at_fault(params):

@@ -2,32 +2,28 @@
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lib.core.errors import UserError
 from lib.core.runtime import fingerprint
+from lib.core.settings_file import read_settings
 
 TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
 
 
-def input_key(stage: str, *names: str, **item: str) -> str:
+def input_key(stage: str, **item: str) -> str:
     """The fingerprint of everything that a stage reads: its command, dependencies (by content) and parameters.
 
     stage: its name in dvc.yaml; item: the names of its matrix, such as category="hex_nut". Unfinished work under
-    another key is not continued. names: parameters that name a model, by a folder, a file or a hub id; DVC does not
-    watch what lies at such a place, so it is looked at here.
+    another key is not continued. Where a parameter's value is the name of a file or folder that is there, such as
+    `base.model` or `pagmfr.textures`, its content counts, too: DVC does not watch what lies there.
     Raises UserError when dvc.yaml lists a dependency that is not there.
     """
     entry, params = _entry(stage, item)
-    paths = _there(stage, entry["deps"])
-    return fingerprint(
-        entry["cmd"], _values(params, entry), *paths, *(Path(name) for name in names if Path(name).exists())
-    )
+    return _key(entry["cmd"], _values(params, entry), _there(stage, entry["deps"]))
 
 
 def part_key(stage: str, narrower: Mapping[str, Path], unread: Collection[str] = (), **item: str) -> str:
@@ -42,14 +38,30 @@ def part_key(stage: str, narrower: Mapping[str, Path], unread: Collection[str] =
         raise ValueError(f"{', '.join(sorted(unlisted))}: not listed for the stage {stage} in dvc.yaml")
     paths = _there(stage, [narrower.get(dep, dep) for dep in entry["deps"]])
     values = {key: value for key, value in _values(params, entry).items() if key not in unread}
-    return fingerprint(entry["cmd"], values, *paths)
+    return _key(entry["cmd"], values, paths)
+
+
+def _key(command: str, values: Mapping[str, Any], paths: Iterable[Path]) -> str:
+    return fingerprint(command, values, *paths, *sorted(set(_places(values))))
+
+
+def _places(node: Any) -> Iterator[Path]:
+    """The files and folders that are there under the names in a parameter's value, at whatever depth.
+
+    Each method has settings of its own: one that had to say which of them are places could forget it.
+    """
+    if isinstance(node, Mapping | list):
+        for value in node.values() if isinstance(node, Mapping) else node:
+            yield from _places(value)
+    elif isinstance(node, str) and node and os.path.exists(node):  # noqa: PTH110  Path refuses values of any length
+        yield Path(node)
 
 
 def refuse_outputs(place: Path) -> None:
     """Raise UserError where a place is an output of dvc.yaml, or lies in one: its stage would replace what is written
     there, and later stages take it for what that stage wrote. A folder without dvc.yaml has no outputs."""
     file = Path("dvc.yaml")
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    content = read_settings(file) if file.is_file() else None
     outs = [
         (stage, out if isinstance(out, str) else next(iter(out)))
         for stage, entry in ((content or {}).get("stages") or {}).items()
@@ -80,8 +92,8 @@ def _values(params: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, An
 
 def _entry(stage: str, item: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The entry of a stage with all templates filled in, and the whole of params.yaml."""
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    entry = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    params = read_settings(Path("params.yaml"))
+    entry = read_settings(Path("dvc.yaml"))["stages"][stage]
     return _filled(entry, params | {"item": dict(item)}), params
 
 

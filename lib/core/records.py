@@ -50,7 +50,8 @@ class RegionMap:
 class Sample:
     """One real picture. `mask` is None for good pictures; `size` is (width, height) in pixels.
 
-    `type_map` is there for pictures of type MIXED alone; `mask` is then where it is not 0.
+    `type_map` is there for pictures with defects of several types alone, which are of type MIXED; `mask` is then where
+    it is not 0. A type of one's own may be called MIXED, too.
 
     `twin`: the same picture without its defect, which rendered data sets have. `depth`: of the values of the file that
     the picture was converted from, if it had more than 8 bits. `foreground`: a mask of the object, where a person drew

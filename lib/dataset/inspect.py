@@ -4,7 +4,8 @@
 
 It says what it takes the folder for, and why; of each category how many pictures of which type it finds in which part,
 their sizes, and how their masks come about; then all warnings and all problems. Where there is a params.yaml, its rule
-splits the pictures, too, and if its `dataset.path` is this folder, the rest of its section `dataset` counts as well.
+splits the pictures, too, and if its `dataset.path` is this folder, the rest of its section `dataset` counts as well,
+and folders that its `dataset.categories` leaves out are named.
 Nothing is written. The exit code is 1 if there are problems.
 """
 
@@ -15,12 +16,14 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import get_args
 
+from pydantic import ValidationError
 from tabulate import tabulate
 
 from lib.core.errors import UserError
 from lib.core.params import Dataset, Layout, Params, load
 from lib.core.records import GOOD
-from lib.dataset.layouts import categories_of
+from lib.dataset.findings import shortlist
+from lib.dataset.layouts import categories_of, whole
 from lib.dataset.pictures import fits
 from lib.dataset.splitting import split_looks
 from lib.dataset.survey import Look, look_at, taken_for
@@ -34,32 +37,66 @@ def main() -> int:
     parser.add_argument("--category", action="append", help="one of its categories, or more by more; default: all")
     args = parser.parse_args()
     try:
-        if not args.folder.is_dir():
-            raise UserError(f"{args.folder}: no such folder")
-        params = load() if Path("params.yaml").is_file() else None
-        dataset = dataset_of(args.folder, args.layout, args.category, params)
-    except (UserError, PermissionError) as error:
-        parser.error(str(error))
+        return inspect(args.folder, args.layout, args.category)
+    except (UserError, OSError) as error:  # a folder that may not be read, or whose name is too long to be one
+        parser.error(f"{error}"[:1000])
+    except KeyboardInterrupt:
+        return 130
+
+
+def inspect(folder: Path, layout: Layout | None, categories: list[str] | None) -> int:
+    """Look at a data set and print the report; the exit code. Raises UserError as `dataset_of`."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    params = load() if Path("params.yaml").is_file() else None
+    own = own_section(folder, params)
+    dataset = dataset_of(folder, layout, categories or (list(own.categories) if own else None), params)
     looks = {category: look_at(dataset, category) for category in dataset.categories}
     lines, problems = told(looks, dataset, params)
+    if own and (left := [name for name in _there(folder, dataset.layout, own) if name not in own.categories]):
+        lines += ["", f"not read by prepare: {shortlist(left)}, which dataset.categories in params.yaml leaves out"]
     if isinstance(sys.stdout, io.TextIOWrapper):  # names may hold what a console cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     print("\n".join(lines))
     return 1 if problems else 0
 
 
+def own_section(folder: Path, params: Params | None) -> Dataset | None:
+    """The section `dataset` of params.yaml, if it is about this folder."""
+    return params.dataset if params and Path(params.dataset.path) == folder else None
+
+
 def dataset_of(folder: Path, layout: Layout | None, categories: list[str] | None, params: Params | None) -> Dataset:
-    """The section `dataset` that a dry run goes by. Raises UserError for a folder without categories."""
-    own = params.dataset if params and Path(params.dataset.path) == folder else None
+    """The section `dataset` that a dry run goes by; categories: None takes all that are there.
+
+    Raises UserError for a folder without categories, and for one that dataset.path could not name.
+    """
+    own = own_section(folder, params)
     layout = layout or (own.layout if own else "auto")
-    names = categories or [name for name in categories_of(folder, layout) if own is None or name in own.categories]
+    names = categories or _there(folder, layout, own)
     if unfit := [name for name in names if not fits(name)]:
         raise UserError(f"{', '.join(unfit)}: a category has at most 64 letters, digits, _ and -; rename the folder")
     if not names:
         raise UserError(f"{folder}: holds no folders and no annotations of any known layout")
     known = own.model_dump() if own else dict.fromkeys(("group_table", "group_column", "group_pattern"))
     changed = {"path": folder.as_posix(), "layout": layout, "categories": tuple(dict.fromkeys(names))}
-    return Dataset.model_validate({"depth": "auto", **known, **changed})
+    try:
+        return Dataset.model_validate({"depth": "auto", **known, **changed})
+    except ValidationError as error:
+        raise UserError(
+            "; ".join(f"{folder}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors())
+        ) from error
+
+
+def _there(folder: Path, layout: Layout, own: Dataset | None) -> list[str]:
+    """The categories in a folder, without what its own section names as folders of other pictures."""
+    names = categories_of(folder, layout)
+    if own is None:
+        return names
+    if len(own.categories) == 1 and whole(folder, layout):
+        return list(own.categories)  # where all of it is one category, any name will do
+    others = [Path(other) for other in (own.foreground, own.regions) if other]
+    return [name for name in names if name in own.categories or not any(other.is_relative_to(name) for other in others)]
 
 
 def told(looks: dict[str, Look], dataset: Dataset, params: Params | None) -> tuple[list[str], list[str]]:

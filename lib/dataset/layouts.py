@@ -101,7 +101,11 @@ def locate(root: Path, category: str, layout: Layout = "auto") -> Place:
             if reason := one.recognises(base):
                 return Place(base, name, reason)
         raise DatasetProblems(
-            [f"{base}: holds neither pictures in folders nor annotations of any known layout", *unreadable(base)]
+            [
+                f"{base}: holds neither pictures in folders nor annotations of any known layout",
+                *unreadable(base),
+                *unreadable(root, depth=0),  # it may be a folder of pictures that a file above tells of
+            ]
         )
     if root.is_dir() and (place := whole(root, layout)):
         return place
@@ -109,7 +113,8 @@ def locate(root: Path, category: str, layout: Layout = "auto") -> Place:
     raise DatasetProblems(
         [
             f"{base}: this folder is missing; {root} holds: {content}; correct dataset.path or dataset.categories in "
-            f"params.yaml, or run the stage that makes the data set"
+            f"params.yaml, or run the stage that makes the data set",
+            *unreadable(root),  # of a data set that is one category as a whole, under any name
         ]
     )
 
@@ -137,12 +142,3 @@ def categories_of(root: Path, layout: Layout = "auto") -> list[str]:
     if whole(root, layout):
         return [fitted(root.resolve().name)]
     return [folder.name for folder in folders(root)]
-
-
-def read_category(root: Path, category: str, findings: Findings, layout: Layout = "auto") -> list[Picture]:
-    """The pictures of one category, in the order of its layout.
-
-    Adds to the findings what names and annotations alone tell. Raises DatasetProblems as `locate` does.
-    """
-    place = locate(root, category, layout)
-    return FORMATS[place.layout].read(place.base, findings)

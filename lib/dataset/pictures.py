@@ -53,10 +53,15 @@ class Picture:
 
     @property
     def types(self) -> tuple[str, ...]:
-        """The types of its defects, or GOOD: several for a MIXED picture."""
+        """The types of its defects, or GOOD."""
         if self.annotation is None:
             return (self.defect_type,)
         return tuple(sorted({region.defect_type for region in self.annotation.regions}))
+
+    @property
+    def several(self) -> bool:
+        """Whether its annotation tells defects of several types. Its own type does not: one may be called MIXED."""
+        return len(self.types) > 1
 
 
 def fits(name: str) -> bool:
@@ -91,7 +96,7 @@ class TypeNames:
         """The name for a label."""
         given = str(label)
         if given not in self.of:
-            self.of[given] = distinct(fitted(given), {GOOD, MIXED, *(name.casefold() for name in self.of.values())})
+            self.of[given] = distinct(fitted(given), {GOOD, *(name.casefold() for name in self.of.values())})
         return self.of[given]
 
     def warn(self, findings: Findings) -> None:

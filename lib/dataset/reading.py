@@ -14,10 +14,10 @@ DEPTH = 3  # folders below that of the data set in which annotations are looked 
 LOOKED_AT = 50  # files of a kind, until a layout is recognised or not
 
 
-def annotation_files(base: Path, *endings: str) -> Iterator[Path]:
+def annotation_files(base: Path, *endings: str, depth: int = DEPTH) -> Iterator[Path]:
     """The visible files with one of these endings, such as `.json`, in natural order, those above first."""
-    for depth in range(DEPTH + 1):
-        files = (path for path in base.glob("/".join(["*"] * (depth + 1))) if path.suffix.lower() in endings)
+    for level in range(depth + 1):
+        files = (path for path in base.glob("/".join(["*"] * (level + 1))) if path.suffix.lower() in endings)
         visible = (path for path in files if not any(name.startswith(".") for name in path.relative_to(base).parts))
         yield from sorted((path for path in visible if path.is_file()), key=lambda path: natural_key(path.as_posix()))
 
@@ -33,11 +33,14 @@ def recognised(base: Path, ending: str, read: Callable[[Path], Any], fits: Calla
     return None
 
 
-def unreadable(base: Path) -> list[str]:
-    """What is wrong with files that would hold annotations if they could be read, of the first LOOKED_AT of a kind."""
+def unreadable(base: Path, depth: int = DEPTH) -> list[str]:
+    """What is wrong with files that would hold annotations if they could be read, of the first LOOKED_AT of a kind.
+
+    depth: folders below `base` that are looked into.
+    """
     problems = []
     for ending, read in ((".json", read_json), (".xml", read_xml), (".csv", read_text)):
-        for path, _ in zip(annotation_files(base, ending), range(LOOKED_AT), strict=False):
+        for path, _ in zip(annotation_files(base, ending, depth=depth), range(LOOKED_AT), strict=False):
             try:
                 read(path)
             except UserError as error:

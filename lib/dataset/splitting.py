@@ -11,7 +11,7 @@ import numpy as np
 from lib.core.defects import types_of
 from lib.core.images import Depth
 from lib.core.params import Dataset, Split
-from lib.core.records import GOOD, MIXED, Sample, TypeMap
+from lib.core.records import GOOD, Sample, TypeMap
 from lib.dataset.conversion import dataset_depth
 from lib.dataset.findings import DatasetProblems, Findings, natural_key, shortlist
 from lib.dataset.pictures import Picture
@@ -57,11 +57,6 @@ def split_looks(looks: Mapping[str, Look], dataset: Dataset, split: Split) -> tu
     return splits, depth, problems
 
 
-def split_category(dataset: Dataset, split: Split, category: str) -> Parts:
-    """`split_categories` of a single one."""
-    return split_categories(dataset.model_copy(update={"categories": (category,)}), split)[0][category]
-
-
 def _split(look: Look, split: Split, category: str) -> Parts:
     """The samples of a category, sorted by id, and the summary; adds what is wrong with the parts to the findings."""
     if split.rule == "given" and (unsaid := [str(one.path) for one in look.pictures if not one.folder]):
@@ -102,7 +97,7 @@ def _sample(category: str, examination: Examination, group: str, part: str) -> S
         mask_sha256=examination.mask_sha256,
         twin=picture.twin.as_posix() if picture.twin else None,
         twin_sha256=examination.twin_sha256,
-        type_map=TypeMap("", "", picture.types) if picture.defect_type == MIXED else None,
+        type_map=TypeMap("", "", picture.types) if picture.several else None,
     )
 
 
@@ -134,15 +129,16 @@ def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split:
     """
     if split.rule == "given":
         return _given(pictures, groups, split.val_fraction)
-    ordered: dict[str, dict[str, int]] = defaultdict(dict)  # type -> group -> number of pictures, in natural order
+    # type, and whether it stands for several -> group -> number of pictures, in natural order
+    ordered: dict[tuple[str, bool], dict[str, int]] = defaultdict(dict)
     for picture in sorted(pictures, key=lambda one: (natural_key(one.path.stem), one.id)):
-        sizes = ordered[picture.defect_type]
+        sizes = ordered[picture.defect_type, picture.several]
         sizes[groups[picture.id]] = sizes.get(groups[picture.id], 0) + 1
     part_of: dict[str, str] = {}
-    for defect_type in sorted(ordered.keys() - {GOOD}, key=lambda one: (len(ordered[one]), one)):
+    for defect_type in sorted(ordered.keys() - {(GOOD, False)}, key=lambda one: (len(ordered[one]), one)):
         part_of |= _assign_defects(ordered[defect_type], split, part_of)
 
-    free = [group for group in ordered[GOOD] if group not in part_of]
+    free = [group for group in ordered[GOOD, False] if group not in part_of]
     if any(picture.folder == "test" for picture in pictures):
         test = {groups[one.id] for one in pictures if one.defect_type == GOOD and one.folder == "test"}
     else:

@@ -560,7 +560,6 @@ DEFECTS: dict[str, Callable[..., Scene]] = {
     "abrasion": abrasion,
     "discoloration": discoloration,
 }
-DEFECT_TYPES: tuple[str, ...] = tuple(DEFECTS)
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.core.params import Dataset
-from lib.core.records import RegionMap
+from lib.core.records import GOOD, RegionMap
 from lib.dataset.findings import DatasetProblems, Findings
 from lib.dataset.foregrounds import read_foregrounds
 from lib.dataset.groups import read_groups
@@ -40,11 +40,12 @@ def look_at(dataset: Dataset, category: str) -> Look:
     try:
         look.place = locate(Path(dataset.path), category, dataset.layout)
         look.pictures = FORMATS[look.place.layout].read(look.place.base, look.findings)
-        for folder in filter(None, (dataset.foreground, dataset.regions)):  # they may lie among the pictures
-            place = Path(dataset.path) / folder
-            look.pictures = [one for one in look.pictures if not one.path.is_relative_to(place)]
+        for key in ("foreground", "regions"):  # they may lie among the pictures
+            if folder := getattr(dataset, key):
+                look.pictures = _apart_from(look, Path(dataset.path) / folder, f"dataset.{key}")
     except DatasetProblems as error:
         look.findings.problems += error.problems
+        look.pictures = []
         return look
     except PermissionError as error:
         look.findings.problems.append(f"{error.filename}: may not be read; change its rights, or move it elsewhere")
@@ -56,6 +57,23 @@ def look_at(dataset: Dataset, category: str) -> Look:
     look.foregrounds = read_foregrounds(dataset, category, look.examinations, look.findings)
     look.regions = read_region_maps(dataset, category, look.examinations, look.findings)
     return look
+
+
+def _apart_from(look: Look, folder: Path, key: str) -> list[Picture]:
+    """The pictures without those of a folder, in which a key of params.yaml has other ones.
+
+    Raises DatasetProblems where none of the good ones, or none of the defects, would be left.
+    """
+    apart = [one for one in look.pictures if not one.path.is_relative_to(folder)]
+    if {one.defect_type == GOOD for one in look.pictures} != {one.defect_type == GOOD for one in apart}:
+        number = len(look.pictures) - len(apart)
+        raise DatasetProblems(
+            [
+                f"{key}: {folder} holds the pictures themselves, {number} of {len(look.pictures)}; name a folder of "
+                f"its own, or set the key to null to go without"
+            ]
+        )
+    return apart
 
 
 def taken_for(looks: Mapping[str, Look]) -> list[str]:

@@ -66,10 +66,20 @@ class Example:
         return None if self.regions is None else ignored_pixels(self.regions)
 
     @property
+    def counting(self) -> Mask:
+        """(H, W) bool: pixels that count."""
+        return np.ones(self.image.shape[:2], bool) if self.ignored is None else ~self.ignored
+
+    @property
     def normal(self) -> Mask:
         """(H, W) bool: pixels that show no defect and count."""
         normal = ~self.mask
         return normal if self.ignored is None else normal & ~self.ignored
+
+    def counts_within(self, box: Sequence[float]) -> bool:
+        """Whether any pixel of a box x0, y0, x1, y1 counts; fractions of a pixel are rounded."""
+        x0, y0, x1, y1 = (max(round(value), 0) for value in box)
+        return self.ignored is None or not bool(self.ignored[y0:y1, x0:x1].all())
 
     @property
     def types(self) -> tuple[str, ...]:

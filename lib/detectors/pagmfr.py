@@ -15,6 +15,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,7 @@ from lib.detectors import Example, History
 from lib.metrics.ranking import average_precision
 from lib.vision.backbones import load_backbone, rebuild
 from lib.vision.distillation import Teacher
-from lib.vision.fitting import DRAWING, VALIDATED, best_weights, copied, one_cycle
+from lib.vision.fitting import DRAWING, VALIDATED, best_weights, copied, one_cycle, pixel_precision
 from lib.vision.foreign import Foreign, Route
 from lib.vision.purification import Branches, Purifier, focal_loss
 from lib.vision.reconstruction import cosine_maps, ssim
@@ -121,10 +122,7 @@ def _selection(
     """What chooses the weights: the pixel AP of a model on val, or None where val holds no picture."""
     few = evenly_by_type(val, VALIDATED)
     if any(example.has_defect for example in few):
-        truth = np.concatenate([example.mask.ravel() for example in few])
-        return lambda model: average_precision(
-            np.concatenate([predict(model, example.image).ravel() for example in few]), truth
-        )
+        return lambda model: pixel_precision(partial(predict, model), few)
     if not few:
         warnings.warn("the val part holds no picture: the last weights are kept, not the best ones", stacklevel=3)
         return None

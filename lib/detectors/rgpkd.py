@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Mask, Scores, Window, crop
+from lib.core.geometry import RGB, Mask, Scores, Window, crop, paste_back
 from lib.core.params import Detect, Params, Section
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.detectors import Example, History
@@ -207,7 +207,7 @@ def windows_of(example: Example, detect: Detect, most: int, seed: int) -> NDArra
 def pseudo_anomalies(good: Sequence[Example], detect: Detect, seed: int) -> tuple[NDArray[np.uint8], Mask]:
     """PSEUDO windows (N, window, window, 3) of good pictures with a Perlin anomaly each, and their masks (N, ., .).
 
-    None without good pictures. They choose the weights and never touch them.
+    None without good pictures. They choose the weights and never touch them. Where pixels never count there is none.
     """
     side, made = detect.window, []
     for n in range(PSEUDO if good else 0):
@@ -220,7 +220,12 @@ def pseudo_anomalies(good: Sequence[Example], detect: Detect, seed: int) -> tupl
         width, height = (max(1, round(side * share)) for share in rng.uniform(*PSEUDO_SIDE, 2))
         left, top = (int(rng.integers(side - extent + 1)) for extent in (width, height))
         box = (left, top, left + width, top + height)
-        made.append(blend(crop(small, Window(x, y, side)), other, box, rng))
+        clean = crop(small, Window(x, y, side))
+        image, mask = blend(clean, other, box, rng)
+        if (hidden := good[n % len(good)].ignored) is not None:
+            mask &= ~crop(resized(hidden, detect.scale), Window(x, y, side))
+            image = paste_back(image, clean, mask)
+        made.append((image, mask))
     images, masks = zip(*made, strict=True) if made else ((), ())
     return np.array(images, np.uint8), np.array(masks, bool)
 

@@ -112,7 +112,8 @@ def fit(
 
     def score() -> float:
         truth = [truth_boxes(example.mask) for example in few]
-        return box_precision([boxes(model, example.image) for example in few], truth)[1]
+        found = [[one for one in boxes(model, example.image) if example.counts_within(one.box)] for example in few]
+        return box_precision(found, truth)[1]
 
     weights, history = best_weights(
         _training(network, pools, detect, settings, seed),

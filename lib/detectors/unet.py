@@ -11,6 +11,7 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +23,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib.core.defects import Labels
-from lib.core.geometry import RGB, Mask, Scores
+from lib.core.geometry import RGB, Scores
 from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
 from lib.detectors import Example, History
-from lib.metrics.ranking import average_precision
 from lib.vision.backbones import NONE, Backbone, load_backbone, rebuild
-from lib.vision.fitting import DRAWING, VALIDATED, best_weights, one_cycle
+from lib.vision.fitting import DRAWING, VALIDATED, best_weights, one_cycle, pixel_precision
 from lib.vision.tiles import Sight, predict_channels, predict_whole
 from lib.vision.windows import Pools, batch_of, evenly_by_type
 
@@ -168,7 +168,7 @@ def fit(
     weights, history = best_weights(
         _training(model, pools, detect, settings.encoder_rate, seed),
         model.network,
-        (lambda: average_precision(*_scores_and_truth(model, few))) if selects else None,
+        (lambda: pixel_precision(partial(predict, model), few)) if selects else None,
         detect.validate_every,
         detect.steps,
         "pixel AP on val",
@@ -290,12 +290,6 @@ def type_loss(logits: Tensor, labels: Tensor) -> Tensor:
     pixels = F.cross_entropy(logits, (labels - 1).clamp(min=0), reduction="none") * shows
     windows = pixels.sum(dim=(1, 2)) / shows.sum(dim=(1, 2)).clamp(min=1)
     return windows.sum() / shows.amax(dim=(1, 2)).sum().clamp(min=1)
-
-
-def _scores_and_truth(model: Model, examples: Sequence[Example]) -> tuple[Scores, Mask]:
-    """All pixels of the pictures in a row: (N,) probabilities and (N,) bool."""
-    scores = np.concatenate([predict(model, example.image).ravel() for example in examples])
-    return scores, np.concatenate([example.mask.ravel() for example in examples])
 
 
 def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:

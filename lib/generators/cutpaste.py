@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from lib.core.defects import defect_mask
+from lib.core.defects import defect_mask, unsound_pixels
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Box, Mask, box_mask
 from lib.core.images import read_image, read_mask, recent
@@ -50,7 +50,8 @@ class Settings(Section):
 
 @dataclass(frozen=True)
 class Defect:
-    """A real defect in a piece of its picture (h, w, 3) uint8: the pixels (h, w) that are its own, those of others.
+    """A real defect in a piece of its picture (h, w, 3) uint8: the pixels (h, w) that are its own, those of others,
+    which are never pasted.
 
     box: the real one's width and height in px.
     """
@@ -87,7 +88,7 @@ class Layer:
 
     colours: NDArray[np.float32]
     mask: Mask
-    usable: Mask  # the source has a pixel there, and it is not another defect's
+    usable: Mask  # the source has a pixel there, and it is none of others
 
 
 def synthesize(
@@ -109,7 +110,8 @@ def synthesize(
             )
         sample = real.samples[item.sample]
         margin = MARGIN * (params.synth.feather + RING)
-        defect = cut_out(images(Path(sample.image)), defect_mask(sample, item.defect_type, masks), item, margin)
+        image, mask = images(Path(sample.image)), defect_mask(sample, item.defect_type, masks)
+        defect = cut_out(image, mask, unsound_pixels(sample, masks), item, margin)
         rng = np.random.default_rng(seed_for(placement.seed, "cutpaste"))
         normal = images(Path(real.samples[placement.normal].image))
         return paste(normal, defect, placement.box, settings, params.synth.feather, rng)
@@ -118,15 +120,17 @@ def synthesize(
         yield [answer(placement) for placement in batch]
 
 
-def cut_out(image: RGB, mask: Mask, item: DefectBox, margin: int) -> Defect:
+def cut_out(image: RGB, mask: Mask, unsound: Mask, item: DefectBox, margin: int) -> Defect:
     """One defect of a picture (H, W, 3), with `margin` px of its surroundings.
 
-    Boxes of defects of one type are disjoint: whatever of its mask (H, W) lies within the box is this one's.
+    mask, unsound: (H, W) bool, of its type's defects, and of all pixels that show no sound product. Boxes of defects of
+    one type are disjoint: whatever of its mask lies within the box is this one's, and all else that is not sound, also
+    in the box, is another's.
     """
     x0, y0, x1, y1 = item.box
     near = slice(max(y0 - margin, 0), y1 + margin), slice(max(x0 - margin, 0), x1 + margin)
-    inside = box_mask(item.box, *mask.shape[::-1])
-    return Defect(image[near], (mask & inside)[near], (mask & ~inside)[near], (x1 - x0, y1 - y0))
+    own = mask & box_mask(item.box, *mask.shape[::-1])
+    return Defect(image[near], own[near], (unsound & ~own)[near], (x1 - x0, y1 - y0))
 
 
 def paste(normal: RGB, defect: Defect, box: Box, settings: Settings, feather: int, rng: np.random.Generator) -> Answer:

@@ -9,7 +9,7 @@ of its own.
 The published method cannot be told what to paint. Here some label channels are known and kept so at every noise level,
 as in inpainting (Lugmayr et al. 2022), and both networks paint the rest to match. Either those of all types but the
 requested one are known, namely empty, and what comes without a label is drawn again; or the whole label is: it is that
-of a real defect, and the picture alone is new.
+of a real defect, of the requested type alone, and only the picture is new.
 """
 
 import json
@@ -247,9 +247,9 @@ def joint_signals(views: Sequence[View], types: int) -> Tensor:
 def known_channels(types: int, kind: int, label: NDArray[np.uint8], settings: Settings) -> Tensor:
     """(3 + types + 1, S, S): what is known of a signal with a defect of type `kind`, NaN for the rest.
 
-    The whole label (S, S) in 0..K if it is to be real, else that no other type is to be seen.
+    The label (S, S) in 0..K if it is to be real, without other types, which no mask marks; else that these are absent.
     """
-    coded = one_hot(label[None], types)[0]
+    coded = one_hot(np.where(label == kind, label, np.uint8(0))[None], types)[0]
     if settings.label == "drawn":
         coded[:] = -1
         coded[[0, kind]] = math.nan
@@ -290,7 +290,7 @@ def training_views(
     for item in progress(real.boxes, "cut windows"):
         sample = real.samples[item.sample]
         image = image_of(Path(sample.image))
-        masks = {name: defect_mask(sample, name, mask_of) for name in types_of(sample)}
+        masks = {name: defect_mask(sample, name, mask_of) for name in types_of(sample) if name in types}
         for variant in range(settings.variants):
             flips, label = (bool(variant & 1), bool(variant & 2)), np.zeros((settings.side, settings.side), np.uint8)
             for name, mask in masks.items():  # all types that the window shows

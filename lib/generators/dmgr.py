@@ -10,7 +10,8 @@ The published sampler paints its background as well, and knows of a defect no mo
 and of the gate's support, so that the normal picture is known and the mask can be measured. Other differences, all on
 purpose: class, place and size come from the placement, whose window is scaled so that its box fits the patch; within
 a class the local model is told whether a defect is wide or tall; the networks predict no variance, which a chain
-without fresh noise never asks for; every sample searches its own step, and each search ends.
+without fresh noise never asks for; every sample searches its own step, and each search ends; by what an
+anchored sample's tone is off along the rim of its box, all of it is corrected (`lib/diffusion/pasting.py`).
 """
 
 import json
@@ -211,7 +212,9 @@ def answer(request: Request, result: "Result", box: Box, normal: RGB, params: Pa
         return Made(resize(picture, window.side, window.side), mask, own_background=True, notes=notes)
     change = seamless(result.picture - result.reference, request.open[0].numpy(), window, normal.shape)
     mask = allowed(box, normal.shape, request, settings)
-    image = apply_change(normal, window, change, mask, params.synth.feather)
+    # Real boxes leave a margin around their defect: what is painted there is ground, and fades out, lest the box shows.
+    margin = params.boxes.margin / (1 + 2 * params.boxes.margin) * min(box[2] - box[0], box[3] - box[1])
+    image = apply_change(normal, window, change, mask, max(params.synth.feather, round(margin)))
     return Made(image, notes=notes)
 
 

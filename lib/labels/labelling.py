@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 
+from lib.boxes import box_around
 from lib.core.defects import defect_mask, types_of
 from lib.core.geometry import RGB, Box, Mask, crop, window_around
 from lib.core.images import contact_sheet, outlined, read_image, read_mask, recent, write_png
@@ -61,7 +61,7 @@ class Labeller:
             return Judgement(replace(record, accepted=False))
         image, normal = read_image(Path(record.image)), self._normal(record)
         record = replace(record, painted_sha256=record.sha256)
-        height, width = image.shape[:2]
+        (height, width), margin = image.shape[:2], self.params.boxes.margin
         allowed: Box = record.box if record.normal is not None else (0, 0, width, height)
         corrected, known = self.verdicts.masks.get(record.placement), record.mask
         if corrected is not None or known is not None:
@@ -76,7 +76,7 @@ class Labeller:
         if known is None and normal is not None:
             record, image = self._trimmed(record, image, normal, mask)
         if record.normal is None and record.mask_source != "known" and mask.any():
-            record = replace(record, box=_extent(mask))
+            record = replace(record, box=box_around(mask, margin))
         real = self.traits[record.defect_type]
         scores, accepted, reason = judge(
             image, normal, mask, allowed, self.params.gate, real, own_background=record.normal is None
@@ -151,12 +151,6 @@ def label_all(
     return labelled, numbers, contact_sheet(rows, tile=TILE)
 
 
-def _extent(mask: Mask) -> Box:
-    """The box around a mask, not empty."""
-    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    return left, top, left + width, top + height
-
-
 def _first_of_each_type(records: list[Synthetic]) -> frozenset[str]:
     """The placements of the first SHEET pictures of every type."""
     of_type: dict[str, list[str]] = {}
@@ -200,12 +194,13 @@ def _reasons(records: Iterable[Synthetic]) -> dict[str, int]:
 
 
 def _real_traits(real: Mapping[str, Sample]) -> dict[str, list[Traits]]:
-    """The traits of all real defects, by their type."""
+    """The traits of all real defects, by their type; none of a defect of which no pixel counts."""
     defects = [sample for sample in real.values() if sample.mask is not None]
 
     def traits_of(sample: Sample) -> dict[str, Traits]:
         image = read_image(Path(sample.image))
-        return {name: measure(image, defect_mask(sample, name)) for name in types_of(sample)}
+        masks = {name: defect_mask(sample, name) for name in types_of(sample)}
+        return {name: measure(image, mask) for name, mask in masks.items() if mask.any()}
 
     traits: dict[str, list[Traits]] = {}
     for of_types in _on_cores(traits_of, defects, "measure real defects"):

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 
 from lib.boxes import mask_boxes
+from lib.core.defects import any_defect_mask
 from lib.core.geometry import RGB, Box, Mask, box_mask, crop, resize, window_around
-from lib.core.images import contact_sheet, outlined, read_image, read_mask
+from lib.core.images import contact_sheet, outlined, read_image
 from lib.core.params import Params
 from lib.core.records import Sample
 from lib.core.runtime import progress
@@ -74,8 +75,8 @@ def _round_trips(
     params: Params, sample: Sample, parts: Components
 ) -> Iterator[tuple[RGB, RGB, Picture, Picture, Mask, Box]]:
     """For each defect: its window with and without it, both after the autoencoder, the truth, the box in the window."""
-    assert sample.mask is not None and sample.twin is not None
-    image, mask, twin = read_image(Path(sample.image)), read_mask(Path(sample.mask)), read_image(Path(sample.twin))
+    assert sample.twin is not None
+    image, mask, twin = read_image(Path(sample.image)), any_defect_mask(sample), read_image(Path(sample.twin))
     for component in mask_boxes(mask, params.boxes.margin, params.boxes.min_area):
         window = window_around(component.box, mask.shape, params.window.context, params.window.min_side)
         defect, normal, truth = (crop(array, window) for array in (image, twin, mask))

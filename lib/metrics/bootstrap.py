@@ -26,17 +26,18 @@ class Counts(NamedTuple):
     alarms: NDArray[np.float64]
 
 
-def resamples(groups: Sequence[str], defects: Sequence[bool], count: int = RESAMPLES) -> Weights:
+def resamples(category: str, groups: Sequence[str], defects: Sequence[bool], count: int = RESAMPLES) -> Weights:
     """Draw groups with replacement; those that hold a defect, and those of good pictures alone, each in their number.
 
-    groups, defects: of each picture. The draw depends on the names of the groups alone, so that every arm of a data
-    set, whenever it is judged, gets the same resamples.
+    groups, defects: of each picture. The draw depends on the category and the names of its groups alone, so that every
+    arm, whenever it is judged, gets the same resamples, and no two categories do, although their groups be called
+    alike: their mean is over independent draws.
     """
     names = sorted(set(groups))
     has_defect = dict.fromkeys(names, False)
     for name, defect in zip(groups, defects, strict=True):
         has_defect[name] |= bool(defect)
-    rng = np.random.default_rng(seed_for(0, "bootstrap", *names))
+    rng = np.random.default_rng(seed_for(0, "bootstrap", category, *names))
     drawn = np.zeros((count, len(names)))
     for kind in (True, False):
         members = np.array([place for place, name in enumerate(names) if has_defect[name] is kind], dtype=np.int64)

@@ -27,7 +27,7 @@ from lib.report.runs import WORKSPACE, Run, find_run, told
 from lib.report.scores import COLUMNS, LEVEL
 
 LIMIT = 12_000_000  # bytes of the page, which has all pictures in view
-MAIN = ("pixel_ap", "image_auroc", "pixel_iou_max", "aupro", "box_ap50")  # metrics that are not folded away
+MAIN = ("pixel_ap", "image_auroc", "pixel_iou_at_val_threshold", "aupro", "box_ap50")  # not folded away
 MARK = "lib.report.compare"  # in the page's head
 
 Scores = dict[tuple[str, str, str], dict[str, list[float]]]  # by detector, arm and metric, then category: over seeds
@@ -110,7 +110,8 @@ def read_scores(run: Run) -> Scores:
 
 
 def compared(before: Scores, after: Scores) -> pd.DataFrame:
-    """A row for each detector, metric and arm that both runs have, over the categories that both have.
+    """A row for each detector, metric and arm that both runs have, over the categories that both have; none where the
+    metric is not defined in either.
 
     Columns: detector, metric, arm; before, before_std, after, after_std (of the seeds' means over categories);
     difference (after minus before); low, high (its interval over pairs of category and seed's rank); equal_arms (half
@@ -129,6 +130,8 @@ def compared(before: Scores, after: Scores) -> pd.DataFrame:
         row: dict[str, Any] = {"detector": detector, "metric": metric, "arm": arm}
         row["before"], row["before_std"] = _over_categories(a)
         row["after"], row["after_std"] = _over_categories(b)
+        if np.isnan(row["before"]) and np.isnan(row["after"]):
+            continue  # one NaN is not another, and neither is a number that could be equal
         row["difference"], row["low"], row["high"] = row["after"] - row["before"], np.nan, np.nan
         if [len(values) for values in a] == [len(values) for values in b]:
             _, row["low"], row["high"] = paired_difference(np.concatenate(b), np.concatenate(a), LEVEL)

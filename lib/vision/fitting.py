@@ -1,12 +1,15 @@
 """What the training of detectors shares: one random state, one schedule, and the best weights by a score on val."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.detectors import History
+from lib.core.geometry import RGB, Scores
+from lib.detectors import Example, History
+from lib.metrics.ranking import average_precision
 
 RISE = 0.2  # of the steps, in which the learning rate rises (Smith & Topin 2019); then it falls to nothing
 SHORTEST = 6  # steps of a schedule: RISE of fewer is no more than the first step, and OneCycleLR divides by zero
@@ -46,6 +49,14 @@ def best_weights(
             if value > best:
                 best, weights = value, copied(network)
     return weights or copied(network), History({"loss": losses, metric: validations})
+
+
+def pixel_precision(predict: Callable[[RGB], Scores], examples: Sequence[Example]) -> float:
+    """The average precision of score maps over all pixels of the pictures that count. At least one picture."""
+    counting = [example.counting for example in examples]
+    scores = [predict(example.image)[counts] for example, counts in zip(examples, counting, strict=True)]
+    truth = [example.mask[counts] for example, counts in zip(examples, counting, strict=True)]
+    return average_precision(np.concatenate(scores), np.concatenate(truth))
 
 
 def copied(network: nn.Module) -> Weights:

@@ -111,7 +111,7 @@ class Foreign:
         """
         number = int(rng.integers(len(self.good)))
         ground = self.ground(number) if self.ground else None
-        clean, on_product = good_window(self.good[number], ground, self.detect, rng)
+        clean, on_product, counting = good_window(self.good[number], ground, self.detect, rng)
         if rng.random() >= ANOMALOUS:
             return clean, np.zeros(clean.shape[:2], bool), clean
         if self.photos is not None:
@@ -119,8 +119,11 @@ class Foreign:
         else:
             photo = resized(self.good[int(rng.integers(len(self.good)))].image, self.detect.scale)
         if ground is None:
-            return *patched(clean, photo, rng), clean
-        return *pasted(clean, *cut(photo, self.photos is not None, rng), on_product, rng), clean
+            image, mask = patched(clean, photo, rng)
+        else:
+            image, mask = pasted(clean, *cut(photo, self.photos is not None, rng), on_product, rng)
+        mask = mask & counting
+        return paste_back(image, clean, mask), mask, clean
 
 
 def patched(window: RGB, photo: RGB, rng: np.random.Generator) -> tuple[RGB, Mask]:

@@ -15,6 +15,7 @@ STROKE_JITTER = 0.12  # of the box's shorter side: how far each point strays fro
 BLOB_WAVES = 0.25  # of the box's shorter side: blur of the noise whose hills are the blob
 ELONGATED = 4.0  # times as long as thick: a line
 HALF_DIAGONAL = 0.75  # of a pixel, rounded up
+MOST_SHARED = 0.5  # of a piece of a line is shared with the next one: with more, a line would be countless pieces
 MARGIN = 0.12  # of a box's sides that a drawn shape leaves free on each
 
 
@@ -110,12 +111,14 @@ def is_line(mask: Mask) -> bool:
 def pieces(mask: Mask, longest: float, overlap: float) -> list[Mask]:
     """A long thin shape as pieces along its length, each at most about `longest` px long; others as they are.
 
-    Neighbours share `overlap` px, each begins where the one before ends. Together they are the mask.
+    Neighbours share `overlap` px, at most MOST_SHARED of `longest`; each begins where the one before ends. Together
+    they are the mask.
     """
     along = _along(mask)
     if not is_line(mask) or np.ptp(along) <= longest:
         return [mask]
     start, length = along.min(), np.ptp(along)
+    overlap = min(overlap, MOST_SHARED * longest)
     count = int(np.ceil((length - overlap) / (longest - overlap)))
     step = (length - overlap) / count
     split = []

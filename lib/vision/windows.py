@@ -127,15 +127,25 @@ def good_batch(
     return np.stack([view[:, ::-1] if rng.integers(2) else view for view in windows]), numbers
 
 
-def good_window(example: Example, ground: Mask | None, params: Detect, rng: np.random.Generator) -> tuple[RGB, Mask]:
-    """An augmented window anywhere in a good picture, (window, window, 3) uint8, and what of it is ground, bool.
+def good_window(
+    example: Example, ground: Mask | None, params: Detect, rng: np.random.Generator
+) -> tuple[RGB, Mask, Mask]:
+    """An augmented window anywhere in a good picture, (window, window, 3) uint8, what of it is ground, and what of it
+    counts, (window, window) bool each; what never counts is no ground.
 
     ground: (H, W) bool in the whole picture; None: all of it.
     """
-    source = Source(Example(example.picture, ground, False, GOOD), np.zeros(0 if ground is None else 1, np.int64))
-    views, labels, _ = _view(source, params.window, params.scale, False, rng)
-    (view,), labels = _augmented(views, labels, rng)
-    return view, labels > 0 if ground is not None else labels == 0
+    image, hidden = example.image, example.ignored
+    if ground is None:
+        ground = np.ones(image.shape[:2], bool)
+    areas = {1: ground} if hidden is None else {1: ground & ~hidden, 2: hidden}
+    place = _window(image.shape, None, round(params.window / params.scale), rng)
+    view = crop(image, place)
+    if params.scale != 1:
+        view = resize(view, params.window, params.window)
+    labels = _labels({number: crop(area, place) for number, area in areas.items()}, params.window)
+    (view,), labels = _augmented([view], labels, rng)
+    return view, labels == 1, labels != 2
 
 
 def _pool(pools: Pools, is_synthetic: bool, rng: np.random.Generator) -> list[Source]:

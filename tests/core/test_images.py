@@ -211,6 +211,48 @@ def test_a_broken_file_is_refused_by_its_name(tmp_path: Path, read: Any, name: s
         read(tmp_path / name)
 
 
+@pytest.mark.parametrize("read", [read_image, read_mask, read_pixels, stored_orientation, is_deep])
+@pytest.mark.parametrize("mode", ["RGB", "I;16"])
+@pytest.mark.parametrize("name", ["pages.tif", "animated.png"])
+def test_a_file_of_several_pictures_is_refused_with_their_number(tmp_path: Path, read: Any, mode: str, name: str):
+    first, second, third = (
+        Image.fromarray(RAMP[::-1] if mode == "RGB" else GREY.astype(np.uint16) + number) for number in range(3)
+    )
+    first.putpixel((0, 0), 0)
+    third.putpixel((1, 1), 0)
+    path = saved(tmp_path, name, first, save_all=True, append_images=[second, third])
+    with pytest.raises(UserError, match=rf"{name}: .* holds 3 pictures, .*; save each as a file of its own"):
+        read(path)
+
+
+def test_a_tiff_may_hold_its_picture_once_more_in_small(tmp_path: Path):
+    small = Image.fromarray(RAMP[::2, ::2])
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    path = saved(tmp_path, "a.tif", Image.fromarray(RAMP), save_all=True, append_images=[small])
+    with Image.open(path) as file:
+        assert file.n_frames == 2
+    assert np.array_equal(read_image(path), RAMP)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_a_tiff_of_one_page_may_end_in_rubbish(tmp_path: Path):
+    path = saved(tmp_path, "a.tif", Image.fromarray(RAMP))
+    data = bytearray(path.read_bytes())
+    [start] = struct.unpack_from("<I", data, 4)
+    [entries] = struct.unpack_from("<H", data, start)
+    struct.pack_into("<I", data, start + 2 + 12 * entries, len(data) - 3)
+    path.write_bytes(data)
+    assert np.array_equal(read_image(path), RAMP)
+
+
+def test_a_phone_may_add_a_second_shot_to_its_jpeg(tmp_path: Path):
+    bright, dark = (Image.new("RGB", (16, 16), colour) for colour in ("white", "black"))
+    path = saved(tmp_path, "phone.jpg", bright, format="MPO", save_all=True, append_images=[dark])
+    with Image.open(path) as file:
+        assert file.n_frames == 2
+    assert read_image(path).min() > 250 and read_mask(path).all() and stored_orientation(path) == 1
+
+
 def test_a_kind_of_file_outside_of_the_four_is_refused_even_under_another_name(tmp_path: Path):
     path = saved(tmp_path, "really-a-gif.png", Image.fromarray(RAMP), format="GIF")
     with pytest.raises(ValueError, match=r"really-a-gif\.png: cannot be read as a picture"):

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lib.core.errors import UserError
-from lib.core.ownership import OWN, owned_folder
+from lib.core.ownership import OWN, WRITTEN, owned_folder, written_at
+from tests.conftest import ROOT
 
 
 def write(path: Path, *names: str) -> None:
@@ -88,3 +90,38 @@ def test_a_link_to_a_folder_stays_and_what_it_leads_to_is_replaced(tmp_path: Pat
         assert link.is_symlink() and (target / "a").read_text() == text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "masks"]
     assert [path.name for path in (tmp_path / "disk").iterdir()] == ["masks"]
+
+
+def test_the_folders_that_stages_write_to_are_those_of_dvc_yaml(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    outs = {
+        next(iter(out)) if isinstance(out, dict) else out
+        for name, stage in stages.items()
+        if name != "workpieces"
+        for out in (*stage.get("outs", ()), *stage.get("metrics", ()))
+    }
+    outs = {out.split("/${")[0] for out in outs}
+    assert {written_at(out) for out in outs} == {*WRITTEN}
+
+
+@pytest.mark.parametrize(
+    ("place", "written"),
+    [
+        ("data/workpieces", None),
+        ("data/workpieces/hex_nut", None),
+        ("data/mine", None),
+        ("data/preparedness", None),
+        ("../elsewhere", None),
+        ("data/prepared", "data/prepared"),
+        ("data/mine/../masks/nut", "data/masks"),
+        ("data", "data/prepared"),
+        (".", "data/prepared"),
+        ("..", "data/prepared"),
+        ("models/mine", "models"),
+    ],
+)
+def test_a_place_is_told_from_those_that_stages_write_to(inside: Path, place: str, written: str | None):
+    assert written_at(place) is None, "no repository"
+    Path("params.yaml").touch()
+    assert written_at(place) == written_at(inside / place) == written

@@ -59,9 +59,17 @@ def test_a_name_that_is_unfit_for_a_path_is_refused_with_one_that_is_not(tmp_pat
         ("generators", [], "at least 1 item"),
         ("dataset.categories", ["nut", "nut"], "each may stand there once"),
         ("detect.seeds", [1, 1], "each may stand there once"),
+        (
+            "detect.seeds",
+            [0, 5, 1000],
+            "seeds that are 1000 higher, so 1000 would be a seed of both arms: expected no two",
+        ),
         ("base", None, "valid dictionary"),
         ("seed", -1, "greater than or equal to 0"),
-        ("synth.guidance_scale", float("inf"), "less than or equal to 100"),
+        ("synth.guidance_scale", float("inf"), "finite number"),
+        ("detect.learning_rate", float("inf"), "finite number"),
+        ("finetune.min_snr_gamma", float("inf"), "finite number"),
+        ("gate.outlier", float("nan"), "finite number"),
     ],
 )
 def test_an_impossible_value_is_refused_with_key_expectation_and_what_was_found(
@@ -108,6 +116,7 @@ def test_a_detector_of_the_arms_is_one_of_the_detectors(tmp_path: Path, raw_para
 class Knobs(Section):
     depth: Positive
     blend: str
+    gloss: float = 1.0
 
 
 @pytest.mark.parametrize(
@@ -115,6 +124,7 @@ class Knobs(Section):
     [
         ({"depth": 0, "blend": "soft"}, "  magic.depth: Input should be greater than or equal to 1 (found 0)"),
         ({"depth": 1}, "  magic.blend: Field required"),
+        ({"depth": 1, "blend": "soft", "gloss": float("inf")}, "  magic.gloss: Input should be a finite number"),
         ({"depth": 1, "blend": "soft", "hue": 2}, "  magic.hue: Extra inputs are not permitted (found 2)"),
         (None, "  magic: Input should be a valid dictionary"),
     ],
@@ -146,6 +156,19 @@ def test_a_file_that_holds_no_mapping_is_refused_by_its_name(tmp_path: Path, tex
     path.write_text(text)
     with pytest.raises(ValueError, match=r"params\.yaml: "):
         load(path)
+
+
+@pytest.mark.parametrize("path", ["data", ".", "data/prepared", "data/masks/nut", "models", str(ROOT)])
+def test_pictures_lie_where_no_stage_writes(tmp_path: Path, raw_params: dict, path: str, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    message = refusal(tmp_path, raw_params, "dataset.path", path)
+    assert "  dataset.path: " in message and "the pipeline writes to " in message and "data/NAME" in message
+
+
+@pytest.mark.parametrize("path", ["", "data/" + "x" * 5000])
+def test_a_data_set_has_a_path_that_can_be(tmp_path: Path, raw_params: dict, path: str):
+    message = refusal(tmp_path, raw_params, "dataset.path", path)
+    assert "  dataset.path: " in message and "expected a folder of pictures, such as data/NAME" in message
 
 
 @pytest.mark.parametrize(("key", "value"), [("group_table", "sources.csv"), ("group_column", "sheet")])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lib.core.errors import UserError
 from lib.core.pipeline import _filled, input_key, part_key, refuse_outputs
+from tests.conftest import ROOT
 
 STAGE = {
     "matrix": {"method": "${methods}", "category": "${dataset.categories}"},
@@ -86,11 +87,46 @@ def test_methods_have_keys_of_their_own(project: Path):
     assert key("brush") == before
 
 
-def test_a_model_that_a_parameter_names_moves_the_key_where_it_is_a_file_or_folder(project: Path):
-    named = input_key("paint", "other.txt", method="brush", category="nut")
-    assert named != key() and input_key("paint", "some/hub-id", method="brush", category="nut") == key()
+@pytest.mark.parametrize("hair", ["other.txt", "mine/..", {"of": {"horses": ["none", "other.txt"]}}])
+def test_what_lies_at_a_place_that_a_parameter_names_moves_the_key(project: Path, hair: object):
+    write(STAGE, PARAMS | {"brush": {"hair": hair}})
+    before = key()
     Path("other.txt").write_text("changed")
-    assert input_key("paint", "other.txt", method="brush", category="nut") != named
+    assert key() != before
+
+
+@pytest.mark.parametrize("hair", ["", "some/hub-id", "x" * 999, None])
+def test_a_value_that_names_no_place_is_a_value(project: Path, hair: str | None):
+    write(STAGE, PARAMS | {"brush": {"hair": hair}})
+    before = key()
+    Path("other.txt").write_text("changed")
+    assert key() == before
+
+
+NAMED = {
+    "rtdetr.weights": [("detect", "rtdetr"), ("baseline", "rtdetr")],
+    "pagmfr.textures": [("detect", "pagmfr"), ("baseline", "pagmfr")],
+    "pagmfr.objects": [("detect", "pagmfr"), ("baseline", "pagmfr")],
+    "detect.encoder": [("detect", "unet"), ("baseline", "patchcore")],
+    "base.model": [("finetune", "mvp_diff"), ("synth", "defectfill")],
+}
+
+
+@pytest.mark.parametrize(("name", "stage", "method"), [(n, *one) for n, stages in NAMED.items() for one in stages])
+def test_finished_seeds_and_samples_of_other_content_at_a_named_place_are_not_continued(
+    inside: Path, raw_params: dict, monkeypatch: pytest.MonkeyPatch, name: str, stage: str, method: str
+):
+    monkeypatch.setattr("lib.core.pipeline._there", lambda *_: [])  # what dvc.yaml lists is another test's
+    section, setting = name.split(".")
+    params = raw_params | {section: raw_params[section] | {setting: "named"}}
+    Path("dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    Path("named").mkdir()
+    Path("named/one.png").write_text("old")
+    item = {"generator": method, "detector": method, "category": "nut"}
+    before = input_key(stage, **item)
+    Path("named/one.png").write_text("new")
+    assert input_key(stage, **item) != before
 
 
 def test_a_dependency_that_is_not_there_is_named(project: Path):

@@ -13,9 +13,10 @@ from lib.core.records import MIXED, Sample
 from lib.dataset.annotations import draw
 from lib.dataset.conversion import converted
 from lib.dataset.findings import Findings
-from lib.dataset.layouts import locate, read_category
+from lib.dataset.layouts import locate
 from lib.dataset.splitting import split_categories
 from lib.dataset.survey import Look
+from tests.reading import read_category
 
 SPLIT = Split(rule="first_third", shots=6, val_fraction=0.34)
 REAL = Path(__file__).resolve().parents[3] / "shared/data/deeppcb"  # beside the repository

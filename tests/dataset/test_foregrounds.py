@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from lib.core.images import write_png
 from lib.core.params import Dataset, Split
 from lib.dataset.findings import DatasetProblems
-from lib.dataset.splitting import split_category
+from lib.dataset.survey import look_at
+from tests.reading import split_category
 
 SIZE = (24, 32)
 
@@ -105,7 +106,16 @@ def test_a_folder_without_a_mask_for_the_category_is_told(root):
     )
 
 
-@pytest.mark.parametrize("folder", ["/objects", "../objects"])
+@pytest.mark.parametrize("key", ["foreground", "regions"])
+@pytest.mark.parametrize("folder", ["nut", "nut/good", "nut/crack"])
+def test_a_folder_that_holds_the_pictures_themselves_is_told(root, key, folder):
+    nothing = {"group_table": None, "group_column": None, "group_pattern": None, "depth": "auto"}
+    dataset = Dataset.model_validate({"path": str(root), "categories": ["nut"], key: folder, **nothing})
+    [problem] = look_at(dataset, "nut").findings.problems
+    assert problem.startswith(f"dataset.{key}: {root / folder} holds the pictures themselves, ")
+
+
+@pytest.mark.parametrize("folder", ["/objects", "../objects", "", ".", "x" * 5000])
 def test_the_folder_lies_in_the_data_set(root, folder):
     with pytest.raises(ValidationError, match=r"folder in dataset\.path"):
         Dataset.model_validate(

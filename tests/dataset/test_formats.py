@@ -21,8 +21,9 @@ from lib.dataset.annotations import draw
 from lib.dataset.conversion import converted
 from lib.dataset.findings import Findings
 from lib.dataset.formats.label_studio import unpacked
-from lib.dataset.layouts import FORMATS, locate, read_category
+from lib.dataset.layouts import FORMATS, locate
 from lib.dataset.splitting import split_categories
+from tests.reading import read_category
 
 WIDTH, HEIGHT = 64, 48
 SPLIT = Split(rule="first_third", shots=6, val_fraction=0.34)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from lib.dataset import inspect as dry_run
 from tests.conftest import ROOT
 
 SHARED = ROOT.parent / "shared/data"
@@ -88,6 +89,48 @@ def test_the_parameters_of_the_folder_count(tmp_path):
     done = inspect("set", folder=tmp_path)
     assert done.returncode == 1 and "no regular expression" in done.stdout
     assert inspect(root, folder=tmp_path).returncode == 0, "another way to name it is another folder"
+
+
+def test_folders_that_params_yaml_leaves_out_are_named(tmp_path):
+    root = write_nuts(tmp_path / "set")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["dataset"] |= {"path": "set", "categories": ["nut"], "foreground": "drawn/objects"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (root / "drawn/objects").mkdir(parents=True)
+    assert "leaves out" not in inspect("set", folder=tmp_path).stdout
+    for name in ("flange", "steel bolt"):
+        (root / name).mkdir()
+    done = inspect("set", folder=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("nut: ") and "flange" not in done.stdout.splitlines()[0]
+    assert done.stdout.splitlines()[-1] == (
+        "not read by prepare: flange, steel bolt, which dataset.categories in params.yaml leaves out"
+    )
+    (root / "nut").rename(root / "bolt")
+    done = inspect("set", folder=tmp_path)
+    assert done.returncode == 1 and "nut: this folder is missing; set holds: bolt, " in done.stdout
+
+
+def test_a_data_set_that_is_one_category_has_the_name_that_params_yaml_gives_it(tmp_path):
+    write_nuts(tmp_path / "set")
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["dataset"] |= {"path": "set/nut", "categories": ["hex"]}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    done = inspect("set/nut", folder=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("hex: ") and "leaves out" not in done.stdout, done.stdout
+
+
+def test_a_person_may_stop_it(tmp_path, monkeypatch):
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dry_run, "look_at", stopped)
+    monkeypatch.setattr(sys, "argv", ["inspect", str(write_nuts(tmp_path))])
+    assert dry_run.main() == 130
+
+
+def test_a_name_too_long_for_a_folder_is_refused():
+    done = inspect("x" * 5000)
+    assert done.returncode == 2 and "name too long" in done.stderr.lower() and "Traceback" not in done.stderr
 
 
 def test_it_starts_without_torch():

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from lib.core.params import Dataset
 from lib.dataset.findings import DatasetProblems, Findings, natural_key
 from lib.dataset.groups import read_groups
-from lib.dataset.layouts import read_category
 from lib.dataset.pictures import Picture
+from tests.reading import read_category
 
 
 def touch(root: Path, *names: str) -> None:

@@ -11,12 +11,13 @@ from PIL import Image
 
 from lib.core.params import Dataset, Split
 from lib.core.runtime import write_json
-from lib.dataset.findings import Findings
-from lib.dataset.layouts import locate, read_category
+from lib.dataset.findings import DatasetProblems, Findings
+from lib.dataset.layouts import locate
 from lib.dataset.reading import unreadable
 from lib.dataset.splitting import split_categories
 from lib.dataset.validation import examine, validate
 from tests.dataset.test_inspect import inspect
+from tests.reading import read_category
 
 
 def pictures(root: Path, folder: str = "images", count: int = 3) -> None:
@@ -55,6 +56,17 @@ def test_a_number_of_thousands_of_digits_is_no_valid_json(tmp_path):
     [problem] = unreadable(tmp_path)
     assert str(tmp_path / "a.json") in problem and "no valid JSON" in problem
     assert problem in findings_of(tmp_path, "coco").problems
+
+
+@pytest.mark.parametrize("content", [coco()[:-9].encode(), coco().encode("utf-16")])
+@pytest.mark.parametrize("category", ["nut", "images"])
+def test_a_file_that_cannot_be_read_beside_its_pictures_is_named(tmp_path, content, category):
+    pictures(tmp_path)
+    (tmp_path / "instances.json").write_bytes(content)
+    with pytest.raises(DatasetProblems) as raised:
+        locate(tmp_path, category)
+    about, problem = raised.value.problems
+    assert category in about and problem.startswith(f"{tmp_path / 'instances.json'}: ")
 
 
 @pytest.mark.parametrize(("key", "ids"), [("images", (1, 1)), ("categories", (1, 1))])

@@ -11,9 +11,10 @@ from lib.core.errors import UserError
 from lib.core.images import read_image
 from lib.core.params import Dataset
 from lib.dataset.findings import Findings
-from lib.dataset.layouts import FORMATS, read_category
+from lib.dataset.layouts import FORMATS
 from lib.dataset.survey import look_at
 from tests.dataset.test_odd_annotations import coco, pictures
+from tests.reading import read_category
 
 SOUND = ["images/p0.png,m.png,dent,train", "images/p1.png,,good,test"]
 
@@ -32,10 +33,18 @@ def test_a_sound_table_has_no_findings_even_from_a_folder_above(tmp_path):
     assert findings_of(tmp_path / "in/../in", [*SOUND, "images/p2.png,,good,test"]) == Findings()
 
 
-def test_a_picture_that_no_row_names_and_a_mask_of_a_good_row_are_one_warning(tmp_path):
-    findings = findings_of(tmp_path, ["images/p1.png,m.png,good,test"])
-    [warning], pictures = findings.warnings, [tmp_path / name for name in ("images/p0.png", "images/p2.png", "m.png")]
+def test_pictures_that_no_row_names_are_one_warning(inside):
+    findings = findings_of(Path("set"), ["images/p1.png,,good,test"])
+    [warning], pictures = (
+        findings.warnings,
+        [Path("set") / name for name in ("images/p0.png", "images/p2.png", "m.png")],
+    )
     assert "not read: 3 picture(s)" in warning and all(str(path) in warning for path in pictures)
+
+
+def test_a_good_row_may_have_a_mask_that_marks_nothing(tmp_path):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "nothing.png")
+    assert findings_of(tmp_path, [*SOUND, "images/p2.png,nothing.png,ok,test"]) == Findings()
 
 
 @pytest.mark.parametrize(
@@ -45,7 +54,12 @@ def test_a_picture_that_no_row_names_and_a_mask_of_a_good_row_are_one_warning(tm
         ([*SOUND, "../list.csv,,good,"], "line 4: '../list.csv' leads out of the data set; correct or remove it"),
         ([*SOUND, "images/p2.png,,good,holdout"], "line 4: the part 'holdout'; expected train, val or test"),
         ([*SOUND, "images/p0.png,,good,"], "line 4: p0.png is good here and has a defect in another row"),
-        ([*SOUND, "images/p2.png,m.png,,"], "line 4: a mask and no type; add the type, or good"),
+        ([*SOUND, "images/p2.png,m.png,,"], "line 4: a mask that is not empty, and no type; name the defect's"),
+        ([*SOUND, "images/p2.png,m.png,good,"], "line 4: a mask that is not empty, and the type 'good'; name the"),
+        ([*SOUND, "images/p2.png,m.png,OK,"], "line 4: a mask that is not empty, and the type 'OK'; name the"),
+        ([*SOUND, "x" * 5000 + ".png,,good,"], "xxx: there is no such picture in "),
+        ([*SOUND, f"images/p2.png,{'x' * 5000}.png,dent,"], "xxx: there is no such picture in "),
+        ([*SOUND, "../" + "x" * 5000 + ".png,,good,"], "xxx leads out of the data set"),
         ([*SOUND, "images/p2.png,,dent,"], "line 4: a defect picture without a mask"),
         ([*SOUND, '"' + "x" * 200_000 + '"'], "no CSV table: field larger than field limit"),
     ],

@@ -13,7 +13,7 @@ from lib.core.params import Dataset, Split
 from lib.core.records import RegionMap, Sample
 from lib.core.regions import CLOSED, FREE, IGNORED, read_regions
 from lib.dataset.findings import DatasetProblems
-from lib.dataset.splitting import split_category
+from tests.reading import split_category
 
 SIZE = (24, 32)
 WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (255, 0, 0)
@@ -118,7 +118,7 @@ def test_what_names_nothing_is_told(root: Path):
     assert "holds no picture of regions for nut" in problem(root, "empty")
 
 
-@pytest.mark.parametrize("folder", ["/regions", "../regions"])
+@pytest.mark.parametrize("folder", ["/regions", "../regions", "", ".", "x" * 5000])
 def test_the_folder_lies_in_the_data_set(root: Path, folder: str):
     with pytest.raises(ValidationError, match=r"regions: expected a folder in dataset\.path"):
         split(root, folder)

@@ -14,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lib.core.defects import defect_mask
 from lib.core.params import Dataset, Split
 from lib.core.records import GOOD, Sample, read_records
+from lib.dataset.annotations import Annotation, Rectangle, Region
 from lib.dataset.findings import DatasetProblems
 from lib.dataset.pictures import Picture
-from lib.dataset.splitting import assign_splits, leaks, near_duplicates, split_category
+from lib.dataset.splitting import assign_splits, leaks, near_duplicates
+from tests.reading import split_category
 
 ROOT = Path(__file__).parents[2]
 FIRST_THIRD = Split(rule="first_third", shots=6, val_fraction=0.34)
@@ -192,6 +195,27 @@ def test_a_near_copy_in_another_part_is_warned_of_with_both_names(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "nut/good/8.png")
     warnings = split_category(dataset(tmp_path), FIRST_THIRD, "nut")[1]["warnings"]
     assert len(warnings) == 1 and "good/0.png ~ " in warnings[0] and "good/8.png" in warnings[0]
+
+
+def test_a_type_may_be_called_mixed_and_is_one_type_as_long_as_no_annotation_tells_several(tmp_path):
+    write_category(tmp_path / "nut")
+    for folder in ("crack", "masks/crack"):
+        (tmp_path / "nut" / folder).rename(tmp_path / "nut" / folder.replace("crack", "mixed"))
+    samples, summary = split_category(dataset(tmp_path), FIRST_THIRD, "nut")
+    defects = [one for one in samples if one.defect_type != GOOD]
+    assert {one.defect_type for one in defects} == {"mixed"} and summary["counts"]["test"]["mixed"] == 6
+    assert not any(one.type_map for one in samples) and all(defect_mask(one, "mixed").sum() == 16 for one in defects)
+
+
+def test_a_type_called_mixed_is_split_apart_from_pictures_of_several_types():
+    box = Rectangle((1, 1, 3, 3))
+    both = Annotation(Path("notes.json"), (Region("crack", box), Region("dent", box)))
+    pictures = [Picture("mixed", "", Path(f"{number}.png"), annotation=both) for number in range(9)]
+    alone = Annotation(Path("notes.json"), (Region("mixed", box),))
+    pictures += [Picture("mixed", "", Path(f"{number}.png"), annotation=alone) for number in range(9, 18)]
+    expected = ["train", "train", "val", *["test"] * 6]
+    assert parts(pictures, FIRST_THIRD) == expected * 2
+    assert parts([*pictures[:9], *pictures_of("mixed", 18)[9:]], FIRST_THIRD) == expected * 2
 
 
 def prepare(folder: Path, categories: list[str]) -> subprocess.CompletedProcess[str]:

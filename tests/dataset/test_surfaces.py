@@ -8,7 +8,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from lib.dataset import surfaces
-from lib.dataset.surfaces import DEFECT_TYPES, HALO, MIN_CONTRAST, SURFACES, VISIBLE, Camera, Light, Pair
+from lib.dataset.surfaces import DEFECTS, HALO, MIN_CONTRAST, SURFACES, VISIBLE, Camera, Light, Pair
 
 
 def grown(mask: np.ndarray, by: int) -> np.ndarray:
@@ -39,7 +39,7 @@ def test_beyond_the_halo_the_twins_are_equal_bit_for_bit():
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from(DEFECT_TYPES))
+@given(st.integers(0, 2**32), st.sampled_from(list(DEFECTS)))
 @example(515, "scratch")  # invisible
 def test_outside_the_mask_no_change_is_visible_and_inside_it_is(seed: int, defect_type: str):
     pair = silent((80, 100), seed, defect_type)
@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_pair_and_another_seed_another():
 
 
 def test_every_defect_type_belongs_to_some_surface():
-    assert {name for types in SURFACES.values() for name in types} == set(DEFECT_TYPES)
+    assert {name for types in SURFACES.values() for name in types} == set(DEFECTS)
 
 
 def test_every_surface_renders_with_each_of_its_defects():

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from lib.dataset.findings import Findings
-from lib.dataset.layouts import read_category
 from lib.dataset.validation import examine, perceptual_hash, validate
+from tests.reading import read_category
 
 
 def photograph(seed: int, width: int = 48, height: int = 32) -> Image.Image:

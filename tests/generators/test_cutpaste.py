@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from lib.core.errors import UserError
 from lib.core.geometry import Box, box_mask
-from lib.core.images import read_image
+from lib.core.images import read_image, write_png
 from lib.core.params import Params
-from lib.core.records import DefectBox
-from lib.generators import Failed, Made, read_real
+from lib.core.records import DefectBox, RegionMap
+from lib.generators import Failed, Made, RealData, read_real
 from lib.generators.cutpaste import (
     Defect,
     Layer,
@@ -31,6 +31,7 @@ from lib.generators.cutpaste import (
     synthesize,
 )
 from tests.category import CATEGORY, placement, tiny_params, write_category
+from tests.mixed import DENT, mixed_sample
 
 STILL = Settings(blending="feather", rotation=0, scale=0, flips=False)
 MOVING = Settings(blending="feather", rotation=20, scale=0.1, flips=True)
@@ -47,7 +48,7 @@ def streak(image: np.ndarray, own: Box, box: Box, change: int = 80) -> Defect:
     mask = box_mask(own, *image.shape[1::-1])
     image = image.copy()
     image[mask] = np.clip(image[mask].astype(int) + change, 0, 255)
-    return cut_out(image, mask, DefectBox("s", 0, "scratch", box, int(mask.sum())), 16)
+    return cut_out(image, mask, mask, DefectBox("s", 0, "scratch", box, int(mask.sum())), 16)
 
 
 def pasted(normal: np.ndarray, defect: Defect, box: Box, settings: Settings, seed: int = 0, feather: int = 3) -> Made:
@@ -183,7 +184,7 @@ def test_a_chip_of_an_edge_is_pasted_on_the_edge():
     notch = box_mask((32, 24, 42, 34), 80, 60)
     broken = part.copy()
     broken[notch] = 30
-    defect = cut_out(broken, notch, DefectBox("s", 0, "chip", (26, 18, 48, 40), 100), 16)
+    defect = cut_out(broken, notch, notch, DefectBox("s", 0, "chip", (26, 18, 48, 40), 100), 16)
     place = np.roll(part, 5, axis=1)  # the edge lies at 45
     columns = []
     for seed in range(20):
@@ -214,7 +215,7 @@ def test_poisson_cloning_keeps_a_defect_that_fills_its_box():
 def test_poisson_cloning_of_a_place_onto_itself_is_that_place():
     normal = ground(80, 60)
     own = box_mask((20, 20, 44, 26), 80, 60)
-    same = cut_out(normal, own, DefectBox("s", 0, "scratch", (16, 16, 48, 30), 1), 16)
+    same = cut_out(normal, own, own, DefectBox("s", 0, "scratch", (16, 16, 48, 30), 1), 16)
     still = STILL.model_copy(update={"blending": "poisson"})
     poses = [Pose(0, 1, (False, False), (32, 23))]
     with pytest.MonkeyPatch.context() as patch:
@@ -227,10 +228,30 @@ def test_another_defect_beside_is_not_pasted_along():
     image, others = ground(80, 60), box_mask((20, 28, 44, 33), 80, 60)
     image[others] = 255
     mask = others | box_mask((20, 20, 44, 26), 80, 60)
-    defect = cut_out(image, mask, DefectBox("s", 0, "scratch", (18, 18, 46, 28), 144), 16)
+    defect = cut_out(image, mask, mask, DefectBox("s", 0, "scratch", (18, 18, 46, 28), 144), 16)
     assert defect.own.sum() == 24 * 6 and defect.others.sum() == 24 * 5
     answer = pasted(ground(80, 60, seed=7), defect, (10, 10, 70, 50), MOVING, feather=6)
     assert answer.image.max() < 150, "neither of the two is brighter than the ground"
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_neither_a_defect_of_another_type_nor_what_never_counts_is_pasted_along(
+    tmp_path: Path, raw_params: dict, hidden: bool
+):
+    mixed = mixed_sample(tmp_path)  # a dark dent within the box of bright scratches
+    if hidden:
+        red = np.where(DENT[..., None], (255, 0, 0), 255).astype(np.uint8)
+        regions = RegionMap(str(tmp_path / "red.png"), write_png(tmp_path / "red.png", red))
+        mixed = dataclasses.replace(mixed, regions=regions, type_map=None, defect_type="scratch")
+    write_png(tmp_path / "good.png", ground(96, 64))
+    good = dataclasses.replace(mixed, id="good-0", defect_type="good", image=str(tmp_path / "good.png"), mask=None)
+    real = RealData(
+        "slab", {one.id: one for one in (mixed, good)}, (DefectBox(mixed.id, 1, "scratch", (20, 10, 70, 50), 1),), {}
+    )
+    params = tiny_params(raw_params, synth={"feather": 24})
+    wanted = placement(0, box=(10, 4, 90, 60), like=mixed.id, component=1)
+    [[answer]] = synthesize(params, STILL, real, Path("model"), [[wanted]])
+    assert answer.image.max() > 200 and answer.image.min() > 90, "the scratch alone"
 
 
 def test_a_defect_at_the_border_of_its_picture_is_pasted_without_what_lies_beyond():

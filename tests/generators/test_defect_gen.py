@@ -18,10 +18,11 @@ from lib.core.errors import UserError
 from lib.core.geometry import box_mask
 from lib.core.images import png_bytes, read_image
 from lib.core.params import Params
+from lib.core.records import DefectBox
 from lib.core.runtime import fingerprint
 from lib.diffusion import pixel
 from lib.diffusion.pixel import cosine_schedule, descend
-from lib.generators import NON_FINITE, Failed, Made, defect_gen, read_real
+from lib.generators import NON_FINITE, Failed, Made, RealData, defect_gen, read_real
 from lib.generators.defect_gen import (
     Sampler,
     Settings,
@@ -43,6 +44,7 @@ from lib.generators.defect_gen import (
 )
 from lib.synthesis import synthesize_all
 from tests.category import CATEGORY, placement, tiny_params, write_category
+from tests.mixed import mixed_sample
 
 SIDE, TYPES = 32, ["dent", "scratch"]
 CHANNELS = 3 + 1 + len(TYPES)
@@ -280,6 +282,24 @@ def test_a_real_label_is_that_of_the_defect_that_the_placement_is_like(views: tu
     chosen = [real_label(like, views, seed) for seed in range(4)]
     assert [any(np.array_equal(label, view.label) for view in views if view.sample == "dent-0") for label in chosen]
     assert all(set(np.unique(label)) == {0, 1} for label in chosen) and len({label.tobytes() for label in chosen}) > 1
+
+
+def test_of_a_window_with_several_types_the_requested_one_alone_is_asked_for(
+    tmp_path: Path, params: Params, own: Settings
+):
+    mixed, real = mixed_sample(tmp_path), own.model_copy(update={"label": "real"})
+    boxes = (
+        DefectBox(mixed.id, 0, "dent", (40, 25, 52, 37), 1),
+        DefectBox(mixed.id, 1, "scratch", (20, 10, 70, 50), 1),
+    )
+    views = training_views(params, own, RealData("slab", {mixed.id: mixed}, boxes, {}), TYPES, seed=0)
+    assert any(set(np.unique(view.label)) == {0, 1, 2} for view in views), "or the test shows nothing"
+    for kind in (1, 2):
+        like = placement(0, like=mixed.id, component=kind - 1, defect_type=TYPES[kind - 1])
+        for label in (real_label(like, views, seed) for seed in range(8)):
+            known = known_channels(2, kind, label, real)
+            assert np.array_equal(known[3:].argmax(dim=0).numpy(), np.where(label == kind, kind, 0))
+            assert known[3:].add(1).div(2).sum(dim=0).eq(1).all(), "each pixel has one class"
 
 
 # Networks and training
@@ -523,7 +543,7 @@ def test_the_manifest_names_both_networks_the_switch_and_the_seed_and_counts_wha
     assert full.model.endswith(f"+{facts['weights']}") and facts["weights"].count("+") == 1
     assert full.seed == asked[0].seed and full.knobs["switch"] == 400
     assert (full.knobs["steps"], full.knobs["train_steps"]) == (params.synth.steps, 3), "no name hides another"
-    assert full.normal is None and full.box == (4, 4, 12, 12)
+    assert full.normal is None and full.box == (2, 2, 14, 14)
     assert Path(str(full.image)).stem == Path(str(full.mask)).stem == asked[0].id
     assert empty.image is None and empty.reason == "empty label in each of 2 tries"
 

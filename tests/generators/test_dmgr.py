@@ -22,7 +22,7 @@ from lib.core.runtime import fingerprint
 from lib.diffusion import pixel
 from lib.diffusion.patches import Frame, kind_of
 from lib.generators import NON_FINITE, Answer, Failed, Made, dmgr, read_real
-from lib.generators.dmgr import Result, Sampler, Settings, allowed, finetune, request_of, synthesize
+from lib.generators.dmgr import Result, Sampler, Settings, allowed, answer, finetune, request_of, synthesize
 from lib.synthesis import synthesize_all
 from tests.category import CATEGORY, placement, tiny_params, write_category
 
@@ -110,6 +110,21 @@ def test_the_local_model_knows_a_defect_by_its_type_and_shape(box: tuple, kind: 
 def test_sizes_that_do_not_go_together_are_refused(own: Settings, changes: dict, said: str):
     with pytest.raises(ValidationError, match=said):
         Settings.model_validate(own.model_dump() | changes)
+
+
+def test_a_drift_of_tone_leaves_no_outline_of_the_box_and_the_defect_stays(params: Params, own: Settings):
+    own = own.model_copy(update={"side": 64, "patch": 48, "radius": 24.0})
+    normal, box = np.full((120, 120, 3), 128, np.uint8), (40, 40, 80, 80)
+    request = request_of(box, normal, 0, 1, own.frame(params.window), own.radius)
+    rows, columns = np.mgrid[:64, :64]
+    dark = np.exp(-((rows - 31.5) ** 2 + (columns - 31.5) ** 2) / 20)[..., None] * [-60.0, -60, -60]
+    reference = np.full((64, 64, 3), 128, np.float32)
+    made = answer(request, Result((reference + dark + 25).astype(np.float32), reference, {}), box, normal, params, own)
+    assert isinstance(made, Made)
+    change = made.image.astype(int) - normal
+    assert change.max() <= 1, "the drift of 25 is gone"
+    assert change[58:62, 58:62].mean() < -40, "the defect is as dark as it was painted"
+    assert np.abs(change[44, 44:76]).max() <= 1, "nothing in the margin"
 
 
 # The model

@@ -131,8 +131,8 @@ def test_the_gate_judges_a_corrected_mask_as_given(params: Params, real: dict):
 def test_on_a_background_of_its_own_a_corrected_mask_may_lie_anywhere_and_gives_the_box(params: Params, real: dict):
     record = synthetic(0, known=True, normal=None, box=(12, 14, 24, 19))
     write_review(row(record, "mask"))
-    write_mask(record, (0, 1, 48, 9))
-    assert labelled(params, real, record)[0][0].box == (0, 1, 48, 9)
+    write_mask(record, (10, 21, 30, 29))
+    assert labelled(params, real, record)[0][0].box == (7, 18, 33, 32), "with a margin of 0.15 of its length"
 
 
 def test_a_mask_of_a_picture_that_was_painted_anew_is_not_used(params: Params, real: dict):

@@ -18,7 +18,7 @@ DEFECTS = [True, True, True, True, False, False, False]
 
 
 def test_groups_are_drawn_whole_and_kinds_in_their_number():
-    weights = resamples(GROUPS, DEFECTS)
+    weights = resamples("nut", GROUPS, DEFECTS)
     assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 4]).all()
     assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all(), "a, b and c hold a defect"
     assert (weights[:, [5, 6]].sum(axis=1) == 2).all()
@@ -27,9 +27,16 @@ def test_groups_are_drawn_whole_and_kinds_in_their_number():
 
 def test_the_draw_is_of_the_groups_names_whatever_the_order_of_pictures():
     order = [3, 6, 0, 2, 1, 5, 4]
-    again = resamples([GROUPS[n] for n in order], [DEFECTS[n] for n in order])
-    np.testing.assert_array_equal(again, resamples(GROUPS, DEFECTS)[:, order])
-    assert (resamples([*GROUPS[:-1], "f"], DEFECTS) != resamples(GROUPS, DEFECTS)).any()
+    again = resamples("nut", [GROUPS[n] for n in order], [DEFECTS[n] for n in order])
+    np.testing.assert_array_equal(again, resamples("nut", GROUPS, DEFECTS)[:, order])
+    assert (resamples("nut", [*GROUPS[:-1], "f"], DEFECTS) != resamples("nut", GROUPS, DEFECTS)).any()
+
+
+def test_categories_whose_groups_have_the_same_names_are_drawn_apart():
+    nut, slab = (resamples(category, GROUPS, DEFECTS) for category in ("nut", "slab"))
+    single = [n for n, group in enumerate(GROUPS) if GROUPS.count(group) == 1 and DEFECTS[n]]
+    assert (nut != slab).any()
+    assert all(abs(np.corrcoef(nut[:, n], slab[:, n])[0, 1]) < 0.15 for n in single)
 
 
 def maps() -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -42,7 +49,7 @@ def maps() -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 def test_metrics_of_a_resample_are_those_of_its_pictures_repeated():
     scores, masks = maps()
-    weights = resamples(GROUPS, DEFECTS, 8)
+    weights = resamples("nut", GROUPS, DEFECTS, 8)
     levels = levels_of(np.sort(np.concatenate([one[mask] for one, mask in zip(scores, masks, strict=True)])))
     assert levels.size < LEVELS, "so few values that every one is a level, and the step function is exact"
     found = average_precisions(

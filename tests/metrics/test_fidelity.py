@@ -16,10 +16,11 @@ from lib.metrics.fidelity import (
     compare,
     describe,
     diversity,
-    kid,
+    kernel_distance,
     memorised_share,
     nearest,
     same_placements,
+    usual_gap,
 )
 from lib.vision.backbones import DEFAULT, load_backbone
 from tests.category import CATEGORY, tiny_params, write_category
@@ -32,36 +33,47 @@ def cloud(seed: int, centre: float = 0.0, spread: float = 0.1) -> np.ndarray:
 
 
 def test_two_halves_of_one_distribution_are_near_and_a_shifted_one_is_far():
-    same = [kid(cloud(2 * seed), cloud(2 * seed + 1)) for seed in range(10)]
-    shifted = [kid(cloud(2 * seed), cloud(2 * seed + 1, 0.2)) for seed in range(10)]
-    assert abs(np.mean(same)) < 0.5 and min(shifted) > 10 * max(np.abs(same))
+    same = [kernel_distance(cloud(2 * seed), cloud(2 * seed + 1)) for seed in range(10)]
+    shifted = [kernel_distance(cloud(2 * seed), cloud(2 * seed + 1, 0.2)) for seed in range(10)]
+    assert abs(np.mean(same)) < 0.002 and min(shifted) > 10 * max(np.abs(same))
 
 
 def test_the_kernel_distance_grows_with_the_shift():
-    values = [kid(cloud(0), cloud(1, shift)) for shift in (0, 0.05, 0.1, 0.2)]
+    values = [kernel_distance(cloud(0), cloud(1, shift)) for shift in (0, 0.05, 0.1, 0.2)]
     assert values == sorted(values)
+
+
+def test_the_kernel_distance_grows_as_samples_lose_their_spread():
+    middle = cloud(1).mean(axis=0)
+    values = [kernel_distance(cloud(0), middle + keeps * (cloud(1) - middle)) for keeps in (1, 0.7, 0.4, 0)]
+    assert values == sorted(values) and values[-1] > 0.3
 
 
 def test_the_kernel_distance_is_the_formula_written_out():
     real, made = cloud(0)[:3], cloud(1)[:4]
+    scale = sorted(float(np.linalg.norm(real[i] - real[j])) for i, j in ((0, 1), (0, 2), (1, 2)))[1]
 
     def k(a: np.ndarray, b: np.ndarray) -> float:
-        return (float(a @ b) / 24 + 1) ** 3
+        return float(np.exp(-np.linalg.norm(a - b) / scale))
 
     expected = (
         sum(k(a, b) for i, a in enumerate(real) for j, b in enumerate(real) if i != j) / 6
         + sum(k(a, b) for i, a in enumerate(made) for j, b in enumerate(made) if i != j) / 12
         - 2 * sum(k(a, b) for a in real for b in made) / 12
     )
-    assert kid(real, made) == pytest.approx(1000 * expected)
+    assert kernel_distance(real, made) == pytest.approx(expected)
+
+
+def test_where_real_ones_are_all_equal_there_is_no_kernel_distance():
+    assert np.isnan(kernel_distance(np.ones((5, 3)), cloud(0)[:, :3]))
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_too_few_samples_have_no_score(count: int):
     few = cloud(0)[:count]
-    assert np.isnan([kid(cloud(1), few), kid(few, cloud(1)), diversity(few)]).all()
-    assert np.isnan(memorised_share(cloud(1), few))
-    assert np.isnan(memorised_share(few[:0], cloud(1)))
+    assert np.isnan([kernel_distance(cloud(1), few), kernel_distance(few, cloud(1)), diversity(few)]).all()
+    assert np.isnan(share_of_copies(cloud(1), few))
+    assert np.isnan(share_of_copies(few[:0], cloud(1)))
 
 
 def test_diversity_is_the_mean_distance_of_two_different_samples():
@@ -74,17 +86,40 @@ def test_the_nearest_reference_is_found_with_its_distance():
     assert index.tolist() == [1, 0] and distance.tolist() == [1, 1]
 
 
+def share_of_copies(made: np.ndarray, train: np.ndarray, pictures: list[str] | None = None) -> float:
+    """`memorised_share` of defects of one type, each in a picture of its own where no others are given."""
+    return memorised_share(made, train, pictures or [str(n) for n in range(len(train))], ["dent"] * len(train))
+
+
 def test_copies_are_memorised_and_far_samples_are_not():
     train = cloud(0)
-    assert memorised_share(train + 1e-6, train) == 1
-    assert memorised_share(train + 5, train) == 0
-    assert memorised_share(np.concatenate([train[:30], train[:30] + 5]), train) == 0.5
+    assert share_of_copies(train + 1e-6, train) == 1
+    assert share_of_copies(train + 5, train) == 0
+    assert share_of_copies(np.concatenate([train[:30], train[:30] + 5]), train) == 0.5
 
 
-def test_copies_are_found_even_where_two_training_defects_look_the_same():
-    train = np.concatenate([cloud(0), cloud(0)[:1]])
-    assert memorised_share(train[5:10], train) == 1
-    assert memorised_share(train + 5, train) == 0
+def test_a_near_copy_is_memorised_and_a_held_out_defect_is_not():
+    train = cloud(0)
+    nearly = train + np.random.default_rng(2).normal(0, 0.03, RNG_SHAPE)  # a third of the spread of real ones
+    assert share_of_copies(nearly, train) == 1
+    assert [share_of_copies(cloud(seed), train) for seed in range(1, 6)] == [0] * 5
+
+
+def test_two_boxes_with_nearly_one_window_do_not_hide_copies():
+    train = np.concatenate([cloud(0), cloud(0)[:1] + 1e-9])
+    nearly = cloud(0) + 0.01
+    for of_last in ("0", "60"):  # in the picture of the first one, and in another that shows the same
+        pictures = [*(str(number) for number in range(60)), of_last]
+        assert share_of_copies(nearly, train, pictures) == 1
+        assert share_of_copies(cloud(1), train, pictures) == 0
+
+
+def test_the_usual_gap_is_that_of_one_type_in_two_pictures():
+    places = np.array([[0.0], [1.0], [3.0], [100.0], [106.0], [900.0]])
+    pictures, types = ["a", "a", "b", "c", "d", "e"], ["dent"] * 3 + ["crack"] * 2 + ["hole"]
+    assert usual_gap(places, pictures, types) == np.median([3, 2, 2, 6, 6]), "the only hole has no gap"
+    assert np.isnan(usual_gap(places[:2], pictures[:2], types[:2])), "one picture"
+    assert np.isnan(usual_gap(places[2:4], pictures[2:4], types[2:4])), "no two of one type"
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +154,33 @@ def test_each_level_counts_alike_whatever_the_size_of_its_features(backbone):
     np.testing.assert_allclose([np.square(level).sum() for level in levels], 1, rtol=1e-5)
 
 
+def smudges(count: int, seed: int) -> list[np.ndarray]:
+    """Windows with a dark bar or spot each, of any size and place, on a fine grain."""
+    rng = np.random.default_rng(seed)
+    windows = []
+    for _ in range(count):
+        window = rng.integers(120, 136, (48, 48, 3), dtype=np.uint8)
+        x, y, wide, high = rng.integers((6, 6, 3, 3), (26, 26, 20, 20))
+        window[y : y + high, x : x + wide] -= np.uint8(rng.integers(20, 100))
+        windows.append(window)
+    return windows
+
+
+def test_copies_of_one_defect_or_of_the_average_one_are_farther_than_a_hold_out(backbone):
+    train, held_out = (describe(smudges(24, seed), backbone) for seed in (0, 1))
+    near = abs(kernel_distance(train, held_out))
+    assert near < 0.05
+    for one in (train.mean(axis=0), train[0]):
+        assert kernel_distance(train, np.repeat(one[None], 48, axis=0)) > max(0.3, 5 * near)
+
+
 @pytest.mark.parametrize("block", [1, 7, 60])
 def test_blocks_of_any_size_give_the_same_scores(monkeypatch, block: int):
-    whole = kid(cloud(0), cloud(1)[:41]), diversity(cloud(0)), nearest(cloud(0), cloud(1))
+    whole = kernel_distance(cloud(0), cloud(1)[:41]), diversity(cloud(0)), nearest(cloud(0), cloud(1))
     monkeypatch.setattr(fidelity, "BLOCK", block)
-    assert kid(cloud(0), cloud(1)[:41]) == pytest.approx(whole[0], abs=1e-9)
+    assert kernel_distance(cloud(0), cloud(1)[:41]) == pytest.approx(whole[0], abs=1e-9)
     assert diversity(cloud(0)) == pytest.approx(whole[1])
+    assert share_of_copies(cloud(0)[:20], cloud(0)) == 1
     for got, expected in zip(nearest(cloud(0), cloud(1)), whole[2], strict=True):
         np.testing.assert_allclose(got, expected)
 
@@ -149,7 +205,7 @@ def category(inside: Path, raw_params: dict):
             knobs={},
             image=real.samples[box.sample].image,
             sha256="ab",
-            scores={"fill": 0.5},
+            scores={"fill": 0.1, "area": box.area / 2},
             accepted=True,
         )
         for number, box in enumerate(real.boxes)
@@ -169,6 +225,12 @@ def test_a_category_is_compared_with_finite_scores_and_a_sheet(category):
     assert again[0] == scores and png_bytes(again[1]) == png_bytes(sheet)
 
 
+def test_a_defect_fills_its_box_whatever_its_picture(category):
+    real, copies, window = category
+    own = [replace(item, normal=None) for item in copies]
+    assert compare(real.samples, real.boxes, own, window, 1)[0]["mask_share_of_box"] == 0.5
+
+
 def test_copies_in_a_category_are_found_out_and_shown_beside_their_originals(category):
     real, copies, window = category
     scores, sheet = compare(real.samples, real.boxes, copies, window, 3)
@@ -182,7 +244,7 @@ def test_copies_in_a_category_are_found_out_and_shown_beside_their_originals(cat
 def test_little_to_compare_is_none_not_nan(category, count: int):
     real, copies, window = category
     scores, sheet = compare(real.samples, real.boxes, copies[:count], window, 8)
-    assert scores["kid"] is None and scores["diversity"] is None and scores["accepted"] == count
+    assert scores["kernel_distance"] is None and scores["diversity"] is None and scores["accepted"] == count
     assert sheet.ndim == 3 and sheet.size
 
 

@@ -311,6 +311,22 @@ def test_metrics_of_other_categories_and_arms_are_left_out():
     assert set(compared(one, {key: {"a": [0.6]} for key in before})["verdict"]) == {"-"}
 
 
+def test_what_neither_run_defines_is_no_row_and_no_equal_number():
+    before, after = scores(0.0), scores(0.0)
+    for arm in ("none", "placebo", "perlin"):
+        for category in ("a", "b"):
+            before["unet", arm, "type_miou"][category] = [np.nan] * 3
+            after["unet", arm, "type_miou"][category] = [np.nan] * 3
+    after["unet", "perlin", "aupro"]["a"] = [np.nan] * 3
+    table = compared(before, after)
+    assert "type_miou" not in set(table["metric"]) and len(table) == 3 * (len(COLUMNS) - 1)
+    [lost] = table[(table["arm"] == "perlin") & (table["metric"] == "aupro")].to_dict("records")
+    assert lost["verdict"] == "-" and np.isnan(lost["after"]), "defined in one of them"
+    assert headline(table).endswith(f" {len(table) - 1} numbers are equal.")
+    undefined = {key: {"a": [np.nan] * 3} for key in before}
+    assert headline(compared(undefined, undefined)) == "The runs have no metrics in common."
+
+
 def test_outcomes_count_what_changed():
     def record(verdict: str, sha256: str = "1") -> dict:
         return {"image": None if verdict == "failed" else "x", "accepted": verdict == "accepted", "sha256": sha256}

@@ -110,7 +110,7 @@ def write_inputs(raw_params: dict) -> Params:
         write_json(METRICS / f"masks/{generator}.json", {CATEGORY: GATE})
     values = {(arm, CATEGORY): [0.5, 0.6, 0.7] for arm in ("none", "placebo", *GENERATORS)}
     write_detection(values)
-    likeness = dict.fromkeys(("kid", "diversity", "diversity_real", "memorised_share"), 0.125)
+    likeness = dict.fromkeys(("kernel_distance", "diversity", "diversity_real", "memorised_share"), 0.125)
     write_json(METRICS / "fidelity.json", {generator: {CATEGORY: likeness} for generator in GENERATORS})
     write_json(METRICS / "mask_truth.json", {})
     write_text(METRICS / f"finetune/dmgr/{CATEGORY}/plots/metrics/loss.tsv", "step\tloss\n10\t0.9\n20\t0.5\n")

@@ -93,7 +93,7 @@ def write_metrics(undefined: tuple[str, ...] = (), truth: bool = True) -> None:
     write_detection(VALUES, undefined)
     for category in "ab":
         write_records(Path(f"data/prepared/{category}/samples.jsonl"), [good(category, n) for n in range(4)])
-    numbers = ("kid", "diversity", "diversity_real", "memorised_share")
+    numbers = ("kernel_distance", "diversity", "diversity_real", "memorised_share")
     likeness = {name: None if name in undefined else 0.125 for name in numbers}
     write_json(METRICS / "masks/mvp_diff.json", dict.fromkeys("ab", GATE))
     for category in "ab":
@@ -193,6 +193,20 @@ def test_every_arm_has_its_row_and_mean_and_deviation_are_right(params: Params):
     assert rows["unet", "all categories", "mvp_diff"]["AUPRO"] == "0.700 ± 0.100"
 
 
+@pytest.mark.usefixtures("numbers_only")
+def test_iou_stands_at_the_best_threshold_of_test_and_at_that_of_val(params: Params):
+    write_metrics()
+    file = METRICS / "detection/unet.json"
+    told = json.loads(file.read_text(encoding="utf-8"))
+    for seed in told["a"]["none"]["seeds"].values():
+        seed |= {"pixel_iou_max": 0.5, "pixel_iou_at_val_threshold": 0.25}
+    write_json(file, told)
+    row = cells(write_report(params, METRICS))["unet", "a", "none"]
+    assert (row["pixel IoU-max"], row["pixel IoU at val"]) == ("0.500 ± 0.000", "0.250 ± 0.000")
+    note = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert "IoU-max are taken at the threshold that suits the test part best" in note
+
+
 def test_seeds_are_averaged_over_categories_by_their_rank_before_their_spread_is_taken(params: Params):
     write_detection(VALUES)
     scores = read_scores(params, METRICS / "detection")
@@ -281,8 +295,10 @@ def test_the_verdict_is_one_sentence_for_each_arm(
     check = "placebo (chance check: the same arm under other seeds)"
     told = [line.split(": pixel")[0] for line in lines[:3]]
     assert told == ["- unet, mvp_diff", f"- unet, {check}", f"- patchcore, {check}"], "generators first"
-    beyond = 12 if ", more than" in sentence else 0
-    assert f"{beyond} of 12 differences" in lines[-1] and "up to about 1 of" in lines[-1], "the placebo is not counted"
+    beyond = len(METRICS_TOLD) if ", more than" in sentence else 0
+    assert f"{beyond} of {len(METRICS_TOLD)} differences" in lines[-1] and "up to about 1 of" in lines[-1], (
+        "the placebo is not counted"
+    )
 
 
 def test_one_seed_and_an_undefined_metric_have_no_verdict(params: Params):
@@ -292,7 +308,8 @@ def test_one_seed_and_an_undefined_metric_have_no_verdict(params: Params):
     write_detection(VALUES, undefined=("pixel_ap",))
     table = differences(params, read_scores(params, METRICS / "detection"))
     assert set(table.query("metric == 'pixel_ap'")["verdict"]) == {"-"}
-    assert "mvp_diff: pixel AP is not defined" in verdict(table) and "0 of 11 differences" in verdict(table)
+    assert "mvp_diff: pixel AP is not defined" in verdict(table)
+    assert f"0 of {len(METRICS_TOLD) - 1} differences" in verdict(table)
 
 
 @pytest.mark.usefixtures("numbers_only")
@@ -318,7 +335,7 @@ def test_the_summary_has_every_metric_of_every_arm(params: Params):
 
 
 def test_a_metric_that_is_not_defined_breaks_nothing_and_is_null_in_the_summary(params: Params):
-    write_metrics(undefined=("aupro", "pixel_ap", "kid", "memorised_share"))
+    write_metrics(undefined=("aupro", "pixel_ap", "kernel_distance", "memorised_share"))
     rows = cells(write_report(params, METRICS))
     assert rows["unet", "a", "none"]["AUPRO"] == "-" and "nan" not in PAGE.read_text()
 

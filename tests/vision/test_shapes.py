@@ -105,6 +105,15 @@ def test_pieces_are_the_line_and_each_is_short(width: int, height: int, thicknes
         assert (one & other).any(), "they overlap"
 
 
+@pytest.mark.parametrize("overlap", [31, 32, 40, 63.9, 64, 65, 100, 500])
+def test_pieces_share_at_most_half_of_each_however_much_is_asked_for(overlap: float):
+    mask = box_mask((5, 50, 245, 52), 250, 100)
+    split = shapes.pieces(mask, 64, overlap)
+    assert np.array_equal(np.any(split, axis=0), mask) and 4 <= len(split) <= 8
+    assert all(np.ptp(np.nonzero(piece)[1]) <= 64 + 6 for piece in split)
+    assert all((one & other).any() for one, other in itertools.pairwise(split))
+
+
 def test_a_blob_and_a_short_line_are_not_split():
     for mask in (box_mask((10, 10, 110, 100), 128, 128), line(30, 30), np.zeros((9, 9), bool)):
         [piece] = shapes.pieces(mask, 60, 8)

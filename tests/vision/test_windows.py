@@ -166,10 +166,11 @@ def test_a_good_window_carries_what_of_it_is_ground():
     picture[ground] = 220
     example = Example(picture, None, False, GOOD)
     seen = [good_window(example, ground, budget(), np.random.default_rng(n)) for n in range(40)]
-    for window, there in seen:
+    for window, there, counting in seen:
         np.testing.assert_array_equal(there, window.mean(axis=2) > 120)
-    assert any(there.any() for _, there in seen) and any(not there.all() for _, there in seen)
-    window, everywhere = good_window(example, None, budget(), np.random.default_rng(0))
+        assert counting.all()
+    assert any(there.any() for _, there, _ in seen) and any(not there.all() for _, there, _ in seen)
+    window, everywhere, _ = good_window(example, None, budget(), np.random.default_rng(0))
     assert window.shape == (32, 32, 3) and everywhere.all()
     empty = np.zeros((96, 96), bool)
     assert not good_window(example, empty, budget(), np.random.default_rng(0))[1].any()

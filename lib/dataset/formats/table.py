@@ -1,6 +1,7 @@
 """A CSV of pictures, masks and types, with a header: `picture,mask,type`, and perhaps `part` and `group`.
 
-Paths are relative to the table. Rows of type `good` have no mask; several rows of one picture are several defects.
+Paths are relative to the table. Rows of type `good` have no mask, or one that marks nothing; several rows of one
+picture are several defects.
 """
 
 import csv
@@ -9,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from lib.core.errors import UserError
-from lib.core.images import SUFFIXES
+from lib.core.images import SUFFIXES, read_mask
 from lib.core.records import GOOD
 from lib.dataset.album import note_unread
 from lib.dataset.annotations import Annotation, MaskFile, Region
@@ -66,11 +67,12 @@ def read(base: Path, findings: Findings) -> list[Picture]:
         if defects and len(defects) < len(rows):
             good = next(row["from"] for row in rows if row not in defects)
             findings.problems.append(f"{good}: {path.name} is good here and has a defect in another row; remove one")
-        findings.problems += [
-            f"{row['from']}: a mask and no type; add the type, or {GOOD}"
-            for row in rows
-            if row["mask"] and not row["type"]
-        ]
+        for row in rows:
+            if row["mask"] and row not in defects and _marks(Path(row["mask"])):
+                said = f"the type {row['type']!r:.80}" if row["type"] else "no type"
+                findings.problems.append(
+                    f"{row['from']}: a mask that is not empty, and {said}; name the defect's type, or remove the mask"
+                )
         for row in defects:
             if not row["mask"]:
                 findings.problems.append(
@@ -90,7 +92,9 @@ def read(base: Path, findings: Findings) -> list[Picture]:
             )
         )
     types.warn(findings)
-    note_unread(base, pictures, findings)
+    note_unread(
+        base, pictures, findings, {Path(row["mask"]) for rows in rows_of.values() for row in rows if row["mask"]}
+    )
     return pictures
 
 
@@ -122,7 +126,19 @@ def _inside(base: Path, name: str) -> Path:
     """A path of the table. Raises UserError where it leads out of the data set, or to no picture."""
     path = base / os.path.relpath(base / name.replace("\\", "/"), base)
     if ".." in path.relative_to(base).parts:
-        raise UserError(f"{name!r} leads out of the data set")
-    if not path.is_file() or path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{name!r}: there is no such picture in {base}")
+        raise UserError(f"{name!r:.200} leads out of the data set")
+    try:
+        found = path.is_file() and path.suffix.lower() in SUFFIXES
+    except OSError:  # a name longer than any file's
+        found = False
+    if not found:
+        raise UserError(f"{name!r:.200}: there is no such picture in {base}")
     return path
+
+
+def _marks(mask: Path) -> bool:
+    """Whether a mask marks anything, or cannot be read."""
+    try:
+        return bool(read_mask(mask).any())
+    except (OSError, UserError):
+        return True
