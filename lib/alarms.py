@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from lib.core.errors import UserError
 from lib.core.geometry import Mask, Scores
 
 
@@ -20,16 +21,24 @@ def marked(scores: Scores, threshold: float, min_area: int) -> Mask:
     return np.asarray(large[labels])
 
 
-def alarm_level(scores: Scores, min_area: int) -> float:
-    """The highest threshold at which the map (H, W) still has a piece of at least min_area px; -inf if it is smaller.
+def refuse_small(pixels: int, min_area: int, key: str, picture: object) -> None:
+    """Raise UserError, which names key and picture, where a whole picture is smaller than what counts: it could never
+    be an alarm, whatever it shows."""
+    if pixels < min_area:
+        raise UserError(f"{key}: {min_area} is more than the {pixels} pixels of {picture}: it could never be an alarm")
 
-    Pieces only grow as the threshold falls, so that the ranks of the pixels can be bisected.
+
+def alarm_level(scores: Scores, min_area: int) -> float:
+    """The highest threshold at which the map (H, W) still has a piece of at least min_area px.
+
+    Pieces only grow as the threshold falls, so that the ranks of the pixels can be bisected. Raises ValueError where
+    the whole map is smaller.
     """
     if min_area <= 1:
         return float(scores.max())
     ranked = np.sort(scores, axis=None)[::-1]
     if ranked.size < min_area:
-        return -math.inf
+        raise ValueError(f"a map of {ranked.size} pixels has no piece of {min_area}")
     low, high = min_area - 1, ranked.size - 1  # with all pixels, the piece is the whole map
     while low < high:
         middle = (low + high) // 2

@@ -6,6 +6,7 @@ curves, and, where the same pixels of all pictures never count, IGNORED_PIXELS.
 """
 
 import json
+import re
 import shutil
 import tempfile
 import warnings
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib import plots
-from lib.alarms import alarm_level, threshold_for
+from lib.alarms import alarm_level, refuse_small, threshold_for
 from lib.core.defects import Labels
 from lib.core.errors import UserError
 from lib.core.geometry import Scores
@@ -38,6 +39,7 @@ Place = TypeVar("Place", TypeMap, RegionMap)
 
 IGNORED_PIXELS = "ignored.png"  # in a trained seed's folder: pixels that never count, if they are the same everywhere
 COUNTED_BYTES = 2**25  # of score maps that are ranked in one go, since each go looks up every defect pixel
+NO_NUMBER = re.compile(r"\b(nan|inf)\b", re.IGNORECASE)  # in messages about values
 SCORING_SHARE = 1000  # one of so many pixels, the highest ones, scores a picture
 
 
@@ -76,7 +78,8 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
 
     One that learns from good pictures alone sees these alone. The placebo is trained under other seeds. key: the
     fingerprint of all inputs; finished seeds outlive a kill as long as it stays the same.
-    Raises UserError when a detector that learns from good pictures is to be trained on a generator's samples.
+    Raises UserError when a detector that learns from good pictures is to be trained on a generator's samples, and for a
+    training that diverged.
     """
     module = find(detector)
     if module.LEARNS_FROM == "good" and arm not in (REAL_ONLY, PLACEBO):
@@ -97,8 +100,13 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
     (shared,) = kinds if len(kinds) == 1 else (None,)
 
     def train_seed(seed: int, out: Path) -> None:
-        history = module.fit(train, val, params, settings, seed, out)
-        write_json(out / "history.json", history.curves)
+        try:
+            history = module.fit(train, val, params, settings, seed, out)
+            write_json(out / "history.json", history.curves)
+        except ValueError as error:  # of whatever met such numbers first: the loss, the scores on val, the curves
+            if isinstance(error, UserError) or not NO_NUMBER.search(str(error)):
+                raise
+            raise diverged(module) from error
         write_json(out / "threshold.json", choose_threshold(module, module.load(out), val, params.detect, out))
         provenance = {"detector": detector, "category": category, "arm": arm, "seed": seed, "depth": samples[0].depth}
         write_json(out / "detector.json", provenance)
@@ -108,6 +116,13 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
     work = work_folder(f"detect-{detector}-{category}-{arm}", key)
     train_seeds(train_seed, [seed + PLACEBO_SEED * (arm == PLACEBO) for seed in params.detect.seeds], work)
     replace_folder(work, Path(f"models/detectors/{detector}/{category}/{arm}"))
+
+
+def diverged(module: ModuleType) -> UserError:
+    """What is to be done where a method's scores are no numbers."""
+    name = module.__name__.rpartition(".")[2]
+    key = f"{name if 'learning_rate' in module.Settings.model_fields else 'detect'}.learning_rate"
+    return UserError(f"{name}: the training diverged, and its scores are no numbers: lower {key}")
 
 
 def train_seeds(train_seed: Callable[[int, Path], None], seeds: Sequence[int], folder: Path) -> None:
@@ -139,7 +154,8 @@ def choose_threshold(
     By default the threshold of the best F1 over all pixels of val. With `detect.false_alarm_rate` the lowest one at
     which no more than that share of good val pictures is an alarm: has `detect.min_area` px in one piece. Where val
     holds no defect and no rate is asked for, the lowest at which none is, with a warning. Score maps lie in `folder`
-    meanwhile. Raises UserError without any picture in val, or without a good one for a rate.
+    meanwhile. Raises UserError without any picture in val, without a good one for a rate, and for one
+    that is smaller than what counts.
     """
     if not val:
         raise UserError("the val part holds no picture to choose a threshold on: raise split.val_fraction")
@@ -152,6 +168,9 @@ def choose_threshold(
             stacklevel=2,
         )
     with predictions(module, model, val, folder) as predicted:
+        for example, prediction in zip(val, predicted, strict=True):
+            name = example.picture if isinstance(example.picture, Path) else "a picture"
+            refuse_small(np.load(prediction.file, mmap_mode="r").size, detect.min_area, "detect.min_area", name)
         if rate is None:
             (ranking,) = rank_parts(val, predicted, [{name for example in val for name in example.types}])
             return {"threshold": ranking.f1_max()[1], "chosen_on": "val", "min_area": detect.min_area}
@@ -215,7 +234,8 @@ def predictions(
 ) -> Iterator[list[Prediction]]:
     """Yield the prediction of each picture; as many are made at a time as there are cores.
 
-    The score maps lie in a new folder in `folder`, 4 bytes a pixel, that is gone when the block ends.
+    The score maps lie in a new folder in `folder`, 4 bytes a pixel, that is gone when the block ends. Raises UserError
+    for scores that are no numbers.
     """
     with tempfile.TemporaryDirectory(prefix="maps-", dir=folder) as spool:
         bar = progress(examples, what)  # moved on by hand, since pictures are done in any order
@@ -231,6 +251,8 @@ def predictions(
                 scores = painted(boxes, example.image.shape)
             else:
                 scores = module.predict(model, example.image)
+            if not np.isfinite(scores).all():
+                raise diverged(module)
             if example.ignored is not None:
                 scores = silenced(scores, example.ignored)
             np.save(file, scores)

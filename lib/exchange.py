@@ -77,7 +77,7 @@ def main() -> None:
     os.environ["ACCELERATE_USE_CPU"] = "1"  # the graph is made of what lies there
     try:
         file = export(args.model, args.out)
-    except UserError as error:
+    except (UserError, OSError) as error:
         parser.error(str(error))
     print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB", file=sys.stderr)
 
@@ -281,13 +281,12 @@ def load_exchanged(place: Path) -> Inspector:
         parts = [windows[first : first + most] for first in range(0, len(windows), most)]
         return np.concatenate(list(workers.map(lambda part: session.run(None, {"windows": part})[0], parts)))
 
-    def predict(image: RGB) -> Scores:
-        return predict_whole(image, score, sight)
+    def look(image: RGB) -> tuple[Scores, None]:
+        return predict_whole(image, score, sight), None
 
     ignored = read_ignored(place) if place.is_dir() else _unpacked(read["ignored"], file)
     return Inspector(
-        counting(predict, ignored),
-        None,
+        counting(look, ignored),
         decision,
         checked_provenance(read["detector"], file),
         read["weights"],

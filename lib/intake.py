@@ -25,6 +25,16 @@ class Picture:
     path: Path
     name: str
 
+    @property
+    def shown(self) -> str:
+        """Its path as a table of UTF-8 can hold it."""
+        return legible(self.path)
+
+
+def legible(path: PurePath) -> str:
+    """A path with forward slashes, and with an escape for each byte that is no UTF-8: old archives leave such names."""
+    return os.fsencode(path.as_posix()).decode(errors="backslashreplace")
+
 
 class Names:
     """Names of results, each given once: the file's own without its ending; where another picture has that, such as
@@ -41,17 +51,15 @@ class Names:
     def of(self, path: Path, within: PurePath) -> Picture:
         """The picture with its name. within: its place in the folder that was asked for. Raises UserError where another
         folder has a picture at that place."""
-        key = path.as_posix()
+        key = legible(path)
         if self.places.setdefault(within, path) != path:
             raise UserError(
                 f"{self.places[within]} and {path}: results of one name; name the folder above them instead"
             )
         if key not in self.given:
-            whole = within.as_posix()
+            whole = legible(within)
             numbered = (f"{whole}-{n}" for n in range(2, len(self.owners) + 3))
-            name = next(
-                name for name in (within.with_suffix("").as_posix(), whole, *numbered) if name not in self.owners
-            )
+            name = next(name for name in (legible(within.with_suffix("")), whole, *numbered) if name not in self.owners)
             self.owners[name], self.given[key] = key, name
         return Picture(path, self.given[key])
 
@@ -98,7 +106,7 @@ def arrivals(
                 if signature := _signature(path):
                     now[path], within[path] = signature, place
         if first:
-            seen = {path: signature for path, signature in now.items() if path.as_posix() in done}
+            seen = {path: signature for path, signature in now.items() if legible(path) in done}
         ready = [path for path, signature in now.items() if before.get(path) == signature != seen.get(path)]
         seen |= {path: now[path] for path in ready}
         yield [names.of(path, within[path]) for path in ready]

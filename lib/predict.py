@@ -16,8 +16,9 @@ command has written. FOLDER gets for each picture NAME, where a.png and a.jpg of
     run.json        what looked: detector, weights, threshold, min_area, the range of the heat map
 
 "min_area" in the model's threshold.json, in pixels, is how large a piece of the mask must be to count; smaller ones are
-neither marked nor an alarm. A picture that cannot be read is named in scores.csv, and the others are looked at all the
-same; the exit code is then 1. An earlier run on these pictures is replaced; no other file is.
+neither marked nor an alarm. A picture that cannot be read, or that is smaller itself, is named in scores.csv, and the
+others are looked at all the same; the exit code is then 1. An earlier run on these pictures is replaced; no other file
+is.
 
 --watch goes on until Ctrl-C: pictures are looked at as they arrive, once they no longer grow. It goes on with what it
 wrote before, where the model is the same.
@@ -36,8 +37,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from lib.alarms import refuse_small
 from lib.core.errors import UserError
 from lib.core.images import read_image
+from lib.core.pipeline import refuse_outputs
 from lib.core.runtime import progress
 from lib.detection import image_score
 from lib.exchange import load_exchanged
@@ -46,6 +49,7 @@ from lib.results import Results, heat_range, refuse_loss, summary
 from lib.trained import Inspector, load_trained
 
 WRITTEN_EVERY = 10.0  # seconds between tables, which are written whole
+LONGEST = 86400.0  # seconds between two looks into folders: a day
 INTERRUPTED = 130
 
 
@@ -58,9 +62,10 @@ def main() -> None:
     parser.add_argument("--watch", action="store_true", help="wait for new pictures in the folders")
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two looks into watched folders")
     args = parser.parse_args()
-    if args.every <= 0:
-        parser.error("--every: expected seconds above 0")
+    if not 0 < args.every <= LONGEST:  # never so with NaN
+        parser.error(f"--every: expected seconds above 0, at most {LONGEST:.0f} (found {args.every:g})")
     try:
+        refuse_outputs(args.out)
         if args.watch:
             for stop in (
                 signal.SIGINT,
@@ -73,7 +78,7 @@ def main() -> None:
         else:
             pictures = listed(args.pictures, args.out)
             results = predict_all(loaded(args.model, args.runtime), pictures, args.out)
-    except UserError as error:
+    except (UserError, OSError) as error:  # a disk that is full, a folder that is a file
         parser.error(str(error))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -165,13 +170,16 @@ def _look(inspector: Inspector, pictures: Iterable[Picture], results: Results) -
 
     def look(picture: Picture) -> None:
         try:
+            if picture.shown != picture.path.as_posix():
+                raise UserError(f"{picture.shown}: a name that is no UTF-8, as all results are; rename it")
             image = read_image(picture.path, inspector.depth)
-            scores = inspector.predict(image)
+            refuse_small(image[..., 0].size, inspector.decision.min_area, "min_area of the model", picture.path)
+            scores, boxes = inspector.look(image)
         except (UserError, OSError) as error:
             results.fail(picture, str(error))
             return
         mask = inspector.decision.mask(scores)
-        results.add(picture, image, scores, mask, inspector.boxes(image, scores, mask), image_score(scores))
+        results.add(picture, image, scores, mask, inspector.boxes(scores, boxes, mask), image_score(scores))
 
     for _ in _side_by_side(look, pictures, inspector.at_once):
         if time.monotonic() - written > WRITTEN_EVERY:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lib.alarms import alarm_level, threshold_for
+from lib.alarms import alarm_level, refuse_small, threshold_for
 from lib.core.errors import UserError
 from lib.core.images import read_image
 from lib.core.runtime import progress, write_json
@@ -31,11 +31,11 @@ def main() -> None:
     args = parser.parse_args()
     try:
         before, after = recalibrated(args.model, listed(args.good, args.model), args.false_alarm_rate, args.min_area)
-    except UserError as error:
+        if not args.dry_run:
+            write_json(args.model / "threshold.json", after)
+    except (UserError, OSError) as error:
         parser.error(str(error))
     print(f"threshold {before['threshold']:.6g} -> {after['threshold']:.6g}, on {after['good_pictures']} good pictures")
-    if not args.dry_run:
-        write_json(args.model / "threshold.json", after)
 
 
 def recalibrated(
@@ -44,7 +44,7 @@ def recalibrated(
     """What threshold.json of the trained seed in `folder` says, and what it is to say after these good pictures.
 
     Raises UserError where there is no trained seed, for a rate that is no share below 1 or no area, for a rate that so
-    few pictures cannot show, and for a picture that cannot be read.
+    few pictures cannot show, for an area above that of a picture, and for a picture that cannot be read.
     """
     if not 0 <= rate < 1:
         raise UserError(f"--false-alarm-rate: a share from 0 to below 1 (found {rate})")
@@ -57,9 +57,11 @@ def recalibrated(
     trained = load_trained(folder)
     before = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))
     area, inspector = min_area or trained.decision.min_area, trained.inspector()
+    key = "--min-area" if min_area else "min_area of threshold.json"
 
     def level(picture: Picture) -> float:
         image = read_image(picture.path, inspector.depth)
+        refuse_small(image[..., 0].size, area, key, picture.path)
         try:
             return alarm_level(inspector.predict(image), area)
         except UserError as error:

@@ -102,7 +102,7 @@ class Results:
         """Rows for pictures that are looked at next. Written first of all, they make the files of a run that is killed
         known as such."""
         for one in pictures:
-            self.rows[one.name] = Row(one.path.as_posix(), result=one.name)
+            self.rows[one.name] = Row(one.shown, result=one.name)
             self.boxes.pop(one.name, None)
 
     def foreign(self, picture: Picture) -> str | None:
@@ -121,9 +121,7 @@ class Results:
         for file, data in zip(self._files(picture), shown, strict=True):
             write_bytes(file, data)
         alarm = "yes" if mask.any() else "no"
-        self.rows[picture.name] = Row(
-            picture.path.as_posix(), f"{score:.6f}", str(int(mask.sum())), alarm, "", picture.name
-        )
+        self.rows[picture.name] = Row(picture.shown, f"{score:.6f}", str(int(mask.sum())), alarm, "", picture.name)
         self.boxes[picture.name] = [
             {
                 "category_id": 1,
@@ -139,7 +137,7 @@ class Results:
             for file in self._files(picture):
                 file.unlink(missing_ok=True)
         self.boxes.pop(picture.name, None)
-        self.rows[picture.name] = Row(picture.path.as_posix(), error=" ".join(error.split()), result=picture.name)
+        self.rows[picture.name] = Row(picture.shown, error=" ".join(error.split()), result=picture.name)
 
     def write(self) -> None:
         """scores.csv, boxes.json, run.json: whole, as of now."""

@@ -20,12 +20,11 @@ from typing import Any, get_args
 from lib.budget import pace, seconds
 from lib.core.errors import UserError
 from lib.core.params import Dataset, Layout, Params, load
-from lib.core.runtime import write_text
 from lib.dataset.groups import read_groups
 from lib.dataset.inspect import dataset_of, told
 from lib.dataset.splitting import assign_splits
 from lib.dataset.survey import Look, look_at, taken_for
-from lib.preset import PARAMS, with_settings
+from lib.preset import with_settings, write
 from lib.proposal import SILENT, Choice, Facts, choices, facts_of, group_table, settings_of
 from lib.repro import about
 
@@ -160,7 +159,7 @@ def written(chosen: Sequence[Choice], yes: bool, dry_run: bool) -> int:
             print("Nothing is written.")
             return 0
     if changed:
-        write_text(PARAMS, changed[0])
+        write(changed[0])
     print(f"\nparams.yaml {'is written' if changed else 'has all of it already'}. Now run:\n\n    {COMMAND}\n")
     return 0
 

@@ -21,10 +21,14 @@ from lib.core.regions import blanked, silenced
 from lib.core.runtime import fingerprint
 from lib.detection import IGNORED_PIXELS
 from lib.detectors import find
-from lib.metrics.boxes import ScoredBox, component_boxes
+from lib.metrics.boxes import ScoredBox, component_boxes, painted
 
 WEIGHTS = "model.safetensors"
 DEPTHS = (8, 10, 12, 14, 16, "unit")
+
+
+# (H, W, 3) uint8 -> (H, W) float32, and the boxes that the detector found, or None where it answers none.
+Look = Callable[[RGB], tuple[Scores, list[ScoredBox] | None]]
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,18 @@ class Decision:
 class Inspector:
     """A trained detector, whatever runs it. provenance: of detector.json; weights: their fingerprint.
 
-    predict: (H, W, 3) uint8 -> (H, W) float32. answers: the detector's own boxes of a picture, or None. at_once: how
-    many pictures are worth looking at side by side, for which `predict` must be fit.
+    at_once: how many pictures are worth looking at side by side, for which `look` must be fit.
     """
 
-    predict: Callable[[RGB], Scores]
-    answers: Callable[[RGB], list[ScoredBox]] | None
+    look: Look
     decision: Decision
     provenance: dict[str, Any]
     weights: str
     at_once: int = 1
+
+    def predict(self, image: RGB) -> Scores:
+        """(H, W, 3) uint8 -> (H, W) float32."""
+        return self.look(image)[0]
 
     @property
     def depth(self) -> Depth:
@@ -60,12 +66,12 @@ class Inspector:
         depth: Depth = self.provenance["depth"]
         return depth
 
-    def boxes(self, image: RGB, scores: Scores, mask: Mask) -> list[ScoredBox]:
+    def boxes(self, scores: Scores, found: list[ScoredBox] | None, mask: Mask) -> list[ScoredBox]:
         """The boxes of what is marked: the detector's own ones from the threshold on that hold a marked pixel, or, of
         a detector that answers none, those of the mask's pieces (`lib/metrics/boxes.py`)."""
-        if self.answers is None:
+        if found is None:
             return component_boxes(np.where(mask, scores, -np.inf), self.decision.threshold)
-        return [one for one in self.answers(image) if one.score >= self.decision.threshold and _holds(mask, one)]
+        return [one for one in found if one.score >= self.decision.threshold and _holds(mask, one)]
 
 
 def _holds(mask: Mask, box: ScoredBox) -> bool:
@@ -86,25 +92,30 @@ class Trained:
 
     def inspector(self) -> Inspector:
         module, model = self.module, self.model
-        boxes = getattr(module, "boxes", None)
-        return Inspector(
-            counting(lambda image: module.predict(model, image), self.ignored),
-            (lambda image: boxes(model, shown(image, self.ignored))) if boxes else None,
-            self.decision,
-            self.provenance,
-            self.weights,
-        )
+
+        def look(image: RGB) -> tuple[Scores, list[ScoredBox] | None]:
+            if not hasattr(module, "boxes"):
+                return module.predict(model, image), None
+            boxes = module.boxes(model, image)  # which its map is painted of: one look gives both
+            return painted(boxes, image.shape), boxes
+
+        return Inspector(counting(look, self.ignored), self.decision, self.provenance, self.weights)
 
 
-def counting(predict: Callable[[RGB], Scores], ignored: Mask | None) -> Callable[[RGB], Scores]:
-    """`predict` of pictures whose `ignored` pixels never count. It raises UserError for a picture of another size."""
-    return predict if ignored is None else lambda image: silenced(predict(shown(image, ignored)), ignored)
-
-
-def shown(image: RGB, ignored: Mask | None) -> RGB:
-    """The picture (H, W, 3) without the pixels that never count. Raises UserError where it is of another size."""
+def counting(look: Look, ignored: Mask | None) -> Look:
+    """`look` at pictures whose `ignored` pixels never count. It raises UserError for a picture of another size."""
     if ignored is None:
-        return image
+        return look
+
+    def counted(image: RGB) -> tuple[Scores, list[ScoredBox] | None]:
+        scores, boxes = look(shown(image, ignored))
+        return silenced(scores, ignored), boxes
+
+    return counted
+
+
+def shown(image: RGB, ignored: Mask) -> RGB:
+    """The picture (H, W, 3) without the pixels that never count. Raises UserError where it is of another size."""
     if image.shape[:2] != ignored.shape:
         (height, width), (rows, columns) = image.shape[:2], ignored.shape
         raise UserError(

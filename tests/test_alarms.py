@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lib.alarms import alarm_level, marked, threshold_for
+from lib.alarms import alarm_level, marked, refuse_small, threshold_for
+from lib.core.errors import UserError
 
 MAPS = arrays(np.float32, (9, 11), elements=st.sampled_from([np.float32(v) for v in np.linspace(0, 1, 7)]))
 
@@ -22,8 +23,12 @@ def test_the_level_is_the_highest_threshold_with_a_piece_that_counts(scores, min
     assert not marked(scores, above, min_area).any()
 
 
-def test_a_map_of_fewer_pixels_than_count_never_alarms():
-    assert alarm_level(np.ones((2, 2), np.float32), 5) == -math.inf
+def test_a_map_of_fewer_pixels_than_count_has_no_level():
+    with pytest.raises(ValueError, match="4 pixels has no piece of 5"):
+        alarm_level(np.ones((2, 2), np.float32), 5)
+    refuse_small(4, 4, "--min-area", "a.png")
+    with pytest.raises(UserError, match=r"^--min-area: 5 is more than the 4 pixels of a\.png"):
+        refuse_small(4, 5, "--min-area", "a.png")
 
 
 @given(scores=MAPS, threshold=st.sampled_from([0.3, 0.5, 0.9]), min_area=st.integers(1, 20))

@@ -24,6 +24,7 @@ from lib.detection import (
     train_arm,
     train_seeds,
 )
+from lib.detectors import find
 from lib.metrics.ranking import rank
 from tests import brightness
 from tests.blobs import BUDGET
@@ -188,6 +189,35 @@ def test_one_that_learns_from_good_pictures_sees_no_others_and_is_refused_for_sy
         train_arm(params, "unet", "perlin", CATEGORY, [synthetic()], "key")
 
 
+@pytest.mark.parametrize(("name", "section"), [("unet", "detect"), ("rtdetr", "rtdetr")])
+def test_a_training_that_diverges_is_told_with_the_rate_to_lower(params: Params, monkeypatch, name: str, section: str):
+    monkeypatch.setattr("lib.detection.find", find)
+    detect = BUDGET.model_copy(update={"seeds": (0,), "learning_rate": 1e20})
+    own = {"weights": None, "width": 32, "layers": 2, "queries": 8, "denoising": 0, "encoder_rate": 0, "steps": 4}
+    rtdetr = own | {"learning_rate": 1e20, "most_iou": 0.5}
+    params = Params.model_validate(params.model_dump() | {"detect": detect.model_dump(), "rtdetr": rtdetr})
+    with pytest.raises(UserError, match=rf"^{name}: the training diverged.*: lower {section}\.learning_rate$"):
+        train_arm(params, name, "none", CATEGORY, [], "key")
+    assert not Path("models").exists()
+
+
+def test_other_errors_of_a_method_keep_their_traceback(params: Params, monkeypatch: pytest.MonkeyPatch):
+    def fit(*arguments: object) -> None:
+        raise ValueError("an infinite banana")
+
+    monkeypatch.setattr(brightness, "fit", fit)
+    with pytest.raises(ValueError, match="banana") as raised:
+        train_arm(params, "unet", "none", CATEGORY, [], "key")
+    assert not isinstance(raised.value, UserError)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_map_that_is_no_numbers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float):
+    monkeypatch.setattr(brightness, "predict", lambda model, image: np.full(image.shape[:2], value, np.float32))
+    with pytest.raises(UserError, match=r"^brightness: the training diverged.*: lower detect\.learning_rate$"):
+        choose_threshold(brightness, 3.0, bright_discs(4, 1), BUDGET, tmp_path)
+
+
 def test_a_finished_seed_is_not_trained_again_and_a_killed_one_leaves_nothing_behind(tmp_path: Path):
     trained = []
 
@@ -244,6 +274,13 @@ def test_a_rate_that_val_cannot_show_is_warned_of_or_refused(tmp_path: Path):
         choose_threshold(brightness, 3.0, bright_discs(4, 1), detect, tmp_path)
     with pytest.raises(UserError, match="no good picture"):
         choose_threshold(brightness, 3.0, bright_discs(4, 1, good=0), detect, tmp_path)
+
+
+@pytest.mark.parametrize("rate", [None, 0.0])
+def test_no_threshold_is_chosen_where_a_whole_picture_could_be_no_alarm(tmp_path: Path, rate: float | None):
+    detect = BUDGET.model_copy(update={"min_area": 1601, "false_alarm_rate": rate})
+    with pytest.raises(UserError, match=r"^detect\.min_area: 1601 is more than the 1600 pixels of a picture"):
+        choose_threshold(brightness, 3.0, bright_discs(4, 1), detect, tmp_path)
 
 
 def test_predictions_and_rankings_are_the_same_on_one_core_and_on_several(

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from lib import predict
 from lib.core.errors import UserError
 from lib.core.images import read_image, read_mask, write_png
 from lib.core.runtime import write_json
@@ -102,11 +103,13 @@ def test_boxes_are_results_of_coco(trained: Path):
     assert len(truth.loadRes(str(OUT / "boxes.json")).anns) == len(answers) > 0
 
 
-def test_a_detector_that_answers_boxes_is_asked_for_them(trained: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_detector_that_answers_boxes_is_asked_for_them_once(trained: Path, monkeypatch: pytest.MonkeyPatch):
     answers = [ScoredBox((0, 0, 40, 40), THRESHOLD + 1), ScoredBox((0, 0, 40, 40), THRESHOLD - 1)]
     answers.append(ScoredBox((39, 39, 39.2, 39.2), THRESHOLD + 2))
-    monkeypatch.setattr(brightness, "boxes", lambda model, image: answers, raising=False)
+    asked = []
+    monkeypatch.setattr(brightness, "boxes", lambda model, image: asked.append(image) or answers, raising=False)
     look(trained)
+    assert len(asked) == 2, "once for each picture, since its map is painted of its boxes"
     found = json.loads((OUT / "boxes.json").read_text())
     assert [(one["bbox"], one["score"]) for one in found] == [([0, 0, 40, 40], THRESHOLD + 1)] * 2
 
@@ -208,6 +211,34 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_looked_at(tra
     assert not list(OUT.glob("0_*")), "what an earlier run found in it is no longer true"
     assert {one["image_id"] for one in json.loads((OUT / "boxes.json").read_text())} == {2}
     assert [bool(row.error) for row in results.rows.values()] == [True, False]
+
+
+def test_a_picture_of_another_depth_is_named_with_its_values_and_the_others_are_looked_at(trained: Path):
+    Image.fromarray(read_image(NEW / "0.png")[..., 0].astype(np.uint16) * 16).save(NEW / "0.png")
+    look(trained)
+    assert [row["alarm"] for row in rows()] == ["", "yes"]
+    assert "0.png: holds values from" in rows()[0]["error"] and "depth 8" in rows()[0]["error"]
+
+
+def test_a_picture_smaller_than_what_counts_is_named_and_no_picture_without_a_defect(trained: Path):
+    write_json(trained / "threshold.json", {"threshold": 0.0, "min_area": 65})
+    write_png(NEW / "0.png", np.zeros((8, 8, 3), np.uint8))
+    look(trained)
+    assert [row["alarm"] for row in rows()] == ["", "yes"]
+    assert "min_area of the model: 65 is more than the 64 pixels of data/new/0.png" in rows()[0]["error"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name is text")
+def test_a_name_that_is_no_utf8_is_told_by_its_bytes_and_the_others_are_looked_at(trained: Path):
+    (NEW / "0.png").rename(NEW / os.fsdecode(b"bad\xff.png"))
+    look(trained)
+    assert [row["picture"] for row in rows()] == ["data/new/1.png", r"data/new/bad\xff.png"]
+    assert [row["alarm"] for row in rows()] == ["yes", ""] and "no UTF-8" in rows()[1]["error"]
+    for file in OUT.iterdir():
+        file.unlink()
+    first, again = (once(trained, nothing) for _ in range(2))
+    assert len(first) == 2 and "no UTF-8" in first[1] and again == first[1:]
+    assert len(rows()) == 2, "one row each, however often it is looked at"
 
 
 def test_results_mirror_subfolders_and_tell_pictures_of_one_shot_apart(trained: Path):
@@ -427,3 +458,36 @@ def test_the_command_tells_what_is_wrong_in_one_message(trained: Path):
     command = [sys.executable, "-m", "lib.predict", "empty", str(NEW.absolute()), "--out", "out"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "holds no trained detector" in done.stderr and "Traceback" not in done.stderr
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *words: object) -> str:
+    """What the command says as it ends with 2."""
+    monkeypatch.setattr(sys, "argv", ["lib.predict", *map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        predict.main()
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-1", "1e12"])
+def test_only_a_time_that_can_be_waited_is_one(trained: Path, monkeypatch, capsys, seconds: str):
+    said = refused(monkeypatch, capsys, trained, NEW, "--out", OUT, "--watch", f"--every={seconds}")
+    assert "--every: expected seconds above 0, at most 86400" in said
+
+
+def test_results_that_cannot_be_written_end_in_one_message_with_the_path(trained: Path, monkeypatch, capsys):
+    Path("file").write_text("mine")
+    assert "Not a directory: 'file/below'" in refused(monkeypatch, capsys, trained, NEW, "--out", "file/below")
+
+    def full_disk(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    assert "No space left on device: 'data/out/scores.csv'" in refused(monkeypatch, capsys, trained, NEW, "--out", OUT)
+    assert contents(OUT) == {}
+
+
+def test_results_are_refused_where_a_stage_writes(trained: Path, monkeypatch, capsys):
+    Path("dvc.yaml").write_text("stages:\n  prepare:\n    outs:\n    - data/prepared:\n        persist: true\n")
+    said = refused(monkeypatch, capsys, trained, NEW, "--out", "data/prepared/found")
+    assert "data/prepared belongs to the stage prepare" in said and not Path("data/prepared").exists()

@@ -1,12 +1,14 @@
 """A stored model gets a new threshold from good pictures, and keeps everything else."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lib import recalibrate
 from lib.core.images import read_image, write_png
@@ -60,6 +62,7 @@ def test_a_dry_run_changes_nothing(stored: Path, monkeypatch):
         (("--false-alarm-rate", 0.05), "less than one of 10 pictures"),
         (("--false-alarm-rate", 1.0), "a share from 0 to below 1"),
         (("--min-area", 0), "at least one pixel"),
+        (("--min-area", RNG_SIDE**2 + 1), f"--min-area: {RNG_SIDE**2 + 1} is more than the {RNG_SIDE**2} pixels of"),
     ],
 )
 def test_what_cannot_be_is_refused(stored: Path, monkeypatch, capsys, arguments, told: str):
@@ -67,6 +70,24 @@ def test_what_cannot_be_is_refused(stored: Path, monkeypatch, capsys, arguments,
     with pytest.raises(SystemExit):
         call(monkeypatch, stored, stored.parent / "good", *arguments)
     assert told in capsys.readouterr().err and (stored / "threshold.json").read_bytes() == before
+
+
+def test_a_disk_that_is_full_is_told_with_the_path_and_the_threshold_stays(stored: Path, monkeypatch, capsys):
+    def full_disk(number: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = (stored / "threshold.json").read_bytes()
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(SystemExit):
+        call(monkeypatch, stored, stored.parent / "good")
+    assert "threshold.json'" in capsys.readouterr().err and (stored / "threshold.json").read_bytes() == before
+
+
+def test_a_picture_of_another_depth_is_refused(stored: Path, monkeypatch, capsys):
+    Image.fromarray(np.full((RNG_SIDE, RNG_SIDE), 4000, np.uint16)).save(stored.parent / "good" / "3.png")
+    with pytest.raises(SystemExit):
+        call(monkeypatch, stored, stored.parent / "good")
+    assert "3.png: holds values from 4000 to 4000, and those of depth 8" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_model_is_refused(stored: Path, monkeypatch, capsys):

@@ -19,8 +19,8 @@ NEW = Path("data/new")
 PROVENANCE = {"detector": "brightness", "depth": 8}
 
 
-def redness(image: np.ndarray) -> np.ndarray:
-    return image[..., 0].astype(np.float32)
+def redness(image: np.ndarray) -> tuple[np.ndarray, None]:
+    return image[..., 0].astype(np.float32), None
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def inspector(inside: Path) -> Inspector:
     for number, example in enumerate(bright_discs(6, 7, good=3)):
         write_bytes(NEW / f"{number}.png", quick_png(example.image))
     write_bytes(NEW / "3.png", b"no picture")
-    return Inspector(redness, None, Decision(150.0, 1), PROVENANCE, "w")
+    return Inspector(redness, Decision(150.0, 1), PROVENANCE, "w")
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -59,10 +59,10 @@ def test_as_many_pictures_as_asked_are_looked_at_at_a_time_and_few_more_are_begu
 
 
 def test_an_error_of_one_picture_ends_the_run_and_keeps_the_table(inspector: Inspector):
-    def broken(image: np.ndarray) -> np.ndarray:
+    def broken(image: np.ndarray) -> tuple[np.ndarray, None]:
         raise MemoryError
 
-    several = dataclasses.replace(inspector, predict=broken, at_once=2)
+    several = dataclasses.replace(inspector, look=broken, at_once=2)
     with pytest.raises(MemoryError):
         predict_all(several, listed([NEW], Path("out")), Path("out"))
     assert (Path("out") / "scores.csv").exists()

@@ -161,13 +161,31 @@ def eight_bits(pixels: NDArray, depth: Depth) -> RGB:
     """
     if pixels.dtype == np.uint8:
         return pixels
-    highest = 1 if depth == "unit" else 2**depth - 1
-    return np.clip(np.rint(pixels.astype(np.float64) * (255 / highest)), 0, 255).astype(np.uint8)
+    return np.clip(np.rint(pixels.astype(np.float64) * (255 / top(depth))), 0, 255).astype(np.uint8)
+
+
+def top(depth: Depth) -> float:
+    """The highest value of a depth."""
+    return 1.0 if depth == "unit" else 2.0**depth - 1
 
 
 def read_image(path: Path, depth: Depth = 16) -> RGB:
-    """Read any supported picture as (H, W, 3) uint8 RGB; `depth`: of the values of a file that has more than 8 bits."""
-    return eight_bits(read_pixels(path), depth)
+    """Read any supported picture as (H, W, 3) uint8 RGB; `depth`: of the values of a file that has more than 8 bits.
+
+    Raises UserError, too, where those are of another depth: below 0, above its highest, no numbers, or floats up to 1
+    where it is not `unit`. Scaled by this one, such a picture would be white or black, and look like any other of them.
+    """
+    pixels = read_pixels(path)
+    if pixels.dtype != np.uint8:
+        lowest, highest = float(pixels.min()), float(pixels.max())
+        fits = 0 <= lowest <= highest <= top(depth)  # never so with NaN
+        if not fits or (pixels.dtype.kind == "f" and depth != "unit" and 0 < highest <= 1):
+            raise UserError(
+                f"{path}: holds values from {lowest:g} to {highest:g}, and those of depth {depth}, as in training, go "
+                f"from 0 to {top(depth):g}: save it as the pictures were that the model was trained on, or train on "
+                "pictures like this one"
+            )
+    return eight_bits(pixels, depth)
 
 
 def recent(read: Callable[[Key], Pixels], room: int = 256 * 2**20) -> Callable[[Key], Pixels]:

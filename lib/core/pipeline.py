@@ -3,12 +3,15 @@
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from lib.core.errors import UserError
 from lib.core.runtime import fingerprint
 from lib.core.settings_file import read_settings
+
+TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def input_key(stage: str, **item: str) -> str:
@@ -54,6 +57,26 @@ def _places(node: Any) -> Iterator[Path]:
         yield Path(node)
 
 
+def refuse_outputs(place: Path) -> None:
+    """Raise UserError where a place is an output of dvc.yaml, or lies in one: its stage would replace what is written
+    there, and later stages take it for what that stage wrote. A folder without dvc.yaml has no outputs."""
+    file = Path("dvc.yaml")
+    stages = read_settings(file)["stages"] if file.is_file() else {}
+    outs = [
+        (stage, out if isinstance(out, str) else next(iter(out)))
+        for stage, entry in stages.items()
+        for out in (*entry.get("outs", ()), *entry.get("metrics", ()))
+    ]
+    for real in {Path(os.path.abspath(place)), place.resolve()}:  # noqa: PTH100  `data` may be a link, and so may `place`
+        if not real.is_relative_to(Path.cwd()):
+            continue
+        parts = real.relative_to(Path.cwd()).parts
+        for stage, out in outs:
+            patterns = Path(TEMPLATE.sub("*", out)).parts
+            if len(parts) >= len(patterns) and all(map(fnmatchcase, parts, patterns)):
+                raise UserError(f"{place}: {out} belongs to the stage {stage} of dvc.yaml; name another place")
+
+
 def _there(stage: str, deps: Iterable[str | Path]) -> list[Path]:
     """Dependencies as paths. Raises UserError with the names of those that are not there."""
     paths = [Path(dep) for dep in deps]
@@ -82,9 +105,9 @@ def _filled(node: Any, values: Mapping[str, Any]) -> Any:
         return [_filled(value, values) for value in node]
     if not isinstance(node, str):
         return node
-    if whole := re.fullmatch(r"\$\{([\w.]+)\}", node):
+    if whole := TEMPLATE.fullmatch(node):
         return _value(values, whole[1])
-    return re.sub(r"\$\{([\w.]+)\}", lambda hit: str(_value(values, hit[1])), node)
+    return TEMPLATE.sub(lambda hit: str(_value(values, hit[1])), node)
 
 
 def _value(values: Mapping[str, Any], key: str) -> Any:

@@ -28,14 +28,23 @@ SHOWN_AFTER = 2.0  # seconds
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that nobody ever sees half of it: beside, flushed to the disk, then renamed."""
+    """Write a file so that nobody ever sees half of it: beside, flushed to the disk, then renamed.
+
+    What goes wrong leaves no half file, and an OSError names the file, which that of a full disk by itself does not.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with open(beside, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException as error:
+        beside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(path)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
-from lib.core.images import Depth, is_deep, read_image, read_mask, stored_orientation, turned, write_png
+from lib.core.images import Depth, is_deep, read_image, read_mask, stored_orientation, top, turned, write_png
 from lib.core.records import Sample, TypeMap
 from lib.core.runtime import progress, write_bytes
 from lib.dataset.findings import shortlist
@@ -52,11 +52,6 @@ def dataset_depth(examinations: Sequence[Examination], asked: Depth | Literal["a
             f"{shortlist(too_high)}; set it to auto, or to what the camera gives"
         ]
     return depth, []
-
-
-def top(depth: Depth) -> float:
-    """The highest value of a depth."""
-    return 1.0 if depth == "unit" else 2.0**depth - 1
 
 
 def _highest(deep: Sequence[Examination]) -> Examination:

@@ -11,7 +11,7 @@ FOLDER/FORMAT/CATEGORY/. Formats:
 
 Every format keeps train, val and each generator apart as a subset, except for mvtec, which has one folder for all
 pictures with defects, where names tell them apart. The test part is exported where --parts names it, never otherwise.
-The same as a stage of the pipeline: `export.formats` in params.yaml.
+The same as a stage of the pipeline: `export.formats` in params.yaml. What stages write is no place for FOLDER.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from lib.core.errors import UserError
 from lib.core.params import PARTS, load
+from lib.core.pipeline import refuse_outputs
 from lib.export.datasets import FORMATS, write_dataset
 
 
@@ -34,6 +35,8 @@ def main() -> None:
     params = load()
     categories = _known(args.categories, params.dataset.categories, "dataset.categories")
     generators = _known(args.generators, params.generators, "generators")
+    for name in args.formats:
+        refuse_outputs(args.out / name)
     for name in dict.fromkeys(args.formats):
         counts = write_dataset(name, args.out / name, categories, args.parts or params.export.parts, generators)
         told = ", ".join(f"{count} of {category}" for category, count in counts.items())

@@ -50,8 +50,8 @@ class Pair(NamedTuple):
 def read_answers(run: Run) -> tuple[Answers, list[str]]:
     """The judged samples of a run, and which of its manifests nothing has any more."""
     answers, missing = Answers(), list[str]()
-    for generator in run.params.get("generators") or []:
-        for category in (run.params.get("dataset") or {}).get("categories") or []:
+    for generator in run.names("generators"):
+        for category in run.names("dataset.categories"):
             path = f"data/masks/{generator}/{category}/manifest.jsonl"
             text = run.text(path)
             if text is None:
@@ -208,7 +208,8 @@ class _Reader:
         return View(title, verdict, uri, "" if mask is None else outline(cut(mask)), side)
 
     def _window(self, number: int, record: dict[str, Any], image: RGB) -> Window:
-        window = self.runs[number].params.get("window") or {}
+        window = self.runs[number].params.get("window")
+        window = window if isinstance(window, dict) else {}
         box = record["box"]
         return window_around(
             (box[0], box[1], box[2], box[3]),

@@ -18,11 +18,12 @@ import pandas as pd
 
 from lib.core.errors import UserError
 from lib.core.params import PLACEBO, REAL_ONLY
+from lib.core.pipeline import refuse_outputs
 from lib.core.runtime import write_text
 from lib.metrics.intervals import chance_difference, mean_std, paired_difference
 from lib.report.before_after import outcomes, pairs, read_answers
 from lib.report.page import environment
-from lib.report.runs import WORKSPACE, Run, find_run
+from lib.report.runs import WORKSPACE, Run, find_run, told
 from lib.report.scores import COLUMNS, LEVEL
 
 LIMIT = 12_000_000  # bytes of the page, which has all pictures in view
@@ -95,14 +96,16 @@ def stale(run: Run) -> str:
 def read_scores(run: Run) -> Scores:
     """The metrics of every detector that params.yaml of the run names; those without a file are left out."""
     scores: Scores = {}
-    for detector in run.params.get("detectors") or []:
-        for category, arms in (run.values(f"metrics/detection/{detector}.json") or {}).items():
-            for arm, verdict in arms.items():
-                seeds = verdict["seeds"]
-                for metric in COLUMNS:
-                    values = [seeds[seed].get(metric) for seed in sorted(seeds, key=int)]
-                    numbers = [np.nan if value is None else float(value) for value in values]
-                    scores.setdefault((detector, arm, metric), {})[category] = numbers
+    for detector in run.names("detectors"):
+        path = f"metrics/detection/{detector}.json"
+        with told(run, path, "`dvc repro` writes it anew"):
+            for category, arms in (run.values(path) or {}).items():
+                for arm, verdict in arms.items():
+                    seeds = verdict["seeds"]
+                    for metric in COLUMNS:
+                        values = [seeds[seed].get(metric) for seed in sorted(seeds, key=int)]
+                        numbers = [np.nan if value is None else float(value) for value in values]
+                        scores.setdefault((detector, arm, metric), {})[category] = numbers
     return scores
 
 
@@ -245,6 +248,7 @@ def main() -> None:
     args = parser.parse_args()
     if not Path("dvc.yaml").is_file():
         raise UserError("dvc.yaml: not found; run this from the root of the repository")
+    refuse_outputs(args.out)
     if args.out.exists() and (not args.out.is_file() or MARK.encode() not in args.out.read_bytes()[:2000]):
         raise UserError(f"{args.out.as_posix()}: is there, and no page of this command: name another place by --out")
     write_text(args.out, render(find_run(args.a), find_run(args.b)))
@@ -254,6 +258,6 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import product
@@ -29,15 +30,15 @@ class Run:
 
     def text(self, path: str) -> str | None:
         """The content of a file that Git or DVC keeps; None where this run has none, or DVC's cache lost it."""
-        if self.commit is not None:
-            done = _git("cat-file", "blob", f"{self.commit}:{path}")
-            if done.returncode == 0:
-                return done.stdout
-        place = self.file(path)
-        try:
-            return None if place is None else place.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:  # since it was looked for
-            return None
+        content = self._committed(path)
+        return _read(self.file(path)) if content is None else content
+
+    def _committed(self, path: str) -> str | None:
+        """The content of a file that Git keeps, or, of the workspace, of the one there; None where there is none."""
+        if self.commit is None:
+            return _read(Path(path))
+        done = _git("cat-file", "blob", f"{self.commit}:{path}")
+        return done.stdout if done.returncode == 0 else None
 
     def values(self, path: str, lines: bool = False) -> Any:
         """The value in a JSON file, or the list of those in its lines; None where `text` is. Raises UserError, which
@@ -67,29 +68,50 @@ class Run:
         """The content of params.yaml, as it was: a schema of another time is not checked."""
         return self._mapping("params.yaml")
 
+    def names(self, key: str) -> list[str]:
+        """The list behind a dotted key of params.yaml; empty where it has none. Raises UserError for what is none."""
+        value = self._at(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise UserError(f"params.yaml of {self.name}: {key}: expected a list of names (found {value!r:.80})")
+        return value
+
     @cached_property
     def lock(self) -> dict[str, Any]:
         """The stages of dvc.lock that dvc.yaml still has: what ran last, with the digests of what it read and wrote."""
-        ran = self._mapping("dvc.lock").get("stages") or {}
+        with told(self, "dvc.lock", "`dvc repro` writes it anew"):
+            ran = self._mapping("dvc.lock").get("stages") or {}
+            for stage in ran.values():
+                for entry in (*stage.get("deps", ()), *stage.get("outs", ())):
+                    if not isinstance(entry["path"], str):
+                        raise TypeError(entry["path"])
         return {name: ran[name] for name in self._stages() if name in ran}
 
     def _stages(self) -> Iterator[str]:
         """The names of all stages in dvc.yaml, those of a matrix as DVC numbers them: `masks@perlin`."""
-        for name, entry in (self._mapping("dvc.yaml").get("stages") or {}).items():
-            columns = [self._value(column) for column in (entry.get("matrix") or {}).values()]
-            yield from ("@".join(filter(None, (name, "-".join(map(str, item))))) for item in product(*columns))
+        with told(self, "dvc.yaml", "see `dvc stage list`"):
+            for name, entry in (self._mapping("dvc.yaml").get("stages") or {}).items():
+                columns = [self._value(column) for column in (entry.get("matrix") or {}).values()]
+                yield from ("@".join(filter(None, (name, "-".join(map(str, item))))) for item in product(*columns))
 
     def _value(self, column: Any) -> list[Any]:
         """A list of a matrix: as it stands there, or from params.yaml, where that has the key."""
         key = re.fullmatch(r"\$\{([\w.]+)\}", column) if isinstance(column, str) else None
-        node: Any = self.params if key else column
-        for name in key[1].split(".") if key else ():
-            node = node.get(name) if isinstance(node, dict) else None
+        node = self._at(key[1]) if key else column
         return node if isinstance(node, list) else []
 
+    def _at(self, key: str) -> Any:
+        """What stands behind a dotted key of params.yaml; None where nothing does."""
+        node: Any = self.params
+        for name in key.split("."):
+            node = node.get(name) if isinstance(node, dict) else None
+        return node
+
     def _mapping(self, path: str) -> dict[str, Any]:
+        """A file of YAML that Git keeps; empty where this run has none: it is no output, to be asked of dvc.lock."""
         try:
-            content = yaml.load(self.text(path) or "", Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            content = yaml.load(self._committed(path) or "", Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except yaml.YAMLError as error:
             raise UserError(f"{path} of {self.name}: no valid YAML: {error}") from error
         return content if isinstance(content, dict) else {}
@@ -106,6 +128,17 @@ class Run:
             if digest := self._outputs.get(parent.as_posix()):
                 return _listing(digest).get(Path(path).relative_to(parent).as_posix())
         return None
+
+
+@contextmanager
+def told(run: Run, path: str, remedy: str) -> Iterator[None]:
+    """Let a file of a run whose content has another shape than it should end as a UserError that names both."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} of {run.name}: not of the form that is read here ({error!r:.80}); {remedy}") from error
 
 
 def find_run(name: str | None) -> Run:
@@ -135,6 +168,14 @@ def find_run(name: str | None) -> Run:
             f"{name}: no revision of Git and no experiment has this name; see `git log`, `dvc exp list --all`"
         )
     return Run(name, found.pop())
+
+
+def _read(place: Path | None) -> str | None:
+    """The text of a file; None where there is none, any more."""
+    try:
+        return None if place is None else place.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, IsADirectoryError):
+        return None
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:

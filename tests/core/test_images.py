@@ -104,6 +104,31 @@ def test_values_of_any_depth_are_scaled_by_it(tmp_path: Path, depth: Depth, high
     assert np.abs(seen - np.rint(values / highest * 255)[..., None]).max() <= 1 and seen.max() == 255
 
 
+@pytest.mark.parametrize(
+    ("values", "depth"),
+    [
+        (np.uint16([[0, 4095]]), 8),
+        (np.uint16([[0, 65535]]), 12),
+        (np.int32([[0, 70000]]), 16),
+        (np.int32([[-1, 9]]), 8),
+        (np.float32([[0, 1.5]]), "unit"),
+        (np.float32([[0, 1]]), 8),
+        (np.float32([[0, 0.5]]), 16),
+        (np.float32([[np.nan, 0.5]]), "unit"),
+        (np.float32([[0, np.inf]]), 16),
+    ],
+)
+def test_values_of_another_depth_are_refused_with_their_range(tmp_path: Path, values: np.ndarray, depth: Depth):
+    path = saved(tmp_path, "deep.tif", Image.fromarray(values))
+    with pytest.raises(UserError, match=rf"values from .*, and those of depth {depth}, .* go from"):
+        read_image(path, depth)
+
+
+@pytest.mark.parametrize(("values", "depth"), [(np.uint16([[0, 255]]), 8), (np.float32([[0, 255]]), 8)])
+def test_values_of_8_bits_in_a_deeper_file_stay_as_they_are(tmp_path: Path, values: np.ndarray, depth: Depth):
+    assert read_image(saved(tmp_path, "deep.tif", Image.fromarray(values)), depth)[0, :, 0].tolist() == [0, 255]
+
+
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
 def test_colours_of_sixteen_bits_keep_their_lower_bits_until_they_are_scaled(tmp_path: Path, name: str):
     values = RAMP.astype(np.uint16) * 16

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.core.errors import UserError
-from lib.core.pipeline import _filled, input_key, part_key
+from lib.core.pipeline import _filled, input_key, part_key, refuse_outputs
 from tests.conftest import ROOT
 
 STAGE = {
@@ -169,3 +169,33 @@ def test_text_without_templates_stays_as_it_is(node):
 
 def test_a_template_that_is_all_of_a_text_keeps_its_type():
     assert _filled({"matrix": "${a.b}"}, {"a": {"b": [1, 2]}}) == {"matrix": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("place", "is_output"),
+    [
+        ("data/painted", True),
+        ("data/painted/deeper/x.html", True),
+        ("elsewhere/../data/painted", True),
+        ("linked/painted", True),
+        ("data/models/brush/nut", True),
+        ("metrics/spray.json", True),
+        ("metrics/brush.json", True),
+        ("data", False),
+        ("data/models/brush", False),
+        ("data/painted-by-me", False),
+        ("metrics/brush.html", False),
+        ("/data/painted", False),
+    ],
+)
+def test_what_stages_write_is_no_place_for_anything_else(project: Path, place: str, is_output: bool):
+    outs = ["data/models/${item.method}/${item.category}", {"data/painted": {"persist": True}}]
+    write(STAGE | {"outs": outs, "metrics": [{"metrics/${item.method}.json": {"cache": False}}]}, PARAMS)
+    Path("linked").symlink_to("data")
+    if is_output:
+        with pytest.raises(UserError, match="belongs to the stage paint of dvc"):
+            refuse_outputs(Path(place))
+    else:
+        refuse_outputs(Path(place))
+    Path("dvc.yaml").unlink()
+    refuse_outputs(Path(place))

@@ -79,7 +79,20 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
         patched.setattr(os, "fsync", full_disk)
         write_bytes(tmp_path / "file", b"new")
-    assert (tmp_path / "file").read_bytes() == b"old"
+    assert (tmp_path / "file").read_bytes() == b"old" and names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_write_that_fails_leaves_no_half_file_and_is_told_with_its_name(tmp_path: Path, monkeypatch, error):
+    def fail(number: int) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(type(error)) as raised:
+        write_bytes(tmp_path / "file", b"new")
+    assert names(tmp_path) == []
+    if isinstance(error, OSError):
+        assert str(raised.value) == f"[Errno 28] No space left on device: '{tmp_path / 'file'}'"
 
 
 def test_equal_values_are_equal_json(tmp_path: Path):

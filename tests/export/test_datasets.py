@@ -109,5 +109,10 @@ def test_the_stage_and_the_command_write_the_same_without_torch(truth: Truth, in
     Path("file").write_text("mine")
     done = run("lib.export", "coco", "--out", "file/below", cwd=inside)
     assert done.returncode == 2 and "Not a directory" in done.stderr and "Traceback" not in done.stderr
+    Path("dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    for place in ("data/prepared", "data/export", "data/masks"):
+        done = run("lib.export", "csv", "--out", place, cwd=inside)
+        assert done.returncode == 2 and f"{place}/csv" in done.stderr and "belongs to the stage" in done.stderr
+    assert not Path("data/prepared/csv").exists()
     done = run("lib.export", "csv", "--out", "real", "--generators", "--parts", "val", cwd=inside)
     assert done.returncode == 0 and "2 of slab" in done.stdout

@@ -221,6 +221,15 @@ def test_a_file_of_somebody_else_is_not_written_over(project: Path):
     (project / "page.html").unlink()
 
 
+@pytest.mark.slow
+def test_a_page_that_cannot_be_written_is_one_line(project: Path):
+    command = [sys.executable, "-m", "lib.report.compare", "first", "--out", "dvc.yaml/page.html"]
+    done = subprocess.run(command, cwd=project, env={"PYTHONPATH": str(ROOT), "PATH": f"{BIN}:/usr/bin:/bin"},
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].endswith("'dvc.yaml'"), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_changed_parameters_are_told_with_both_values():
     a = {"seed": 0, "synth": {"steps": 10, "old": True}, "detect": {"seeds": [0, 1]}, "perlin": {}}
     b = {"seed": 0, "synth": {"steps": 20, "new": None}, "detect": {"seeds": [0, 1]}, "perlin": {"x": 1}}
