@@ -61,10 +61,10 @@ def refuse_outputs(place: Path) -> None:
     """Raise UserError where a place is an output of dvc.yaml, or lies in one: its stage would replace what is written
     there, and later stages take it for what that stage wrote. A folder without dvc.yaml has no outputs."""
     file = Path("dvc.yaml")
-    content = read_settings(file) if file.is_file() else None
+    stages = (read_settings(file) if file.is_file() else {}).get("stages") or {}
     outs = [
         (stage, out if isinstance(out, str) else next(iter(out)))
-        for stage, entry in ((content or {}).get("stages") or {}).items()
+        for stage, entry in stages.items()
         for out in (*entry.get("outs", ()), *entry.get("metrics", ()))
     ]
     for real in {Path(os.path.abspath(place)), place.resolve()}:  # noqa: PTH100  `data` may be a link, and so may `place`
