@@ -31,7 +31,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 LONGEST = 255  # letters in the name of a file or a folder, as file systems have it
-
 REAL_ONLY = "none"  # the arm without a generator: detectors trained on the few real defects alone
 PLACEBO = "placebo"  # the same arm once more under other seeds: what two equal arms differ by
 PLACEBO_SEED = 1000  # added to each of `detect.seeds` in the placebo
@@ -98,10 +97,8 @@ def _apart(path: str) -> str:
     if not path or max(map(len, Path(path).parts), default=0) > LONGEST:
         raise ValueError(f"expected a folder of pictures, such as data/NAME, of names of at most {LONGEST} letters")
     if written := written_at(path):
-        raise ValueError(
-            f"the pipeline writes to {written}, which this is, holds or lies in, so that DVC could never run it: use a "
-            f"folder like data/NAME, also for a single category (FOLDER=data/bracket)"
-        )
+        hint = "use a folder like data/NAME, also for a single category (FOLDER=data/bracket)"
+        raise ValueError(f"the pipeline writes to {written}, which this is, holds or lies in: {hint}")
     return path
 
 
