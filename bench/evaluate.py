@@ -81,7 +81,7 @@ def streamed(samples: list[Sample], folder: Path) -> dict[str, float]:
     evaluation.find = lambda name: SimpleNamespace(load=lambda place: None, predict=blurred)
     seed = folder / "trained" / "seed-0"
     seed.mkdir(parents=True)
-    (seed / "threshold.json").write_text(json.dumps({"threshold": THRESHOLD}))
+    (seed / "threshold.json").write_text(json.dumps({"threshold": THRESHOLD, "min_area": 1}))
     return evaluation.judge("blur", seed.parent, samples, PARAMS, folder)["seeds"]["0"]
 
 
