@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,9 @@ class _Keeper:
         self.real, self.name, self.work, self.out = real, name, work, out
         self.margin = params.boxes.margin
         self.model = f"{facts['base']}@{facts['revision']}+{facts['weights']}" if trained else name
-        self.knobs = params.section(name, find(name).Settings).model_dump(mode="json")
-        if trained:
-            self.knobs |= params.synth.model_dump() | params.window.model_dump()
+        module = find(name)
+        shared = {setting.rpartition(".")[2]: attrgetter(setting)(params) for setting in module.SHARED}
+        self.knobs = shared | params.section(name, module.Settings).model_dump(mode="json")
 
     def __call__(self, placement: Placement, answer: Answer) -> Synthetic:
         """The record of one answer, whose files lie in the working folder. Raises RuntimeError for a broken one."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib.core.errors import UserError
 from lib.core.params import Synth
-from lib.core.runtime import cores, on_cores
+from lib.core.runtime import cores, mixed_precision, on_cores
 from lib.diffusion.components import Components, decode, encode
 from lib.diffusion.inpainting import blanked, latent_masks
 
@@ -23,6 +23,16 @@ SCHEDULERS: dict[str, Any] = {
     "euler": EulerDiscreteScheduler,
     "unipc": UniPCMultistepScheduler,
 }
+
+# Names of the settings that `starting_noise` and `inpaint` depend on.
+SAMPLER_SETTINGS = tuple(
+    f"synth.{name}" for name in ("scheduler", "steps", "guidance_scale", "guidance_share", "strength", "noise_blur")
+)
+
+
+def sampling_dtype(where: torch.device) -> torch.dtype:
+    """Of the weights of a network that paints there, as the launcher was told."""
+    return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision(where)]
 
 
 def starting_noise(seeds: list[int], parts: Components, blur: float) -> Tensor:

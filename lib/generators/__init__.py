@@ -3,6 +3,7 @@
 A method's module offers
 
 - `Settings`: a `Section` with the types of its own section in params.yaml;
+- `SHARED`: names of the other settings that a sample depends on, such as `synth.steps`: they go into its record;
 - `finetune(params, settings, real, key, out, curves)`: learns from the real defects and writes the model into the
   folder `out`, with a `model.json` that names base, revision and weights; `key` names its unfinished work, `curves` is
   the folder for its loss. A procedure, which learns nothing, has no such function;
@@ -64,6 +65,8 @@ class Failed:
 
 
 Answer = Made | Failed
+
+WINDOW = ("window.context", "window.min_side")  # names for `SHARED`: of the window around a box
 
 NON_FINITE = "non-finite output"  # the reason of a diffusion method whose sample holds NaN or infinity
 

@@ -27,6 +27,7 @@ from lib.core.records import DefectBox, Placement
 from lib.core.runtime import seed_for
 from lib.generators import Answer, Failed, Made, RealData
 
+SHARED = ("synth.feather",)
 POSES = 32  # random poses, of which the one is taken whose surroundings fit best
 RING = 5  # px around the defect by which surroundings are compared; the gate's contrast is to as wide a ring
 TIGHT = 0.9  # poses that must be shrunk to less than this share of the best fitting one's size are left out

@@ -1,5 +1,4 @@
-"""Defect-Gen: a diffusion model with a wide view lays a picture out, one with a narrow view paints it ("Defect
-Spectrum", Yang et al. 2024).
+"""Defect-Gen ("Defect Spectrum", Yang et al. 2024): a wide model lays a picture out, one with a narrow view paints it.
 
 Picture and one-hot label map are one signal in pixel space, so that image and mask of a sample come out together. From
 a handful of pictures a model that sees them whole learns them by heart; the narrow one sees patches alone and mixes
@@ -48,8 +47,9 @@ from lib.diffusion.pixel import (
     wide_network,
 )
 from lib.diffusion.training import train
-from lib.generators import NON_FINITE, Answer, Failed, Made, RealData
+from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 
+SHARED = ("synth.steps", *WINDOW)
 LEVELS = 1000  # noise levels of training, as published
 COLOURS = 3  # channels of the picture; the label's follow: background, then the types
 CONTEXT_SPREAD = (0.85, 1.25)  # of a training window's side, so that no size is learnt by heart

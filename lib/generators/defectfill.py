@@ -27,20 +27,21 @@ from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, polygon_ma
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, Positive, WindowParams
 from lib.core.records import DefectBox, Placement
-from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
+from lib.core.runtime import device, progress, seed_for, write_json
 from lib.diffusion.attention import show_decoder_attention
 from lib.diffusion.components import Components, embed, load, provenance, to_pixels, to_tensor, tokenize
 from lib.diffusion.inpainting import encode_views
 from lib.diffusion.pasting import apply_change
-from lib.diffusion.sampling import inpaint, starting_noise
+from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, sampling_dtype, starting_noise
 from lib.diffusion.selection import choose, difference, without_defect
 from lib.diffusion.training import train
 from lib.diffusion.word_objective import Losses, Prompts, Views, WordObjective
 from lib.diffusion.words import add_adapters, add_words, load_words, save_words
-from lib.generators import NON_FINITE, Answer, Failed, Made, RealData
+from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 from lib.vision import shapes
 from lib.vision.backbones import DEFAULT, load_backbone
 
+SHARED = (*SAMPLER_SETTINGS, "synth.feather", *WINDOW)
 LARGEST_SCALE = 1.125  # of training views; published
 
 Rate = Annotated[float, Field(gt=0)]
@@ -201,8 +202,7 @@ def synthesize(
     Outside of the hole nothing changes, bit for bit. Notes: all scores, the choice, the limit, and who is beyond it.
     """
     where = device()
-    precision = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision(where)]
-    parts = load_words(load(params.base, where, precision), model)
+    parts = load_words(load(params.base, where, sampling_dtype(where)), model)
     backbone = load_backbone(DEFAULT).requires_grad_(False).to(where)
     limits = {name: settings.guard * most for name, most in real_differences(params, real, backbone).items()}
     text = lru_cache(maxsize=None)(lambda prompt: embed(parts, [prompt])[0].clone())

@@ -47,8 +47,9 @@ from lib.diffusion.pixel import (
 )
 from lib.diffusion.rectification import PUBLISHED, Plan, support
 from lib.diffusion.training import train
-from lib.generators import NON_FINITE, Answer, Failed, Made, RealData
+from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 
+SHARED = ("synth.feather", *WINDOW)
 LEVELS = 1000  # noise levels of training, as published
 SHOWN = 8  # estimates of a chain on its sheet
 MULTIPLES = {"global": (1, 1, 2, 3, 4, 4), "local": (1, 2, 3, 4)}  # of the width, for each level, as published

@@ -40,14 +40,15 @@ from lib.core.geometry import (
 from lib.core.images import read_image, recent
 from lib.core.params import Params, Positive, Section
 from lib.core.records import DefectBox, Placement
-from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
+from lib.core.runtime import device, progress, seed_for, write_json
 from lib.diffusion.components import Components, embed, load, provenance, to_pixels, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.pasting import apply_change
-from lib.diffusion.sampling import inpaint, starting_noise
+from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, sampling_dtype, starting_noise
 from lib.diffusion.training import train
-from lib.generators import NON_FINITE, Answer, Failed, Made, RealData
+from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 
+SHARED = (*SAMPLER_SETTINGS, "synth.feather", *WINDOW)
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # all attention layers of the U-Net, as published
 View = tuple[DefectBox, tuple[bool, bool], int]  # a real defect, flipped across and down, its seed
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -101,8 +102,7 @@ def synthesize(
 ) -> Iterator[list[Answer]]:
     """Paint a defect into the box of every placement; outside of it nothing changes, bit for bit."""
     where = device()
-    precision = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision(where)]
-    parts = adapted(params, model, where, precision)
+    parts = adapted(params, model, where, sampling_dtype(where))
     read = recent(read_image)
     text = lru_cache(maxsize=None)(lambda prompt: embed(parts, [prompt])[0].clone())
     side = parts.resolution

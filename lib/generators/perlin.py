@@ -16,6 +16,8 @@ from lib.core.runtime import seed_for
 from lib.generators import Answer, Made, RealData
 from lib.vision.pseudo import blend
 
+SHARED = ()
+
 
 class Settings(Section):
     """Nothing to choose: what the paper fixes stands above."""

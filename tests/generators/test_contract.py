@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,6 +139,26 @@ def test_outside_of_the_box_nothing_changes_and_the_mask_lies_within_it(trained:
             assert (answer.image != normal).any(axis=2)[answer.mask].all(), "what is labelled has changed"
 
 
+def test_the_shared_settings_that_it_reads_are_those_that_it_names(trained: Trained):
+    read: set[str] = set()
+
+    def watched(name: str) -> Section:
+        section = getattr(trained.params, name)
+
+        class Watched(type(section)):  # type: ignore[misc]
+            def __getattribute__(self, field: str) -> Any:
+                if field in type(section).model_fields:
+                    read.add(f"{name}.{field}")
+                return super().__getattribute__(field)
+
+        return Watched(**section.model_dump())
+
+    params = trained.params.model_copy(update={name: watched(name) for name in ("synth", "window")})
+    read.clear()
+    answers(trained._replace(params=params), PLACEMENTS)
+    assert read == set(find(trained.name).SHARED)
+
+
 def test_every_record_holds_what_its_sample_was_made_from(trained: Trained):
     out = Path("data/synth")
     records = synthesize_all(trained.params, read_real(CATEGORY), trained.name, trained.model, PLACEMENTS, "key", out)
@@ -147,11 +168,11 @@ def test_every_record_holds_what_its_sample_was_made_from(trained: Trained):
         for field in ("category", "defect_type", "prompt", "seed", "like", "component"):
             assert getattr(record, field) == getattr(request, field)
         assert record.placement == request.id and record.generator == trained.name
-        assert settings.items() <= record.knobs.items()
+        shared = {name.split(".")[1]: attrgetter(name)(trained.params) for name in find(trained.name).SHARED}
+        assert record.knobs == shared | settings and len(record.knobs) == len(shared) + len(settings)
         if hasattr(find(trained.name), "finetune"):
             bases = (trained.params.base.model, "scratch")  # the latter: trained from nothing
             assert record.model.startswith(tuple(f"{base}@" for base in bases))
-            assert {"steps", "guidance_scale", "context"} <= record.knobs.keys()
         else:
             assert record.model == trained.name
         assert read_image(Path(str(record.image))).ndim == 3
