@@ -12,7 +12,7 @@ import numpy as np
 
 from lib.boxes import box_around
 from lib.core.errors import UserError
-from lib.core.geometry import Box, crop, window_around
+from lib.core.geometry import RGB, Box, crop, window_around
 from lib.core.images import contact_sheet, read_image, recent, write_png
 from lib.core.params import Params
 from lib.core.records import Placement, Synthetic, read_records, write_records
@@ -174,19 +174,25 @@ def _problem(answer: Made, size: tuple[int, int]) -> str | None:
 def write_sheet(records: list[Synthetic], real: RealData, params: Params, path: Path) -> None:
     """A contact sheet of the first samples of every defect type, each window beside the good one it was made from.
 
-    A picture with a background of its own stands beside the real picture that its request was drawn from.
+    A picture with a background of its own stands beside the window around the real defect that it was drawn from.
     """
     rows, columns = SHEET
     read = recent(read_image)
+    boxes = {(item.sample, item.component): item.box for item in real.boxes}
+
+    def window(image: RGB, box: Box) -> RGB:
+        return crop(image, window_around(box, image.shape, params.window.context, params.window.min_side))
+
     tiles = []
     for defect_type in sorted({record.defect_type for record in records}):
         pictured = [record for record in records if record.defect_type == defect_type and record.image]
         for record in pictured[: rows * columns // 2]:
-            image = read_image(Path(str(record.image)))
-            window = window_around(record.box, image.shape, params.window.context, params.window.min_side)
             if record.normal is None:
-                beside = read(Path(real.samples[record.like].image))
+                source, box = record.like, boxes[record.like, record.component]
             else:
-                beside = crop(read(Path(real.samples[record.normal].image)), window)
-            tiles += [beside, crop(image, window)]
+                source, box = record.normal, record.box
+            tiles += [
+                window(read(Path(real.samples[source].image)), box),
+                window(read_image(Path(str(record.image))), record.box),
+            ]
     write_png(path, contact_sheet([tiles[start : start + columns] for start in range(0, len(tiles), columns)]))

@@ -13,6 +13,7 @@ import pytest
 
 from lib.boxes import mask_boxes
 from lib.core.errors import UserError
+from lib.core.geometry import resize
 from lib.core.images import read_image, read_mask
 from lib.core.params import Params, methods
 from lib.core.records import Placement, Synthetic, read_records
@@ -266,7 +267,13 @@ def test_a_picture_with_a_background_of_its_own_names_no_good_one_and_keeps_its_
     assert (with_twin.normal, with_twin.box, with_twin.mask) == (None, (0, 0, 70, 60), None)
     assert np.array_equal(read_image(OUT / "normals" / f"{with_twin.placement}.png"), PLAIN)
     assert plain.normal == PLACEMENTS[2].normal
-    write_sheet(synthesized(params, key="again"), read_real(CATEGORY), params, Path("sheet.png"))
+
+    answering(monkeypatch, Made(shown, mask, own_background=True), Made(shown, mask, own_background=True))
+    records = synthesized(params, key="sheet")[:2]
+    write_sheet(records, read_real(CATEGORY), params, Path("sheet.png"))
+    defect = read_image(Path(f"data/prepared/{CATEGORY}/images/scratch-0.png"))[7:39, :32]  # 1.3 times 24 px around it
+    sheet = read_image(Path("sheet.png"))
+    assert np.array_equal(sheet[4:164, 4:164], resize(defect, 160, 160)), "beside it, the real one that it is like"
 
 
 @pytest.mark.parametrize(
