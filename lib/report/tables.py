@@ -125,6 +125,16 @@ def memorised(params: Params, metrics: Path) -> dict[str, dict[str, float | None
     }
 
 
+def real_accepted(params: Params, metrics: Path) -> dict[str, float | None]:
+    """The share in [0, 1] of a category's real defects that the gate accepts, each compared with the others; None where
+    no type has two. All generators have the same."""
+    return {
+        category: gate["real_acceptance_rate"]
+        for generator in params.generators[:1]
+        for category, gate in _gates(params, metrics, generator).items()
+    }
+
+
 def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> list[Part]:
     """The tables of the report, that of all arms first. scores: of `read_scores`; contrasts: of `over_pictures`."""
     ious = _types_table(params, metrics / "detection", "type_iou")

@@ -14,6 +14,7 @@ CHANCE_CHECK = "chance check: the same arm under other seeds"
 
 FEW = 3  # accepted samples of a type: with fewer, training sees next to nothing of it
 MEMORISED = 0.1  # share of a generator's samples that copy a real defect, above which the page says so at its top
+NARROW = 0.5  # share of real defects that the gate accepts, below which its refusals of samples tell little
 
 Row = Mapping[Hashable, Any]
 
@@ -72,10 +73,14 @@ def verdict(contrasts: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def harvest(counts: pd.DataFrame, memorised: Mapping[str, Mapping[str, float | None]]) -> str:
-    """One line for each generator: accepted samples, types with fewer than FEW of them, and what is memorised.
+def harvest(
+    counts: pd.DataFrame, memorised: Mapping[str, Mapping[str, float | None]], real: Mapping[str, float | None]
+) -> str:
+    """One line for each generator: accepted samples, types with fewer than FEW of them, and what is memorised; and one
+    where the gate is too narrow for real defects.
 
-    counts: of `lib.report.gallery.outcomes`; memorised: share in [0, 1] by generator and category, None where unknown.
+    counts: of `lib.report.gallery.outcomes`; memorised: share in [0, 1] by generator and category; real: share of a
+    category's real defects that the gate accepts, each beside the others of its type. None where unknown.
     """
     lines = []
     for generator, of_generator in counts.groupby("generator", sort=False):
@@ -89,6 +94,12 @@ def harvest(counts: pd.DataFrame, memorised: Mapping[str, Mapping[str, float | N
         if copies:
             told.append(f"copies of real defects (memorised): {', '.join(copies)}")
         lines.append(f"- {generator}: {'; '.join(told)}")
+    narrow = [f"{name} ({share:.0%})" for name, share in real.items() if share is not None and share < NARROW]
+    if narrow:
+        lines.append(
+            f"- the gate accepts few real defects of {', '.join(narrow)}, each compared with the others of its type: "
+            "there are too few to tell what is unlike them, so look at what it refuses, and raise gate.outlier if need be"
+        )
     return "\n".join(lines)
 
 

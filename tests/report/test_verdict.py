@@ -68,8 +68,11 @@ def test_a_generator_tells_what_passed_which_types_lack_samples_and_what_is_copi
     rows = [("perlin", "nut", "dent", 9, 3), ("perlin", "nut", "crack", 8, 2), ("mvp", "nut", "dent", 5, 5)]
     counts = pd.DataFrame(rows, columns=["generator", "category", "type", "asked", "accepted"])
     memorised = {"perlin": {"nut": 0.37, "slab": 0.1}, "mvp": {"nut": None}}
-    assert harvest(counts, memorised).splitlines() == [
+    lines = [
         "- perlin: 5 of 17 samples accepted; fewer than 3 of nut crack (2); copies of real defects (memorised): "
         "37% in nut",
         "- mvp: 5 of 5 samples accepted",
     ]
+    assert harvest(counts, memorised, {"nut": 0.5, "slab": None}).splitlines() == lines
+    *same, caution = harvest(counts, memorised, {"nut": 0.4, "slab": 0.9}).splitlines()
+    assert same == lines and caution.startswith("- the gate accepts few real defects of nut (40%), each compared")
