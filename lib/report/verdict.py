@@ -98,7 +98,7 @@ def harvest(
     if narrow:
         lines.append(
             f"- the gate accepts few real defects of {', '.join(narrow)}, each compared with the others of its type: "
-            "there are too few to tell what is unlike them, so look at what it refuses, and raise gate.outlier if need be"
+            "there are too few to tell what is unlike them, so look at what it refuses, or raise gate.outlier"
         )
     return "\n".join(lines)
 
