@@ -177,6 +177,7 @@ def gate_numbers(records: list[Synthetic], of_real: list[list[bool]]) -> dict[st
         "accepted": sum(bool(record.accepted) for record in records),
         "failed": len(failures),
         "acceptance_rate": _share([bool(record.accepted) for record in records]),
+        "accepted_per_type": {name: sum(of_type) for name, of_type in sorted(verdicts.items())},
         "acceptance_rate_per_type": {name: _share(of_type) for name, of_type in sorted(verdicts.items())},
         "real_acceptance_rate": _share(passed),
         "rejected": _reasons(pictures),

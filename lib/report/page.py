@@ -18,7 +18,7 @@ from lib.report.histograms import histograms
 from lib.report.limits import Limit, described, limits, titled
 from lib.report.scores import differences, over_pictures, read_scores
 from lib.report.sheets import error_sheets, place_sheets, uri
-from lib.report.tables import Part, count_test, memorised, parts, pictures, real_accepted
+from lib.report.tables import Part, count_test, empty_arms, gates, memorised, parts, pictures
 from lib.report.verdict import harvest, headline, verdict
 
 LIMIT = 20_000_000  # bytes of the whole page, which a phone still opens
@@ -40,7 +40,7 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
     missing.
     """
     scores, answers = read_scores(params, metrics / "detection"), read_answers(params)
-    contrasts = over_pictures(params, differences(params, scores), metrics / "detection")
+    contrasts = over_pictures(params, differences(params, scores, empty_arms(params, metrics)), metrics / "detection")
     counts = outcomes(answers)
     sheets, sheets_note = error_sheets(params, metrics, scores, int(SHEETS * limit))
     places, places_note = place_sheets(params, metrics, int(PLACES * limit))
@@ -50,7 +50,7 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
     page: dict[str, Any] = {
         "headline": headline(contrasts, scores, count_test(params)),
         "verdict": verdict(contrasts),
-        "harvest": harvest(counts, memorised(params, metrics), real_accepted(params, metrics)),
+        "harvest": harvest(gates(params, metrics), memorised(params, metrics)),
         "arms": sections[0],
         "parts": sections[1:],
         "pictures": pictures(params),

@@ -1,6 +1,7 @@
 """The metrics of all detectors as rows, their spread over seeds, and each arm beside real defects alone."""
 
 import json
+from collections.abc import Collection
 from itertools import product
 from pathlib import Path
 
@@ -31,6 +32,7 @@ COLUMNS = {
 SELDOM = ("type_miou", "type_accuracy")  # told by detectors alone that tell types apart
 RESAMPLED = "resampled.csv"  # of each arm, by the stage evaluate
 ALL = "all categories"  # the row of their mean; a blank keeps it apart from every category's name
+NO_SAMPLES = "no samples"  # the verdict of an arm that had none to learn from
 LEVEL = 0.95  # of all intervals
 
 
@@ -85,13 +87,14 @@ def spread(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"mean": groups.mean(skipna=False), "std": groups.std(skipna=False)})
 
 
-def differences(params: Params, scores: pd.DataFrame) -> pd.DataFrame:
+def differences(params: Params, scores: pd.DataFrame, empty: Collection[str] = ()) -> pd.DataFrame:
     """The placebo and each generator beside real defects alone: one row for each detector, metric and arm.
 
     Columns: detector, metric, arm; difference (mean over categories and seeds of arm minus none); low, high (its
     interval over pairs of category and seed); equal_arms (half the range of what two equal arms differ by, see
     `chance_difference`); verdict (`within` or `beyond` that range). NaN, and the verdict `-`, where it cannot be told:
-    a metric that is not defined, one seed.
+    a metric that is not defined, one seed. empty: generators of whose samples none was accepted; their arms are `none`
+    under another name, and the verdict is NO_SAMPLES.
     """
     seeds = scores.groupby(["detector", "metric", "arm", "category"])["value"].agg(list)
     rows = []
@@ -107,8 +110,11 @@ def differences(params: Params, scores: pd.DataFrame) -> pd.DataFrame:
             equal_arms = chance_difference(list(zip(values, *equals, strict=True)), LEVEL)
             rows.append((detector, metric, arm, difference, low, high, equal_arms))
     table = pd.DataFrame(rows, columns=["detector", "metric", "arm", "difference", "low", "high", "equal_arms"])
+    same = table["arm"].isin(empty)
+    table["equal_arms"] = table["equal_arms"].mask(same)
     excess = table["difference"].abs() - table["equal_arms"]
-    return table.assign(verdict=np.select([excess > 0, excess <= 0], ["beyond", "within"], "-"))
+    verdicts = {NO_SAMPLES: same, "beyond": excess > 0, "within": excess <= 0}
+    return table.assign(verdict=np.select(list(verdicts.values()), list(verdicts), "-"))
 
 
 def over_pictures(params: Params, contrasts: pd.DataFrame, folder: Path) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """The report: one table of all metrics that says whether synthesis helps, where, by how much, and beyond chance."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from lib.core.params import PLACEBO, REAL_ONLY, Params
 from lib.core.records import Sample, of_split, read_records
 from lib.core.runtime import write_json, write_text
 from lib.report.scores import COLUMNS, LEVEL, differences, over_categories, over_pictures, read_scores, spread
-from lib.report.verdict import headline, interval, signed, verdict
+from lib.report.verdict import harvest, headline, interval, signed, verdict
 
 ALARMS = ("defects_alarmed", "good_alarmed")  # what a line stops for: the first columns of the table of arms
 BARS = ("pixel_ap", "aupro")  # the metrics with bars of their own
@@ -40,7 +39,8 @@ AP and image AUROC, averaged over seeds: how far another draw of test pictures w
 - *equal arms*: the range that holds {LEVEL:.0%} of the differences of two arms that differ in nothing but the seeds. \
 The spread over seeds is pooled, category by category, over `{REAL_ONLY}`, `{PLACEBO}` and the arm itself; other \
 generators have no part in it, so that one that fails hides no effect of another.
-- *verdict*: *beyond* where the difference is larger than that range, else *within*, whatever its pairs say.
+- *verdict*: *beyond* where the difference is larger than that range, else *within*, whatever its pairs say; *no \
+samples* where none was accepted, and the arm is `none`.
 - Generators share their seeds with `{REAL_ONLY}`. Where a seed acts alike in both arms, equal arms differ by less \
 than that: the verdict *within* is then too careful, and the pairs are the sharper view.
 - `{PLACEBO}` and `{REAL_ONLY}` share data and split, and every generator has one set of samples: the verdict \
@@ -82,8 +82,8 @@ def summary(params: Params, metrics: Path, scores: pd.DataFrame) -> dict[str, An
         if row["metric"] == "pixel_ap":
             entry["pixel_ap_std"] = _number(row["std"])
     rates = tree["acceptance_rate"] = {}
-    for generator in params.generators:
-        shares = [gate["acceptance_rate"] for gate in _gates(params, metrics, generator).values()]
+    for generator, of_category in gates(params, metrics).items():
+        shares = [gate["acceptance_rate"] for gate in of_category.values()]
         rates[generator] = _number(float(np.mean(shares)))
     return tree | {"mask_iou": _json(metrics / "mask_truth.json").get("all", {})}
 
@@ -95,8 +95,14 @@ def write_report(params: Params, metrics: Path) -> str:
     DVC's own page needs a network.
     """
     out, scores = metrics / "report", read_scores(params, metrics / "detection")
-    contrasts = over_pictures(params, differences(params, scores), metrics / "detection")
-    told = f"{headline(contrasts, scores, count_test(params))}\n\n{verdict(contrasts)}"
+    contrasts = over_pictures(params, differences(params, scores, empty_arms(params, metrics)), metrics / "detection")
+    told = "\n\n".join(
+        [
+            headline(contrasts, scores, count_test(params)),
+            verdict(contrasts),
+            harvest(gates(params, metrics), memorised(params, metrics)),
+        ]
+    )
     terminal = f"{told}\n\n{markdown(_arms_table(scores))}"
     texts = [f"# Does synthesis help?\n\n{terminal}\n\n{ARMS_NOTE}"]
     texts += [_as_text(part) for part in parts(params, metrics, scores, contrasts)[1:]]
@@ -125,14 +131,10 @@ def memorised(params: Params, metrics: Path) -> dict[str, dict[str, float | None
     }
 
 
-def real_accepted(params: Params, metrics: Path) -> dict[str, float | None]:
-    """The share in [0, 1] of a category's real defects that the gate accepts, each compared with the others; None where
-    no type has two. All generators have the same."""
-    return {
-        category: gate["real_acceptance_rate"]
-        for generator in params.generators[:1]
-        for category, gate in _gates(params, metrics, generator).items()
-    }
+def empty_arms(params: Params, metrics: Path) -> frozenset[str]:
+    """Generators of whose samples none was accepted: their arms learn from real defects alone."""
+    counts = gates(params, metrics)
+    return frozenset(name for name, of in counts.items() if not any(gate["accepted"] for gate in of.values()))
 
 
 def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> list[Part]:
@@ -222,8 +224,8 @@ def _types_table(params: Params, folder: Path, metric: str) -> pd.DataFrame:
 def _samples_table(params: Params, metrics: Path) -> pd.DataFrame:
     """Raises ValueError where a request is neither accepted nor rejected nor failed."""
     rows, fidelity = [], _json(metrics / "fidelity.json")
-    for generator in params.generators:
-        for category, gate in _gates(params, metrics, generator).items():
+    for generator, of_category in gates(params, metrics).items():
+        for category, gate in of_category.items():
             likeness = fidelity[generator][category]
             accepted, rejected = gate["accepted"], sum(gate["rejected"].values())
             if (outcomes := accepted + rejected + gate["failed"]) != gate["samples"]:
@@ -283,10 +285,10 @@ def markdown(frame: pd.DataFrame) -> str:
     return frame.astype(str).to_markdown(index=False, disable_numparse=True)
 
 
-def _gates(params: Params, metrics: Path, generator: str) -> Mapping[str, dict[str, Any]]:
-    """The gate's numbers of each category."""
-    gates = _json(metrics / "masks" / f"{generator}.json")
-    return {category: gates[category] for category in params.dataset.categories}
+def gates(params: Params, metrics: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """The gate's numbers by generator and category."""
+    told = {name: _json(metrics / "masks" / f"{name}.json") for name in params.generators}
+    return {name: {category: of[category] for category in params.dataset.categories} for name, of in told.items()}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from lib.core.params import PLACEBO, REAL_ONLY
-from lib.report.scores import ALL, COLUMNS, LEVEL, over_categories, spread
+from lib.report.scores import ALL, COLUMNS, LEVEL, NO_SAMPLES, over_categories, spread
 
 HEADLINE = "pixel_ap"  # the metric of the verdict in words, chosen before any result: one, lest the best be picked
 CHANCE_CHECK = "chance check: the same arm under other seeds"
@@ -17,6 +17,7 @@ MEMORISED = 0.1  # share of a generator's samples that copy a real defect, above
 NARROW = 0.5  # share of real defects that the gate accepts, below which its refusals of samples tell little
 
 Row = Mapping[Hashable, Any]
+Gates = Mapping[str, Mapping[str, Mapping[str, Any]]]  # by generator and category, what `gate_numbers` counted
 
 
 def headline(contrasts: pd.DataFrame, scores: pd.DataFrame, pictures: int) -> str:
@@ -29,6 +30,9 @@ def headline(contrasts: pd.DataFrame, scores: pd.DataFrame, pictures: int) -> st
     if rows.empty:
         return f"No detector learns from synthetic defects, so there is no difference in {name} to tell of."
     several = len(set(rows["detector"])) > 1
+    rows = rows[rows["verdict"] != NO_SAMPLES]
+    if rows.empty:
+        return "No verdict: no synthetic sample was accepted, so that every arm is real defects alone."
     told = sorted(rows.dropna(subset="difference").to_dict("records"), key=lambda row: -row["difference"])
     if not told:
         return f"No verdict: {name} is not defined in every arm."
@@ -62,7 +66,7 @@ def verdict(contrasts: pd.DataFrame) -> str:
         f"- {row['detector']}, {row['arm']}{f' ({CHANCE_CHECK})' if row['arm'] == PLACEBO else ''}: {_sentence(row)}"
         for row in sorted(rows, key=lambda row: row["arm"] == PLACEBO)  # stable
     ]
-    verdicts = contrasts[(contrasts["arm"] != PLACEBO) & (contrasts["verdict"] != "-")]["verdict"]
+    verdicts = contrasts[(contrasts["arm"] != PLACEBO) & contrasts["verdict"].isin(["within", "beyond"])]["verdict"]
     if len(verdicts):
         by_chance = math.ceil(round((1 - LEVEL) * len(verdicts), 6))
         lines.append(
@@ -73,27 +77,30 @@ def verdict(contrasts: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def harvest(
-    counts: pd.DataFrame, memorised: Mapping[str, Mapping[str, float | None]], real: Mapping[str, float | None]
-) -> str:
+def harvest(gates: Gates, memorised: Mapping[str, Mapping[str, float | None]]) -> str:
     """One line for each generator: accepted samples, types with fewer than FEW of them, and what is memorised; and one
     where the gate is too narrow for real defects.
 
-    counts: of `lib.report.gallery.outcomes`; memorised: share in [0, 1] by generator and category; real: share of a
-    category's real defects that the gate accepts, each beside the others of its type. None where unknown.
+    gates: of `lib.report.tables.gates`; memorised: share in [0, 1] by generator and category, None where unknown.
     """
     lines = []
-    for generator, of_generator in counts.groupby("generator", sort=False):
-        told = [f"{of_generator['accepted'].sum()} of {of_generator['asked'].sum()} samples accepted"]
-        few = of_generator[of_generator["accepted"] < FEW].to_dict("records")
-        if few:
-            names = ", ".join(f"{row['category']} {row['type']} ({row['accepted']})" for row in few)
-            told.append(f"fewer than {FEW} of {names}")
-        shares = memorised[str(generator)].items()
+    for generator, of_category in gates.items():
+        accepted, samples = (sum(gate[key] for gate in of_category.values()) for key in ("accepted", "samples"))
+        told = [f"{accepted} of {samples} samples accepted"]
+        of_type = {
+            f"{category} {name}": count
+            for category, gate in of_category.items()
+            for name, count in gate["accepted_per_type"].items()
+        }
+        if few := [f"{name} ({count})" for name, count in of_type.items() if count < FEW]:
+            told.append(f"fewer than {FEW} of {', '.join(few)}")
+        shares = memorised[generator].items()
         copies = [f"{share:.0%} in {name}" for name, share in shares if share is not None and share > MEMORISED]
         if copies:
             told.append(f"copies of real defects (memorised): {', '.join(copies)}")
         lines.append(f"- {generator}: {'; '.join(told)}")
+    # Real defects are the same for all generators.
+    real = {name: gate["real_acceptance_rate"] for of_category in gates.values() for name, gate in of_category.items()}
     narrow = [f"{name} ({share:.0%})" for name, share in real.items() if share is not None and share < NARROW]
     if narrow:
         lines.append(
@@ -106,13 +113,20 @@ def harvest(
 def _sentence(row: Row) -> str:
     """A row of `differences` in words."""
     name = f"{COLUMNS[row['metric']]} {signed(row['difference'])}"
+    if row["verdict"] == NO_SAMPLES:
+        return "no sample was accepted, so that this arm is real defects alone once more"
     if pd.isna(row["difference"]):
         return f"{COLUMNS[row['metric']]} is not defined"
     if row["verdict"] == "-":
         return f"{name}, no verdict: one seed does not tell an effect from chance"
     more = "more" if row["verdict"] == "beyond" else "no more"
     pairs = interval(row["low"], row["high"])
-    return f"{name}, {more} than other seeds alone move it by (up to {row['equal_arms']:.3f}); pairs of seeds {pairs}"
+    if row["arm"] == PLACEBO:
+        than = "the spread over seeds explains"
+        narrow = ": ranges from so few seeds are too narrow" if more == "more" else ""
+    else:
+        than, narrow = "other seeds alone move it by", ""
+    return f"{name}, {more} than {than} (up to {row['equal_arms']:.3f}){narrow}; pairs of seeds {pairs}"
 
 
 def signed(value: float) -> str:

@@ -107,7 +107,9 @@ def write_inputs(raw_params: dict) -> Params:
     for generator in GENERATORS:
         records = [answer(number, generator) for number in range(COUNT)]
         write_records(Path(f"data/masks/{generator}/{CATEGORY}/manifest.jsonl"), records)
-        write_json(METRICS / f"masks/{generator}.json", {CATEGORY: GATE})
+        counts = {"samples": COUNT, "accepted": 2, "rejected": {"no visible change": 2}, "failed": 2}
+        counts |= {"failures": {"no candidate fits": 2}, "accepted_per_type": {"dent": 1, "scratch": 1}}
+        write_json(METRICS / f"masks/{generator}.json", {CATEGORY: GATE | counts})
     values = {(arm, CATEGORY): [0.5, 0.6, 0.7] for arm in ("none", "placebo", *GENERATORS)}
     write_detection(values)
     likeness = dict.fromkeys(("kernel_distance", "diversity", "diversity_real", "memorised_share"), 0.125)

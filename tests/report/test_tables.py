@@ -44,6 +44,7 @@ VALUES = {
 GATE = {
     "samples": 14,
     "accepted": 10,
+    "accepted_per_type": {"dent": 10},
     "acceptance_rate": 0.714286,
     "real_acceptance_rate": 0.9,
     "rejected": {"no visible change": 3},

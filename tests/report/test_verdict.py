@@ -1,13 +1,14 @@
 """The headline: help, harm or neither in plain words, with the figures and what they rest on."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from lib.core.params import Params
-from lib.report.scores import differences, read_scores
-from lib.report.verdict import harvest, headline
+from lib.report.scores import COLUMNS, SELDOM, differences, read_scores
+from lib.report.verdict import harvest, headline, verdict
 from tests.category import tiny_params
 from tests.report.test_tables import METRICS, write_detection
 
@@ -64,15 +65,55 @@ def test_without_a_detector_that_learns_from_defects_the_verdict_says_so():
     assert headline(none, none, 7).startswith("No detector learns from synthetic")
 
 
+def counted(accepted: dict[str, int], samples: int, real: float | None = None) -> dict[str, Any]:
+    return {
+        "accepted": sum(accepted.values()),
+        "samples": samples,
+        "accepted_per_type": accepted,
+        "real_acceptance_rate": real,
+    }
+
+
 def test_a_generator_tells_what_passed_which_types_lack_samples_and_what_is_copied():
-    rows = [("perlin", "nut", "dent", 9, 3), ("perlin", "nut", "crack", 8, 2), ("mvp", "nut", "dent", 5, 5)]
-    counts = pd.DataFrame(rows, columns=["generator", "category", "type", "asked", "accepted"])
+    gates = {"perlin": {"nut": counted({"dent": 3, "crack": 2}, 17, 0.5)}, "mvp": {"nut": counted({"dent": 5}, 5, 0.5)}}
     memorised = {"perlin": {"nut": 0.37, "slab": 0.1}, "mvp": {"nut": None}}
-    lines = [
+    assert harvest(gates, memorised).splitlines() == [
         "- perlin: 5 of 17 samples accepted; fewer than 3 of nut crack (2); copies of real defects (memorised): "
         "37% in nut",
         "- mvp: 5 of 5 samples accepted",
     ]
-    assert harvest(counts, memorised, {"nut": 0.5, "slab": None}).splitlines() == lines
-    *same, caution = harvest(counts, memorised, {"nut": 0.4, "slab": 0.9}).splitlines()
-    assert same == lines and caution.startswith("- the gate accepts few real defects of nut (40%), each compared")
+
+
+def test_where_the_gate_refuses_most_real_defects_too_it_is_said():
+    gates = {
+        name: {
+            "nut": counted({"dent": 5}, 5, 0.4),
+            "slab": counted({"dent": 5}, 5),
+            "tile": counted({"dent": 4}, 5, 0.9),
+        }
+        for name in ("perlin", "mvp")
+    }
+    *lines, caution = harvest(gates, {"perlin": {}, "mvp": {}}).splitlines()
+    assert len(lines) == 2 and caution.startswith("- the gate accepts few real defects of nut (40%), each compared")
+
+
+def test_an_arm_without_samples_is_no_arm_that_helps_or_counts(two: Params):
+    told(two, SEEDS, SEEDS)
+    scores = read_scores(two, METRICS / "detection")
+    contrasts = differences(two, scores, ["dmgr"])
+    assert "Best: perlin" in headline(contrasts, scores, 7)
+    assert set(contrasts[contrasts["arm"] == "dmgr"]["verdict"]) == {"no samples"}
+    lines = verdict(contrasts).splitlines()
+    assert "- unet, dmgr: no sample was accepted, so that this arm is real defects alone once more" in lines
+    count = len(COLUMNS) - len(SELDOM)
+    assert lines[-1].startswith(f"Over all metrics, 0 of {count} differences of generators"), "those of one generator"
+    none = headline(differences(two, scores, ["dmgr", "perlin"]), scores, 7)
+    assert none == "No verdict: no synthetic sample was accepted, so that every arm is real defects alone."
+
+
+def test_a_placebo_beyond_its_range_tells_that_ranges_are_narrow(two: Params):
+    told(two, SEEDS)
+    scores = read_scores(two, METRICS / "detection")
+    scores.loc[scores["arm"] == "placebo", "value"] += 0.9
+    line = next(line for line in verdict(differences(two, scores)).splitlines() if "placebo" in line)
+    assert "more than the spread over seeds explains (up to 0.227): ranges from so few seeds are too narrow" in line
