@@ -67,7 +67,8 @@ class Rectifier:
             if s < t and timing.refreshes(s):
                 signal = self.schedule.signal(s)
             free, climbs = timing.phase(t) == "free", s > t
-            if not free and t < before:  # in the middle of a climb nothing is optimised, at its foot once more
+            # On the way up nothing is optimised but at the foot of a climb; its top is a level like others.
+            if not free and (t < before or not climbs):
                 x, c, (x0, patch, loss) = self.pulled(x, c, t, signal, timing, search)
             elif not climbs:
                 x0, patch = self.window(x, t, everyone), self.patch(c, t, everyone)

@@ -14,6 +14,8 @@ from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.detectors import Example, pagmfr
 from lib.vision.backbones import DEFAULT
+from lib.vision.purification import focal_loss
+from lib.vision.reconstruction import ssim
 from lib.vision.windows import Pools, Windows
 from tests.blobs import BUDGET
 
@@ -119,6 +121,22 @@ def test_what_is_rebuilt_is_the_clean_picture_and_not_the_disturbed_one(params, 
     unknown = right._replace(known=np.array([True, False]))
     first = right._replace(clean=np.stack([right.clean[0], 255 - right.clean[1]]), known=unknown.known)
     assert pagmfr.total_loss(model, unknown).item() == pytest.approx(pagmfr.total_loss(model, first).item(), rel=1e-6)
+
+
+def test_the_loss_is_that_of_its_formula_and_features_and_picture_are_compared_with_the_clean_ones(params, small):
+    given = batch(torn(3, 5, True))._replace(known=np.array([True, False, True]))
+    model = untrained(params, small.model_copy(update={"gamma": 1.5}))
+    images, clean = (pagmfr._tensor(one) for one in (given.images, given.clean))
+    logits, purified = model.network(images, model.teacher(images)[1:])
+    pairs = zip(purified.features, model.teacher(clean)[1:], strict=True)
+    known = torch.tensor([0, 2])
+    expected = small.detection_weight * focal_loss(logits, torch.from_numpy(given.masks).float(), 1.5)
+    distances = [(1 - torch.cosine_similarity(one[known], other[known])).mean() for one, other in pairs]
+    expected = expected + small.feature_weight * sum(distances)
+    picture, target = purified.picture[known], clean[known]
+    expected = expected + small.picture_weight * (picture - target).square().mean()
+    expected = expected + small.ssim_weight * (1 - ssim(picture, target).mean())
+    torch.testing.assert_close(pagmfr.total_loss(model, given), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_each_term_counts_by_its_weight_and_a_batch_of_unknown_ones_is_detection_alone(params, small):

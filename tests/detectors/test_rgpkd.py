@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -419,6 +420,21 @@ def test_the_difference_of_the_pictures_counts_as_much_as_is_asked_for(folder):
     ]
     np.testing.assert_allclose(maps[2] - maps[0], 2 * (maps[1] - maps[0]), atol=1e-4)
     assert (maps[1] - maps[0]).min() > -1e-4 and (maps[1] - maps[0]).max() > 0.01
+
+
+def test_scales_count_by_their_weights_and_maps_are_smoothed_as_asked_for(folder):
+    model, window = rgpkd.load(folder), cloth(0)[None]
+
+    def scores(*weights: float) -> np.ndarray:
+        settings = model.settings.model_copy(update={"scale_weights": weights, "picture_score": 0.0})
+        return rgpkd.scores_of(replace(model, settings=settings), window)
+
+    fine, middle, coarse = scores(1, 0, 0), scores(0, 1, 0), scores(0, 0, 1)
+    assert min(np.abs(one - other).max() for one, other in ((fine, middle), (middle, coarse))) > 0.01
+    np.testing.assert_allclose(scores(3, 0.5, 2), 3 * fine + 0.5 * middle + 2 * coarse, atol=1e-4)
+    for smoothing in (0.0, 1.5):
+        settings = model.settings.model_copy(update={"smoothing": smoothing})
+        assert rgpkd.sight(replace(model, settings=settings)).smoothing == smoothing
 
 
 @pytest.mark.slow

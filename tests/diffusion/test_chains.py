@@ -1,14 +1,27 @@
 """Two chains side by side: what starts them, when the local one moves, and that no sample sees another."""
 
+import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from lib.diffusion import chains
 from lib.diffusion.chains import Rectifier, crops
-from lib.diffusion.pixel import ddim_step, linear_schedule
-from lib.diffusion.rectification import Plan
+from lib.diffusion.pixel import Schedule, ddim_step, linear_schedule
+from lib.diffusion.rectification import (
+    FIRST_SIGNAL,
+    Plan,
+    Timing,
+    disagreement,
+    global_gate,
+    local_gate,
+    optimised,
+    squares,
+    travel,
+)
 
 SIDE, PATCH = 32, 8
 PLAN = Plan(PATCH, 0.5, 2, 6, 4, 150, 40, 2, 50, 2)
@@ -105,6 +118,86 @@ def test_no_gradient_is_asked_for_in_the_free_phase():
     assert not with_gradient & set(range(4, 12))
 
 
+def test_every_step_down_is_optimised_but_in_the_free_phase_and_the_foot_of_a_climb_once_more():
+    seen: list[int] = []
+
+    class Noting(Rectifier):
+        def pulled(self, x: Tensor, c: Tensor, t: int, *rest: Any):
+            seen.append(t)
+            return super().pulled(x, c, t, *rest)
+
+    plan, schedule = replace(PLAN, jump=10, gradient_steps=1, tries=1), linear_schedule(1000).respaced(250)
+    draws, x = [torch.Generator().manual_seed(0)], noise(1, 3, PATCH, PATCH)
+    Noting(schedule, plan, lambda x, t, rows: 0.5 * x, part, torch.zeros(1, 2, dtype=torch.int64), draws)(x, 249)
+    levels, timing = travel(250, 10, 2), Timing(plan, schedule)
+    feet = [t for before, t, s in zip(levels, levels[1:], levels[2:], strict=False) if before > t < s]
+    expected = [t for t, s in itertools.pairwise(levels) if s < t] + feet
+    assert sorted(seen) == sorted(t for t in expected if timing.phase(t) != "free")
+    assert len(seen) == 189 + 80 + 13, "steps of both phases, and the feet of climbs in them"
+
+
+class Given(Rectifier):
+    """Keeps what each optimisation is given: level, gates, rate, and the loss of the states shifted by 0.1 and -0.2."""
+
+    given: list[tuple]
+
+    def pulled(self, x: Tensor, c: Tensor, t: int, *rest: Any):
+        def noting(evaluate: Any, states: Any, gates: Any, rate: float, plan: Plan, search: Any):
+            loss = evaluate(states[0] + 0.1, states[1] - 0.2, torch.arange(len(x)))[2]
+            self.given.append((t, x, c, gates, rate, loss))
+            return optimised(evaluate, states, gates, rate, plan, search)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(chains, "optimised", noting)
+            return super().pulled(x, c, t, *rest)
+
+
+def given_of(schedule: Schedule, side: int, corners: Tensor, plan: Plan) -> list[tuple]:
+    draws = [torch.Generator().manual_seed(seed) for seed in range(len(corners))]
+    watched = Given(schedule, plan, lambda x, t, rows: 0.5 * x, part, corners, draws)
+    object.__setattr__(watched, "given", [])
+    watched(noise(len(corners), 3, side, side), len(schedule) - 1)
+    return watched.given
+
+
+def test_each_level_has_its_gates_its_rate_and_a_loss_with_the_way_that_was_gone():
+    plan = replace(PLAN, passes=1)
+    timing, given = Timing(plan, SCHEDULE), given_of(SCHEDULE, SIDE, CORNERS, plan)
+    assert {timing.phase(t) for t, *_ in given} == {"anchor", "resonance"}
+    for t, x, c, (open_x, open_c), rate, loss in given:
+        signal, abar, anchors = SCHEDULE.signal(t - 1), SCHEDULE.signal(t), timing.phase(t) == "anchor"
+        assert torch.equal(open_x, global_gate(SIDE, CORNERS + PATCH / 2, plan.radius, signal))
+        assert open_c is None if anchors else torch.equal(open_c, local_gate(PATCH, signal))
+        assert rate == timing.rate(t)
+        ours = crops((0.5 * (x + 0.1)).clamp(-1, 1), CORNERS, PATCH)
+        theirs = part(c if anchors else c - 0.2, t, CORNERS).clamp(-1, 1)
+        way = squares(torch.full_like(x, 0.1)) + squares(torch.full_like(c, 0.2))
+        torch.testing.assert_close(loss, disagreement(ours, theirs, abar, plan.layers) + timing.stiffness(t) * way)
+
+
+def test_gates_begin_open_and_are_computed_anew_every_fifth_of_250_levels():
+    schedule, corners = linear_schedule(1000).respaced(250), torch.zeros(1, 2, dtype=torch.int64)
+    plan = replace(PLAN, radius=1, passes=1, gradient_steps=1, tries=1)
+    given = given_of(schedule, PATCH, corners, plan)
+    assert [t for t, *_ in given] == [*range(249, 150, -1), *range(40, 0, -1)]
+    for t, _, _, (open_x, _), _, _ in given:
+        refreshed = -(-(t - 1) // 5) * 5
+        signal = schedule.signal(refreshed) if refreshed < 249 else FIRST_SIGNAL
+        assert torch.equal(open_x, global_gate(PATCH, corners + PATCH / 2, 1, signal)), t
+
+
+def test_a_climb_adds_the_noise_of_the_level_above_and_the_patch_gets_that_of_its_window():
+    x0, seed = RAMP.expand(2, 3, SIDE, SIDE), lambda: [torch.Generator().manual_seed(n) for n in (5, 6)]
+    for t in (0, 7, 18):
+        kept = SCHEDULE.signal(t + 1) / SCHEDULE.signal(t)
+        fresh = torch.stack([torch.randn(3, SIDE, SIDE, generator=draw) for draw in seed()])
+        one = rectifier(draws=seed())
+        x, c = one.noised(SCHEDULE.signal(t) ** 0.5 * x0, SCHEDULE.signal(t) ** 0.5 * one.patches(x0), t, t + 1)
+        expected = SCHEDULE.signal(t + 1) ** 0.5 * x0 + (1 - kept) ** 0.5 * fresh
+        torch.testing.assert_close(x, expected)
+        torch.testing.assert_close(c, one.patches(expected))
+
+
 def test_a_sample_is_the_same_alone_and_in_a_batch_and_follows_its_seed():
     x = noise(2, 3, SIDE, SIDE)
     both, again = rectifier()(x, 19), rectifier()(x, 19)
@@ -120,10 +213,13 @@ def test_a_sample_is_the_same_alone_and_in_a_batch_and_follows_its_seed():
 def test_what_is_known_stays_as_the_source_at_every_level(start: int):
     source = RAMP.expand(2, 3, SIDE, SIDE)
     known = torch.ones(2, 1, SIDE, SIDE, dtype=torch.bool)
-    known[:, :, 18:26, 4:12] = False
-    shown: list[Tensor] = []
-    anchored = rectifier(source=source, known=known, watch=lambda t, x0, patch: shown.append(x0))
+    known[:, :, 20:24, 6:12] = False
+    shown: list[tuple[Tensor, Tensor]] = []
+    anchored = rectifier(source=source, known=known, watch=lambda t, x0, patch: shown.append((x0, patch)))
     end = anchored(SCHEDULE.noisy(source, start, noise(2, 3, SIDE, SIDE)), start)
-    for x0 in (*shown, end.x0):
+    at, around = crops(known, CORNERS, PATCH), crops(source, CORNERS, PATCH)
+    assert at.any() and not at.all()
+    for x0, patch in (*shown, (end.x0, end.patch)):
         assert torch.equal(torch.where(known, x0, 0), torch.where(known, source, 0))
+        assert torch.equal(torch.where(at, patch, 0), torch.where(at, around, 0)), "the local chain, too"
     assert not torch.equal(end.x0, source)

@@ -22,6 +22,7 @@ from lib.diffusion.pixel import (
     cosine_schedule,
     ddim_step,
     descend,
+    estimate,
     linear_schedule,
     narrow_network,
     receptive_field,
@@ -252,6 +253,42 @@ def test_the_losses_are_squared_errors_over_all_channels():
     losses = PixelObjective(Constant(), signals, cosine_schedule(), "epsilon")(torch.tensor([3, 1]), draws)
     eps = torch.cat([noise(1, 5, 8, 8, seed=seed) for seed in range(2)])
     assert torch.allclose(losses, (0.25 - eps).square().mean(dim=(1, 2, 3)))
+
+
+def test_a_velocity_is_that_of_diffusers():
+    signals, schedule = noise(4, 3, 8, 8), linear_schedule()
+    theirs = DDIMScheduler(beta_start=1e-4, beta_end=0.02)
+    draws, again = ([torch.Generator().manual_seed(seed) for seed in range(2)] for _ in range(2))
+    losses = PixelObjective(Constant(), signals, schedule, "velocity")(torch.tensor([3, 1]), draws)
+    eps = torch.stack([torch.randn(3, 8, 8, generator=draw) for draw in again])
+    t = torch.cat([torch.randint(1000, (1,), generator=draw) for draw in again])
+    velocity = theirs.get_velocity(signals[[3, 1]], eps, t)
+    assert torch.allclose(losses, (0.25 - velocity).square().mean(dim=(1, 2, 3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["x0", "epsilon", "velocity"])
+def test_of_a_network_that_says_what_the_objective_asks_for_the_estimate_is_the_signal(prediction: pixel.Prediction):
+    class Asked(nn.Module):
+        """Keeps what it is given and says `answer`."""
+
+        answer: Tensor | float = 0.0
+
+        def forward(self, x: Tensor, timesteps: Tensor, class_labels: Tensor | None = None) -> object:
+            self.x, self.t = x, timesteps
+            return type("Output", (), {"sample": self.answer + 0 * x})()
+
+    signals, schedule, network = noise(3, 3, 8, 8).clamp(-1, 1), linear_schedule(), Asked()
+    objective = PixelObjective(network, signals, schedule, prediction)
+    for seed in range(5):
+        network.answer = 0.0
+        objective(torch.tensor([seed % 3]), [torch.Generator().manual_seed(seed)])
+        x, x0, t = network.x, signals[[seed % 3]], int(network.t)
+        eps, abar = schedule.noise_of(x, t, x0), schedule.signal(t)
+        answers = {"x0": x0, "epsilon": eps, "velocity": abar**0.5 * eps - (1 - abar) ** 0.5 * x0}
+        network.answer = answers[prediction]
+        assert objective(torch.tensor([seed % 3]), [torch.Generator().manual_seed(seed)]).item() < 1e-6
+        found = estimate(network, schedule, x, t, prediction)
+        assert torch.allclose(found, x0, atol=1e-4 / abar**0.5), t
 
 
 def test_the_network_gets_the_mixture_at_a_level_drawn_evenly_and_the_sample_s_kind():

@@ -19,7 +19,7 @@ from torch import nn
 from lib.core.errors import UserError
 from lib.core.params import Training
 from lib.core.runtime import side_by_side
-from lib.diffusion.inpainting import Cache, InpaintingObjective, blanked, encode_views
+from lib.diffusion.inpainting import Cache, InpaintingObjective, blanked, encode_views, latent_masks
 from lib.diffusion.training import Batches, backward_in_shares, learning_rate, min_snr_weight, sample_at, train
 from tests.conftest import ROOT
 from tests.tiny import random_pictures, tiny_components
@@ -268,6 +268,16 @@ def test_the_learning_rate_warms_up_and_a_cosine_ends_near_zero():
     assert learning_rate(2, cosine) == 0.01 and learning_rate(99, cosine) < 1e-5
 
 
+@pytest.mark.parametrize(("decay", "kept"), [(0.9999, 3 / 12), (0.1, 0.1)])
+def test_the_moving_average_keeps_its_decay_and_less_in_the_first_steps(inside: Path, decay: float, kept: float):
+    fit(steps=3, checkpoint_every=1, ema_decay=decay)
+    two, three = (load_file(f".work/line/k/step-000000{n}/state.safetensors") for n in (2, 3))
+    for name in ("layer.weight", "layer.bias"):
+        expected = kept * two[f"ema/{name}"] + (1 - kept) * three[f"weight/{name}"]
+        torch.testing.assert_close(three[f"ema/{name}"], expected)
+        assert not torch.equal(three[f"ema/{name}"], three[f"weight/{name}"])
+
+
 class Slopes(nn.Module):
     """Two weights that fall by their learning rate in the first step of Adam."""
 
@@ -362,6 +372,16 @@ def test_captions_are_dropped_at_the_asked_rate(tmp_path: Path):
     objective = InpaintingObjective(spy, lambda rows: text[rows], 0, cache, DDIMScheduler(), 10.0, 0.25)
     objective(torch.zeros(2000, dtype=torch.int64), [torch.Generator().manual_seed(seed) for seed in range(2000)])
     assert abs(float((spy.text == 0).float().mean()) - 0.25) < 0.04
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_a_line_of_one_pixel_is_masked_in_every_cell_of_the_latents_that_it_crosses(at: int):
+    across, along = torch.zeros(2, 1, 1, 64, 64)
+    across[..., 8 + at, :], along[..., :, 48 + at] = 1, 1
+    small = latent_masks(torch.cat([across, along]), torch.zeros(2, 4, 8, 8))
+    assert small.shape == (2, 1, 8, 8)
+    assert small[0, 0].nonzero().tolist() == [[1, n] for n in range(8)]
+    assert small[1, 0].nonzero().tolist() == [[n, 6] for n in range(8)]
 
 
 def test_the_masked_picture_is_zero_inside_of_the_box_and_untouched_outside():

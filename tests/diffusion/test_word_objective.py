@@ -13,8 +13,9 @@ from lib.core.errors import UserError
 from lib.core.params import Finetune
 from lib.diffusion import word_objective
 from lib.diffusion.attention import show_decoder_attention
-from lib.diffusion.components import tokenize
-from lib.diffusion.inpainting import encode_views
+from lib.diffusion.components import to_tensor, tokenize
+from lib.diffusion.inpainting import blanked, encode_views, latent_masks
+from lib.diffusion.training import min_snr_weight
 from lib.diffusion.word_objective import (
     Losses,
     Prompts,
@@ -204,6 +205,19 @@ def test_both_passes_are_one_call_in_the_order_of_diffusers_channels(tmp_path: P
     assert not torch.equal(noisy[:2, :4], noisy[2:, :4]), "each pass has its own noise"
 
 
+@pytest.mark.parametrize("count", [1, 30])
+def test_the_object_pass_sees_its_picture_through_as_many_random_boxes_as_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+):
+    model = objective(tmp_path, {}, random_boxes=count)
+    calls = Calls(model, monkeypatch)
+    model(torch.tensor([2, 1]), draws(2))
+    boxes = torch.from_numpy(np.stack([random_boxes(count, 32, draw) for draw in draws(2)]))[:, None].float()
+    masked = model.encode_pixels(blanked(to_tensor(model.views.pictures[[2, 1]]), boxes))
+    assert torch.equal(calls.unet[0][2:, 4:5], latent_masks(boxes, masked))
+    assert torch.allclose(calls.unet[0][2:, 5:], masked, atol=1e-5)
+
+
 def test_a_prompt_names_the_type_of_its_own_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = objective(tmp_path, {})
     calls = Calls(model, monkeypatch)
@@ -259,16 +273,19 @@ def test_attention_is_looked_at_in_the_chosen_pass(tmp_path: Path, monkeypatch: 
     assert loss.tolist() == [0, 0], "the loss is zero where the map is the mask"
 
 
+@pytest.mark.parametrize("gamma", [None, 0.5])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_errors_are_weighted_by_the_defects_mask_in_both_passes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prediction: str
+def test_errors_are_weighted_by_the_defects_mask_and_by_min_snr_in_both_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prediction: str, gamma: float | None
 ):
     """Of a prediction that is off by known residuals."""
-    model = objective(tmp_path, {"prediction": prediction}, attention_weight=0)
+    model = objective(tmp_path, {"prediction": prediction, "min_snr_gamma": gamma}, attention_weight=0)
+    told: list[torch.Tensor] = []
     rows, residuals = torch.tensor([0, 1]), torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     latents = model.views.latents[rows].repeat(2, 1, 1, 1)
 
     def almost(noisy: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor) -> Any:
+        told.append(timesteps)
         level = model.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         noise = (noisy[:, :4] - level.sqrt() * latents) / (1 - level).sqrt()
         answer = noise if prediction == "epsilon" else level.sqrt() * noise - (1 - level).sqrt() * latents
@@ -277,9 +294,12 @@ def test_errors_are_weighted_by_the_defects_mask_in_both_passes(
     masks = model.views.masks[rows]
     monkeypatch.setattr(model.unet, "forward", almost)
     monkeypatch.setattr(word_objective, "word_map", lambda *rest: masks)
-    defect = weighted_error(residuals[:2], masks)
-    whole = weighted_error(residuals[2:], object_weights(masks, 0.3))
-    assert torch.allclose(model(rows, draws(2)), 0.5 * defect + 0.2 * whole, rtol=1e-3)
+    loss = model(rows, draws(2))
+    errors = weighted_error(residuals, torch.cat([masks, object_weights(masks, 0.3)]))
+    if gamma:
+        errors *= min_snr_weight(model.alphas_cumprod, told[0], gamma, prediction)
+    assert torch.allclose(loss, 0.5 * errors[:2] + 0.2 * errors[2:], rtol=1e-3)
+    assert not torch.equal(told[0][:2], told[0][2:]), "each pass has its own noise level"
 
 
 def test_a_sample_depends_on_its_own_draw_alone(tmp_path: Path):
