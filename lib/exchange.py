@@ -222,14 +222,34 @@ def _described(data: bytes, trained: Trained) -> bytes:
     graph = onnx.load_from_string(data)
     values = {
         "sight": asdict(sight_of(trained)),
-        "threshold": trained.decision.threshold,
-        "min_area": trained.decision.min_area,
+        **asdict(trained.decision),
         "detector": trained.provenance,
         "weights": trained.weights,
         "ignored": None if trained.ignored is None else base64.b64encode(png_bytes(trained.ignored)).decode(),
     }
     onnx.helper.set_model_props(graph, {name: json.dumps(value, sort_keys=True) for name, value in values.items()})
     onnx.checker.check_model(graph)
+    return bytes(graph.SerializeToString())
+
+
+def with_decision(file: Path, decision: Decision) -> bytes:
+    """What an ONNX file of `export` holds, with another threshold and smallest area in its metadata.
+
+    Raises UserError where it cannot be read, or the package onnx is missing.
+    """
+    try:
+        import onnx
+
+        graph = onnx.load_from_string(file.read_bytes())
+    except ModuleNotFoundError as error:
+        raise UserError(f"{file}: its threshold cannot be changed: {PACKAGES} ({error})") from error
+    except Exception as error:  # protobuf's own
+        raise UserError(
+            f"{file}: cannot be read as ONNX; delete it, or write it anew with python -m lib.exchange"
+        ) from error
+    for value in graph.metadata_props:
+        if value.key in (changes := asdict(decision)):
+            value.value = json.dumps(changes[value.key])
     return bytes(graph.SerializeToString())
 
 

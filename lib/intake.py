@@ -1,7 +1,8 @@
 """Which new pictures are looked at: those of folders and of their subfolders, and those that arrive in them.
 
 Hidden files and folders are skipped: a Mac leaves a `._x.png` beside each x.png that is no picture. So are folders that
-hold results of `lib.predict`, this run's and any other's.
+hold results of `lib.predict`, this run's and any other's. Pictures in formats that are not read are listed all the
+same, so that none goes uninspected in silence.
 """
 
 import csv
@@ -14,6 +15,8 @@ from lib.core.errors import UserError
 from lib.core.images import SUFFIXES
 
 TABLE = "scores.csv"  # marks a folder of results
+# Of pictures that are not read. A part whose camera writes such files must not pass unseen.
+FOREIGN = (".webp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".dng", ".raw")
 FIRST_COLUMNS = ["picture", "anomaly_score", "defect_pixels"]
 Signature = tuple[int, int]
 
@@ -148,7 +151,7 @@ def _below(folder: Path, root: Path, closed: Collection[Path], above: set[Path])
         raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
     folders = [path for path in shown if path.is_dir()]
     for path in shown:
-        if path.suffix.lower() in SUFFIXES and path not in folders:
+        if path.suffix.lower() in (*SUFFIXES, *FOREIGN) and path not in folders:
             yield path, path.relative_to(root)
     for path in folders:
         real = path.resolve()

@@ -3,8 +3,9 @@
     python -m lib.recalibrate models/detectors/unet/bracket/none/seed-0 FOLDER-OF-GOOD --false-alarm-rate 0.01
 
 Of all pictures in the folder, which show no defect, at most this share is an alarm afterwards. The model's folder keeps
-everything else; its threshold.json says what the threshold was chosen on, and what it was before. A folder below
-models/detectors belongs to DVC, whose next `dvc repro` trains it again: recalibrate the copy that runs on the line.
+everything else; its threshold.json says what the threshold was chosen on, and what it was before, and a `model.onnx` in
+it gets the new threshold, too, of which copies elsewhere know nothing. A folder below models/detectors belongs to DVC,
+whose next `dvc repro` trains it again: recalibrate the copy that runs on the line.
 """
 
 import argparse
@@ -16,9 +17,10 @@ from typing import Any
 from lib.alarms import alarm_level, refuse_small, threshold_for
 from lib.core.errors import UserError
 from lib.core.images import read_image
-from lib.core.runtime import progress, write_json
+from lib.core.runtime import progress, write_bytes, write_json
+from lib.exchange import FILE, with_decision
 from lib.intake import Picture, listed
-from lib.trained import load_trained
+from lib.trained import Decision, load_trained
 
 
 def main() -> None:
@@ -32,7 +34,11 @@ def main() -> None:
     try:
         before, after = recalibrated(args.model, listed(args.good, args.model), args.false_alarm_rate, args.min_area)
         if not args.dry_run:
+            graph = args.model / FILE
+            data = with_decision(graph, Decision(after["threshold"], after["min_area"])) if graph.exists() else None
             write_json(args.model / "threshold.json", after)
+            if data is not None:
+                write_bytes(graph, data)
     except (UserError, OSError) as error:
         parser.error(str(error))
     print(f"threshold {before['threshold']:.6g} -> {after['threshold']:.6g}, on {after['good_pictures']} good pictures")

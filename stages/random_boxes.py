@@ -26,7 +26,7 @@ def main() -> None:
         )
         for category in params.dataset.categories
     }
-    requests = read_requests(real)
+    requests, told = read_requests(real)
     with owned_folder(Path("data/placements")) as folder, owned_folder(Path("metrics/placements")) as pictures:
         for category, (samples, boxes) in real.items():
             scene = scene_of(samples, boxes)
@@ -35,6 +35,8 @@ def main() -> None:
             placements += place_requests(requests[category], samples, boxes, params.seed)
             write_records(folder / f"{category}.jsonl", placements)
             write_png(pictures / f"{category}.png", placement_sheet(scene, placements))
+    if told:
+        print(told)
 
 
 if __name__ == "__main__":

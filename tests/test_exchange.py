@@ -12,12 +12,14 @@ import pytest
 import torch
 from skimage import data
 
+from lib import recalibrate
 from lib.core.errors import UserError
+from lib.core.images import write_png
 from lib.core.params import Params
 from lib.core.runtime import write_json
 from lib.detectors import Example, find
 from lib.exchange import FILE, export, load_exchanged, network_of
-from lib.trained import load_trained
+from lib.trained import load_trained, read_decision
 from tests.blobs import BUDGET
 from tests.conftest import ROOT
 
@@ -146,6 +148,26 @@ def test_other_weights_beside_the_file_are_noticed_and_the_threshold_beside_it_c
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(UserError, match=r"model\.onnx: made of other weights"):
         load_exchanged(tmp_path)
+
+
+def test_a_threshold_set_anew_is_the_lone_files_too(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for file in exported.iterdir():
+        (tmp_path / "seed-0" / file.name).parent.mkdir(exist_ok=True)
+        (tmp_path / "seed-0" / file.name).write_bytes(file.read_bytes())
+    write_png(tmp_path / "good" / "0.png", picture(0))
+    file = tmp_path / "seed-0" / FILE
+    before = load_exchanged(file)
+    arguments = ["lib.recalibrate", tmp_path / "seed-0", tmp_path / "good", "--min-area", 5]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in arguments])
+    recalibrate.main()
+    after = load_exchanged(file)
+    assert after.decision == read_decision(tmp_path / "seed-0") != before.decision and after.decision.min_area == 5
+    assert np.array_equal(after.look(picture(1))[0], before.look(picture(1))[0])
+    file.write_bytes(b"no graph")
+    stored = (tmp_path / "seed-0" / "threshold.json").read_bytes()
+    with pytest.raises(SystemExit):
+        recalibrate.main()
+    assert (tmp_path / "seed-0" / "threshold.json").read_bytes() == stored, "all or nothing"
 
 
 def test_a_scaled_detector_without_a_pretrained_encoder_is_written_too(raw_params, tmp_path: Path):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from cachetools import LRUCache, cached
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, resize
@@ -74,6 +74,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             if (number := _pictures_in(picture)) > 1:
                 raise ValueError(f"it holds {number} pictures, such as pages; save each as a file of its own")
             yield picture
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path}: cannot be read as a picture: it is no {', '.join(FORMATS)}") from error
     except (*BROKEN, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be read as a picture: {error}") from error
 

@@ -75,6 +75,7 @@ def _split(look: Look, split: Split, category: str) -> Parts:
     samples.sort(key=lambda sample: sample.id)
     _check_parts(samples, look.findings)
     look.findings.problems += leaks(samples)
+    _warn_of_single(samples, look.findings)
     _warn_of_moves(look.pictures, {sample.id: sample.split for sample in samples}, look.findings)
     hashes = {one.picture.id: one.perceptual_hash for one in look.examinations}
     _warn_of_near_duplicates(samples, hashes, look.findings)
@@ -263,6 +264,17 @@ def _check_parts(samples: Sequence[Sample], findings: Findings) -> None:
                     f"of other groups"
                 )
                 (findings.warnings if part == "val" else findings.problems).append(message)
+
+
+def _warn_of_single(samples: Sequence[Sample], findings: Findings) -> None:
+    """Say which types have a single picture to learn from: a generator copies it, and the gate knows no range."""
+    numbers = Counter(name for sample in samples if sample.split == "train" for name in types_of(sample))
+    if single := sorted(name for name, number in numbers.items() if number == 1 and name != GOOD):
+        findings.warnings.append(
+            f"{len(single)} defect type(s) have a single picture in the train part: {shortlist(single)}. What is made "
+            "of one defect looks like it, and the quality gate cannot tell how much they vary: add pictures, or give "
+            "more of them to training (split.rule shots, with a higher split.shots)"
+        )
 
 
 def _warn_of_moves(pictures: Sequence[Picture], part_of: Mapping[str, str], findings: Findings) -> None:

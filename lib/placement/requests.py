@@ -46,18 +46,20 @@ class Request:
         return f"{self.category}-{self.defect_type}-asked-{hashlib.sha256(place).hexdigest()[:8]}"
 
 
-def read_requests(real: RealData) -> dict[str, list[Request]]:
-    """The requests of every category of `real`, in the order of the table; where there is no table, there are none.
+def read_requests(real: RealData) -> tuple[dict[str, list[Request]], str]:
+    """The requests of every category of `real`, in the order of the table, and a sentence on those of other categories,
+    which wait until params.yaml names these again; empty where there are none. Without a table there are none.
 
-    Raises UserError with all problems at once: what is no request, names an unknown category or type, a picture that
-    is no good one of the train part, a place outside of it, or the same place twice.
+    Raises UserError with all problems at once: what is no request, names an unknown type, a picture that is no
+    good one of the train part, a place outside of it, or the same place twice.
     """
     rows, problems = read_form(REQUESTS)
     requests: dict[str, list[Request]] = {category: [] for category in real}
     goods = {category: _goods(samples) for category, (samples, _) in real.items()}
     types = {category: {box.defect_type for box in _train(*of)} for category, of in real.items()}
     names: dict[str, int] = {}
-    for row in rows:
+    others = sorted({row.values["category"] for row in rows} - goods.keys())
+    for row in (row for row in rows if row.values["category"] in goods):
         request, faults = _request(row, goods, types)
         if request is not None:
             before = names.setdefault(request.name, row.line)
@@ -69,7 +71,8 @@ def read_requests(real: RealData) -> dict[str, list[Request]]:
     if asked > MAX_PLACEMENTS:
         problems.append(f"{REQUESTS.path.as_posix()}: asks for {asked:,} samples, at most {MAX_PLACEMENTS:,} are made")
     refuse(problems)
-    return requests
+    told = f"{REQUESTS.path.as_posix()}: no category of dataset.categories is {', '.join(name[:60] for name in others)}"
+    return requests, f"{told}; rows of others wait" if others else ""
 
 
 def place_requests(
@@ -120,8 +123,6 @@ def _request(
     """What a row asks for, None where it cannot be told, and all that is wrong with it."""
     values = row.values
     category, picture, defect_type = values["category"], values["picture"], values["type"]
-    if category not in goods:
-        return None, [f"no category {category[:60]!r} in dataset.categories, which has {', '.join(goods)}"]
     faults = []
     if defect_type not in types[category]:
         known = ", ".join(sorted(types[category]))

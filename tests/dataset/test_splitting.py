@@ -188,6 +188,16 @@ def test_a_category_that_cannot_fill_its_parts_is_refused_with_every_reason(tmp_
     assert "train part has no good pictures" in said and "the defect type crack has no pictures in the train" in said
 
 
+def test_a_type_with_a_single_picture_to_learn_from_is_warned_of(tmp_path):
+    write_category(tmp_path / "nut")
+    assert split_category(dataset(tmp_path), FIRST_THIRD, "nut")[1]["warnings"] == []
+    for number in range(4, 9):
+        (tmp_path / f"nut/crack/{number}.png").unlink()
+        (tmp_path / f"nut/masks/crack/{number}.png").unlink()
+    [warning] = split_category(dataset(tmp_path), FIRST_THIRD, "nut")[1]["warnings"]
+    assert warning.startswith("1 defect type(s) have a single picture in the train part: crack. ")
+
+
 def test_a_near_copy_in_another_part_is_warned_of_with_both_names(tmp_path):
     write_category(tmp_path / "nut")
     pixels = np.array(Image.open(tmp_path / "nut/good/0.png"))

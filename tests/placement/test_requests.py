@@ -36,7 +36,7 @@ def write_requests(*rows: str) -> None:
 
 def placed(toy: TOY, *rows: str) -> list[Placement]:
     write_requests(*rows)
-    return place_requests(read_requests({"toy": toy})["toy"], *toy, seed=0)
+    return place_requests(read_requests({"toy": toy})[0]["toy"], *toy, seed=0)
 
 
 def problems(toy: TOY, *rows: str) -> list[str]:
@@ -50,7 +50,14 @@ BOX, SHAPE = "toy,good-1,scratch,20 30 44 40,,3,", 'toy,good-2,chip,,"10 10 30 1
 
 
 def test_without_a_table_nothing_is_asked_for(toy: TOY):
-    assert read_requests({"toy": toy}) == {"toy": []}
+    assert read_requests({"toy": toy}) == ({"toy": []}, "")
+
+
+def test_rows_of_other_categories_wait_until_these_are_asked_for_again(toy: TOY):
+    write_requests(BOX, BOX.replace("toy", "other"))
+    requests, told = read_requests({"toy": toy})
+    assert [request.count for request in requests["toy"]] == [3]
+    assert told == "data/requests/requests.csv: no category of dataset.categories is other; rows of others wait"
 
 
 def test_a_box_becomes_as_many_placements_as_asked_for_each_with_its_own_seed(toy: TOY):
@@ -139,7 +146,7 @@ def test_bad_rows_are_told_all_at_once_with_their_lines(toy: TOY):
     told = problems(
         toy,
         BOX,
-        BOX.replace("toy", "other"),
+        BOX.replace("toy", "other").replace(",3,", ",bad,"),
         BOX.replace("good-1", "good-val"),
         BOX.replace("good-1", "scratch-0"),
         BOX.replace("scratch", "dent"),
@@ -157,7 +164,6 @@ def test_bad_rows_are_told_all_at_once_with_their_lines(toy: TOY):
         BOX,
     )
     expected = {
-        3: "no category 'other' in dataset.categories, which has toy",
         4: "'good-val' is no good picture of the train part, such as good-0, good-1",
         5: "'scratch-0' is no good picture",
         6: "no real defect of the type 'dent' in the train part, known are chip, scratch",

@@ -100,7 +100,7 @@ def asked() -> list[Request]:
     """What the stage random_boxes takes from the table."""
     samples = read_records(Path(f"data/prepared/{CATEGORY}/samples.jsonl"), Sample)
     boxes = read_records(Path(f"data/boxes/{CATEGORY}.jsonl"), DefectBox)
-    return read_requests({CATEGORY: (samples, boxes)})[CATEGORY]
+    return read_requests({CATEGORY: (samples, boxes)})[0][CATEGORY]
 
 
 # Review
