@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import struct
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
@@ -23,6 +24,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # A line-scan picture of 5,000 x 20,000 px passes, a decompression bomb does not: pillow warns above its limit, refuses
 # above twice that, and `decode` refuses from the limit on.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 100_000_000
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what it warns of is refused here
 # What broken files make Pillow raise.
 BROKEN = (OSError, ValueError, SyntaxError, struct.error, OverflowError)
 TURNS = {

@@ -49,7 +49,7 @@ from lib.diffusion.rectification import PUBLISHED, Plan, support
 from lib.diffusion.training import train
 from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 
-SHARED = ("synth.feather", *WINDOW)
+SHARED = ("synth.feather", "boxes.margin", *WINDOW)
 LEVELS = 1000  # noise levels of training, as published
 SHOWN = 8  # estimates of a chain on its sheet
 MULTIPLES = {"global": (1, 1, 2, 3, 4, 4), "local": (1, 2, 3, 4)}  # of the width, for each level, as published

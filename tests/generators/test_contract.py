@@ -153,7 +153,9 @@ def test_the_shared_settings_that_it_reads_are_those_that_it_names(trained: Trai
 
         return Watched(**section.model_dump())
 
-    params = trained.params.model_copy(update={name: watched(name) for name in ("synth", "window")})
+    params = trained.params.model_copy(
+        update={name: watched(name) for name in ("synth", "window", "boxes", "placements", "masks")}
+    )
     read.clear()
     answers(trained._replace(params=params), PLACEMENTS)
     assert read == set(find(trained.name).SHARED)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from lib.core.runtime import fingerprint
 from lib.diffusion import pixel
 from lib.diffusion.patches import Frame, kind_of
 from lib.generators import NON_FINITE, Answer, Failed, Made, dmgr, read_real
-from lib.generators.dmgr import Result, Sampler, Settings, allowed, answer, finetune, request_of, synthesize
+from lib.generators.dmgr import Result, Sampler, Settings, allowed, answer, finetune, request_of, sampler_of, synthesize
 from lib.synthesis import synthesize_all
 from tests.category import CATEGORY, placement, tiny_params, write_category
 
@@ -198,6 +199,22 @@ def test_class_place_and_seed_come_from_the_request(
     assert [request.kind for request in asked] == [2, 2, 0]
     assert len({request.seed for request in asked}) == 3
     assert asked[0].window != asked[1].window and asked[0].open.any()
+
+
+def test_the_requested_class_is_what_the_local_network_paints(
+    params: Params, own: Settings, model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+    plain = Sampler.__call__
+
+    def sampler(self: Sampler, requests: list[dmgr.Request]) -> list[Result]:
+        asked.extend(requests)
+        return plain(self, requests)
+
+    monkeypatch.setattr(Sampler, "__call__", sampler)
+    drawn(params, own, model, [placement(0)])
+    kinds = [plain(sampler_of(model, own), [replace(asked[0], kind=kind)])[0].picture for kind in range(3)]
+    assert all((kinds[one] != kinds[other]).any() for one, other in ((0, 1), (0, 2), (1, 2)))
 
 
 def test_a_sample_depends_on_its_seed_alone_whatever_the_batch(params: Params, own: Settings, model: Path):
