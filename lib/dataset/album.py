@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -12,7 +12,12 @@ from lib.core.images import SUFFIXES
 from lib.core.records import GOOD
 from lib.dataset.annotations import Annotation, MaskFile, Region, Shape
 from lib.dataset.findings import Findings, natural_key, shortlist
-from lib.dataset.pictures import Picture, TypeNames, part_of, picture_names, type_of
+from lib.dataset.pictures import Picture, TypeNames, is_good, part_of, picture_names, type_of
+
+UNMARKED = (
+    "whose annotations mark no area, such as lines, points and tags; draw closed shapes around their defects, or "
+    "remove these annotations where the picture is good"
+)
 
 
 def _refuse(error: OSError) -> None:
@@ -100,6 +105,9 @@ class Notes:
     shares: bool = False  # coordinates from 0 to 1
     group: str | None = None
     regions: list[Region] = field(default_factory=list)
+    unmarked: bool = False  # something was said of it that marks no area, and is no word for good
+    called_good: bool = False  # as a whole
+    doubt: str = ""  # why it is neither good nor a defect picture, and the remedy
 
 
 class AnnotatedPictures:
@@ -111,6 +119,7 @@ class AnnotatedPictures:
         self.notes: dict[Path, Notes] = {}
         self._lost: dict[Path, list[str]] = defaultdict(list)
         self._skipped: Counter[str] = Counter()
+        self._called_good: Counter[str] = Counter()
 
     def picture(self, name: str, source: Path, part: str = "", **known: object) -> Notes | None:
         """The notes of the picture that the file `source` names, or None where it is not there."""
@@ -127,12 +136,24 @@ class AnnotatedPictures:
         return notes
 
     def region(self, notes: Notes, label: object, shape: Shape) -> None:
-        """Add a defect to the notes of a picture."""
+        """Add a defect to the notes of a picture; what is called good is none."""
+        if is_good(label):
+            self._called_good[str(label)] += 1
+            return
         notes.regions.append(Region(self.type_name(label), shape))
 
-    def skip(self, kind: object) -> None:
-        """Count what has no area, or is of a kind that is not read."""
+    def skip(self, kind: object, notes: Notes | None = None, labels: Sequence[object] = ()) -> None:
+        """Count what has no area, or is of a kind that is not read.
+
+        notes: of the picture of which it says something by itself. Such a picture is no good one, unless all labels are
+        words for good; without a region it is left out.
+        """
+        if notes is not None and labels and all(map(is_good, labels)):
+            notes.called_good = True
+            return
         self._skipped[str(kind)] += 1
+        if notes is not None:
+            notes.unmarked = True
 
     @contextmanager
     def file(self, path: Path, kind: str) -> Iterator[None]:
@@ -147,7 +168,10 @@ class AnnotatedPictures:
             )
 
     def pictures(self) -> list[Picture]:
-        """A picture for each that is named, and for each in a folder `good`; says what is lost, skipped or not read."""
+        """A picture for each that is named, and for each in a folder `good`; says what is lost, skipped or not read.
+
+        Of a picture that is named, and whose annotations leave open whether it is good, there is none.
+        """
         for path in self.album.paths:
             if path not in self.notes and path.parent.name.casefold() == GOOD:
                 self.notes[path] = Notes(path, part_of(path.relative_to(self.base)))
@@ -159,15 +183,21 @@ class AnnotatedPictures:
         if self._skipped:
             kinds = [f"{number} {kind}" for kind, number in sorted(self._skipped.items())]
             self.findings.warnings.append(f"{self.base}: not read, since it marks no area: {shortlist(kinds)}")
+        if self._called_good:
+            labels = [f"{number} {label!r}" for label, number in sorted(self._called_good.items())]
+            self.findings.warnings.append(
+                f"{self.base}: area(s) that are called good mark no defect, and are not read: {shortlist(labels)}"
+            )
         if unread := [str(path) for path in self.album.paths if path not in self.notes]:
             self.findings.warnings.append(
                 f"{self.base}: not read: {len(unread)} picture(s) that no annotation names; good ones belong into a "
                 f"folder `{GOOD}`: {shortlist(unread)}"
             )
         self.type_name.warn(self.findings)
-        name_of = picture_names(self.notes, self.base)
+        clear = self._without_doubt()
+        name_of = picture_names(clear, self.base)
         pictures = []
-        for path in sorted(self.notes, key=lambda one: natural_key(one.as_posix())):
+        for path in clear:
             notes, regions = self.notes[path], tuple(self.notes[path].regions)
             annotation = Annotation(notes.source, regions, notes.size, notes.shares) if regions else None
             name = name_of[path] if name_of[path] != path.stem else None
@@ -175,3 +205,25 @@ class AnnotatedPictures:
                 Picture(type_of(regions), notes.part, path, annotation=annotation, group=notes.group, name=name)
             )
         return pictures
+
+    def _without_doubt(self) -> list[Path]:
+        """The pictures of which it is certain what they show, in natural order; warns of all others."""
+        in_doubt: dict[str, list[str]] = defaultdict(list)
+        clear = []
+        for path in sorted(self.notes, key=lambda one: natural_key(one.as_posix())):
+            notes = self.notes[path]
+            doubt = notes.doubt or (UNMARKED if notes.unmarked and not notes.regions else "")
+            if doubt:
+                in_doubt[doubt].append(str(path))
+            else:
+                clear.append(path)
+        if contrary := [str(path) for path in clear if self.notes[path].called_good and self.notes[path].regions]:
+            self.findings.warnings.append(
+                f"{self.base}: {len(contrary)} picture(s) are called good, and show defects, which count: "
+                f"{shortlist(contrary)}; correct one of the two"
+            )
+        self.findings.warnings += [
+            f"{self.base}: left out: {len(names)} picture(s) {doubt}: {shortlist(names)}"
+            for doubt, names in in_doubt.items()
+        ]
+        return clear

@@ -25,6 +25,7 @@ PARTS = {
     "test": TEST,
     "testing": TEST,
 }  # what data sets call them
+GOOD_WORDS = (GOOD, "normal", "ok")  # what data sets call good pictures, in upper or lower case
 FOLDER_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -71,6 +72,11 @@ def fits(name: str) -> bool:
     except ValidationError:
         return False
     return True
+
+
+def is_good(word: object) -> bool:
+    """Whether a label, or the name of a folder, is a word for good pictures."""
+    return str(word).strip().casefold() in GOOD_WORDS
 
 
 def renaming(name: str) -> str:

@@ -1,6 +1,7 @@
 """CVAT for images: one XML file with polygons, boxes, ellipses and masks of all pictures.
 
-A picture without any is a good one. Its `subset`, or a folder, names the part. Lines, points and tags mark no area.
+A picture without any is a good one, and one whose only tag is a word for good. Its `subset`, or a folder, names the
+part. Lines, points and tags mark no area: a picture that has no more is left out.
 """
 
 from pathlib import Path
@@ -40,7 +41,7 @@ def read(base: Path, findings: Findings) -> list[Picture]:
                 notes = found.picture(image.attrib["name"], path, part, size=size)
                 for element in image if notes else []:
                     if (shape := _shape(path, element, size)) is None:
-                        found.skip(element.tag)
+                        found.skip(element.tag, notes, [element.get("label", "")])
                     else:
                         found.region(notes, element.attrib["label"], shape)  # type: ignore[arg-type]
     return found.pictures()

@@ -1,6 +1,8 @@
 """Label Studio's JSON export: polygons, rectangles, ellipses and brush strokes of all pictures.
 
-Of each task the first annotation that was not cancelled counts; a picture whose annotation is empty is a good one.
+Of each task the first annotation that was not cancelled counts; a picture whose annotation is empty is a good one, and
+one of which it says no more than a choice that is a word for good. Choices, texts and keypoints mark no area: a picture
+that has no more is left out.
 Names lead to the pictures by their last pieces, with or without the eight digits that an upload puts before them.
 """
 
@@ -61,14 +63,19 @@ def _read_task(path: Path, task: dict[str, Any], found: AnnotatedPictures) -> No
     size = next(sizes, None)
     notes = found.picture(_picture_name(task, path, found), path, size=size)
     for one in results if notes else []:
-        labels = next((value for key, value in one["value"].items() if key.endswith("labels")), None)
+        labels = _labels(one)
         shape = _shape(path, one) if labels else None
         if shape is None:
-            found.skip(one.get("type"))
+            found.skip(one.get("type"), notes, labels or one.get("value", {}).get("choices", ()))
         else:
             found.region(notes, labels[0], shape)  # type: ignore[arg-type, index]
             for _ in labels[1:]:  # type: ignore[index]
                 found.skip("further label(s) of one area")
+
+
+def _labels(one: dict[str, Any]) -> list[Any] | None:
+    """The labels of a result; None where it has none, as choices, texts and relations of regions."""
+    return next((value for key, value in one.get("value", {}).items() if key.endswith("labels")), None)
 
 
 def _picture_name(task: dict[str, Any], path: Path, found: AnnotatedPictures) -> str:
@@ -96,10 +103,12 @@ def _shape(path: Path, one: dict[str, Any]) -> Shape | None:
         return Polygon((tuple(n for x, y in value["points"] for n in (x * width / 100, y * height / 100)),))
     if "rle" in value:
         return _brushed(path, value["rle"], width, height)
+    if "x" not in value:
+        return None
     x, y = float(value["x"]) * width / 100, float(value["y"]) * height / 100
     if "radiusX" in value:
         return ellipse(x, y, float(value["radiusX"]) * width / 100, float(value["radiusY"]) * height / 100, angle)
-    if "width" in value:
+    if "width" in value and "height" in value:  # a keypoint has a width alone
         corners = x, y, x + float(value["width"]) * width / 100, y + float(value["height"]) * height / 100
         return turned_box(corners, angle, (x, y)) if angle else Rectangle(corners)
     return None

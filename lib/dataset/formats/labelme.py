@@ -1,7 +1,7 @@
 """labelme: a JSON file for each picture, beside it or elsewhere; polygons, rectangles, circles and masks.
 
-A picture whose file holds no shape is a good one; the part stands in the name of a folder. Lines and points mark no
-area.
+A picture whose file holds no shape is a good one, unless a flag of it says something else; the part stands in the name
+of a folder. Lines and points mark no area: a picture that has no more is left out.
 """
 
 import base64
@@ -46,9 +46,12 @@ def read(base: Path, findings: Findings) -> list[Picture]:
             for one in content["shapes"] if notes else []:
                 kind = one.get("shape_type") or "polygon"
                 if (shape := _shape(path, kind, one, size)) is None:
-                    found.skip(kind)
+                    found.skip(kind, notes, [one["label"]])
                 else:
                     found.region(notes, one["label"], shape)  # type: ignore[arg-type]
+            flags = [name for name, is_set in (content.get("flags") or {}).items() if is_set] if notes else []
+            if flags:
+                found.skip("flag(s) of a picture", notes, flags)
     return found.pictures()
 
 

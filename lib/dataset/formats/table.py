@@ -15,7 +15,7 @@ from lib.core.records import GOOD
 from lib.dataset.album import note_unread
 from lib.dataset.annotations import Annotation, MaskFile, Region
 from lib.dataset.findings import Findings
-from lib.dataset.pictures import PARTS, Picture, TypeNames, picture_names, type_of
+from lib.dataset.pictures import PARTS, Picture, TypeNames, is_good, picture_names, type_of
 from lib.dataset.reading import read_text
 
 GOODS, DEFECTS = "rows of the type `good`, without a mask", "rows of other types, with a mask"
@@ -26,7 +26,6 @@ COLUMNS = {
     "part": ("part", "split"),
     "group": ("group", "capture_group"),
 }
-NORMAL = (GOOD, "normal", "ok", "")
 
 Row = dict[str, str]
 
@@ -63,7 +62,7 @@ def read(base: Path, findings: Findings) -> list[Picture]:
     names = picture_names(rows_of, base)
     pictures = []
     for path, rows in rows_of.items():
-        defects = [row for row in rows if row["type"].casefold() not in NORMAL]
+        defects = [row for row in rows if row["type"] and not is_good(row["type"])]
         if defects and len(defects) < len(rows):
             good = next(row["from"] for row in rows if row not in defects)
             findings.problems.append(f"{good}: {path.name} is good here and has a defect in another row; remove one")
