@@ -30,6 +30,25 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
 
 
+class Alike:
+    """Problems of many places in files: of each kind the first is told in full, of the others where they are."""
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[str, str], list[tuple[str, str]]] = {}
+
+    def add(self, file: str, place: str, kind: str, text: str) -> None:
+        """Note what is wrong at a place, such as `line 4`."""
+        self._of.setdefault((file, kind), []).append((place, text))
+
+    def told(self) -> list[str]:
+        """A sentence for each kind and file, in the order in which they came up."""
+        told = []
+        for (file, _), ((place, text), *rest) in self._of.items():
+            alike = f"; alike in {len(rest)} more: {shortlist([one for one, _ in rest])}" if rest else ""
+            told.append(f"{file}, {place}: {text}{alike}")
+        return told
+
+
 def shortlist(names: Sequence[str], between: str = ", ") -> str:
     """The first names of a list, and how many more there are."""
     rest = len(names) - NAMES_IN_MESSAGE
