@@ -137,3 +137,34 @@ def test_an_area_that_is_called_good_marks_no_defect(tmp_path, label):
     found, findings = read(tmp_path)
     assert found["p2"].defect_type == "good" and found["p2"].annotation is None
     assert f"called good mark no defect, and are not read: 1 {label!r}" in findings.warnings[0]
+
+
+EMPTY: dict = {"result": []}
+CRACK = {"result": [box()]}
+FINE = {"result": [result("choices", choices=["good"])]}
+
+
+@pytest.mark.parametrize("two", [(EMPTY, CRACK), (CRACK, EMPTY), (FINE, CRACK)])
+def test_a_picture_on_which_annotators_disagree_is_left_out(tmp_path, two):
+    studio(tmp_path, *two)
+    found, findings = read(tmp_path)
+    assert set(found) == {"p0", "p1"} and not findings.problems
+    [warning] = findings.warnings
+    assert "left out: 1 picture(s) that one annotation calls good" in warning and "p2.png" in warning
+
+
+@pytest.mark.parametrize(
+    ("annotations", "kind"),
+    [
+        ((EMPTY, CRACK | {"ground_truth": True}), "crack"),
+        ((EMPTY | {"ground_truth": True}, CRACK), "good"),
+        ((EMPTY, CRACK | {"was_cancelled": True}), "good"),
+        ((EMPTY, FINE), "good"),
+        ((CRACK | {"updated_at": "2026-01-02"}, {"result": [box("dent")], "updated_at": "2026-01-01"}), "crack"),
+        ((CRACK | {"created_at": "2026-01-01"}, {"result": [box("dent")], "created_at": "2026-01-02"}), "dent"),
+    ],
+)
+def test_of_annotations_that_agree_the_latest_counts_and_ground_truth_before_all(tmp_path, annotations, kind):
+    studio(tmp_path, *annotations)
+    found, findings = read(tmp_path)
+    assert found["p2"].defect_type == kind and not findings.problems

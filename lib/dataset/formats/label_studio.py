@@ -1,9 +1,10 @@
 """Label Studio's JSON export: polygons, rectangles, ellipses and brush strokes of all pictures.
 
-Of each task the first annotation that was not cancelled counts; a picture whose annotation is empty is a good one, and
-one of which it says no more than a choice that is a word for good. Choices, texts and keypoints mark no area: a picture
-that has no more is left out.
-Names lead to the pictures by their last pieces, with or without the eight digits that an upload puts before them.
+Of the annotations of a task that were not cancelled those count that are ground truth, else all. Where they disagree on
+whether there is a defect, the picture is left out; else the latest one holds. A picture whose annotation is empty is a
+good one, and one of which it says no more than a choice that is a word for good. Choices, texts and keypoints mark no
+area: a picture that has no more is left out. Names lead to the pictures by their last pieces, with or without the eight
+digits that an upload puts before them.
 """
 
 import re
@@ -19,11 +20,15 @@ from lib.core.images import MAX_PIXELS
 from lib.dataset.album import AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, RunLengths, Shape, ellipse, encoded, turned_box
 from lib.dataset.findings import Findings
-from lib.dataset.pictures import Picture
+from lib.dataset.pictures import Picture, is_good
 from lib.dataset.reading import annotation_files, read_json, recognised
 
 GOODS, DEFECTS = "pictures whose annotation is empty, and those in a folder `good`", "results in annotations"
 RESULTS = ("annotations", "completions")  # today's name and that of old versions
+DISPUTED = (
+    "that one annotation calls good and another does not; mark one as ground truth in Label Studio, or cancel the "
+    "other, and export anew"
+)
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 
 
@@ -58,10 +63,14 @@ def _read_task(path: Path, task: dict[str, Any], found: AnnotatedPictures) -> No
     if not valid:
         found.skip("task(s) without an annotation")
         return
-    results = valid[0]["result"]
+    judged = [one for one in valid if one.get("ground_truth")] or valid
+    latest = max(judged, key=lambda one: str(one.get("updated_at") or one.get("created_at") or ""))
+    results = latest["result"]
     sizes = ((int(one["original_width"]), int(one["original_height"])) for one in results if one.get("original_width"))
     size = next(sizes, None)
     notes = found.picture(_picture_name(task, path, found), path, size=size)
+    if notes and len({_finds_something(one) for one in judged}) > 1:
+        notes.doubt = DISPUTED
     for one in results if notes else []:
         labels = _labels(one)
         shape = _shape(path, one) if labels else None
@@ -71,6 +80,12 @@ def _read_task(path: Path, task: dict[str, Any], found: AnnotatedPictures) -> No
             found.region(notes, labels[0], shape)  # type: ignore[arg-type, index]
             for _ in labels[1:]:  # type: ignore[index]
                 found.skip("further label(s) of one area")
+
+
+def _finds_something(annotation: dict[str, Any]) -> bool:
+    """Whether an annotation holds more than words for good."""
+    said = [_labels(one) or one.get("value", {}).get("choices") for one in annotation["result"]]
+    return any(not labels or not all(map(is_good, labels)) for labels in said)
 
 
 def _labels(one: dict[str, Any]) -> list[Any] | None:
