@@ -185,3 +185,13 @@ def test_the_folder_of_visas_tables_is_no_category(tmp_path):
     assert categories_of(tmp_path) == ["candle", "cashew"]
     touch(tmp_path / "other", "split_csv/good/1.png", "nut/good/1.png")
     assert categories_of(tmp_path / "other") == ["nut", "split_csv"]
+
+
+def test_folders_of_words_for_good_hold_good_pictures(tmp_path):
+    touch(tmp_path / "set", "OK/1.png", "NG/2.png", "masks/NG/2.png")
+    assert categories_of(tmp_path / "set") == ["set"]
+    pictures = read_category(tmp_path / "set", "set", findings := Findings())
+    assert [one.id for one in pictures] == ["NG-2", "good-1"] and findings == Findings()
+    touch(tmp_path, "nut/train/Normal/1.png", "nut/test/OK/2.png", "nut/test/NG/3.png", "nut/ground_truth/NG/3.png")
+    pictures, findings = read(tmp_path)
+    assert [one.id for one in pictures] == ["good-train-1", "NG-test-3", "good-test-2"] and findings == Findings()

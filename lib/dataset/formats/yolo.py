@@ -15,11 +15,10 @@ from pathlib import Path
 import yaml
 
 from lib.core.errors import UserError
-from lib.core.records import GOOD
 from lib.dataset.album import Album, AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, Shape
 from lib.dataset.findings import Findings, shortlist
-from lib.dataset.pictures import Picture
+from lib.dataset.pictures import Picture, is_good
 from lib.dataset.reading import LOOKED_AT, annotation_files, numbers, read_text
 
 GOODS, DEFECTS = "pictures whose file of labels is empty, and those in a folder `good`", "lines in files of labels"
@@ -47,7 +46,7 @@ def read(base: Path, findings: Findings) -> list[Picture]:
     folders = {labels.parent for labels in label_of.values() if labels.is_file()}
     without, broken = [], []
     for picture, labels in label_of.items():
-        if labels.parent not in folders or (picture.parent.name.casefold() == GOOD and not labels.is_file()):
+        if labels.parent not in folders or (is_good(picture.parent.name) and not labels.is_file()):
             continue
         notes = found.picture(picture.relative_to(base).as_posix(), base / labels.name, shares=True)
         if notes is None:
