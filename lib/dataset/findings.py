@@ -16,6 +16,7 @@ class DatasetProblems(UserError):  # noqa: N818 (it carries many)
     """
 
     def __init__(self, problems: Sequence[str], warnings: Sequence[str] = ()) -> None:
+        problems, warnings = list(dict.fromkeys(problems)), list(dict.fromkeys(warnings))  # categories may share files
         lines = (f"{number}. {problem}" for number, problem in enumerate(problems, start=1))
         head = "".join(f"WARNING: {warning}\n" for warning in warnings)
         super().__init__(f"{head}the data set has {len(problems)} problem(s), nothing is written:\n" + "\n".join(lines))

@@ -13,6 +13,7 @@ from lib.core.params import Dataset
 from lib.dataset.findings import Findings
 from lib.dataset.layouts import FORMATS
 from lib.dataset.survey import look_at
+from tests.dataset.test_inspect import inspect
 from tests.dataset.test_odd_annotations import coco, pictures
 from tests.reading import read_category
 
@@ -163,3 +164,11 @@ def test_the_table_that_an_export_writes_keeps_its_parts(tmp_path):
     assert findings_of(tmp_path, rows, "image,mask,defect_type,subset,generator") == Findings()
     pictures = read_category(tmp_path, "nut", Findings(), "table")
     assert [one.folder for one in pictures] == ["test", "val", "train"]
+
+
+def test_a_table_that_cannot_be_read_is_told_once_for_all_folders(tmp_path):
+    for name in ("a", "b"):
+        pictures(tmp_path / name, ".", 1)
+    (tmp_path / "list.csv").write_bytes("picture,type\np0.png,Ri\u00df".encode("cp1252"))
+    done = inspect(tmp_path, folder=tmp_path)
+    assert done.returncode == 1 and done.stdout.count("list.csv: cannot be read as text in UTF-8") == 1

@@ -15,7 +15,7 @@ from lib.dataset.album import AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, RunLengths, Shape, ellipse, encoded, turned_box
 from lib.dataset.findings import Findings
 from lib.dataset.pictures import Picture, part_of_words
-from lib.dataset.reading import annotation_files, read_xml, recognised
+from lib.dataset.reading import annotation_files, other_export, read_xml, recognised
 
 GOODS, DEFECTS = "pictures without shapes, and those in a folder `good`", "shapes"
 
@@ -33,7 +33,8 @@ def read(base: Path, findings: Findings) -> list[Picture]:
         with found.file(path, "CVAT for images 1.1"):
             root = read_xml(path)
             if not _is_cvat(root):
-                findings.warnings.append(f"{path}: not read, since it is no export of CVAT for images")
+                other = other_export(root) or "it is no export of CVAT for images"
+                findings.warnings.append(f"{path}: not read, since {other}")
                 continue
             for image in root.findall("image"):
                 size = int(image.attrib["width"]), int(image.attrib["height"])
