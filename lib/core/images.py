@@ -224,7 +224,7 @@ def read_mask(path: Path) -> Mask:
 def _see_through(path: Path, pixels: NDArray[np.uint8]) -> Mask:
     """What a mask (H, W, 4), parts of which are transparent, marks."""
     colours, alpha = pixels[..., :3].max(axis=2), pixels[..., 3]
-    if not (values := (colours.astype(np.uint16) * alpha // 255).astype(np.uint8)).any():
+    if not (values := ((colours.astype(np.uint16) * alpha + 254) // 255).astype(np.uint8)).any():
         if colours.any():
             raise UserError(
                 f"{path}: a mask that is black where it is to be seen, and has colours where it is transparent; save "
