@@ -205,8 +205,14 @@ def read_mask(path: Path) -> Mask:
 
     A mask that went through JPEG, or whose borders are smoothed, has many values, most of them near 0 and 255: there,
     and in every JPEG, those above 127 are defect. A palette all of whose colours are black counts by its numbers.
+    What is transparent is no defect, and where all that is to be seen is black, it is the defect. Raises UserError
+    where colours and transparency contradict each other.
     """
     picture = decode(path)
+    if picture.mode in {"LA", "RGBA", "PA"} or (picture.mode in {"L", "RGB", "P"} and "transparency" in picture.info):
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+        if alpha.min() != alpha.max():
+            return _see_through(path, np.asarray(picture.convert("RGBA")))
     if picture.mode == "P":
         colours = np.asarray(picture.convert("RGB"))
         values = colours.max(axis=2) if colours.any() else np.asarray(picture)
@@ -217,6 +223,19 @@ def read_mask(path: Path) -> Mask:
     if values.ndim == 3:
         values = values.max(axis=2)
     return np.asarray(values > (MIDDLE if picture.format == "JPEG" or is_smoothed(values) else 0))
+
+
+def _see_through(path: Path, pixels: NDArray[np.uint8]) -> Mask:
+    """What a mask (H, W, 4), parts of which are transparent, marks."""
+    colours, alpha = pixels[..., :3].max(axis=2), pixels[..., 3]
+    if not (values := ((colours.astype(np.uint16) * alpha + 254) // 255).astype(np.uint8)).any():
+        if colours.any():
+            raise UserError(
+                f"{path}: a mask that is black where it is to be seen, and has colours where it is transparent; save "
+                f"it without transparency"
+            )
+        values = alpha
+    return np.asarray(values > (MIDDLE if is_smoothed(values) else 0))
 
 
 def is_smoothed(values: NDArray) -> bool:

@@ -2,17 +2,23 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from lib.core.errors import UserError
 from lib.core.images import SUFFIXES
 from lib.core.records import GOOD
 from lib.dataset.annotations import Annotation, MaskFile, Region, Shape
 from lib.dataset.findings import Findings, natural_key, shortlist
-from lib.dataset.pictures import Picture, TypeNames, part_of, picture_names, type_of
+from lib.dataset.pictures import Picture, TypeNames, is_good, part_of, picture_names, type_of
+
+UNMARKED = (
+    "whose annotations mark no area, such as lines, points and tags; draw closed shapes around their defects, or "
+    "remove these annotations where the picture is good"
+)
 
 
 def _refuse(error: OSError) -> None:
@@ -26,13 +32,15 @@ class Album:
     def __init__(self, base: Path) -> None:
         self.base = base
         self.paths: list[Path] = []
+        self._others: set[str] = set()  # names of files that are no pictures
         for folder, folders, files in os.walk(base, onerror=_refuse):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            self.paths += [
-                Path(folder, name)
-                for name in files
-                if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
-            ]
+            for name in files:
+                if not name.startswith("."):
+                    if Path(name).suffix.lower() in SUFFIXES:
+                        self.paths.append(Path(folder, name))
+                    else:
+                        self._others.add(name.casefold())
         self.paths.sort(key=lambda path: natural_key(path.as_posix()))
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         for path in self.paths:
@@ -43,21 +51,24 @@ class Album:
     def find(self, name: str, beside: Path | None = None) -> Path:
         """The picture that an annotation names; `beside`: the folder of the annotation's file.
 
-        The name is a path from there, from the folder of the data set, or from some other machine: then its last
-        pieces count, as many as it takes to be certain. Without an ending it may be any picture's. Nothing outside of
-        the data set is ever answered. Raises UserError for names that lead out of it, or to no picture, or to several.
+        The name is a path from there, from the folder of the data set, or from some other machine, or an address: then
+        its last pieces count, as many as it takes to be certain. Without an ending it may be any picture's. Nothing
+        outside of the data set is ever answered. Raises UserError for names that lead out of it, or to no picture, or
+        to several.
         """
-        wanted = name.strip().replace("\\", "/")
+        wanted = (unquote(urlsplit(name).path) if "://" in name else name).strip().replace("\\", "/")
         for folder in filter(None, (beside, self.base)):
             place = self.base / os.path.relpath(folder / wanted, self.base)
             if place in self._all:
                 return place
-        if ".." in PurePosixPath(wanted).parts:
-            raise UserError(f"{name!r} leads out of the data set, or to no picture in it")
-        pieces = [piece.casefold() for piece in PurePosixPath(wanted).parts]
-        found = self._by_name.get(pieces[-1], []) if pieces else []
+        steps = PurePosixPath(wanted).parts
+        pieces = [step.casefold() for step in steps if step != ".."]
+        found = self._by_name.get(pieces[-1], []) if pieces and steps[-1] != ".." else []
         if not found:
-            raise UserError(f"{name!r} is not there")
+            if pieces and pieces[-1] in self._others:
+                raise UserError(f"{name!r} is there, but is of no format that is read ({', '.join(SUFFIXES)})")
+            where = "leads out of the data set, or to no picture in it" if ".." in steps else "is not there"
+            raise UserError(f"{name!r} {where}")
 
         def alike(path: Path) -> int:
             own = [*(folder.casefold() for folder in path.parts[-2::-1]), ""]
@@ -96,10 +107,14 @@ class Notes:
 
     source: Path
     part: str = ""
+    sorted_by: Path | None = None  # the file that says the part, where no folder does
     size: tuple[int, int] | None = None  # width, height of the picture that was annotated
     shares: bool = False  # coordinates from 0 to 1
     group: str | None = None
     regions: list[Region] = field(default_factory=list)
+    unmarked: bool = False  # something was said of it that marks no area, and is no word for good
+    called_good: bool = False  # as a whole
+    doubt: str = ""  # why it is neither good nor a defect picture, and the remedy
 
 
 class AnnotatedPictures:
@@ -110,7 +125,9 @@ class AnnotatedPictures:
         self.album, self.type_name = Album(base), TypeNames()
         self.notes: dict[Path, Notes] = {}
         self._lost: dict[Path, list[str]] = defaultdict(list)
+        self._in_two_parts: dict[str, list[str]] = defaultdict(list)
         self._skipped: Counter[str] = Counter()
+        self._called_good: Counter[str] = Counter()
 
     def picture(self, name: str, source: Path, part: str = "", **known: object) -> Notes | None:
         """The notes of the picture that the file `source` names, or None where it is not there."""
@@ -119,20 +136,46 @@ class AnnotatedPictures:
         except UserError as error:
             self._lost[source].append(str(error))
             return None
-        notes = self.notes.setdefault(path, Notes(source, part or part_of(path.relative_to(self.base)), **known))  # type: ignore[arg-type]
+        notes = self.notes.setdefault(path, Notes(source, part_of(path.relative_to(self.base)), **known))  # type: ignore[arg-type]
+        if part and notes.sorted_by and part != notes.part:
+            self._in_two_parts[f"{notes.part} in {notes.sorted_by} and {part} in {source}"].append(str(path))
+        elif part:
+            notes.part, notes.sorted_by = part, source
+        if notes.size is None:
+            notes.size = known.get("size")  # type: ignore[assignment]
         if known.get("size") and notes.size != known["size"]:
             self.findings.problems.append(
                 f"{path}: {notes.source} and {source} were made for pictures of different size; correct or remove one"
             )
         return notes
 
+    def name_of(self, names: Sequence[str], source: Path) -> str:
+        """The first of several names that leads to a picture, else the first of all."""
+        for name in names:
+            with suppress(UserError):
+                self.album.find(name, source.parent)
+                return name
+        return names[0]
+
     def region(self, notes: Notes, label: object, shape: Shape) -> None:
-        """Add a defect to the notes of a picture."""
+        """Add a defect to the notes of a picture; what is called good is none."""
+        if is_good(label):
+            self._called_good[str(label)] += 1
+            return
         notes.regions.append(Region(self.type_name(label), shape))
 
-    def skip(self, kind: object) -> None:
-        """Count what has no area, or is of a kind that is not read."""
+    def skip(self, kind: object, notes: Notes | None = None, labels: Sequence[object] = ()) -> None:
+        """Count what has no area, or is of a kind that is not read.
+
+        notes: of the picture of which it says something by itself. Such a picture is no good one, unless all labels are
+        words for good; without a region it is left out.
+        """
+        if notes is not None and labels and all(map(is_good, labels)):
+            notes.called_good = True
+            return
         self._skipped[str(kind)] += 1
+        if notes is not None:
+            notes.unmarked = True
 
     @contextmanager
     def file(self, path: Path, kind: str) -> Iterator[None]:
@@ -147,31 +190,67 @@ class AnnotatedPictures:
             )
 
     def pictures(self) -> list[Picture]:
-        """A picture for each that is named, and for each in a folder `good`; says what is lost, skipped or not read."""
+        """A picture for each that is named, and for each in a folder `good`; says what is lost, skipped or not read.
+
+        Of a picture that is named, and whose annotations leave open whether it is good, there is none.
+        """
         for path in self.album.paths:
-            if path not in self.notes and path.parent.name.casefold() == GOOD:
+            if path not in self.notes and is_good(path.parent.name):
                 self.notes[path] = Notes(path, part_of(path.relative_to(self.base)))
         for source, names in self._lost.items():
             self.findings.problems.append(
                 f"{source}: {len(names)} picture(s) cannot be found below {self.base}: {shortlist(names)}; "
                 f"add them, or remove them from the file"
             )
+        for parts, twice in self._in_two_parts.items():
+            self.findings.problems.append(
+                f"{self.base}: {len(twice)} picture(s) are of the part {parts}: {shortlist(twice)}; keep them in one"
+            )
         if self._skipped:
             kinds = [f"{number} {kind}" for kind, number in sorted(self._skipped.items())]
             self.findings.warnings.append(f"{self.base}: not read, since it marks no area: {shortlist(kinds)}")
+        if self._called_good:
+            labels = [f"{number} {label!r}" for label, number in sorted(self._called_good.items())]
+            self.findings.warnings.append(
+                f"{self.base}: area(s) that are called good mark no defect, and are not read: {shortlist(labels)}"
+            )
         if unread := [str(path) for path in self.album.paths if path not in self.notes]:
             self.findings.warnings.append(
                 f"{self.base}: not read: {len(unread)} picture(s) that no annotation names; good ones belong into a "
                 f"folder `{GOOD}`: {shortlist(unread)}"
             )
         self.type_name.warn(self.findings)
-        name_of = picture_names(self.notes, self.base)
+        clear = self._without_doubt()
+        name_of = picture_names(clear, self.base)
         pictures = []
-        for path in sorted(self.notes, key=lambda one: natural_key(one.as_posix())):
-            notes, regions = self.notes[path], tuple(self.notes[path].regions)
+        for path in clear:
+            notes = self.notes[path]
+            regions = tuple(dict.fromkeys(notes.regions))  # several files may hold the same ones
             annotation = Annotation(notes.source, regions, notes.size, notes.shares) if regions else None
             name = name_of[path] if name_of[path] != path.stem else None
             pictures.append(
                 Picture(type_of(regions), notes.part, path, annotation=annotation, group=notes.group, name=name)
             )
         return pictures
+
+    def _without_doubt(self) -> list[Path]:
+        """The pictures of which it is certain what they show, in natural order; warns of all others."""
+        in_doubt: dict[str, list[str]] = defaultdict(list)
+        clear = []
+        for path in sorted(self.notes, key=lambda one: natural_key(one.as_posix())):
+            notes = self.notes[path]
+            doubt = notes.doubt or (UNMARKED if notes.unmarked and not notes.regions else "")
+            if doubt:
+                in_doubt[doubt].append(str(path))
+            else:
+                clear.append(path)
+        if contrary := [str(path) for path in clear if self.notes[path].called_good and self.notes[path].regions]:
+            self.findings.warnings.append(
+                f"{self.base}: {len(contrary)} picture(s) are called good, and show defects, which count: "
+                f"{shortlist(contrary)}; correct one of the two"
+            )
+        self.findings.warnings += [
+            f"{self.base}: left out: {len(names)} picture(s) {doubt}: {shortlist(names)}"
+            for doubt, names in in_doubt.items()
+        ]
+        return clear

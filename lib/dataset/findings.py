@@ -16,6 +16,7 @@ class DatasetProblems(UserError):  # noqa: N818 (it carries many)
     """
 
     def __init__(self, problems: Sequence[str], warnings: Sequence[str] = ()) -> None:
+        problems, warnings = list(dict.fromkeys(problems)), list(dict.fromkeys(warnings))  # categories may share files
         lines = (f"{number}. {problem}" for number, problem in enumerate(problems, start=1))
         head = "".join(f"WARNING: {warning}\n" for warning in warnings)
         super().__init__(f"{head}the data set has {len(problems)} problem(s), nothing is written:\n" + "\n".join(lines))
@@ -28,6 +29,25 @@ class Findings:
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+
+class Alike:
+    """Problems of many places in files: of each kind the first is told in full, of the others where they are."""
+
+    def __init__(self) -> None:
+        self._of: dict[tuple[str, str], list[tuple[str, str]]] = {}
+
+    def add(self, file: str, place: str, kind: str, text: str) -> None:
+        """Note what is wrong at a place, such as `line 4`."""
+        self._of.setdefault((file, kind), []).append((place, text))
+
+    def told(self) -> list[str]:
+        """A sentence for each kind and file, in the order in which they came up."""
+        told = []
+        for (file, _), ((place, text), *rest) in self._of.items():
+            alike = f"; alike in {len(rest)} more: {shortlist([one for one, _ in rest])}" if rest else ""
+            told.append(f"{file}, {place}: {text}{alike}")
+        return told
 
 
 def shortlist(names: Sequence[str], between: str = ", ") -> str:

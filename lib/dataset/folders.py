@@ -1,6 +1,7 @@
 """Folders of pictures, one for each defect type, and of their masks, as MVTec AD and everybody's own folders have them.
 
-A mask is named `<stem>_mask` or, in a folder of masks or beside a JPEG, also `<stem>`.
+Good pictures lie in a folder `good`, `ok` or `normal`. A mask is named `<stem>_mask` or, in a folder of masks or beside
+a JPEG, also `<stem>`.
 """
 
 import re
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from lib.core.images import SUFFIXES
 from lib.core.records import GOOD
 from lib.dataset.findings import Findings, natural_key, shortlist
-from lib.dataset.pictures import TEST, TRAIN, Picture, fits, renaming
+from lib.dataset.pictures import TEST, TRAIN, Picture, fits, is_good, renaming
 
 TWINS = "twins"
 MASK_FOLDERS = ("ground_truth", "masks")
@@ -42,7 +43,7 @@ def read_folders(layout: Folders, findings: Findings) -> list[Picture]:
     _report_unread(layout, findings)
     pictures: list[Picture] = []
     for part, folder in layout.pictures:
-        if part == TRAIN and folder.name != GOOD:
+        if part == TRAIN and not is_good(folder.name):
             findings.problems.append(f"{folder}: defects in train/; move them to {layout.defects / folder.name}")
         else:
             pictures += _read_folder(layout, part, folder, findings)
@@ -90,13 +91,13 @@ def _report_unread(layout: Folders, findings: Findings) -> None:
 
 def _read_folder(layout: Folders, part: str, folder: Path, findings: Findings) -> list[Picture]:
     """The pictures of one folder, each with its mask and its twin; notes what is wrong with their names."""
-    defect_type = folder.name
+    defect_type = GOOD if is_good(folder.name) else folder.name
     if not fits(defect_type):
         findings.problems.append(f"{folder}: unfit as the name of a defect type; {renaming(defect_type)}")
     files = picture_files(folder, findings)
     masks = [] if part else _masks_beside(files)
     images = [file for file in files if file not in masks]
-    for place in layout.masks_of(defect_type):
+    for place in layout.masks_of(folder.name):
         if part != TRAIN and place.is_dir():
             masks += picture_files(place, findings)
     if not images:
@@ -138,7 +139,7 @@ def _all_masks_missing(layout: Folders, folder: Path, images: Sequence[Path]) ->
 
 def _match_masks(folder: Path, images: Sequence[Path], masks: Sequence[Path], findings: Findings) -> dict[Path, Path]:
     """The mask of each picture of a folder, by their names; notes masks that have no picture, or a picture twice."""
-    if folder.name == GOOD and masks:
+    if is_good(folder.name) and masks:
         findings.warnings.append(f"{masks[0].parent}: {len(masks)} masks of good pictures are ignored")
         return {}
     by_stem = {image.stem: image for image in images}

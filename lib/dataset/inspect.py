@@ -114,7 +114,8 @@ def told(looks: dict[str, Look], dataset: Dataset, params: Params | None) -> tup
             counts = Counter(sample.split for sample in samples)
             parts = ", ".join(f"{counts[part]} {part}" for part in ("train", "val", "test"))
             lines += ["", f"{category}: by split.rule {params.split.rule}: {parts}"]
-    warnings = [warning for look in looks.values() for warning in look.findings.warnings]
+    problems = list(dict.fromkeys(problems))  # categories may share files
+    warnings = list(dict.fromkeys(warning for look in looks.values() for warning in look.findings.warnings))
     lines += ["", f"{len(warnings)} warning(s)", *(f"  {number}. {one}" for number, one in enumerate(warnings, 1))]
     lines += ["", f"{len(problems)} problem(s)", *(f"  {number}. {one}" for number, one in enumerate(problems, 1))]
     return lines, problems

@@ -30,7 +30,7 @@ from lib.dataset.formats import (
     voc,
     yolo,
 )
-from lib.dataset.pictures import Picture, fits, fitted
+from lib.dataset.pictures import Picture, fits, fitted, is_good
 from lib.dataset.reading import unreadable
 from lib.dataset.validation import DEFECTS, GOODS
 
@@ -129,7 +129,7 @@ def whole(root: Path, layout: Layout = "auto") -> Place | None:
         # Any folders beside each other may be types, or categories of which one is missing.
         # And a table beside folders of good pictures may be that of their capture groups.
         sure = {
-            "plain": (root / GOOD).is_dir(),
+            "plain": any(is_good(folder.name) for folder in folders(root)),
             "table": not any((folder / GOOD).is_dir() for folder in folders(root)),
         }.get(name, True)
         if sure and layout in ("auto", name) and (reason := one.recognises(root)):
@@ -141,4 +141,6 @@ def categories_of(root: Path, layout: Layout = "auto") -> list[str]:
     """The categories of a data set: its folders, or one that has the folder's own name."""
     if whole(root, layout):
         return [fitted(root.resolve().name)]
-    return [folder.name for folder in folders(root)]
+    found = folders(root)
+    beside = {visa.BESIDE} if any(map(visa.recognises, found)) else set()
+    return [folder.name for folder in found if folder.name not in beside]

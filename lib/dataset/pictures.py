@@ -25,6 +25,7 @@ PARTS = {
     "test": TEST,
     "testing": TEST,
 }  # what data sets call them
+GOOD_WORDS = (GOOD, "normal", "ok")  # what data sets call good pictures, in upper or lower case
 FOLDER_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -73,6 +74,11 @@ def fits(name: str) -> bool:
     return True
 
 
+def is_good(word: object) -> bool:
+    """Whether a label, or the name of a folder, is a word for good pictures."""
+    return str(word).strip().casefold() in GOOD_WORDS
+
+
 def renaming(name: str) -> str:
     """How to rename what has an unfit name."""
     better = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or "a_name"
@@ -101,8 +107,16 @@ class TypeNames:
 
     def warn(self, findings: Findings) -> None:
         """Say which labels have another name here."""
-        if changed := [f"{given!r} is {name}" for given, name in self.of.items() if given != name]:
-            findings.warnings.append(f"{len(changed)} defect type(s) have names unfit for a path: {shortlist(changed)}")
+        changed = {given: name for given, name in self.of.items() if given != name}
+        clashes = [f"{given!r} is {name}" for given, name in changed.items() if fitted(given) == given]
+        unfit = [f"{given!r} is {name}" for given, name in changed.items() if fitted(given) != given]
+        if clashes:
+            findings.warnings.append(
+                f"{len(clashes)} defect type(s) are called like another one but for upper and lower case, or signs: "
+                f"{shortlist(clashes)}; give them one name if they are the same"
+            )
+        if unfit:
+            findings.warnings.append(f"{len(unfit)} defect type(s) have names unfit for a path: {shortlist(unfit)}")
 
 
 def distinct(name: str, taken: Container[str]) -> str:

@@ -36,16 +36,29 @@ def recognised(base: Path, ending: str, read: Callable[[Path], Any], fits: Calla
 def unreadable(base: Path, depth: int = DEPTH) -> list[str]:
     """What is wrong with files that would hold annotations if they could be read, of the first LOOKED_AT of a kind.
 
+    Exports of a known tool in a form that is not read are among them.
+
     depth: folders below `base` that are looked into.
     """
     problems = []
     for ending, read in ((".json", read_json), (".xml", read_xml), (".csv", read_text)):
         for path, _ in zip(annotation_files(base, ending, depth=depth), range(LOOKED_AT), strict=False):
             try:
-                read(path)
+                if other := other_export(read(path)):
+                    problems.append(f"{path}: not read, since {other}")
             except UserError as error:
                 problems.append(str(error))
     return problems
+
+
+def other_export(content: Any) -> str:
+    """What the content of a file is, with the remedy, where it is an export in a form that is not read; or nothing."""
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, dict) and "annotation_id" in first and "data" not in first:
+        return "it is Label Studio's JSON-MIN; export it as JSON"
+    if isinstance(content, ElementTree.Element) and content.tag == "annotations" and content.find("track") is not None:
+        return "it is CVAT for video; export it as CVAT for images"
+    return ""
 
 
 def passed_over(base: Path) -> list[str]:

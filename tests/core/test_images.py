@@ -567,3 +567,27 @@ def test_the_latest_pictures_are_remembered_as_far_as_there_is_room():
         assert remembered(Path(name)).nbytes == 40
     assert asked == ["a", "b", "c", "b"], "a was asked for after b, so b had to go"
     assert recent(read, room=1)(Path("d")).nbytes == 40, "a picture larger than the room is read all the same"
+
+
+RED, WHITE, BLACK = (255, 0, 0), (255, 255, 255), (0, 0, 0)
+
+
+def drawn(defect: tuple[int, ...], ground: tuple[int, ...]) -> Image.Image:
+    """BLOB in one colour on another, RGBA."""
+    return Image.fromarray(np.where(BLOB[..., None], defect, ground).astype(np.uint8), "RGBA")
+
+
+@pytest.mark.parametrize("colour", [RED, WHITE, BLACK])
+@pytest.mark.parametrize("hidden", [WHITE, BLACK])
+def test_of_a_mask_on_transparent_ground_what_is_to_be_seen_counts(tmp_path, colour, hidden):
+    path = saved(tmp_path, "mask.png", drawn((*colour, 255), (*hidden, 0)))
+    if (colour, hidden) == (BLACK, WHITE):
+        with pytest.raises(UserError, match=r"mask.png: a mask that is black where it is to be seen"):
+            read_mask(path)
+    else:
+        assert np.array_equal(read_mask(path), BLOB)
+
+
+@pytest.mark.parametrize("alpha", [0, 128, 255])
+def test_transparency_that_is_the_same_everywhere_says_nothing(tmp_path, alpha):
+    assert np.array_equal(read_mask(saved(tmp_path, "mask.png", drawn((*RED, alpha), (*BLACK, alpha)))), BLOB)

@@ -44,9 +44,12 @@ def test_a_name_is_found_from_the_annotation_from_the_data_set_and_from_another_
         "absolute": album.find("C:\\Users\\me\\a.png"),
         "stem": album.find("a"),
         "trailing": album.find("/home/me/deep/b.jpg"),
+        "address": album.find("https://host/store/a.png?token=1#x"),
+        "../elsewhere/a.png": album.find("..\\elsewhere\\a.png", tmp_path),
     }
     assert {name: path.relative_to(tmp_path).as_posix() for name, path in found.items()} == {
         **dict.fromkeys(("a.png", "images/a.png", "../images/a.png", "absolute", "stem"), "images/a.png"),
+        **dict.fromkeys(("address", "../elsewhere/a.png"), "images/a.png"),
         "trailing": "images/deep/b.jpg",
     }
 
@@ -200,3 +203,10 @@ def test_a_file_too_large_is_refused(tmp_path, monkeypatch):
     write_coco(tmp_path)
     with pytest.raises(DatasetProblems, match=r"all\.json: \d+ bytes, at most 10 are read"):
         split_categories(dataset(tmp_path, layout="coco"), SPLIT)
+
+
+def test_a_picture_of_a_format_that_is_not_read_is_told_as_such(tmp_path):
+    touch(tmp_path, "a.png")
+    (tmp_path / "0.webp").touch()
+    with pytest.raises(UserError, match=r"'0.webp' is there, but is of no format that is read \(.png, "):
+        Album(tmp_path).find("0.webp")

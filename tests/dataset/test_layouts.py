@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lib.core.params import Dataset
 from lib.dataset.findings import DatasetProblems, Findings, natural_key
 from lib.dataset.groups import read_groups
+from lib.dataset.layouts import categories_of
 from lib.dataset.pictures import Picture
 from tests.reading import read_category
 
@@ -177,3 +178,20 @@ def test_an_unfit_group_table_is_a_problem_that_names_it(tmp_path, table, said):
 def test_an_unfit_group_pattern_is_a_problem_that_shows_it(tmp_path, pattern, said):
     touch(tmp_path / "nut", "good/1.png")
     assert said in grouped(tmp_path, group_pattern=pattern)[1].problems[0]
+
+
+def test_the_folder_of_visas_tables_is_no_category(tmp_path):
+    touch(tmp_path, *(f"{nut}/Data/Images/Normal/1.jpg" for nut in ("candle", "cashew")), "split_csv/1cls.csv")
+    assert categories_of(tmp_path) == ["candle", "cashew"]
+    touch(tmp_path / "other", "split_csv/good/1.png", "nut/good/1.png")
+    assert categories_of(tmp_path / "other") == ["nut", "split_csv"]
+
+
+def test_folders_of_words_for_good_hold_good_pictures(tmp_path):
+    touch(tmp_path / "set", "OK/1.png", "NG/2.png", "masks/NG/2.png")
+    assert categories_of(tmp_path / "set") == ["set"]
+    pictures = read_category(tmp_path / "set", "set", findings := Findings())
+    assert [one.id for one in pictures] == ["NG-2", "good-1"] and findings == Findings()
+    touch(tmp_path, "nut/train/Normal/1.png", "nut/test/OK/2.png", "nut/test/NG/3.png", "nut/ground_truth/NG/3.png")
+    pictures, findings = read(tmp_path)
+    assert [one.id for one in pictures] == ["good-train-1", "NG-test-3", "good-test-2"] and findings == Findings()

@@ -180,7 +180,9 @@ def test_folders_of_pictures_with_notes_are_no_yolo(tmp_path):
     [
         ("_annotations.coco.json", coco()[:-9], "no valid JSON"),
         ("_annotations.coco.json", json.dumps({"images": [], "annotations": []}), "set dataset.layout to their format"),
-        ("video.xml", "<annotations><track/></annotations>", "set dataset.layout to their format"),
+        ("stray.xml", "<annotations><shape/></annotations>", "set dataset.layout to their format"),
+        ("video.xml", "<annotations><track/></annotations>", "it is CVAT for video; export it as CVAT for images"),
+        ("min.json", '[{"image": "a.png", "annotation_id": 1}]', "it is Label Studio's JSON-MIN; export it as JSON"),
     ],
 )
 def test_annotations_that_no_layout_knows_are_named_where_folders_are_read_instead(

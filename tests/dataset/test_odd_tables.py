@@ -13,6 +13,7 @@ from lib.core.params import Dataset
 from lib.dataset.findings import Findings
 from lib.dataset.layouts import FORMATS
 from lib.dataset.survey import look_at
+from tests.dataset.test_inspect import inspect
 from tests.dataset.test_odd_annotations import coco, pictures
 from tests.reading import read_category
 
@@ -127,3 +128,47 @@ def test_a_pipe_in_the_place_of_a_picture_is_refused_and_not_waited_for(tmp_path
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"a\.png: cannot be read as a picture: it is no file"):
         read_image(tmp_path / "a.png")
+
+
+def test_rows_that_are_wrong_alike_are_one_problem_with_their_number_and_first_places(tmp_path):
+    problems = findings_of(tmp_path, [*SOUND, *(f"gone{n}.png,,good,holdout" for n in range(20))]).problems
+    assert len(problems) == 2 and all("; alike in 19 more: line 5, line 6, " in one for one in problems)
+    assert problems[0].startswith(f"{tmp_path / 'list.csv'}, line 4: ") and "and 9 more" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["p0.png,m.png,dent,train,1", "p0.png,m.png,scratch,test,1"], "is in the part 'test' here, and in 'train'"),
+        (["p0.png,m.png,dent,train,1", "p0.png,m.png,scratch,,2"], "is in the group '2' here, and in '1'"),
+    ],
+)
+def test_rows_of_one_picture_that_name_several_parts_or_groups_are_a_problem(tmp_path, rows, said):
+    lines = [f"images/{row}" for row in [*rows, "p1.png,,good,testing,3", "p1.png,,ok,test,"]]
+    [problem] = findings_of(tmp_path, lines, "picture,mask,type,part,group").problems
+    assert "line 3: " in problem and "p0.png" in problem and said in problem
+
+
+def test_whole_paths_of_another_machine_lead_to_pictures_by_their_last_pieces(tmp_path):
+    lines = ["D:\\shots\\images\\p0.png,D:\\shots\\m.png,dent,", "/home/me/p1.png,,good,", "images/p2.png,,good,"]
+    assert findings_of(tmp_path, lines) == Findings()
+
+
+def test_a_mask_that_is_missing_is_never_the_picture_of_its_name(tmp_path):
+    [problem] = findings_of(tmp_path, [*SOUND, "images/p2.png,D:\\masks\\p2.png,dent,"]).problems
+    assert "line 4: " in problem and "is the picture and its mask, too" in problem
+
+
+def test_the_table_that_an_export_writes_keeps_its_parts(tmp_path):
+    rows = ["images/p0.png,m.png,dent,test,", "images/p1.png,,good,val,", "images/p2.png,m.png,dent,perlin,perlin"]
+    assert findings_of(tmp_path, rows, "image,mask,defect_type,subset,generator") == Findings()
+    pictures = read_category(tmp_path, "nut", Findings(), "table")
+    assert [one.folder for one in pictures] == ["test", "val", "train"]
+
+
+def test_a_table_that_cannot_be_read_is_told_once_for_all_folders(tmp_path):
+    for name in ("a", "b"):
+        pictures(tmp_path / name, ".", 1)
+    (tmp_path / "list.csv").write_bytes("picture,type\np0.png,Ri\u00df".encode("cp1252"))
+    done = inspect(tmp_path, folder=tmp_path)
+    assert done.returncode == 1 and done.stdout.count("list.csv: cannot be read as text in UTF-8") == 1

@@ -21,6 +21,8 @@ from scipy import ndimage
 
 from lib.core.geometry import Mask
 from lib.core.images import read_image, read_mask
+from lib.dataset.findings import Findings
+from lib.dataset.formats import table
 from lib.export.datasets import FORMATS, write_dataset
 from lib.export.instances import instances_of, polygon
 from lib.export.yolo import DECIMALS
@@ -223,6 +225,16 @@ def test_the_table_names_every_picture_and_mask(truth: Truth):
                 box = [x, y, x + width, y + height]
                 assert [int(row[key]) for key in ("x0", "y0", "x1", "y1")] == box
     assert_same(found, truth)
+
+
+def test_the_table_comes_back_through_our_own_reader(truth: Truth):
+    findings = Findings()
+    pictures = table.read(exported("csv"), findings)
+    assert not findings.problems
+    parts = {name: "train" if subset in GENERATORS else subset for name, subset in truth.subset.items()}
+    assert {one.path.stem: one.folder for one in pictures} == parts
+    for one in pictures:
+        assert {kind for kind in one.types if kind != "good"} == truth.masks[one.path.stem].keys()
 
 
 @pytest.mark.parametrize("name", FORMATS)

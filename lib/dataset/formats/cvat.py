@@ -1,6 +1,7 @@
 """CVAT for images: one XML file with polygons, boxes, ellipses and masks of all pictures.
 
-A picture without any is a good one. Its `subset`, or a folder, names the part. Lines, points and tags mark no area.
+A picture without any is a good one, and one whose only tag is a word for good. Its `subset`, or a folder, names the
+part. Lines, points and tags mark no area: a picture that has no more is left out.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from lib.dataset.album import AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, RunLengths, Shape, ellipse, encoded, turned_box
 from lib.dataset.findings import Findings
 from lib.dataset.pictures import Picture, part_of_words
-from lib.dataset.reading import annotation_files, read_xml, recognised
+from lib.dataset.reading import annotation_files, other_export, read_xml, recognised
 
 GOODS, DEFECTS = "pictures without shapes, and those in a folder `good`", "shapes"
 
@@ -32,7 +33,8 @@ def read(base: Path, findings: Findings) -> list[Picture]:
         with found.file(path, "CVAT for images 1.1"):
             root = read_xml(path)
             if not _is_cvat(root):
-                findings.warnings.append(f"{path}: not read, since it is no export of CVAT for images")
+                other = other_export(root) or "it is no export of CVAT for images"
+                findings.warnings.append(f"{path}: not read, since {other}")
                 continue
             for image in root.findall("image"):
                 size = int(image.attrib["width"]), int(image.attrib["height"])
@@ -40,7 +42,7 @@ def read(base: Path, findings: Findings) -> list[Picture]:
                 notes = found.picture(image.attrib["name"], path, part, size=size)
                 for element in image if notes else []:
                     if (shape := _shape(path, element, size)) is None:
-                        found.skip(element.tag)
+                        found.skip(element.tag, notes, [element.get("label", "")])
                     else:
                         found.region(notes, element.attrib["label"], shape)  # type: ignore[arg-type]
     return found.pictures()

@@ -1,10 +1,15 @@
 """Label Studio's JSON export: polygons, rectangles, ellipses and brush strokes of all pictures.
 
-Of each task the first annotation that was not cancelled counts; a picture whose annotation is empty is a good one.
-Names lead to the pictures by their last pieces, with or without the eight digits that an upload puts before them.
+Of the annotations of a task that were not cancelled those count that are ground truth, else all. Where they disagree on
+whether there is a defect, the picture is left out; else the latest one holds. A picture whose annotation is empty is a
+good one, and one of which it says no more than a choice that is a word for good. Choices, texts and keypoints mark no
+area: a picture that has no more is left out. Names lead to the pictures by their last pieces, with or without the eight
+digits that an upload puts before them.
 """
 
 import re
+import unicodedata
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -17,11 +22,15 @@ from lib.core.images import MAX_PIXELS
 from lib.dataset.album import AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, RunLengths, Shape, ellipse, encoded, turned_box
 from lib.dataset.findings import Findings
-from lib.dataset.pictures import Picture
-from lib.dataset.reading import annotation_files, read_json, recognised
+from lib.dataset.pictures import Picture, is_good
+from lib.dataset.reading import annotation_files, other_export, read_json, recognised
 
 GOODS, DEFECTS = "pictures whose annotation is empty, and those in a folder `good`", "results in annotations"
 RESULTS = ("annotations", "completions")  # today's name and that of old versions
+DISPUTED = (
+    "that one annotation calls good and another does not; mark one as ground truth in Label Studio, or cancel the "
+    "other, and export anew"
+)
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 
 
@@ -34,14 +43,16 @@ def recognises(base: Path) -> str | None:
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures that the JSON files name; adds to the findings what is wrong with any of them."""
     found = AnnotatedPictures(base, findings)
+    names = _names_of_uploads(found)
     for path in annotation_files(base, ".json"):
         with found.file(path, "Label Studio's JSON"):
             content = read_json(path)
             if not _is_export(content):
-                findings.warnings.append(f"{path}: not read, since it is no list of tasks with data and annotations")
+                other = other_export(content) or "it is no list of tasks with data and annotations"
+                findings.warnings.append(f"{path}: not read, since {other}")
                 continue
             for task in content:
-                _read_task(path, task, found)
+                _read_task(path, task, found, names)
     return found.pictures()
 
 
@@ -50,42 +61,64 @@ def _is_export(content: Any) -> bool:
     return isinstance(first, dict) and "data" in first and any(key in first for key in RESULTS)
 
 
-def _read_task(path: Path, task: dict[str, Any], found: AnnotatedPictures) -> None:
+def _read_task(path: Path, task: dict[str, Any], found: AnnotatedPictures, names: dict[str, list[str]]) -> None:
     annotations: list[dict[str, Any]] = next((task[key] for key in RESULTS if key in task), [])
     valid = [one for one in annotations if not one.get("was_cancelled")]
     if not valid:
         found.skip("task(s) without an annotation")
         return
-    results = valid[0]["result"]
+    judged = [one for one in valid if one.get("ground_truth")] or valid
+    latest = max(judged, key=lambda one: str(one.get("updated_at") or one.get("created_at") or ""))
+    results = latest["result"]
     sizes = ((int(one["original_width"]), int(one["original_height"])) for one in results if one.get("original_width"))
     size = next(sizes, None)
-    notes = found.picture(_picture_name(task, path, found), path, size=size)
+    notes = found.picture(_picture_name(task, path, found, names), path, size=size)
+    if notes and len({_finds_something(one) for one in judged}) > 1:
+        notes.doubt = DISPUTED
     for one in results if notes else []:
-        labels = next((value for key, value in one["value"].items() if key.endswith("labels")), None)
+        labels = _labels(one)
         shape = _shape(path, one) if labels else None
         if shape is None:
-            found.skip(one.get("type"))
+            found.skip(one.get("type"), notes, labels or one.get("value", {}).get("choices", ()))
         else:
             found.region(notes, labels[0], shape)  # type: ignore[arg-type, index]
             for _ in labels[1:]:  # type: ignore[index]
                 found.skip("further label(s) of one area")
 
 
-def _picture_name(task: dict[str, Any], path: Path, found: AnnotatedPictures) -> str:
-    """The name of a task's picture, in the form in which there is such a picture."""
+def _finds_something(annotation: dict[str, Any]) -> bool:
+    """Whether an annotation holds more than words for good."""
+    said = [_labels(one) or one.get("value", {}).get("choices") for one in annotation["result"]]
+    return any(not labels or not all(map(is_good, labels)) for labels in said)
+
+
+def _labels(one: dict[str, Any]) -> list[Any] | None:
+    """The labels of a result; None where it has none, as choices, texts and relations of regions."""
+    return next((value for key, value in one.get("value", {}).items() if key.endswith("labels")), None)
+
+
+def _picture_name(task: dict[str, Any], path: Path, found: AnnotatedPictures, names: dict[str, list[str]]) -> str:
+    """The name of a task's picture, in the form in which there is such a picture; names: `_names_of_uploads`."""
     texts = {key: value for key, value in task["data"].items() if isinstance(value, str)}
     if not texts:
         raise UserError(f"{path}: task {task.get('id')} names no picture")
     address = urlsplit(texts.get("image") or next(iter(texts.values())))
     name = parse_qs(address.query).get("d", [unquote(address.path)])[0]
     short = UPLOADED.sub("", name.rpartition("/")[2])
-    for one in (name, short):
-        try:
-            found.album.find(one, path.parent)
-        except UserError:
-            continue
-        return one
-    return name
+    return found.name_of((name, short, *names.get(_as_uploaded(short), [])[:1]), path)
+
+
+def _names_of_uploads(found: AnnotatedPictures) -> dict[str, list[str]]:
+    """The pictures by the names that Label Studio would give them; of several with one name, none."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for picture in found.album.paths:
+        names[_as_uploaded(picture.name)].append(picture.relative_to(found.base).as_posix())
+    return {name: pictures for name, pictures in names.items() if len(pictures) == 1}
+
+
+def _as_uploaded(name: str) -> str:
+    """The name of a file as Label Studio stores uploads: blanks become _, and of other signs only -, _ and . stay."""
+    return re.sub(r"[^-\w.]", "", unicodedata.normalize("NFC", name.strip().replace(" ", "_"))).casefold()
 
 
 def _shape(path: Path, one: dict[str, Any]) -> Shape | None:
@@ -96,10 +129,12 @@ def _shape(path: Path, one: dict[str, Any]) -> Shape | None:
         return Polygon((tuple(n for x, y in value["points"] for n in (x * width / 100, y * height / 100)),))
     if "rle" in value:
         return _brushed(path, value["rle"], width, height)
+    if "x" not in value:
+        return None
     x, y = float(value["x"]) * width / 100, float(value["y"]) * height / 100
     if "radiusX" in value:
         return ellipse(x, y, float(value["radiusX"]) * width / 100, float(value["radiusY"]) * height / 100, angle)
-    if "width" in value:
+    if "width" in value and "height" in value:  # a keypoint has a width alone
         corners = x, y, x + float(value["width"]) * width / 100, y + float(value["height"]) * height / 100
         return turned_box(corners, angle, (x, y)) if angle else Rectangle(corners)
     return None

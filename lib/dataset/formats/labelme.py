@@ -1,7 +1,7 @@
 """labelme: a JSON file for each picture, beside it or elsewhere; polygons, rectangles, circles and masks.
 
-A picture whose file holds no shape is a good one; the part stands in the name of a folder. Lines and points mark no
-area.
+A picture whose file holds no shape is a good one, unless a flag of it says something else; the part stands in the name
+of a folder. Lines and points mark no area: a picture that has no more is left out.
 """
 
 import base64
@@ -24,6 +24,8 @@ from lib.dataset.reading import annotation_files, read_json, recognised
 
 GOODS, DEFECTS = "pictures whose file holds no shape, and those in a folder `good`", "shapes"
 
+LEAST = {"polygon": 3, "circle": 2, "rectangle": 2, "mask": 2}  # points
+
 
 def recognises(base: Path) -> str | None:
     """Why the folder is taken for labelme's, or None."""
@@ -42,13 +44,18 @@ def read(base: Path, findings: Findings) -> list[Picture]:
                 continue
             width, height = int(content.get("imageWidth") or 0), int(content.get("imageHeight") or 0)
             size = (width, height) if width * height else None
-            notes = found.picture(str(content["imagePath"]), path, size=size)
+            named = str(content["imagePath"])
+            beside = named.replace("\\", "/").rpartition("/")[2]  # where files were moved
+            notes = found.picture(found.name_of((named, beside), path), path, size=size)
             for one in content["shapes"] if notes else []:
                 kind = one.get("shape_type") or "polygon"
                 if (shape := _shape(path, kind, one, size)) is None:
-                    found.skip(kind)
+                    found.skip(kind, notes, [one["label"]])
                 else:
                     found.region(notes, one["label"], shape)  # type: ignore[arg-type]
+            flags = [name for name, is_set in (content.get("flags") or {}).items() if is_set] if notes else []
+            if flags:
+                found.skip("flag(s) of a picture", notes, flags)
     return found.pictures()
 
 
@@ -58,11 +65,18 @@ def _is_labelme(content: Any) -> bool:
 
 def _shape(path: Path, kind: str, one: dict[str, Any], size: tuple[int, int] | None) -> Shape | None:
     """The area of a shape, or None where it has none."""
-    points = [(float(x), float(y)) for x, y in one["points"]]
+    try:
+        points = [(float(x), float(y)) for x, y in one["points"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: a {kind} whose points are no pairs of numbers: {one.get('points')!r:.80}; draw it anew"
+        ) from error
+    if len(points) < LEAST.get(kind, 0):
+        raise UserError(f"{path}: a {kind} of {len(points)} point(s), expected {LEAST[kind]}; draw it anew")
     if kind == "polygon":
         return Polygon((tuple(value for point in points for value in point),))
     if kind == "circle":
-        (x, y), (edge_x, edge_y) = points
+        (x, y), (edge_x, edge_y) = points[0], points[-1]
         radius = math.hypot(edge_x - x, edge_y - y)
         return ellipse(x, y, radius, radius)
     if kind in ("rectangle", "mask"):

@@ -1,21 +1,22 @@
 """A CSV of pictures, masks and types, with a header: `picture,mask,type`, and perhaps `part` and `group`.
 
-Paths are relative to the table. Rows of type `good` have no mask, or one that marks nothing; several rows of one
-picture are several defects.
+Paths are relative to the table, or whole ones, of another machine, too: then their last pieces count. Rows of type
+`good` have no mask, or one that marks nothing; several rows of one picture are several defects. The table that
+`lib.export` writes is one: what a generator made belongs to train.
 """
 
 import csv
 import os
 from collections import defaultdict
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from lib.core.errors import UserError
 from lib.core.images import SUFFIXES, read_mask
 from lib.core.records import GOOD
-from lib.dataset.album import note_unread
+from lib.dataset.album import Album, note_unread
 from lib.dataset.annotations import Annotation, MaskFile, Region
-from lib.dataset.findings import Findings
-from lib.dataset.pictures import PARTS, Picture, TypeNames, picture_names, type_of
+from lib.dataset.findings import Alike, Findings
+from lib.dataset.pictures import PARTS, TRAIN, Picture, TypeNames, is_good, picture_names, type_of
 from lib.dataset.reading import read_text
 
 GOODS, DEFECTS = "rows of the type `good`, without a mask", "rows of other types, with a mask"
@@ -23,10 +24,10 @@ COLUMNS = {
     "picture": ("picture", "image", "path", "file", "filename"),
     "mask": ("mask", "mask_path"),
     "type": ("type", "defect_type", "label", "class"),
-    "part": ("part", "split"),
+    "part": ("part", "split", "subset"),
     "group": ("group", "capture_group"),
+    "generator": ("generator",),
 }
-NORMAL = (GOOD, "normal", "ok", "")
 
 Row = dict[str, str]
 
@@ -44,53 +45,30 @@ def recognises(base: Path) -> str | None:
 
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures that the tables name; adds to the findings what is wrong with any row."""
-    rows_of: dict[Path, list[Row]] = defaultdict(list)
+    wrong = Alike()
+    rows_of = _rows_of_pictures(base, findings, wrong)
     types = TypeNames()
-    for table in sorted(base.glob("*.csv")):
-        try:
-            rows = _rows(table)
-        except UserError as error:
-            findings.problems.append(str(error))
-            continue
-        for row in rows or ():
-            try:
-                mask = str(_inside(base, row["mask"])) if row["mask"] else ""
-                rows_of[_inside(base, row["picture"])].append(row | {"mask": mask})
-            except UserError as error:
-                findings.problems.append(f"{row['from']}: {error}; correct or remove it")
-            if row["part"] and row["part"].lower() not in PARTS:
-                findings.problems.append(f"{row['from']}: the part {row['part']!r:.80}; expected train, val or test")
     names = picture_names(rows_of, base)
     pictures = []
     for path, rows in rows_of.items():
-        defects = [row for row in rows if row["type"].casefold() not in NORMAL]
-        if defects and len(defects) < len(rows):
-            good = next(row["from"] for row in rows if row not in defects)
-            findings.problems.append(f"{good}: {path.name} is good here and has a defect in another row; remove one")
-        for row in rows:
-            if row["mask"] and row not in defects and _marks(Path(row["mask"])):
-                said = f"the type {row['type']!r:.80}" if row["type"] else "no type"
-                findings.problems.append(
-                    f"{row['from']}: a mask that is not empty, and {said}; name the defect's type, or remove the mask"
-                )
-        for row in defects:
-            if not row["mask"]:
-                findings.problems.append(
-                    f"{row['from']}: a defect picture without a mask; add its path, or the type {GOOD}"
-                )
-        regions = tuple(Region(types(row["type"]), MaskFile(Path(row["mask"]))) for row in defects if row["mask"])
+        defects = [row for row in rows if row["type"] and not is_good(row["type"])]
+        _check(path, rows, defects, wrong)
+        masked = [Region(types(row["type"]), MaskFile(Path(row["mask"]))) for row in defects if row["mask"]]
+        regions = tuple(dict.fromkeys(masked))
         whole = len(regions) == 1  # the file itself is the mask
+        shape = regions[0].shape if whole else None
         pictures.append(
             Picture(
                 type_of(regions) if regions or not defects else types(defects[0]["type"]),
-                PARTS.get(rows[0]["part"].lower(), ""),
+                next((PARTS[row["part"].lower()] for row in rows if row["part"].lower() in PARTS), ""),
                 path,
-                Path(defects[0]["mask"]) if whole else None,
+                shape.path if isinstance(shape, MaskFile) else None,
                 annotation=Annotation(path, regions) if regions and not whole else None,
-                group=rows[0]["group"] or None,
+                group=next((row["group"] for row in rows if row["group"]), None),
                 name=names[path] if names[path] != path.stem else None,
             )
         )
+    findings.problems += wrong.told()
     types.warn(findings)
     note_unread(
         base, pictures, findings, {Path(row["mask"]) for rows in rows_of.values() for row in rows if row["mask"]}
@@ -98,9 +76,62 @@ def read(base: Path, findings: Findings) -> list[Picture]:
     return pictures
 
 
+def _rows_of_pictures(base: Path, findings: Findings, wrong: Alike) -> dict[Path, list[Row]]:
+    """The rows of each picture, their masks as paths from where the program runs."""
+    album = Album(base)
+    rows_of: dict[Path, list[Row]] = defaultdict(list)
+    for table in sorted(base.glob("*.csv")):
+        try:
+            rows = _rows(table)
+        except UserError as error:
+            findings.problems.append(str(error))
+            continue
+        for row in rows or ():
+            place = row["table"], row["line"]
+            if row["generator"]:
+                row["part"] = TRAIN
+            try:
+                mask = str(_inside(album, row["mask"])) if row["mask"] else ""
+                path = _inside(album, row["picture"])
+            except UserError as error:
+                wrong.add(*place, "path", f"{error}; correct or remove it")
+                continue
+            finally:
+                if row["part"] and row["part"].lower() not in PARTS:
+                    wrong.add(*place, "part", f"the part {row['part']!r:.80}; expected train, val or test")
+            if mask == str(path):
+                wrong.add(*place, "itself", f"{mask} is the picture and its mask, too; correct one of them")
+                continue
+            rows_of[path].append(row | {"mask": mask})
+    return rows_of
+
+
+def _check(path: Path, rows: list[Row], defects: list[Row], wrong: Alike) -> None:
+    """Note where rows of a picture contradict each other, and what masks they lack or have in vain."""
+    for row in rows:
+        place, is_defect = (row["table"], row["line"]), row in defects
+        if defects and not is_defect:
+            wrong.add(*place, "both", f"{path.name} is good here and has a defect in another row; remove one")
+        if row["mask"] and not is_defect and _marks(Path(row["mask"])):
+            said = f"the type {row['type']!r:.80}" if row["type"] else "no type"
+            text = f"a mask that is not empty, and {said}; name the defect's type, or remove the mask"
+            wrong.add(*place, "mask", text)
+        if is_defect and not row["mask"]:
+            wrong.add(*place, "no mask", f"a defect picture without a mask; add its path, or the type {GOOD}")
+    for key in ("part", "group"):
+        told = [row for row in rows if row[key]]
+        for row in told[1:]:
+            first, this = (
+                PARTS.get(one[key].lower(), one[key]) if key == "part" else one[key] for one in (told[0], row)
+            )
+            if first != this:
+                text = f"{path} is in the {key} {this!r:.80} here, and in {first!r:.80} in another row; keep one"
+                wrong.add(row["table"], row["line"], key, text)
+
+
 def _rows(path: Path) -> list[Row] | None:
-    """The rows of a table, by the names of COLUMNS, "" where one is absent, and `from`, where each stands; None where
-    it is no table of pictures."""
+    """The rows of a table, by the names of COLUMNS, "" where one is absent, and `table` and `line`, where each
+    stands; None where it is no table of pictures."""
     lines = read_text(path).splitlines()
     if not lines:
         return None
@@ -117,23 +148,30 @@ def _rows(path: Path) -> list[Row] | None:
         raise UserError(f"{path}: no CSV table: {error}; save it anew") from error
     return [
         {key: row[at].strip() if at is not None and at < len(row) else "" for key, at in place.items()}
-        | {"from": f"{path}, line {line}"}
+        | {"table": str(path), "line": f"line {line}"}
         for line, row in cells
     ]
 
 
-def _inside(base: Path, name: str) -> Path:
-    """A path of the table. Raises UserError where it leads out of the data set, or to no picture."""
+def _inside(album: Album, name: str) -> Path:
+    """A path of the table; a whole path from another machine leads to a picture by its last pieces.
+
+    Raises UserError where it leads out of the data set, or to no picture.
+    """
+    base = album.base
     path = base / os.path.relpath(base / name.replace("\\", "/"), base)
-    if ".." in path.relative_to(base).parts:
-        raise UserError(f"{name!r:.200} leads out of the data set")
+    leads_out = ".." in path.relative_to(base).parts
     try:
-        found = path.is_file() and path.suffix.lower() in SUFFIXES
+        found = not leads_out and path.is_file() and path.suffix.lower() in SUFFIXES
     except OSError:  # a name longer than any file's
         found = False
-    if not found:
-        raise UserError(f"{name!r:.200}: there is no such picture in {base}")
-    return path
+    if found:
+        return path
+    if name.startswith("/") or PureWindowsPath(name).is_absolute():
+        return album.find(name)
+    if leads_out:
+        raise UserError(f"{name!r:.200} leads out of the data set")
+    raise UserError(f"{name!r:.200}: there is no such picture in {base}")
 
 
 def _marks(mask: Path) -> bool:

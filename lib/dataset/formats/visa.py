@@ -18,7 +18,8 @@ from lib.dataset.reading import read_text
 
 GOODS, DEFECTS = "the pictures in Data/Images/Normal", "pictures in Data/Images/Anomaly"
 NORMAL, ANOMALY, MASKS = "Data/Images/Normal", "Data/Images/Anomaly", "Data/Masks/Anomaly"
-SPLIT = "split_csv/1cls.csv"
+BESIDE = "split_csv"  # a folder of tables beside the categories, and none itself
+SPLIT = f"{BESIDE}/1cls.csv"
 
 
 def recognises(base: Path) -> str | None:

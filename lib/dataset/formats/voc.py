@@ -33,22 +33,29 @@ def read(base: Path, findings: Findings) -> list[Picture]:
             if not _is_voc(root):
                 findings.warnings.append(f"{path}: not read, since it is no annotation of Pascal VOC")
                 continue
-            width, height = int(root.findtext("size/width") or 0), int(root.findtext("size/height") or 0)
+            width, height = (int(_number(path, root, f"size/{key}", "0")) for key in ("width", "height"))
             name = _picture_name(root, path, found)
             notes = found.picture(
                 name, path, parts.get(path.stem, ""), size=(width, height) if width * height else None
             )
             for one in root.findall("object") if notes else []:
                 # Pixels count from 1, and the last one belongs to the box.
-                x0, y0, x1, y1 = (
-                    float(one.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax")
-                )
+                x0, y0, x1, y1 = (_number(path, one, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
                 found.region(notes, (one.findtext("name") or "").strip(), Rectangle((x0 - 1, y0 - 1, x1, y1)))  # type: ignore[arg-type]
     return found.pictures()
 
 
 def _is_voc(root: Element) -> bool:
     return root.tag == "annotation" and (root.find("object") is not None or root.find("filename") is not None)
+
+
+def _number(path: Path, element: Element, key: str, default: str = "") -> float:
+    """A number below an element. Raises UserError where it is none."""
+    text = element.findtext(key) or default
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"{path}: {element.tag}: {key} is no number, but {text!r:.80}; correct or remove it") from error
 
 
 def _picture_name(root: Element, path: Path, found: AnnotatedPictures) -> str:
