@@ -1,5 +1,6 @@
 """What drives detectors: examples from files, seeds side by side that outlive a kill, thresholds, the placebo."""
 
+import itertools
 import json
 import threading
 from pathlib import Path
@@ -289,12 +290,15 @@ def test_predictions_and_rankings_are_the_same_on_one_core_and_on_several(
     examples, results = bright_discs(7, 3), []
     for cores in (1, 4):
         monkeypatch.setattr("lib.core.runtime.cores", lambda where, cores=cores: cores)
-        names = set()
+        # Two threads meet: else one might do it all on a busy machine.
+        names, calls, meeting = set(), itertools.count(), threading.Barrier(min(cores, 2), timeout=60)
 
         class Watched:
             @staticmethod
             def predict(model: float, image: np.ndarray) -> np.ndarray:
                 names.add(threading.current_thread().name)  # noqa: B023
+                if next(calls) < 2:  # noqa: B023
+                    meeting.wait()  # noqa: B023
                 return brightness.predict(model, image)
 
         with predictions(Watched, 5.0, examples, tmp_path) as predicted:  # type: ignore[arg-type]
