@@ -247,8 +247,9 @@ def with_decision(file: Path, decision: Decision) -> bytes:
         raise UserError(
             f"{file}: cannot be read as ONNX; delete it, or write it anew with python -m lib.exchange"
         ) from error
+    changes = asdict(decision)
     for value in graph.metadata_props:
-        if value.key in (changes := asdict(decision)):
+        if value.key in changes:
             value.value = json.dumps(changes[value.key])
     return bytes(graph.SerializeToString())
 
