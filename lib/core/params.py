@@ -141,6 +141,13 @@ class Split(Section):
     rule: Literal["first_third", "shots", "given"]
     shots: Annotated[int, Field(ge=2)]
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    fold: Literal[0, 1, 2] = 0
+
+    @model_validator(mode="after")
+    def _given_parts_do_not_turn(self) -> "Split":
+        if self.rule == "given" and self.fold:
+            raise ValueError("fold: the parts of rule given are those of the data set; set fold to 0, or another rule")
+        return self
 
 
 class Boxes(Section):

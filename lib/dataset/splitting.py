@@ -118,7 +118,8 @@ def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split:
     as hold `shots` pictures. Of the fitting groups `val_fraction` is val: the neighbours that come closest to this
     fraction of the pictures too, the last ones where groups are equally large. Where there is one fitting group, val
     takes the next; where groups shared with other types would make val outweigh train, train gets one more. One
-    group at least is left for test.
+    group at least is left for test. With `fold` 1 or 2 the order begins one or two thirds later and goes on at its
+    start: by `first_third` the fitting groups of three folds have none in common, where a type has six or more.
 
     Rule `given`: every group is of the part that its pictures lie in, of the later one where they lie in two, in the
     order train, val, test. Without any for val, `val_fraction` of the train groups are, evenly spaced, of groups with
@@ -126,7 +127,7 @@ def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split:
 
     Good pictures follow the defects of their group. Other groups keep to the folders, `test/good` to test and
     `train/good` to fitting; without a folder for test the last third of the groups is test, since neighbours in a
-    series look alike. Of the fitting groups `val_fraction`, evenly spaced, are val.
+    series look alike; a fold turns them in the same way. Of the fitting groups `val_fraction`, evenly spaced, are val.
     """
     if split.rule == "given":
         return _given(pictures, groups, split.val_fraction)
@@ -137,15 +138,23 @@ def assign_splits(pictures: Sequence[Picture], groups: Mapping[str, str], split:
         sizes[groups[picture.id]] = sizes.get(groups[picture.id], 0) + 1
     part_of: dict[str, str] = {}
     for defect_type in sorted(ordered.keys() - {(GOOD, False)}, key=lambda one: (len(ordered[one]), one)):
-        part_of |= _assign_defects(ordered[defect_type], split, part_of)
+        part_of |= _assign_defects(_turned(ordered[defect_type], split.fold), split, part_of)
 
     free = [group for group in ordered[GOOD, False] if group not in part_of]
     if any(picture.folder == "test" for picture in pictures):
         test = {groups[one.id] for one in pictures if one.defect_type == GOOD and one.folder == "test"}
     else:
+        free = list(_turned(dict.fromkeys(free, 1), split.fold))
         test = set(free[len(free) - max(1, len(free) // 3) :])
     val = _evenly_spaced([group for group in free if group not in test], split.val_fraction)
     return part_of | {group: "test" if group in test else "val" if group in val else "train" for group in free}
+
+
+def _turned(sizes: Mapping[str, int], fold: int) -> dict[str, int]:
+    """The groups in the order of a fold: those of the first `fold` thirds come last."""
+    groups = list(sizes)
+    start = (fold * len(groups) + 1) // 3
+    return {group: sizes[group] for group in groups[start:] + groups[:start]}
 
 
 def _given(pictures: Sequence[Picture], groups: Mapping[str, str], val_fraction: float) -> dict[str, str]:

@@ -40,6 +40,10 @@ def parts(pictures: list[Picture], split: Split, groups: dict[str, str] | None =
     return [part_of[own[picture.id]] for picture in pictures]
 
 
+def in_fold(split: Split, fold: int) -> Split:
+    return Split(**split.model_dump() | {"fold": fold})
+
+
 def test_the_first_third_of_a_type_by_natural_name_is_for_fitting():
     assert parts(pictures_of("crack", 18), FIRST_THIRD) == ["train"] * 4 + ["val"] * 2 + ["test"] * 12
 
@@ -71,6 +75,43 @@ def test_a_group_of_two_types_lies_in_one_part_and_leaves_both_types_their_test_
     pictures = pictures_of("crack", 3) + pictures_of("dent", 6)
     groups = {"crack-0": "shared", "dent-5": "shared"}
     assert parts(pictures, FIRST_THIRD, groups) == ["train", "val", "test", "val", *["test"] * 4, "train"]
+
+
+@pytest.mark.parametrize("split", [FIRST_THIRD, SHOTS], ids=["first_third", "shots"])
+def test_three_folds_fit_on_three_sets_of_defects_that_have_none_in_common(split):
+    known = []
+    for fold in (0, 1, 2):
+        turned = parts(pictures_of("crack", 18), in_fold(split, fold))
+        known.append({index for index, part in enumerate(turned) if part != "test"})
+        assert Counter(turned) == {"train": 4, "val": 2, "test": 12}
+    assert known == [set(range(6)), set(range(6, 12)), set(range(12, 18))]
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (2, ["train test", "test train", "test train"]),
+        (3, ["train val test", "test train val", "val test train"]),
+        (4, ["train val test test", "test train val test", "val test test train"]),
+        (5, ["train val test test test", "test test train val test", "test test test train val"]),
+    ],
+)
+def test_a_fold_begins_later_in_the_series_and_goes_on_at_its_start(number, expected):
+    pictures = pictures_of("crack", number)
+    assert [" ".join(parts(pictures, in_fold(FIRST_THIRD, fold))) for fold in (0, 1, 2)] == expected
+
+
+def test_a_fold_turns_good_pictures_without_folders_and_leaves_a_test_folder_alone():
+    for fold, test in ((0, {6, 7, 8}), (1, {0, 1, 2}), (2, {3, 4, 5})):
+        found = parts(pictures_of(GOOD, 9), in_fold(FIRST_THIRD, fold))
+        assert {index for index, part in enumerate(found) if part == "test"} == test
+    kept = pictures_of(GOOD, 6, "train") + pictures_of(GOOD, 3, "test")
+    assert parts(kept, FIRST_THIRD) == parts(kept, in_fold(FIRST_THIRD, 1))
+
+
+def test_given_parts_have_one_fold():
+    with pytest.raises(ValueError, match=r"fold.*given"):
+        in_fold(GIVEN, 1)
 
 
 def test_good_pictures_keep_to_their_folders_and_validation_is_spread_over_the_series():
@@ -116,12 +157,13 @@ def test_without_a_given_val_part_it_is_spread_over_train_of_defects_and_good_on
     rule=st.sampled_from(["first_third", "shots"]),
     shots=st.integers(2, 20),
     fraction=st.floats(0.01, 0.99),
+    fold=st.sampled_from([0, 1, 2]),
     folders=st.booleans(),
 )
 def test_whatever_the_groups_are_each_gets_one_part_whatever_the_order_of_the_pictures(
-    rows, rule, shots, fraction, folders
+    rows, rule, shots, fraction, fold, folders
 ):
-    split = Split(rule=rule, shots=shots, val_fraction=fraction)
+    split = Split(rule=rule, shots=shots, val_fraction=fraction, fold=fold)
     pictures = [
         Picture(kind, "" if not folders else "train" if kind == "good" and index % 2 else "test", Path(f"{index}.png"))
         for index, (kind, _) in enumerate(rows)
