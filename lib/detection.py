@@ -26,7 +26,7 @@ from lib.alarms import alarm_level, refuse_small, threshold_for
 from lib.core.defects import Labels
 from lib.core.errors import UserError
 from lib.core.geometry import Scores
-from lib.core.images import write_png
+from lib.core.images import is_grey, write_png
 from lib.core.params import PLACEBO, PLACEBO_SEED, REAL_ONLY, Detect, Params
 from lib.core.records import GOOD, RegionMap, Sample, Synthetic, TypeMap, by_id, of_split, read_records
 from lib.core.regions import ignored_pixels, silenced
@@ -95,6 +95,7 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
     if module.LEARNS_FROM == "good":
         train = [example for example in train if example.defect_type == GOOD]
 
+    colours = colours_of(train)
     # Those of single pictures say nothing about new ones.
     kinds = {sample.regions for sample in samples}
     (shared,) = kinds if len(kinds) == 1 else (None,)
@@ -108,14 +109,20 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
                 raise
             raise diverged(module) from error
         write_json(out / "threshold.json", choose_threshold(module, module.load(out), val, params.detect, out))
-        provenance = {"detector": detector, "category": category, "arm": arm, "seed": seed, "depth": samples[0].depth}
-        write_json(out / "detector.json", provenance)
+        method = {"detector": detector, "category": category, "arm": arm, "seed": seed}
+        write_json(out / "detector.json", method | {"depth": samples[0].depth, "colours": colours})
         if shared is not None:
             write_png(out / IGNORED_PIXELS, ignored_pixels(shared))
 
     work = work_folder(f"detect-{detector}-{category}-{arm}", key)
     train_seeds(train_seed, [seed + PLACEBO_SEED * (arm == PLACEBO) for seed in params.detect.seeds], work)
     replace_folder(work, Path(f"models/detectors/{detector}/{category}/{arm}"))
+
+
+def colours_of(examples: Iterable[Example]) -> str:
+    """`grey` or `colour`, as all of the pictures are; `both` where some are the one and some the other."""
+    kinds = {"grey" if is_grey(example.image) else "colour" for example in examples if not example.synthetic}
+    return kinds.pop() if len(kinds) == 1 else "both"
 
 
 def diverged(module: ModuleType) -> UserError:

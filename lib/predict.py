@@ -39,7 +39,6 @@ from typing import Any
 
 from lib.alarms import refuse_small
 from lib.core.errors import UserError
-from lib.core.images import read_image
 from lib.core.pipeline import refuse_outputs
 from lib.core.runtime import progress
 from lib.detection import image_score
@@ -172,7 +171,7 @@ def _look(inspector: Inspector, pictures: Iterable[Picture], results: Results) -
         try:
             if picture.shown != picture.path.as_posix():
                 raise UserError(f"{picture.shown}: a name that is no UTF-8, as all results are; rename it")
-            image = read_image(picture.path, inspector.depth)
+            image = inspector.read(picture.path)
             refuse_small(image[..., 0].size, inspector.decision.min_area, "min_area of the model", picture.path)
             scores, boxes = inspector.look(image)
         except (UserError, OSError) as error:

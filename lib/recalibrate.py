@@ -3,9 +3,9 @@
     python -m lib.recalibrate models/detectors/unet/bracket/none/seed-0 FOLDER-OF-GOOD --false-alarm-rate 0.01
 
 Of all pictures in the folder, which show no defect, at most this share is an alarm afterwards. The model's folder keeps
-everything else; its threshold.json says what the threshold was chosen on, and what it was before, and a `model.onnx` in
-it gets the new threshold, too, of which copies elsewhere know nothing. A folder below models/detectors belongs to DVC,
-whose next `dvc repro` trains it again: recalibrate the copy that runs on the line.
+everything else; its threshold.json says what the threshold was chosen on, and what training had chosen. A `model.onnx`
+in it gets the new threshold, too; copies elsewhere do not. A folder below models/detectors belongs to DVC, whose next
+`dvc repro` trains it again: recalibrate the copy that runs on the line.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from typing import Any
 
 from lib.alarms import alarm_level, refuse_small, threshold_for
 from lib.core.errors import UserError
-from lib.core.images import read_image
 from lib.core.runtime import progress, write_bytes, write_json
 from lib.exchange import FILE, with_decision
 from lib.intake import Picture, listed
@@ -66,7 +65,7 @@ def recalibrated(
     key = "--min-area" if min_area else "min_area of threshold.json"
 
     def level(picture: Picture) -> float:
-        image = read_image(picture.path, inspector.depth)
+        image = inspector.read(picture.path)
         refuse_small(image[..., 0].size, area, key, picture.path)
         try:
             return alarm_level(inspector.predict(image), area)
@@ -80,7 +79,7 @@ def recalibrated(
         "chosen_on": "good pictures, recalibrated",
         "false_alarm_rate": rate,
         "good_pictures": len(levels),
-        "before": {key: value for key, value in before.items() if key != "before"},
+        "trained": before.get("trained", before),
     }
 
 

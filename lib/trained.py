@@ -16,7 +16,7 @@ import numpy as np
 from lib.alarms import marked
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Scores
-from lib.core.images import Depth, read_mask
+from lib.core.images import Depth, is_grey, read_image, read_mask
 from lib.core.regions import blanked, silenced
 from lib.core.runtime import fingerprint
 from lib.detection import IGNORED_PIXELS
@@ -59,6 +59,22 @@ class Inspector:
     def predict(self, image: RGB) -> Scores:
         """(H, W, 3) uint8 -> (H, W) float32."""
         return self.look(image)[0]
+
+    def read(self, path: Path) -> RGB:
+        """The picture in a file, (H, W, 3) uint8, its values scaled as in training.
+
+        Raises UserError for one that cannot be read, one of another depth, and for a grey one where all pictures in
+        training had colours, or the other way round: scores of what no training picture was like mean nothing.
+        """
+        image = read_image(path, self.depth)
+        known = self.provenance.get("colours", "both")
+        if known != "both" and known != (shown := "grey" if is_grey(image) else "colour"):
+            kinds = {"grey": "grey (red, green and blue are equal everywhere)", "colour": "in colour"}
+            raise UserError(
+                f"{path}: is {kinds[shown]}, and all pictures that the model was trained on are {kinds[known]}: take "
+                "pictures as they were in training, or train on pictures like this one"
+            )
+        return image
 
     @property
     def depth(self) -> Depth:

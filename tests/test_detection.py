@@ -3,6 +3,7 @@
 import itertools
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lib.core.records import GOOD, Sample, Synthetic
 from lib.core.runtime import write_json
 from lib.detection import (
     choose_threshold,
+    colours_of,
     image_score,
     predictions,
     rank_parts,
@@ -25,7 +27,7 @@ from lib.detection import (
     train_arm,
     train_seeds,
 )
-from lib.detectors import find
+from lib.detectors import Example, find
 from lib.metrics.ranking import rank
 from tests import brightness
 from tests.blobs import BUDGET
@@ -161,10 +163,23 @@ def test_every_seed_tells_what_it_is_and_what_it_was_trained_on(params: Params):
             "arm": "perlin",
             "seed": seed,
             "depth": 8,
+            "colours": "colour",
         }
         assert files["config.json"] == {"seed": seed, "width": 16, "examples": 6}
         assert files["history.json"] == {"loss": [[1, 1.0], [2, 1 / (1 + seed)]]}
         assert set(files) == {"detector.json", "config.json", "history.json", "threshold.json"}
+
+
+def test_grey_and_colour_are_told_of_real_pictures_alone(params: Params):
+    grey = Example(np.full((4, 4, 3), 9, np.uint8), np.zeros((4, 4), bool), False, GOOD)
+    tinted = replace(grey, picture=np.array([[[9, 9, 9], [9, 9, 8]]], np.uint8))
+    painted = replace(tinted, synthetic=True)
+    assert [colours_of(some) for some in ([grey], [tinted], [grey, tinted], [grey, painted])] == [
+        "grey",
+        "colour",
+        "both",
+        "grey",
+    ]
 
 
 def test_the_placebo_is_the_same_training_under_other_seeds(params: Params):

@@ -220,6 +220,22 @@ def test_a_picture_of_another_depth_is_named_with_its_values_and_the_others_are_
     assert "0.png: holds values from" in rows()[0]["error"] and "depth 8" in rows()[0]["error"]
 
 
+@pytest.mark.parametrize(("colours", "refused"), [("colour", [0]), ("grey", [1]), ("both", []), (None, [])])
+def test_grey_pictures_are_refused_by_a_model_that_knows_colour_alone_and_the_other_way_round(
+    trained: Path, colours: str | None, refused: list[int]
+):
+    told = {"colours": colours} if colours else {}  # models of before say nothing
+    write_json(trained / "detector.json", {"detector": "unet", "depth": 8, **told})
+    write_png(NEW / "0.png", np.full((32, 32, 3), 7, np.uint8))
+    tinted = np.full((32, 32, 3), 7, np.uint8)
+    tinted[3, 4, 2] = 8
+    write_png(NEW / "1.png", tinted)
+    look(trained)
+    assert [n for n, row in enumerate(rows()) if row["error"]] == refused
+    for n in refused:
+        assert "trained on are" in rows()[n]["error"] and f"{n}.png" in rows()[n]["error"]
+
+
 def test_a_picture_smaller_than_what_counts_is_named_and_no_picture_without_a_defect(trained: Path):
     write_json(trained / "threshold.json", {"threshold": 0.0, "min_area": 65})
     write_png(NEW / "0.png", np.zeros((8, 8, 3), np.uint8))

@@ -43,11 +43,13 @@ def test_the_new_threshold_lets_the_asked_share_of_good_pictures_alarm(stored: P
     chosen = json.loads((stored / "threshold.json").read_text())
     pictures = [read_image(path) for path in sorted((stored.parent / "good").iterdir())]
     assert sum(bool((brightness.predict(0.0, one) >= chosen["threshold"]).any()) for one in pictures) == 2
-    assert chosen["before"] == {"threshold": 250.0, "chosen_on": "val", "min_area": 1}
+    assert chosen["trained"] == {"threshold": 250.0, "chosen_on": "val", "min_area": 1}
     assert chosen["good_pictures"] == 10 and "250 -> " in capsys.readouterr().out
     call(monkeypatch, stored, stored.parent / "good", "--min-area", 30)
     again = json.loads((stored / "threshold.json").read_text())
-    assert again["min_area"] == 30 and "before" not in again["before"] and again["threshold"] > chosen["threshold"]
+    assert (
+        again["min_area"] == 30 and again["trained"] == chosen["trained"] and again["threshold"] > chosen["threshold"]
+    )
 
 
 def test_a_dry_run_changes_nothing(stored: Path, monkeypatch):

@@ -192,6 +192,11 @@ def read_image(path: Path, depth: Depth = 16) -> RGB:
     return eight_bits(pixels, depth)
 
 
+def is_grey(image: RGB) -> bool:
+    """Whether red, green and blue are equal in every pixel, as in what a camera without colour took."""
+    return bool((image == image[..., :1]).all())
+
+
 def recent(read: Callable[[Key], Pixels], room: int = 256 * 2**20) -> Callable[[Key], Pixels]:
     """`read` with a memory of its latest results: as many as fit into `room` bytes. Callers do not change them.
 
@@ -210,9 +215,9 @@ def read_mask(path: Path) -> Mask:
     """
     picture = decode(path)
     if picture.mode in {"LA", "RGBA", "PA"} or (picture.mode in {"L", "RGB", "P"} and "transparency" in picture.info):
-        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
-        if alpha.min() != alpha.max():
-            return _see_through(path, np.asarray(picture.convert("RGBA")))
+        pixels = np.asarray(picture.convert("RGBA"))
+        if pixels[..., 3].min() != pixels[..., 3].max():
+            return _see_through(path, pixels)
     if picture.mode == "P":
         colours = np.asarray(picture.convert("RGB"))
         values = colours.max(axis=2) if colours.any() else np.asarray(picture)
