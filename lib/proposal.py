@@ -110,6 +110,7 @@ def choices(facts: Facts, thorough: bool = False) -> list[Choice]:
         *_grouping(facts),
         *(Choice(f"dataset.{key}", getattr(dataset, key), SILENT) for key in ("depth", "foreground", "regions")),
         *split_for(facts),
+        Choice("split.fold", 0, SILENT),
         Choice("generators", generators, _arms(thorough)),
         Choice("detectors", ["unet", "patchcore"], "one that learns defects, and one that learns good pictures alone"),
         Choice("detect.on_synthetic", ["unet"], "patchcore would learn nothing from synthetic defects"),

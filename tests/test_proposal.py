@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.core.params import Dataset
+from lib.core.params import Dataset, Split
 from lib.proposal import Facts, choices, group_table, scale_for, settings_of, split_for, window_for
 
 GOOD_BOTH = {("a", "good"): frozenset({"train", "test"})}
@@ -110,6 +110,11 @@ def test_every_choice_has_a_reason_in_one_line(thorough: bool):
     assert settings["dataset"]["path"] == "data/mine" and settings["detectors"] == ["unet", "patchcore"]
     assert settings["detect"]["learning_rate"] == 0.003 and settings["unet"]["encoder_rate"] == 0.1
     assert (settings["detect"]["steps"] == 600, len(settings["detect"]["seeds"])) == (thorough, 3 if thorough else 1)
+
+
+def test_given_parts_go_with_the_first_fold_whatever_params_yaml_had():
+    settings = settings_of(choices(replace(PLAIN, parts={**GOOD_BOTH, ("a", "dent"): BOTH})))
+    assert Split(**settings["split"], shots=6, val_fraction=0.34).fold == 0 and settings["split"]["rule"] == "given"
 
 
 def test_types_are_told_apart_where_pictures_show_several():
