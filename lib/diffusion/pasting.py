@@ -27,6 +27,24 @@ def apply_change(normal: RGB, window: Window, change: NDArray[np.float32], mask:
     return paste_back(painted, normal, mask, feather)
 
 
+def defect_changes(
+    generated: NDArray[np.float32], round_trip: NDArray[np.float32], flawless: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """What the defect changes, in pictures of any one shape in [0, 255]: added to the good one, it paints it there.
+
+    round_trip: the good picture through the autoencoder. Without `flawless`, the same noise painted without a defect,
+    all that differs from the round trip counts. With it, how the model repaints the ground does not: the ground shows
+    through the defect as far as that lets it, and is the true one. A darker defect is taken for an absorbing layer,
+    which keeps the share generated / flawless of the light and of the ground's contrasts, a brighter one for the same
+    of what is missing to white. So a stain keeps the grain beneath it, and a hole shows none.
+    """
+    if flawless is None:
+        return generated - round_trip
+    low, high = np.clip(generated, 0, 255) + 1, np.clip(flawless, 0, 255) + 1  # no division by 0
+    transmission = np.minimum(np.minimum(low / high, (257 - low) / (257 - high)), 1)
+    return generated - round_trip - transmission * (flawless - round_trip)
+
+
 def seamless(change: NDArray[np.floating], region: Mask, window: Window, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """A change less its drift, so that it is 0 along the rim of its region and keeps its gradients within.
 

@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,6 +28,18 @@ SCHEDULERS: dict[str, Any] = {
 SAMPLER_SETTINGS = tuple(
     f"synth.{name}" for name in ("scheduler", "steps", "guidance_scale", "guidance_share", "strength", "noise_blur")
 )
+
+
+class Painted(NamedTuple):
+    """What came of a batch, each (B, 3, S, S) in [-1, 1].
+
+    round_trip: the input through the autoencoder alone, beside which the autoencoder's own error is no change. other:
+    what the same noise became after another text.
+    """
+
+    generated: Tensor
+    round_trip: Tensor
+    other: Tensor | None = None
 
 
 def sampling_dtype(where: torch.device) -> torch.dtype:
@@ -70,13 +82,14 @@ def inpaint(
     noise: Tensor,
     settings: Synth,
     keep_background: bool = False,
-) -> tuple[Tensor, Tensor]:
+    other_text: Tensor | None = None,
+) -> Painted:
     """Repaint the masked part of a batch of pictures as the text says.
 
     pixels: (B, 3, S, S) in [-1, 1]; masks: (B, 1, S, S) in {0, 1}, 1 where to paint; text: (B, T, D) embeddings of the
     prompts; empty: (1, T, D) embedding of the empty prompt; noise: (B, 4, S/f, S/f) standard normal.
-    Returns (generated, round_trip), both (B, 3, S, S) in [-1, 1]; the round trip is the input through the autoencoder
-    alone, against which the change is measured without the autoencoder's own error.
+    `other_text`, (B, T, D): the same noise is painted once more after it, without guidance (DiffEdit finds its masks so:
+    Couairon et al. 2023, section 3.1).
     Guidance: Ho & Salimans 2022, eq. 6, in the first `guidance_share` of the steps alone, where the content is decided
     (Kynkäänniemi et al. 2024 limit it to an interval, too); left out where the scale is 1. Strength: Meng et al. 2022.
     keep_background: after every step the latents outside of the mask are those of the input again, at the noise level
@@ -84,13 +97,14 @@ def inpaint(
     On a CPU every core takes its part of the batch.
     """
     shares = min(cores(noise.device), len(noise))
+    texts = text[:, None] if other_text is None else torch.stack([text, other_text], dim=1)
     done = on_cores(
         noise.device,
         partial(_inpaint, parts, settings, empty, keep_background),
-        *(whole.tensor_split(shares) for whole in (pixels, masks, text, noise)),
+        *(whole.tensor_split(shares) for whole in (pixels, masks, texts, noise)),
     )
-    generated, round_trip = zip(*done, strict=True)
-    return torch.cat(generated), torch.cat(round_trip)
+    generated, round_trip, *other = (torch.cat(some) for some in zip(*done, strict=True))
+    return Painted(generated, round_trip, *other)
 
 
 @torch.inference_mode()
@@ -101,9 +115,13 @@ def _inpaint(
     keep_background: bool,
     pixels: Tensor,
     masks: Tensor,
-    text: Tensor,
+    texts: Tensor,
     noise: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
+    """`inpaint` of a share of a batch; texts: (B, 1 or 2, T, D), of which the first one is guided.
+
+    Returns what was painted after the first text, the round trip, and what was painted after the second.
+    """
     scheduler = SCHEDULERS[settings.scheduler].from_config(parts.scheduler.config)
     scheduler.set_timesteps(settings.steps, device=noise.device)
     skipped = settings.steps - max(1, min(int(settings.steps * settings.strength), settings.steps))
@@ -116,22 +134,28 @@ def _inpaint(
     # the brightness of the hole from it (Lin et al. 2024) would read mid grey in noise alone and fill the hole with it.
     latents = scheduler.add_noise(normal, noise, timesteps[:1].repeat(len(noise)))
 
-    count = len(noise)
+    count, painted = (
+        len(noise),
+        texts.shape[1] * len(noise),
+    )  # pictures, and what is painted: of each once for each text
     small = latent_masks(masks, normal)
-    condition = torch.cat([small, blank], dim=1).repeat(2, 1, 1, 1).to(parts.unet.dtype)
-    text = torch.cat([text, empty.expand_as(text)]).to(parts.unet.dtype)
+    latents = latents.repeat(texts.shape[1], 1, 1, 1)
+    condition = torch.cat([small, blank], dim=1).repeat(texts.shape[1] + 1, 1, 1, 1).to(parts.unet.dtype)
+    text = torch.cat([texts.transpose(0, 1).flatten(0, 1), empty.expand_as(texts[:, 0])]).to(parts.unet.dtype)
     guided = round(settings.guidance_share * len(timesteps)) if settings.guidance_scale != 1 else 0
     for number, timestep in enumerate(timesteps):
-        rows = 2 * count if number < guided else count  # with the text first, then without it
-        noisy = scheduler.scale_model_input(latents, timestep).to(condition.dtype).repeat(rows // count, 1, 1, 1)
+        noisy = scheduler.scale_model_input(latents, timestep).to(condition.dtype)
+        if number < guided:
+            noisy = torch.cat([noisy, noisy[:count]])  # once more, without any text
+        rows = len(noisy)
         predicted = parts.unet(torch.cat([noisy, condition[:rows]], dim=1), timestep, text[:rows]).sample
         if number < guided:
-            with_text, without = predicted.chunk(2)
-            predicted = without + settings.guidance_scale * (with_text - without)
+            with_text, unguided, without = predicted.tensor_split((count, painted))
+            predicted = torch.cat([without + settings.guidance_scale * (with_text - without), unguided])
         latents = scheduler.step(predicted.to(latents.dtype), timestep, latents).prev_sample
         if keep_background:
             following = timesteps[number + 1 : number + 2].repeat(count)
             background = scheduler.add_noise(normal, noise, following) if len(following) else normal
-            latents = torch.where(small > 0, latents, background)
-    generated, round_trip = decode(parts.vae, torch.cat([latents, normal])).chunk(2)
-    return generated, round_trip
+            inside = small.repeat(texts.shape[1], 1, 1, 1) > 0
+            latents = torch.where(inside, latents, background.repeat(texts.shape[1], 1, 1, 1))
+    return decode(parts.vae, torch.cat([latents[:count], normal, latents[count:]])).split(count)

@@ -256,7 +256,7 @@ def _changes(
     side, where = parts.resolution, text.device
     views = [resize(crop(picture, part.window), side, side) for picture, part in zip(pictures, now, strict=True)]
     holes = [shapes.covering(crop(part.hole, part.window), side) for part in now]
-    generated, round_trip = inpaint(
+    sampled = inpaint(
         parts,
         pixels=to_tensor(np.stack(views)).to(where),
         masks=torch.from_numpy(np.stack(holes))[:, None].float().to(where),
@@ -266,7 +266,7 @@ def _changes(
         settings=params.synth,
         keep_background=True,
     )
-    return to_pixels(generated) - to_pixels(round_trip)
+    return to_pixels(sampled.generated) - to_pixels(sampled.round_trip)
 
 
 def _kept(

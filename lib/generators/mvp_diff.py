@@ -5,7 +5,7 @@ boxed-out versions and captions that name the defect and its place (its section 
 of good pictures (its section "inference"). Differences, all on purpose: captions are dropped now and then in training
 (guidance needs it); every sample has its own noise, without slow waves that would tint the defect; work happens in a
 window around the box, cut from the picture at its own scale; the change that the model makes is added to the untouched
-picture, so the autoencoder's own error never reaches it.
+picture, so the autoencoder's own error never reaches it, nor does how the model repaints flawless ground.
 """
 
 import json
@@ -43,7 +43,7 @@ from lib.core.records import DefectBox, Placement
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.diffusion.components import Components, embed, load, provenance, to_pixels, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
-from lib.diffusion.pasting import apply_change
+from lib.diffusion.pasting import apply_change, defect_changes
 from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, sampling_dtype, starting_noise
 from lib.diffusion.training import train
 from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
@@ -56,11 +56,13 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 
 class Settings(Section):
     """The adaptation: `adapter` lora trains adapters of that `rank` on the attention layers, full every weight of the
-    U-Net; `variants` is the number of cached views of each real defect."""
+    U-Net; `variants` is the number of cached views of each real defect. `reference`: against what a change is measured:
+    `flawless`, what the same noise becomes where no defect is asked for; or `round_trip`, the autoencoder alone."""
 
     adapter: Literal["lora", "full"]
     rank: Positive
     variants: Positive
+    reference: Literal["flawless", "round_trip"]
 
 
 def finetune(params: Params, settings: Settings, real: RealData, key: str, out: Path, curves: Path) -> None:
@@ -114,7 +116,8 @@ def synthesize(
         ]
         views = [resize(crop(normal, window), side, side) for normal, window in zip(normals, windows, strict=True)]
         holes = [hole(placement.box, window, side) for placement, window in zip(batch, windows, strict=True)]
-        generated, round_trip = inpaint(
+        flawless = text(language.normal_caption(real.category)).expand(len(batch), -1, -1)
+        sampled = inpaint(
             parts,
             pixels=to_tensor(np.stack(views)).to(where),
             masks=torch.from_numpy(np.stack(holes))[:, None].float().to(where),
@@ -122,8 +125,9 @@ def synthesize(
             empty=text("")[None],
             noise=starting_noise([placement.seed for placement in batch], parts, params.synth.noise_blur).to(where),
             settings=params.synth,
+            other_text=flawless if settings.reference == "flawless" else None,
         )
-        changes = to_pixels(generated) - to_pixels(round_trip)
+        changes = defect_changes(*(pictures if pictures is None else to_pixels(pictures) for pictures in sampled))
         yield [
             Made(
                 apply_change(

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from lib.core.geometry import Window, box_mask, window_around
-from lib.diffusion.pasting import apply_change, seamless
+from lib.diffusion.pasting import apply_change, defect_changes, seamless
 
 
 @st.composite
@@ -54,6 +55,33 @@ def test_a_change_lands_where_it_was_painted_in_a_window_that_reaches_over_the_b
     change[25, 7] = 50  # row 25 of the window is row 5 of the picture
     result = apply_change(normal, window, change, box_mask((0, 0, 30, 20), 60, 20), 0)
     assert np.argwhere((result != 100).any(axis=2)).tolist() == [[5, 7]]
+
+
+GREYS = hnp.arrays(np.float32, (4, 4, 3), elements=st.integers(0, 255).map(float))
+
+
+@settings(max_examples=60, deadline=None)
+@given(GREYS, GREYS, GREYS)
+def test_what_a_defect_changes_lies_between_all_that_differs_and_what_asking_for_it_changes(painted, ground, flawless):
+    change = defect_changes(painted, ground, flawless)
+    ends = np.stack([painted - ground, painted - flawless])
+    assert (change >= ends.min(axis=0) - 1e-3).all() and (change <= ends.max(axis=0) + 1e-3).all()
+    np.testing.assert_array_equal(defect_changes(painted, ground), painted - ground)
+    np.testing.assert_allclose(defect_changes(painted, ground, ground), painted - ground, atol=1e-4)
+    np.testing.assert_allclose(defect_changes(flawless, ground, flawless), np.zeros_like(ground), atol=1e-4)
+
+
+def test_true_ground_shows_through_a_stain_not_through_what_is_black_or_white():
+    ground = np.float32([80, 120, 160]).reshape(1, 3, 1) * np.ones((1, 1, 3), np.float32)
+    repainted = ground[:, ::-1]  # another realisation of the same texture
+    for told, painted, contrast in (
+        ("stain", repainted / 2, 0.5),
+        ("hole", 0 * ground, 0),
+        ("light", ground * 0 + 255, 0),
+    ):
+        result = ground + defect_changes(painted, ground, repainted)
+        assert np.ptp(result[..., 0]) == pytest.approx(contrast * 80, abs=2), told
+        assert (np.argsort(result[0, :, 0]) == [0, 1, 2]).all() or contrast == 0, told
 
 
 ROWS, COLUMNS = np.mgrid[:48, :48].astype(float)

@@ -75,14 +75,14 @@ def test_the_sampler_agrees_with_diffusers_pipeline(tmp_path: Path, name: str, s
         generator=torch.Generator().manual_seed(7),
         output_type="np",
     ).images
-    ours, _ = run(parts, [7], settings(scheduler=name, strength=strength), picture)
+    ours = run(parts, [7], settings(scheduler=name, strength=strength), picture).generated
     assert np.abs(to_pixels(ours) / 255 - theirs).max() < 5e-3
 
 
 def test_a_sample_is_the_same_in_a_batch_and_alone(parts):
     pictures = random_pictures(3)
-    together, _ = run(parts, [1, 2, 3], settings(), pictures)
-    alone, _ = run(parts, [2], settings(), pictures[1:2])
+    together = run(parts, [1, 2, 3], settings(), pictures).generated
+    alone = run(parts, [2], settings(), pictures[1:2]).generated
     assert torch.allclose(together[1:2], alone, atol=3e-3)
 
 
@@ -108,21 +108,21 @@ def test_a_blur_that_would_leave_no_noise_is_refused(parts):
 
 def test_other_seeds_differ_inside_and_equal_seeds_do_not(parts):
     pictures = np.repeat(random_pictures(1), 3, axis=0)
-    made, _ = run(parts, [1, 2, 1], settings(), pictures)
+    made = run(parts, [1, 2, 1], settings(), pictures).generated
     assert not torch.allclose(made[0], made[1], atol=1e-2)
     assert torch.allclose(made[0], made[2], atol=1e-5)
 
 
 def test_guidance_of_one_equals_the_prediction_with_text_alone(parts):
-    plain, _ = run(parts, [5], settings(guidance_scale=1.0))
-    nearly, _ = run(parts, [5], settings(guidance_scale=1.0 + 1e-6))
+    plain = run(parts, [5], settings(guidance_scale=1.0)).generated
+    nearly = run(parts, [5], settings(guidance_scale=1.0 + 1e-6)).generated
     assert torch.allclose(plain, nearly, atol=1e-3)
 
 
 def test_guidance_in_no_step_equals_a_scale_of_one(parts):
-    without, _ = run(parts, [5], settings(guidance_share=0.0))
-    assert torch.equal(without, run(parts, [5], settings(guidance_scale=1.0))[0])
-    assert not torch.equal(without, run(parts, [5], settings(guidance_share=0.5))[0])
+    without = run(parts, [5], settings(guidance_share=0.0)).generated
+    assert torch.equal(without, run(parts, [5], settings(guidance_scale=1.0)).generated)
+    assert not torch.equal(without, run(parts, [5], settings(guidance_share=0.5)).generated)
 
 
 def test_only_the_guided_steps_cost_two_passes(parts, monkeypatch):
@@ -139,9 +139,9 @@ def test_several_cores_paint_what_one_paints_and_leave_the_threads_as_they_were(
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one, _ = run(parts, [1, 2, 3, 4, 5], settings())
+        one = run(parts, [1, 2, 3, 4, 5], settings()).generated
         torch.set_num_threads(2)
-        two, _ = run(parts, [1, 2, 3, 4, 5], settings())
+        two = run(parts, [1, 2, 3, 4, 5], settings()).generated
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -150,8 +150,36 @@ def test_several_cores_paint_what_one_paints_and_leave_the_threads_as_they_were(
 
 def test_the_round_trip_is_the_autoencoder_alone(parts):
     pictures = random_pictures(2)
-    _, round_trip = run(parts, [1, 2], settings(), pictures)
+    round_trip = run(parts, [1, 2], settings(), pictures).round_trip
     assert torch.allclose(round_trip, decode(parts.vae, encode(parts.vae, to_tensor(pictures))), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "euler", "unipc"])
+@pytest.mark.parametrize("keep_background", [False, True])
+def test_another_text_gives_what_the_same_noise_becomes_without_guidance(parts, name: str, keep_background: bool):
+    pictures, seeds, chosen = random_pictures(3), [1, 2, 3], settings(scheduler=name, guidance_share=0.5)
+    text = embed(parts, ["flawless"] * 3)
+    painted = run(parts, seeds, chosen, pictures, other_text=text, keep_background=keep_background)
+    without = run(parts, seeds, chosen, pictures, keep_background=keep_background)
+    assert without.other is None and painted.other is not None
+    assert torch.allclose(painted.generated, without.generated, atol=1e-3)
+    assert torch.allclose(painted.round_trip, without.round_trip, atol=1e-5)
+    noise, unguided = starting_noise(seeds, parts, 0), settings(scheduler=name, guidance_scale=1.0)
+    alone = inpaint(
+        parts, to_tensor(pictures), boxes(3), text, embed(parts, [""]), noise, unguided, keep_background
+    ).generated
+    assert torch.allclose(painted.other, alone, atol=1e-3)
+    assert not torch.allclose(painted.other, painted.generated, atol=1e-2)
+
+
+def test_another_text_costs_one_pass_a_step(parts, monkeypatch):
+    rows = []
+    forward = type(parts.unet).forward
+    monkeypatch.setattr(
+        type(parts.unet), "forward", lambda self, x, *a, **k: rows.append(len(x)) or forward(self, x, *a, **k)
+    )
+    run(parts, [1], settings(guidance_share=0.5), other_text=embed(parts, ["flawless"]))
+    assert rows == [3, 3, 2, 2]
 
 
 def test_even_at_full_strength_the_start_knows_how_bright_the_hole_was(parts, monkeypatch):

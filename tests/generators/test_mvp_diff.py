@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from lib.core.params import Params
 from lib.diffusion.components import Components, load
 from lib.generators import NON_FINITE, Failed, Made, mvp_diff, read_real
 from lib.generators.mvp_diff import LORA_FILE, Settings, adapted, finetune, hole, synthesize, view_of
+from lib.language import normal_caption
 from tests.category import CATEGORY, placement, tiny_params, write_category
 
 CPU = torch.device("cpu")
@@ -238,6 +240,18 @@ def test_an_empty_box_leaves_the_picture_as_it_is(params: Params, lora: Finetune
     assert np.array_equal(image, read_image(Path(f"data/prepared/{CATEGORY}/images/good-0.png")))
 
 
+def test_where_the_text_asks_for_what_is_there_nothing_changes_however_the_model_repaints_it(
+    params: Params, lora: Finetuned
+):
+    flawless = replace(placement(0), prompt=normal_caption(CATEGORY))
+    unguided = params.model_copy(update={"synth": params.synth.model_copy(update={"guidance_scale": 1.0})})
+    normal = read_image(Path(f"data/prepared/{CATEGORY}/images/good-0.png"))
+    for reference, changed in (("flawless", False), ("round_trip", True)):
+        chosen = settings_of(params).model_copy(update={"reference": reference})
+        [[answer]] = synthesize(unguided, chosen, read_real(CATEGORY), lora[0], [[flawless]])
+        assert isinstance(answer, Made) and (answer.image != normal).any() == changed
+
+
 def test_a_whole_unet_paints_too(params: Params, full: Finetuned):
     [image] = painted(params, full[0], [placement(0)])
     normal = read_image(Path(f"data/prepared/{CATEGORY}/images/good-0.png"))
@@ -271,9 +285,9 @@ def test_a_sample_that_is_not_finite_fails_and_spoils_no_other(
     plain, whole = mvp_diff.inpaint, painted(params, lora[0], batch)
 
     def with_nan(*args, **values):
-        generated, round_trip = plain(*args, **values)
-        generated[0, 1, 3, 3] = torch.nan
-        return generated, round_trip
+        sampled = plain(*args, **values)
+        sampled.generated[0, 1, 3, 3] = torch.nan
+        return sampled
 
     monkeypatch.setattr(mvp_diff, "inpaint", with_nan)
     [[first, second]] = synthesize(params, settings_of(params), read_real(CATEGORY), lora[0], [batch])
