@@ -88,8 +88,8 @@ def inpaint(
 
     pixels: (B, 3, S, S) in [-1, 1]; masks: (B, 1, S, S) in {0, 1}, 1 where to paint; text: (B, T, D) embeddings of the
     prompts; empty: (1, T, D) embedding of the empty prompt; noise: (B, 4, S/f, S/f) standard normal.
-    `other_text`, (B, T, D): the same noise is painted once more after it, without guidance (DiffEdit finds its masks so:
-    Couairon et al. 2023, section 3.1).
+    `other_text`, (B, T, D): the same noise is painted once more after it, without guidance (Couairon et al. 2023,
+    section 3.1, find the masks of DiffEdit so).
     Guidance: Ho & Salimans 2022, eq. 6, in the first `guidance_share` of the steps alone, where the content is decided
     (Kynkäänniemi et al. 2024 limit it to an interval, too); left out where the scale is 1. Strength: Meng et al. 2022.
     keep_background: after every step the latents outside of the mask are those of the input again, at the noise level
