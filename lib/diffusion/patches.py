@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lib.core.geometry import RGB, Box, Window, crop, resize, shift_window, window_around
+from lib.core.geometry import RGB, Box, Window, crop, resize
 from lib.core.images import read_image, recent
 from lib.core.params import WindowParams
 from lib.core.records import DefectBox, Sample
 from lib.core.runtime import seed_for
 from lib.diffusion.components import to_tensor
+from lib.diffusion.views import CONTEXT_SPREAD, Flips, flipped, flips_of, random_window
 
-CONTEXT_SPREAD = (0.85, 1.25)  # of a training patch's side, so that no size is learnt by heart
-SHIFT = 4  # a training patch moves by at most this part of what it leaves around the defect
-WANDER = 0.25  # of the picture's side, by which windows of good pictures lie beside the real defects' places
-LONG = 1.5  # times as long in one direction is wide, or tall
+WANDER = 0.25  # of the picture's side: largest distance of good windows from the places of real defects
+LONG = 1.5  # aspect ratio above which a box is wide or tall
 
 
 @dataclass(frozen=True)
@@ -87,16 +86,11 @@ def defect_patches(frame: Frame, images: Sequence[Path], boxes: Sequence[DefectB
         image = read(path)
         for variant in range(each):
             rng = np.random.default_rng(seed_for(seed, item.sample, item.component, variant))
-            pictures.append(patch_of(frame, image, item.box, (bool(variant & 1), bool(variant & 2)), rng))
+            pictures.append(patch_of(frame, image, item.box, flips_of(variant), rng))
     return to_tensor(np.stack(pictures))
 
 
-def patch_of(frame: Frame, image: RGB, box: Box, flips: tuple[bool, bool], rng: np.random.Generator) -> RGB:
-    """A patch around the box, a little larger or smaller and shifted, perhaps flipped: (patch, patch, 3) uint8."""
-    context = max(frame.window.context * rng.uniform(*CONTEXT_SPREAD), 1.0)
-    place = window_around(box, image.shape, context, frame.patch)
-    spare = (place.side - max(box[2] - box[0], box[3] - box[1])) // SHIFT
-    if spare > 0:
-        place = shift_window(place, rng.integers(-spare, spare + 1, size=2).tolist(), box, image.shape)
-    across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
-    return np.ascontiguousarray(resize(crop(image, place), frame.patch, frame.patch)[down, across])
+def patch_of(frame: Frame, image: RGB, box: Box, flips: Flips, rng: np.random.Generator) -> RGB:
+    """A random patch around the box, flipped as asked: (patch, patch, 3) uint8."""
+    place = random_window(box, image.shape, frame.window.context, frame.patch, rng)
+    return flipped(resize(crop(image, place), frame.patch, frame.patch), flips)

@@ -26,7 +26,7 @@ from skimage.morphology import remove_small_objects
 from torch import Tensor
 
 from lib.core.defects import defect_mask, types_of
-from lib.core.geometry import RGB, Box, Mask, crop, resize, shift_window, window_around
+from lib.core.geometry import RGB, Box, Mask, crop, resize, window_around
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, Positive, Section, WindowParams
 from lib.core.records import Placement
@@ -47,13 +47,12 @@ from lib.diffusion.pixel import (
     wide_network,
 )
 from lib.diffusion.training import train
+from lib.diffusion.views import Flips, flipped, flips_of, random_window
 from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 
 SHARED = ("synth.steps", *WINDOW)
 LEVELS = 1000  # noise levels of training, as published
-COLOURS = 3  # channels of the picture; the label's follow: background, then the types
-CONTEXT_SPREAD = (0.85, 1.25)  # of a training window's side, so that no size is learnt by heart
-SHIFT = 4  # a training window moves by at most this part of what it leaves around the defect
+COLOURS = 3  # channels of the picture; those of the label follow: background, then the types
 
 Width = Annotated[int, Field(ge=4, multiple_of=4)]
 
@@ -292,8 +291,8 @@ def training_views(
         image = image_of(Path(sample.image))
         masks = {name: defect_mask(sample, name, mask_of) for name in types_of(sample) if name in types}
         for variant in range(settings.variants):
-            flips, label = (bool(variant & 1), bool(variant & 2)), np.zeros((settings.side, settings.side), np.uint8)
-            for name, mask in masks.items():  # all types that the window shows
+            flips, label = flips_of(variant), np.zeros((settings.side, settings.side), np.uint8)
+            for name, mask in masks.items():  # the window may show several types
                 rng = np.random.default_rng(seed_for(seed, item.sample, item.component, variant))
                 picture, defect = view_of(image, mask, item.box, flips, params.window, settings.side, rng)
                 label[defect] = types.index(name) + 1
@@ -305,7 +304,7 @@ def view_of(
     image: RGB,
     mask: Mask,
     box: Box,
-    flips: tuple[bool, bool],
+    flips: Flips,
     window: WindowParams,
     side: int,
     rng: np.random.Generator,
@@ -314,14 +313,9 @@ def view_of(
 
     At native scale where it has `side` px, shrunk where the defect needs more; masks by their nearest pixels.
     """
-    context = max(window.context * rng.uniform(*CONTEXT_SPREAD), 1.0)
-    place = window_around(box, image.shape, context, max(window.min_side, side))
-    spare = (place.side - max(box[2] - box[0], box[3] - box[1])) // SHIFT
-    if spare > 0:
-        place = shift_window(place, rng.integers(-spare, spare + 1, size=2).tolist(), box, image.shape)
-    across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
-    picture, label = (resize(crop(pixels, place), side, side)[down, across] for pixels in (image, mask))
-    return np.ascontiguousarray(picture), np.ascontiguousarray(label)
+    place = random_window(box, image.shape, window.context, max(window.min_side, side), rng)
+    picture, label = (flipped(resize(crop(pixels, place), side, side), flips) for pixels in (image, mask))
+    return picture, label
 
 
 def window_side(placement: Placement, real: RealData, params: Params, settings: Settings) -> int:

@@ -36,6 +36,7 @@ from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, sampling_dtype, st
 from lib.diffusion.selection import choose, difference, without_defect
 from lib.diffusion.training import train
 from lib.diffusion.word_objective import Losses, Prompts, Views, WordObjective
+from lib.diffusion.views import Flips, flipped, flips_of
 from lib.diffusion.words import add_adapters, add_words, load_words, save_words
 from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 from lib.vision import shapes
@@ -126,7 +127,7 @@ def encoded_views(params: Params, settings: Settings, real: RealData, parts: Com
     def cut(batch: list[tuple[DefectBox, int, int]]) -> tuple[Any, Any, Tensor]:
         views = []
         for item, variant, seed in batch:
-            sample, flips = real.samples[item.sample], (bool(variant & 1), bool(variant & 2))
+            sample, flips = real.samples[item.sample], flips_of(variant)
             picture = read(Path(sample.image))
             mask = shapes.grown(defect_mask(sample, item.defect_type, read_shape), settings.growth)
             x0, y0, x1, y1 = item.box
@@ -148,7 +149,7 @@ def view_of(
     image: RGB,
     mask: Mask,
     box: Box,
-    flips: tuple[bool, bool],
+    flips: Flips,
     windows: WindowParams,
     largest: int,
     side: int,
@@ -171,8 +172,7 @@ def view_of(
         starts.append(int(rng.integers(low, high + 1)))
     window = Window(starts[0], starts[1], smaller)
     picture, hole = resize(crop(image, window), side, side), shapes.covering(crop(mask, window), side)
-    across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
-    return np.ascontiguousarray(picture[down, across]), np.ascontiguousarray(hole[down, across])
+    return flipped(picture, flips), flipped(hole, flips)
 
 
 # What the model paints

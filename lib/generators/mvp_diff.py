@@ -25,18 +25,7 @@ from torch import Tensor
 
 from lib import language
 from lib.core.errors import UserError
-from lib.core.geometry import (
-    RGB,
-    Box,
-    Mask,
-    Window,
-    box_mask,
-    crop,
-    resize,
-    scaled,
-    shift_window,
-    window_around,
-)
+from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, resize, scaled, window_around
 from lib.core.images import read_image, recent
 from lib.core.params import Params, Positive, Section
 from lib.core.records import DefectBox, Placement
@@ -46,11 +35,12 @@ from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.pasting import apply_change
 from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, sampling_dtype, starting_noise
 from lib.diffusion.training import train
+from lib.diffusion.views import Flips, flipped, flips_of, random_window
 from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 
 SHARED = (*SAMPLER_SETTINGS, "synth.feather", *WINDOW)
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # all attention layers of the U-Net, as published
-View = tuple[DefectBox, tuple[bool, bool], int]  # a real defect, flipped across and down, its seed
+View = tuple[DefectBox, Flips, int]  # a real defect, how its view is flipped, the seed of the view
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
@@ -183,7 +173,7 @@ def cached_views(params: Params, settings: Settings, real: RealData, parts: Comp
     for item in real.boxes:
         described = real.descriptions[item.sample, item.component]
         for variant in range(settings.variants):
-            flips = (bool(variant & 1), bool(variant & 2))
+            flips = flips_of(variant)
             views.append((item, flips, seed_for(params.seed, item.sample, item.component, variant)))
             mirrored = language.mirrored(described.location, *flips)
             texts = language.captions(item.defect_type, real.category, mirrored) if any(flips) else described.captions
@@ -204,17 +194,11 @@ def cached_views(params: Params, settings: Settings, real: RealData, parts: Comp
     return Cache(latents, masked, masks, tuple(rows)), list(table)
 
 
-def view_of(image: RGB, box: Box, flips: tuple[bool, bool], params: Params, side: int, seed: int) -> tuple[RGB, Mask]:
-    """One training view of a defect: its window, a little larger or smaller and shifted, perhaps flipped.
+def view_of(image: RGB, box: Box, flips: Flips, params: Params, side: int, seed: int) -> tuple[RGB, Mask]:
+    """One training view of a defect: a random window around it, flipped as asked, and the mask of its box.
 
     Picture and mask are flipped together. Returns (side, side, 3) uint8 and (side, side) bool.
     """
     rng = np.random.default_rng(seed)
-    context = params.window.context * rng.uniform(0.85, 1.25)
-    window = window_around(box, image.shape, max(context, 1.0), params.window.min_side)
-    spare = (window.side - max(box[2] - box[0], box[3] - box[1])) // 4
-    if spare > 0:
-        window = shift_window(window, rng.integers(-spare, spare + 1, size=2).tolist(), box, image.shape)
-    picture, mask = resize(crop(image, window), side, side), hole(box, window, side)
-    across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
-    return np.ascontiguousarray(picture[down, across]), np.ascontiguousarray(mask[down, across])
+    window = random_window(box, image.shape, params.window.context, params.window.min_side, rng)
+    return flipped(resize(crop(image, window), side, side), flips), flipped(hole(box, window, side), flips)
