@@ -29,12 +29,20 @@ from torch import Tensor
 
 from lib.core.geometry import RGB, Scores
 from lib.core.params import Detect, Params, Section
-from lib.core.runtime import device, progress, seed_for, write_json
+from lib.core.runtime import device, seed_for, write_json
 from lib.detectors import Example, History
 from lib.metrics.ranking import average_precision
-from lib.vision.backbones import load_backbone, rebuild
+from lib.vision.backbones import image_tensor, load_backbone, rebuild
 from lib.vision.distillation import Teacher
-from lib.vision.fitting import DRAWING, VALIDATED, best_weights, copied, one_cycle, pixel_precision
+from lib.vision.fitting import (
+    DRAWING,
+    VALIDATED,
+    best_weights,
+    copied,
+    parameter_groups,
+    pixel_precision,
+    training_steps,
+)
 from lib.vision.foreign import Foreign, Route
 from lib.vision.purification import Branches, Purifier, focal_loss
 from lib.vision.reconstruction import cosine_maps, ssim
@@ -45,7 +53,6 @@ LEARNS_FROM = "defects"
 MULTIPLE = 16  # of a window's sides: the deepest map has this stride
 BATCH = 8  # windows that are seen at once where nothing is trained
 PSEUDO = 32  # windows, half of them with a pseudo anomaly, that choose the weights where val holds no defect
-WEIGHT_DECAY = 1e-2
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -145,19 +152,13 @@ def _training(
     model: Model, foreign: Foreign, pools: Pools | None, detect: Detect, seed: int
 ) -> Iterator[tuple[int, float]]:
     """Train the network, and yield each step, from 1 on, with its loss."""
-    optimizer = torch.optim.AdamW(
-        model.network.parameters(), lr=model.settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
-    )
-    schedule = one_cycle(optimizer, detect.steps)
-    for step in progress(range(1, detect.steps + 1), f"train seed {seed}"):
-        model.network.train()
+
+    def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng(seed_for(seed, "windows", step))
-        loss = total_loss(model, draw(foreign, pools, model.settings, detect, rng))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        yield step, loss.item()
+        return total_loss(model, draw(foreign, pools, model.settings, detect, rng))
+
+    rate = model.settings.learning_rate
+    return training_steps(model.network, parameter_groups(model.network, None, rate, rate), detect.steps, seed, loss_of)
 
 
 def draw(
@@ -243,4 +244,4 @@ def load(folder: Path) -> Model:
 
 def _tensor(images: NDArray[np.uint8]) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1] on this machine's device."""
-    return torch.from_numpy(images).to(device()).permute(0, 3, 1, 2).float() / 255
+    return image_tensor(images, device())

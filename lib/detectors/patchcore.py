@@ -25,7 +25,7 @@ from lib.core.geometry import RGB, Scores, crop
 from lib.core.params import Params, Positive, Section
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.detectors import Example, History
-from lib.vision.backbones import Backbone, load_backbone, rebuild, taps
+from lib.vision.backbones import Backbone, image_tensor, load_backbone, rebuild, taps
 from lib.vision.coreset import greedy_coreset, projected
 from lib.vision.tiles import Sight, predict_whole, resized, tiles
 
@@ -98,7 +98,7 @@ def predict(model: Model, image: RGB) -> Scores:
     """
 
     def predict_batch(views: NDArray) -> NDArray:
-        return window_scores(model, _tensor(views, model.memory.device)).cpu().numpy()
+        return window_scores(model, image_tensor(views, model.memory.device)).cpu().numpy()
 
     return predict_whole(image, predict_batch, sight(model))
 
@@ -140,7 +140,7 @@ def _candidates(backbone: Backbone, good: Sequence[Example], scale: float, seed:
     kept = []
     for n in progress(order, f"remember good pictures, seed {seed}"):
         views = _views(good[n].image, scale, backbone)
-        patches = torch.cat([patch_features(backbone, _tensor(batch, backbone.mean.device))[0] for batch in views])
+        patches = torch.cat([patch_features(backbone, image_tensor(batch, backbone.mean.device))[0] for batch in views])
         draw = np.random.default_rng(seed_for(seed, "patches", int(n))).permutation(len(patches))[:each]
         kept.append(patches[torch.from_numpy(draw).to(patches.device)])
     return torch.cat(kept)
@@ -187,8 +187,3 @@ def _nearest_by_groups(patches: Tensor, memory: Tensor) -> Tensor:
     best = groups.amin(dim=2).argmin(dim=1)
     within = groups.gather(1, best[:, None, None].expand(-1, 1, GROUP))[:, 0].argmin(dim=1)
     return GROUP * best + within
-
-
-def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1]."""
-    return torch.from_numpy(images).to(where).permute(0, 3, 1, 2).float() / 255

@@ -34,7 +34,7 @@ from lib.core.params import Detect, Params, Section
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.detectors import Example, History
 from lib.metrics.ranking import average_precision
-from lib.vision.backbones import Backbone, load_backbone, rebuild
+from lib.vision.backbones import Backbone, image_tensor, load_backbone, rebuild
 from lib.vision.coreset import greedy_coreset
 from lib.vision.distillation import (
     MULTIPLE,
@@ -48,7 +48,7 @@ from lib.vision.distillation import (
     score_map,
     total_loss,
 )
-from lib.vision.fitting import DRAWING, best_weights, copied, one_cycle
+from lib.vision.fitting import DRAWING, best_weights, copied, parameter_groups, training_steps
 from lib.vision.pseudo import blend
 from lib.vision.reconstruction import ssim
 from lib.vision.tiles import Sight, predict_whole, resized, tiles
@@ -59,7 +59,6 @@ BATCH = 8  # windows that are seen at once where nothing is trained
 CANDIDATES = 2000  # windows from which the bank's entries are chosen; more would be a minute of the teacher's time
 PSEUDO = 24  # windows with a pseudo anomaly by which the best weights are chosen
 PSEUDO_SIDE = (0.15, 0.6)  # of the window: sides of the box that a pseudo anomaly lies in
-WEIGHT_DECAY = 1e-2
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -233,36 +232,23 @@ def pseudo_anomalies(good: Sequence[Example], detect: Detect, seed: int) -> tupl
 def _training(model: Model, good: Sequence[Example], detect: Detect, seed: int) -> Iterator[tuple[int, float]]:
     """Train the student, and yield each step, from 1 on, with its loss."""
     student, settings = model.student, model.settings
-    groups, weights = (
-        _groups(student, settings),
-        (settings.feature_weight, settings.picture_weight, settings.ssim_weight),
-    )
-    optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = one_cycle(optimizer, detect.steps)
-    for step in progress(range(1, detect.steps + 1), f"train seed {seed}"):
-        student.train()
+    weights = settings.feature_weight, settings.picture_weight, settings.ssim_weight
+
+    def loss_of(step: int) -> Tensor:
         images, pictures = good_batch(good, detect, np.random.default_rng(seed_for(seed, "windows", step)))
         image = _tensor(images)
         seen = model.teacher(image)
         students, rebuilt = student(image, seen, _entries(model, seen, exclude=torch.from_numpy(pictures)))
-        loss = total_loss(seen[1:], students, image, rebuilt, settings.distance, weights)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        yield step, loss.item()
+        return total_loss(seen[1:], students, image, rebuilt, settings.distance, weights)
+
+    return training_steps(student, _groups(student, settings), detect.steps, seed, loss_of)
 
 
 def _groups(student: Student, settings: Settings) -> list[dict[str, Any]]:
-    """The weights that are trained, for an optimizer: the backbone's at `encoder_rate` times the learning rate."""
-    pretrained = list(student.encoder.parameters()) if isinstance(student.encoder, Pretrained) else []
-    ids = {id(weight) for weight in pretrained}
-    rest = [weight for weight in student.parameters() if id(weight) not in ids]
-    groups = [
-        {"params": rest, "lr": settings.learning_rate},
-        {"params": pretrained, "lr": settings.encoder_rate * settings.learning_rate},
-    ]
-    return groups if pretrained else groups[:1]
+    """The trainable weights, for an optimizer: a pretrained encoder's at `encoder_rate` times the learning rate."""
+    pretrained = student.encoder if isinstance(student.encoder, Pretrained) else None
+    rate = settings.learning_rate
+    return parameter_groups(student, pretrained, rate, settings.encoder_rate * rate)
 
 
 def _entries(model: Model, seen: Sequence[Tensor], exclude: Tensor | None = None) -> list[Tensor] | None:
@@ -337,4 +323,4 @@ def window_scores(model: Model, images: Tensor) -> Tensor:
 
 def _tensor(images: NDArray[np.uint8]) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1] on this machine's device."""
-    return torch.from_numpy(images).to(device()).permute(0, 3, 1, 2).float() / 255
+    return image_tensor(images, device())

