@@ -1,11 +1,11 @@
-"""MvP-Diff: inpaint a random box of a good picture from a sentence, and measure afterwards what changed.
+"""MvP-Diff: inpaint a box of a good picture from a caption, and measure afterwards what changed.
 
-After the public parts of `JJessicaYao/MvP-Diff`: an inpainting model learns to restore real defect pictures from their
-boxed-out versions and captions that name the defect and its place (its section "training"); it then paints into boxes
-of good pictures (its section "inference"). Differences, all on purpose: captions are dropped now and then in training
-(guidance needs it); every sample has its own noise, without slow waves that would tint the defect; work happens in a
-window around the box, cut from the picture at its own scale; the change that the model makes is added to the untouched
-picture, so the autoencoder's own error never reaches it.
+After the public parts of `JJessicaYao/MvP-Diff`: an inpainting model learns to restore real defect pictures whose
+defect is masked by a box, from captions that name the defect and its place (its section "training"). It then paints
+into boxes of good pictures (its section "inference"). Intended differences: some captions are dropped in training
+(guidance needs it); every sample has its own noise, without low frequencies, which would tint the defect; the model
+works in a window around the box at native scale; only its change is added to the good picture, so that the
+autoencoder's error does not get into the result.
 """
 
 import json
@@ -45,8 +45,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 class Settings(Section):
-    """The adaptation: `adapter` lora trains adapters of that `rank` on the attention layers, full every weight of the
-    U-Net; `variants` is the number of cached views of each real defect."""
+    """adapter: lora trains adapters of `rank` on the attention layers, full trains all weights of the U-Net; variants:
+    cached views of each real defect."""
 
     adapter: Literal["lora", "full"]
     rank: Positive
@@ -54,7 +54,7 @@ class Settings(Section):
 
 
 def finetune(params: Params, settings: Settings, real: RealData, key: str, out: Path, curves: Path) -> None:
-    """Adapt the base to the category's real defects; `out` gets adapters or a U-Net in diffusers format."""
+    """Fine-tune the base on the category's real defects; `out` gets adapters or a U-Net in diffusers format."""
     torch.manual_seed(params.seed)
     parts = load(params.base, device())
     cache, captions = cached_views(params, settings, real, parts)
@@ -90,7 +90,7 @@ def finetune(params: Params, settings: Settings, real: RealData, key: str, out: 
 def synthesize(
     params: Params, settings: Settings, real: RealData, model: Path, batches: Iterable[list[Placement]]
 ) -> Iterator[list[Answer]]:
-    """Paint a defect into the box of every placement; outside of it nothing changes, bit for bit."""
+    """Paint a defect into the box of every placement; outside the box nothing changes, bit for bit."""
     where = device()
     parts = adapted(params, model, where, sampling_dtype(where))
     read = recent(read_image)
@@ -132,9 +132,9 @@ def hole(box: Box, window: Window, side: int) -> Mask:
 
 
 def adapted(params: Params, model: Path, where: torch.device, dtype: torch.dtype) -> Components:
-    """The base with the fine-tuned weights in it, merged, ready to sample.
+    """The base model with the fine-tuned weights merged in, ready to sample.
 
-    Raises UserError when the adapters are not those of this base's attention layers, all of them and no others.
+    Raises UserError unless the file has adapters for exactly the attention layers of this base.
     """
     facts = json.loads((model / "model.json").read_text(encoding="utf-8"))
     parts = load(params.base, where, dtype)
@@ -165,9 +165,9 @@ def _check_adapters(file: Path, unet: torch.nn.Module) -> None:
 
 
 def cached_views(params: Params, settings: Settings, real: RealData, parts: Components) -> tuple[Cache, list[str]]:
-    """Encode several views of every real defect once, and list the captions that the cache points to.
+    """Encode several views of every real defect once, and list the captions that the cache refers to.
 
-    Row 0 of the captions is the empty one.
+    Caption 0 is the empty one.
     """
     views, rows, table = list[View](), [], {"": 0}
     for item in real.boxes:
@@ -197,7 +197,7 @@ def cached_views(params: Params, settings: Settings, real: RealData, parts: Comp
 def view_of(image: RGB, box: Box, flips: Flips, params: Params, side: int, seed: int) -> tuple[RGB, Mask]:
     """One training view of a defect: a random window around it, flipped as asked, and the mask of its box.
 
-    Picture and mask are flipped together. Returns (side, side, 3) uint8 and (side, side) bool.
+    Returns (side, side, 3) uint8 and (side, side) bool.
     """
     rng = np.random.default_rng(seed)
     window = random_window(box, image.shape, params.window.context, params.window.min_side, rng)
