@@ -14,17 +14,16 @@ from diffusers import StableDiffusionInpaintPipeline
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lib.core.errors import UserError
+from lib.diffusion.adapters import LORA_FILE, UNET_HALVES, UNET_TARGETS, adapter_keys, check_adapters
 from lib.diffusion.components import Components, as_pipeline
 
-UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # all attention projections
-TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")  # all attention projections of the text encoder
+TEXT_HALVES = ("lora_linear_layer.down.weight", "lora_linear_layer.up.weight")
 TOKEN_TABLE = "token_embedding"  # of the text encoder
-LORA_FILE = "pytorch_lora_weights.safetensors"
 WORD_FILES = "word-*.safetensors"
 
 
@@ -88,7 +87,9 @@ def load_words(parts: Components, folder: Path) -> Components:
 
     Raises UserError unless the file has adapters for exactly the attention layers of this base.
     """
-    _check_adapters(folder / LORA_FILE, parts)
+    expected = adapter_keys("unet", parts.unet, UNET_TARGETS, UNET_HALVES)
+    expected |= adapter_keys("text_encoder", parts.text_encoder, TEXT_TARGETS, TEXT_HALVES)
+    check_adapters(folder / LORA_FILE, expected)
     pipeline = as_pipeline(parts)
     for file in sorted(folder.glob(WORD_FILES)):
         pipeline.load_textual_inversion(str(folder), weight_name=file.name, use_safetensors=True)
@@ -99,28 +100,6 @@ def load_words(parts: Components, folder: Path) -> Components:
         module.requires_grad_(False).eval()
     parts.unet.to(memory_format=torch.channels_last)
     return parts
-
-
-def _check_adapters(file: Path, parts: Components) -> None:
-    """Refuse a file without an adapter for every attention projection: diffusers would load what is there."""
-    expected = {
-        f"{part}.{name}.{half}"
-        for part, targets, halves in (
-            ("unet", UNET_TARGETS, ("lora.down.weight", "lora.up.weight")),
-            ("text_encoder", TEXT_TARGETS, ("lora_linear_layer.down.weight", "lora_linear_layer.up.weight")),
-        )
-        for name, _ in getattr(parts, part).named_modules()
-        if name.endswith(tuple(f".{target}" for target in targets))
-        for half in halves
-    }
-    with safe_open(file, framework="pt") as weights:
-        keys = set(weights.keys())
-    if wrong := sorted(expected ^ keys):
-        raise UserError(
-            f"{file}: {len(expected - keys)} of {len(expected)} weights are missing and {len(keys - expected)} belong "
-            f"to no attention layer, such as {wrong[0]}: the file is damaged, or was made for another base; delete the "
-            f"folder and run `dvc repro`"
-        )
 
 
 def word_positions(ids: Tensor, words: Tensor) -> Tensor:

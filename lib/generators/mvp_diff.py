@@ -20,16 +20,15 @@ from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors import safe_open
 from torch import Tensor
 
 from lib import language
-from lib.core.errors import UserError
 from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, resize, scaled, window_around
 from lib.core.images import read_image, recent
 from lib.core.params import Params, Positive, Section
 from lib.core.records import DefectBox, Placement
 from lib.core.runtime import device, progress, seed_for, write_json
+from lib.diffusion.adapters import LORA_FILE, UNET_HALVES, UNET_TARGETS, adapter_keys, check_adapters
 from lib.diffusion.components import Components, embed, load, provenance, to_pixels, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.pasting import apply_change
@@ -39,9 +38,7 @@ from lib.diffusion.views import Flips, flipped, flips_of, random_window
 from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 
 SHARED = (*SAMPLER_SETTINGS, "synth.feather", *WINDOW)
-LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # all attention layers of the U-Net, as published
 View = tuple[DefectBox, Flips, int]  # a real defect, how its view is flipped, the seed of the view
-LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 class Settings(Section):
@@ -61,7 +58,7 @@ def finetune(params: Params, settings: Settings, real: RealData, key: str, out: 
     table = embed(parts, captions).clone()
     if settings.adapter == "lora":
         config = LoraConfig(
-            r=settings.rank, lora_alpha=settings.rank, init_lora_weights="gaussian", target_modules=LORA_TARGETS
+            r=settings.rank, lora_alpha=settings.rank, init_lora_weights="gaussian", target_modules=list(UNET_TARGETS)
         )
         parts.unet.add_adapter(config)
     else:
@@ -139,7 +136,7 @@ def adapted(params: Params, model: Path, where: torch.device, dtype: torch.dtype
     facts = json.loads((model / "model.json").read_text(encoding="utf-8"))
     parts = load(params.base, where, dtype)
     if facts["adapter"] == "lora":
-        _check_adapters(model / LORA_FILE, parts.unet)
+        check_adapters(model / LORA_FILE, adapter_keys("unet", parts.unet, UNET_TARGETS, UNET_HALVES))
         parts.unet.load_lora_adapter(model, prefix="unet", weight_name=LORA_FILE, use_safetensors=True)
         parts.unet.fuse_lora()
         parts.unet.unload_lora()
@@ -148,20 +145,6 @@ def adapted(params: Params, model: Path, where: torch.device, dtype: torch.dtype
         unet = UNet2DConditionModel.from_pretrained(model / "unet", dtype=dtype, use_safetensors=True)
     unet.requires_grad_(False).eval().to(where, memory_format=torch.channels_last)
     return Components(unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.scheduler)
-
-
-def _check_adapters(file: Path, unet: torch.nn.Module) -> None:
-    """Refuse a file without an adapter for every attention projection: diffusers would load what is there."""
-    layers = [name for name, _ in unet.named_modules() if any(name.endswith(f".{target}") for target in LORA_TARGETS)]
-    expected = {f"unet.{name}.lora.{half}.weight" for name in layers for half in ("down", "up")}
-    with safe_open(file, framework="pt") as weights:
-        keys = set(weights.keys())
-    if wrong := sorted(expected ^ keys):
-        raise UserError(
-            f"{file}: {len(expected - keys)} of {len(expected)} weights are missing and {len(keys - expected)} belong "
-            f"to no layer of {type(unet).__name__}, such as {wrong[0]}: the file is damaged, or was made for another "
-            f"base; delete the folder and run `dvc repro`"
-        )
 
 
 def cached_views(params: Params, settings: Settings, real: RealData, parts: Components) -> tuple[Cache, list[str]]:
