@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.vision.backbones import Backbone, taps
-from lib.vision.reconstruction import cosine_maps, ssim, summed
+from lib.vision.reconstruction import convolution, cosine_maps, group_norm, ssim, summed
 
 STRIDES = (2, 4, 8, 16)  # of the teacher's maps and of the encoder's, e1 to e4; all but the first are compared
 MULTIPLE = 32  # of the picture's sides: the student's deepest map has this stride
@@ -52,13 +52,13 @@ class Prompt(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(B, 3, H, W) float in [0, 1] -> e1 to e4 at STRIDES: two convolutions each, which start from nothing."""
+    """(B, 3, H, W) float in [0, 1] -> e1 to e4 at STRIDES: two convolutions each, trained from scratch."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.channels = [width // 2, width, 2 * width, 4 * width]
         self.levels = nn.ModuleList(
-            nn.Sequential(*_convolution(before, after, stride=2), *_convolution(after, after))
+            nn.Sequential(*convolution(before, after, stride=2), *convolution(after, after))
             for before, after in itertools.pairwise([3, *self.channels])
         )
 
@@ -128,7 +128,7 @@ class Student(nn.Module):
         super().__init__()
         self.encoder, self.skips = encoder, skips
         e1, e2, e3, e4 = encoder.channels if encoder else teacher_channels
-        self.deepest = nn.Sequential(*_convolution(e4, 8 * width, stride=2), *_convolution(8 * width, 8 * width))
+        self.deepest = nn.Sequential(*convolution(e4, 8 * width, stride=2), *convolution(8 * width, 8 * width))
         outs = teacher_channels[:0:-1]  # d1 imitates F3, d3 imitates F1
         inner = [4 * width, 2 * width, width]
         raw = [e4, e3, e2] if skips == "features" else [0, 0, 0]
@@ -243,15 +243,6 @@ def score_map(
     return summed(maps, size)
 
 
-def _convolution(before: int, after: int, stride: int = 1) -> tuple[nn.Module, ...]:
-    """GroupNorm: no window's score may depend on those beside it, in training neither."""
-    return nn.Conv2d(before, after, 3, stride, padding=1, bias=False), _norm(after), nn.ReLU(inplace=True)
-
-
 def _doubling(before: int, after: int) -> tuple[nn.Module, ...]:
-    """up(.) of section 3.1: twice the size by a transposed convolution that does not overlap itself."""
-    return nn.ConvTranspose2d(before, after, 2, stride=2, bias=False), _norm(after), nn.ReLU(inplace=True)
-
-
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(next(n for n in (8, 4, 2, 1) if channels % n == 0), channels)
+    """up(.) of section 3.1: doubles the size by a transposed convolution without overlap."""
+    return nn.ConvTranspose2d(before, after, 2, stride=2, bias=False), group_norm(after), nn.ReLU(inplace=True)

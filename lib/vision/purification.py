@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.vision.reconstruction import cosine_maps, ssim
+from lib.vision.reconstruction import convolution, cosine_maps, ssim
 
 Branches = Literal["both", "features", "picture"]
 
@@ -75,17 +75,17 @@ class Reconstruction(nn.Module):
         super().__init__()
         deep = width * 2 ** (len(channels) - 1)
         self.squeeze = nn.ModuleList(nn.Conv2d(channel, width, 1) for channel in channels)
-        self.bottleneck = nn.Sequential(*_convolution(width * len(channels), deep), *_convolution(deep, deep))
+        self.bottleneck = nn.Sequential(*convolution(width * len(channels), deep), *convolution(deep, deep))
         inner = [width * 2**level for level in range(len(channels))]
         self.stages = nn.ModuleList(
-            nn.Sequential(*_convolution(before, after))
+            nn.Sequential(*convolution(before, after))
             for before, after in zip([deep, *inner[:0:-1]], inner[::-1], strict=True)
         )
         self.heads = nn.ModuleList(
             nn.Conv2d(width_of, channel, 3, padding=1)
             for width_of, channel in zip(inner[::-1], channels[::-1], strict=True)
         )
-        self.to_picture = nn.Sequential(*_convolution(width, width), nn.Conv2d(width, 3, 3, padding=1))
+        self.to_picture = nn.Sequential(*convolution(width, width), nn.Conv2d(width, 3, 3, padding=1))
 
     def forward(self, features: Sequence[Tensor], size: Sequence[int]) -> Purified:
         """features: (B, C, h, w) each; size: (H, W) of the picture."""
@@ -109,12 +109,12 @@ class Reconstruction(nn.Module):
 class Fusion(nn.Module):
     """MFFM of one scale: disturbed and rebuilt features (B, C, h, w) -> (B, width, h, w).
 
-    Concatenated, a 1x1 convolution, and a gate that selects channels by their means (Hu et al. 2018).
+    Concatenation, a 1x1 convolution, and channel attention from the channels' means (Hu et al. 2018).
     """
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.join = nn.Sequential(*_convolution(2 * channels, width, size=1))
+        self.join = nn.Sequential(*convolution(2 * channels, width, size=1))
         self.gate = nn.Linear(width, width)
 
     def forward(self, disturbed: Tensor, rebuilt: Tensor) -> Tensor:
@@ -165,10 +165,3 @@ class Purifier(nn.Module):
                 part = self.of_fused[n](self.fusion[n](seen, rebuilt)) + self.of_distances[n](distances[n][:, None])
                 hidden = hidden + F.interpolate(part, picture.shape[-2:], mode="bilinear", align_corners=False)
         return self.rest(hidden)[:, 0]
-
-
-def _convolution(before: int, after: int, size: int = 3) -> tuple[nn.Module, ...]:
-    """GroupNorm: no window's score may depend on those beside it, in training neither."""
-    groups = next(n for n in (8, 4, 2, 1) if after % n == 0)
-    convolution = nn.Conv2d(before, after, size, padding=size // 2, bias=False)
-    return convolution, nn.GroupNorm(groups, after), nn.ReLU(inplace=True)

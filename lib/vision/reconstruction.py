@@ -1,12 +1,23 @@
-"""Losses and distances of detectors that rebuild what a good picture would look like."""
+"""What detectors that reconstruct the good picture share: losses, distances and a convolution block."""
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 C1, C2 = 0.01**2, 0.03**2  # of Wang et al. 2004, for values from 0 to 1
+
+
+def convolution(before: int, after: int, size: int = 3, stride: int = 1) -> tuple[nn.Module, ...]:
+    """A convolution with group norm and ReLU: what a window gives does not depend on the others in its batch."""
+    layer = nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False)
+    return layer, group_norm(after), nn.ReLU(inplace=True)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with 8 groups, or fewer if they do not divide the channels."""
+    return nn.GroupNorm(next(groups for groups in (8, 4, 2, 1) if channels % groups == 0), channels)
 
 
 def ssim(a: Tensor, b: Tensor, window: int = 11) -> Tensor:
