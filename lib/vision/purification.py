@@ -1,8 +1,8 @@
-"""The networks and scores of dual-space purification: rebuilt features, rebuilt picture, and what parts from them.
+"""The networks and scores of dual-space purification: reconstructed features, reconstructed picture, and differences.
 
 "Collaborative Purification in Dual Spaces for Industrial Anomaly Detection via Hierarchical Reconstruction" (PAGMFR)
-names the parts and gives no code: MFRM rebuilds the features that the clean picture would have, MFFM fuses them with
-the disturbed ones, a small MLP scores each pixel. Sizes and wiring are ours.
+describes the parts and publishes no code: MFRM reconstructs the features of the clean picture, MFFM fuses them with
+those of the anomalous one, a small MLP scores each pixel. Sizes and connections are ours.
 """
 
 import math
@@ -20,7 +20,7 @@ Branches = Literal["both", "features", "picture"]
 
 PRIOR = 0.02  # probability of a defect before the first step (Lin et al. 2017, section 4.1)
 HIDDEN = 16  # channels of the MLP's two hidden layers
-NOTHING = 1e-6  # under roots: their slope at zero is infinite
+EPSILON = 1e-6  # under square roots, whose slope at zero is infinite
 # sRGB to linear light to XYZ, relative to the white point D65 (IEC 61966-2-1).
 TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 WHITE = (0.950456, 1.0, 1.088754)
@@ -40,7 +40,7 @@ def cielab(rgb: Tensor) -> Tensor:
 def colour_difference(a: Tensor, b: Tensor) -> Tensor:
     """Delta E of 1976 between pictures (B, 3, H, W) in [0, 1]: (B, H, W), 100 from black to white."""
     squares = (cielab(a) - cielab(b)).square().sum(dim=1)
-    return (squares + NOTHING).sqrt() - NOTHING**0.5
+    return (squares + EPSILON).sqrt() - EPSILON**0.5
 
 
 def structure_difference(a: Tensor, b: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def structure_difference(a: Tensor, b: Tensor) -> Tensor:
 
 
 def focal_loss(logits: Tensor, masks: Tensor, gamma: float) -> Tensor:
-    """FL = -(1 - p_t)^gamma log p_t (Lin et al. 2017, eq. 4), the mean of all pixels; cross entropy at gamma 0."""
+    """FL = -(1 - p_t)^gamma log p_t (Lin et al. 2017, eq. 4), averaged over pixels; cross entropy for gamma 0."""
     entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
     probability = logits.sigmoid()
     missed = torch.where(masks > 0.5, 1 - probability, probability)
@@ -58,17 +58,17 @@ def focal_loss(logits: Tensor, masks: Tensor, gamma: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Purified:
-    """What the clean picture would have: its features at every scale, and itself, (B, 3, H, W) in (0, 1)."""
+    """The reconstruction of the clean picture: its features at every scale, and itself, (B, 3, H, W) in (0, 1)."""
 
     features: list[Tensor]
     picture: Tensor
 
 
 class Reconstruction(nn.Module):
-    """MFRM: the features of a disturbed picture -> those of the clean one, and the clean picture.
+    """MFRM: the features of an anomalous picture -> those of the clean one, and the clean picture.
 
-    All scales are brought to the deepest one's size and squeezed there; nothing goes around it, since a skip would
-    carry the anomaly along. channels: of the maps, from fine to coarse, each at half the size of the one before.
+    All scales are pooled to the size of the deepest and pass a bottleneck there. There are no skip connections, which
+    would pass the anomaly on. channels: of the maps, from fine to coarse, each half the size of the one before.
     """
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
@@ -107,7 +107,7 @@ class Reconstruction(nn.Module):
 
 
 class Fusion(nn.Module):
-    """MFFM of one scale: disturbed and rebuilt features (B, C, h, w) -> (B, width, h, w).
+    """MFFM of one scale: anomalous and reconstructed features (B, C, h, w) -> (B, width, h, w).
 
     Concatenation, a 1x1 convolution, and channel attention from the channels' means (Hu et al. 2018).
     """
@@ -123,11 +123,11 @@ class Fusion(nn.Module):
 
 
 class Purifier(nn.Module):
-    """The features of a picture and itself -> logits (B, H, W), and what it would be without a defect.
+    """A picture and its features -> logits (B, H, W), and the reconstruction of the clean picture.
 
-    Per pixel an MLP sees the cosine distance of every scale, the fused features, the difference in colour and in
-    structure. Its first layer works at each scale before that is brought to the picture's size: both are linear, so
-    that the order changes nothing but the time. branches: "features" or "picture" leaves the other space out.
+    For each pixel an MLP gets the cosine distance at every scale, the fused features, and the differences in colour and
+    in structure. Its first layer is applied at each scale before the resize to the picture's size: both are linear, so
+    that the order affects only the time. branches: "features" or "picture" leaves out the other space.
     """
 
     def __init__(self, channels: Sequence[int], width: int, branches: Branches = "both") -> None:

@@ -23,7 +23,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 def ssim(a: Tensor, b: Tensor, window: int = 11) -> Tensor:
     """Structural similarity (Wang et al. 2004, eq. 13) of every pixel, with a uniform window: (B, C, H, W) in [-1, 1].
 
-    a, b: (B, C, H, W) in [0, 1], of which every channel counts by itself. At the border the window is cut.
+    a, b: (B, C, H, W) in [0, 1]; channels are compared separately. At the border the window is clipped.
     """
 
     def mean(x: Tensor) -> Tensor:
@@ -40,9 +40,9 @@ def ssim(a: Tensor, b: Tensor, window: int = 11) -> Tensor:
 
 
 def cosine_maps(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> list[Tensor]:
-    """1 - cosine of the features at every place, for each scale: (B, h, w) in [0, 2].
+    """1 - cosine similarity of the features at every position, for each scale: (B, h, w) in [0, 2].
 
-    Raises ValueError where two maps differ in shape: a wrong order of scales would otherwise be broadcast.
+    Raises ValueError if two maps differ in shape, which broadcasting would hide.
     """
     maps = []
     for one, other in zip(ours, theirs, strict=True):
@@ -53,7 +53,7 @@ def cosine_maps(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> list[Tensor
 
 
 def summed(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """The sum of maps (B, h, w) of several sizes at `size` (H, W): (B, H, W)."""
+    """The sum of maps (B, h, w) of several sizes, resized to `size` (H, W): (B, H, W)."""
     return torch.stack(
         [F.interpolate(one[:, None], list(size), mode="bilinear", align_corners=False)[:, 0] for one in maps]
     ).sum(dim=0)
