@@ -582,7 +582,7 @@ def drawn(defect: tuple[int, ...], ground: tuple[int, ...]) -> Image.Image:
 def test_of_a_mask_on_transparent_ground_what_is_to_be_seen_counts(tmp_path, colour, hidden):
     path = saved(tmp_path, "mask.png", drawn((*colour, 255), (*hidden, 0)))
     if (colour, hidden) == (BLACK, WHITE):
-        with pytest.raises(UserError, match=r"mask.png: a mask that is black where it is to be seen"):
+        with pytest.raises(UserError, match=r"mask.png: a mask that is black where it is visible"):
             read_mask(path)
     else:
         assert np.array_equal(read_mask(path), BLOB)
