@@ -90,7 +90,7 @@ def test_a_second_download_beside_the_table_is_told_and_hidden_files_and_the_rea
 def test_a_folder_in_the_place_of_the_table_is_told(tmp_path: Path):
     (tmp_path / "table.csv").mkdir()
     [problem] = read_form(Form(tmp_path / "table.csv", COLUMNS))[1]
-    assert "is no file" in problem
+    assert "not a file" in problem
 
 
 def test_all_problems_are_told_up_to_a_number(monkeypatch: pytest.MonkeyPatch):

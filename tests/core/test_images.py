@@ -120,7 +120,7 @@ def test_values_of_any_depth_are_scaled_by_it(tmp_path: Path, depth: Depth, high
 )
 def test_values_of_another_depth_are_refused_with_their_range(tmp_path: Path, values: np.ndarray, depth: Depth):
     path = saved(tmp_path, "deep.tif", Image.fromarray(values))
-    with pytest.raises(UserError, match=rf"values from .*, and those of depth {depth}, .* go from"):
+    with pytest.raises(UserError, match=rf"values from .*, but the depth in training was {depth}, with values from 0 to"):
         read_image(path, depth)
 
 
