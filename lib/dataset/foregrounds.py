@@ -1,4 +1,4 @@
-"""Masks of the object that a person drew, for pictures in which `lib.placement.foreground` would guess wrong.
+"""Masks of the object that a person drew, for pictures where `lib.placement.foreground` fails.
 
 `dataset.foreground` names a folder in the data set. In it a mask has the path that its picture has in the data set,
 with any ending: `bracket/test/scratch/003.jpg` is covered by `<foreground>/bracket/test/scratch/003.png`.
