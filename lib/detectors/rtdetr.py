@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib.boxes import mask_boxes
-from lib.core.errors import UserError
+from lib.core.errors import UserError, first_line
 from lib.core.geometry import RGB, Mask, Scores, Window, crop
 from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, seed_for, write_json
@@ -280,8 +280,7 @@ def _published(name: str, settings: Settings, allow_download: bool) -> Any:
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         where = " in the local cache, since base.allow_download is false" if commit and local else ""
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"rtdetr.weights: {name} gives no RT-DETRv2{where}: {reason}") from error
+        raise UserError(f"rtdetr.weights: {name} gives no RT-DETRv2{where}: {first_line(error)}") from error
 
 
 def _training(network: Any, pools: Pools, detect: Detect, settings: Settings, seed: int) -> Iterator[tuple[int, float]]:

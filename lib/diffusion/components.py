@@ -15,7 +15,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from torch import Tensor
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, first_line
 from lib.core.params import Base
 from lib.core.runtime import fingerprint
 
@@ -80,7 +80,7 @@ def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) ->
             requires_safety_checker=False,
         )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         if folder.is_dir():
             raise UserError(f"base.model: the folder {folder} is no model in diffusers format: {reason}") from error
         if base.allow_download:

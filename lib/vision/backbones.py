@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, first_line
 
 DEFAULT = "efficientnet_lite0"
 NONE = "none"  # for methods that work without a backbone
@@ -209,7 +209,7 @@ def _load_efficientnet_lite0() -> Backbone:
         return EfficientNetLite0(torch.load(file, map_location="cpu", weights_only=True))
     except (OSError, pickle.UnpicklingError, RuntimeError) as error:
         raise UserError(
-            f"{file}: the weights of {DEFAULT} cannot be read, install requirements.txt again ({_first_line(error)})"
+            f"{file}: the weights of {DEFAULT} cannot be read, install requirements.txt again ({first_line(error)})"
         ) from error
 
 
@@ -244,8 +244,4 @@ def _load_transformers(place: str, commit: str | None, allow_download: bool) -> 
         where = f"the folder {place}" if commit is None else f"{place}@{commit}"
         if commit and not allow_download:
             where += ", looked for in the local cache alone since base.allow_download is false,"
-        raise UserError(f"detect.encoder: {where} gives no backbone: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"detect.encoder: {where} gives no backbone: {first_line(error)}") from error
