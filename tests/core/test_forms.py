@@ -70,7 +70,7 @@ def test_what_is_no_such_table_is_told_with_its_line(tmp_path: Path, data: str |
 def test_a_table_beyond_its_bounds_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(forms, "MAX_ROWS", 2)
     assert read_form(table(tmp_path, "name,note\na,\nb,\nc,\n"))[1] == [
-        f"{(tmp_path / 'table.csv').as_posix()}: more than 2 rows, which is the most"
+        f"{(tmp_path / 'table.csv').as_posix()}: more than 2 rows; at most that many are read"
     ]
     monkeypatch.setattr(forms, "MAX_BYTES", 10)
     [problem] = read_form(table(tmp_path, "name,note\na,\n"))[1]
