@@ -58,6 +58,16 @@ def latent_masks(masks: Tensor, latents: Tensor) -> Tensor:
     return nn.functional.adaptive_max_pool2d(masks, latents.shape[-2:])
 
 
+def prediction_of(scheduler: Any) -> str:
+    """What the U-Net of a base predicts: `epsilon` or `v_prediction`. Raises UserError for anything else."""
+    prediction = str(scheduler.config.prediction_type)
+    if prediction not in ("epsilon", "v_prediction"):
+        raise UserError(
+            f"base.model: its scheduler predicts {prediction!r}; a base has to predict epsilon or v_prediction"
+        )
+    return prediction
+
+
 class InpaintingObjective(nn.Module):
     """Restore the picture from its masked version and its caption (MvP-Diff; section 3.2 of its training script).
 
@@ -80,11 +90,7 @@ class InpaintingObjective(nn.Module):
         super().__init__()
         self.unet, self.text, self.empty, self.cache = unet, text, empty, cache
         self.gamma, self.dropout = min_snr_gamma, caption_dropout
-        self.prediction = str(scheduler.config.prediction_type)
-        if self.prediction not in ("epsilon", "v_prediction"):
-            raise UserError(
-                f"base.model: its scheduler predicts {self.prediction!r}; a base has to predict epsilon or v_prediction"
-            )
+        self.prediction = prediction_of(scheduler)
         where = cache.latents.device
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod.to(where)
 

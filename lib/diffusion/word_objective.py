@@ -24,7 +24,7 @@ from lib.core.geometry import Mask
 from lib.core.params import Finetune, Positive, Section, Share
 from lib.diffusion.attention import attention_maps, word_map
 from lib.diffusion.components import Components, encode, to_tensor
-from lib.diffusion.inpainting import blanked, latent_masks
+from lib.diffusion.inpainting import blanked, latent_masks, prediction_of
 from lib.diffusion.training import min_snr_weight
 from lib.diffusion.words import word_positions
 
@@ -109,9 +109,7 @@ class WordObjective(nn.Module):
         self.unet, self.text_encoder = parts.unet, parts.text_encoder
         self.prompts, self.views, self.settings, self.shared = prompts, views, settings, shared
         self.encode_pixels = lambda pixels: encode(parts.vae, pixels)
-        self.prediction = str(parts.scheduler.config.prediction_type)
-        if self.prediction not in ("epsilon", "v_prediction"):
-            raise ValueError(f"the base's scheduler predicts {self.prediction!r}, expected epsilon or v_prediction")
+        self.prediction = prediction_of(parts.scheduler)
         self.alphas_cumprod: Tensor = parts.scheduler.alphas_cumprod.to(views.latents.device)
 
     def forward(self, indices: Tensor, draws: list[torch.Generator]) -> Tensor:
