@@ -24,10 +24,11 @@ import torch
 from peft import LoraConfig
 
 from lib.dataset.workpieces import workpiece
+from lib.diffusion.adapters import UNET_TARGETS
 from lib.diffusion.components import Components, embed, encode, load as load_base, to_tensor
 from lib.diffusion.training import backward_in_shares
 from lib.diffusion.inpainting import Cache, InpaintingObjective, blanked, encode_views, latent_masks
-from lib.generators.mvp_diff import LORA_TARGETS, Settings, view_of
+from lib.generators.mvp_diff import Settings, view_of
 from lib.core.images import read_image, write_png
 from lib.language import captions
 from lib.core.params import Params, load
@@ -40,7 +41,7 @@ BOX = (96, 96, 160, 150)
 def with_adapters(params: Params, base: str, fused: bool) -> tuple[Components, torch.optim.Optimizer]:
     parts = load_base(params.base.model_copy(update={"model": base}), device())
     rank = params.section("mvp_diff", Settings).rank
-    parts.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS))
+    parts.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(UNET_TARGETS)))
     adapters = [value for value in parts.unet.parameters() if value.requires_grad]
     return parts, torch.optim.AdamW(adapters, lr=1e-5, fused=fused)
 

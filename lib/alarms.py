@@ -1,4 +1,4 @@
-"""When a score map is an alarm: a defect of at least so many pixels, at a threshold that good pictures seldom reach."""
+"""Alarms of score maps: a detected region of a least area, at a threshold that good pictures seldom reach."""
 
 import math
 from collections.abc import Sequence
@@ -11,35 +11,35 @@ from lib.core.geometry import Mask, Scores
 
 
 def marked(scores: Scores, threshold: float, min_area: int) -> Mask:
-    """(H, W) bool from (H, W): where scores reach the threshold, without pieces (8-connected) below min_area px."""
+    """(H, W) bool: where scores (H, W) reach the threshold, without 8-connected regions of less than min_area px."""
     mask = np.asarray(scores >= threshold)
     if min_area <= 1 or not mask.any():
         return mask
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     large = stats[:, cv2.CC_STAT_AREA] >= min_area
-    large[0] = False  # the ground
+    large[0] = False  # the background
     return np.asarray(large[labels])
 
 
 def refuse_small(pixels: int, min_area: int, key: str, picture: object) -> None:
-    """Raise UserError, which names key and picture, where a whole picture is smaller than what counts: it could never
-    be an alarm, whatever it shows."""
+    """Raise UserError, which names key and picture, if a picture has fewer pixels than min_area: it could never be an
+    alarm."""
     if pixels < min_area:
         raise UserError(f"{key}: {min_area} is more than the {pixels} pixels of {picture}: it could never be an alarm")
 
 
 def alarm_level(scores: Scores, min_area: int) -> float:
-    """The highest threshold at which the map (H, W) still has a piece of at least min_area px.
+    """The highest threshold at which the map (H, W) has a connected region of at least min_area px.
 
-    Pieces only grow as the threshold falls, so that the ranks of the pixels can be bisected. Raises ValueError where
-    the whole map is smaller.
+    Regions only grow as the threshold falls, so that it is found by bisection over the sorted scores. Raises ValueError
+    if the whole map is smaller.
     """
     if min_area <= 1:
         return float(scores.max())
     ranked = np.sort(scores, axis=None)[::-1]
     if ranked.size < min_area:
         raise ValueError(f"a map of {ranked.size} pixels has no piece of {min_area}")
-    low, high = min_area - 1, ranked.size - 1  # with all pixels, the piece is the whole map
+    low, high = min_area - 1, ranked.size - 1  # with all pixels, the region is the whole map
     while low < high:
         middle = (low + high) // 2
         if marked(scores, float(ranked[middle]), min_area).any():
@@ -52,8 +52,7 @@ def alarm_level(scores: Scores, min_area: int) -> float:
 def threshold_for(levels: Sequence[float], rate: float) -> float:
     """The lowest threshold at which at most the share `rate` of good pictures with these alarm levels is an alarm.
 
-    Fit for float32 scores: the next value above the highest level that may not alarm. Raises ValueError without
-    levels.
+    It is the next float32 above the highest level that must not be an alarm. Raises ValueError without levels.
     """
     if not levels:
         raise ValueError("a rate of false alarms needs good pictures")

@@ -24,13 +24,12 @@ class Component(NamedTuple):
 def mask_boxes(mask: Mask, margin: float, min_area: int) -> list[Component]:
     """The defects of a mask (H, W) bool, the largest first (equal ones by y, then x), each with its box.
 
-    A defect is an 8-connected component together with all others whose boxes it meets: a box is grown on each side by
-    `margin` times its longer side, rounded up, and clipped to the picture. Boxes that then overlap or share a side are
-    fragments of one defect (a crack in twenty pieces) and are united, and the united box, with its own margin, may
-    meet more. Defects of fewer than `min_area` px are dropped, unless all are: then the largest stays. An empty mask
-    has none.
+    The box of an 8-connected component is extended on each side by `margin` times its longer side, rounded up, and
+    clipped to the picture. Components whose boxes then overlap or share a side are fragments of one defect (a crack in
+    twenty pieces): they are united, and the united box, with its own margin, may meet more. Defects of less than
+    `min_area` px are dropped; if all are, the largest is kept. An empty mask has none.
     """
-    # BBDT measures them in a third of the time of what OpenCV takes by itself.
+    # BBDT takes a third of the time of OpenCV's default algorithm.
     _, _, stats, _ = cv2.connectedComponentsWithStatsWithAlgorithm(mask.astype(np.uint8), 8, cv2.CV_32S, cv2.CCL_BBDT)
     boxes = [(x, y, x + w, y + h) for x, y, w, h, _ in stats[1:].tolist()]
     while True:
@@ -42,7 +41,7 @@ def mask_boxes(mask: Mask, margin: float, min_area: int) -> list[Component]:
 
     components = []
     for tight, box in zip(boxes, outer, strict=True):
-        # The final boxes are disjoint, so whatever of the mask lies within one is that defect's.
+        # The final boxes are disjoint: all mask pixels in a box belong to its defect.
         rows, columns = np.nonzero(mask[tight[1] : tight[3], tight[0] : tight[2]])
         centroid = (tight[0] + float(columns.mean()) + 0.5, tight[1] + float(rows.mean()) + 0.5)
         components.append(Component(box, len(rows), centroid))
@@ -51,7 +50,7 @@ def mask_boxes(mask: Mask, margin: float, min_area: int) -> list[Component]:
 
 
 def box_around(mask: Mask, margin: float) -> Box:
-    """The box around all of a mask (H, W) bool, not empty, grown and clipped as that of a real defect."""
+    """The box around all of a non-empty mask (H, W) bool, with a margin and clipped like that of a real defect."""
     left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
     return _with_margin((left, top, left + width, top + height), margin, mask.shape)
 
@@ -68,7 +67,7 @@ class RealDefect(NamedTuple):
 def real_defects(samples: Sequence[Sample], margin: float, min_area: int) -> Iterator[RealDefect]:
     """The defects of each real defect picture of the train and val parts; the test part is never opened.
 
-    Defects of several types in one picture are told apart by type first: a box of one type may hold pixels of another.
+    In a picture with several types each type is processed separately: a box of one type may contain pixels of another.
     """
     pictures = [sample for sample in of_split(samples, "train", "val") if sample.mask is not None]
     for sample in progress(pictures, "read masks"):
@@ -83,7 +82,7 @@ def _with_margin(box: Box, margin: float, shape: tuple[int, ...]) -> Box:
 
 
 def _unite(boxes: list[Box], outer: list[Box], shape: tuple[int, ...]) -> list[Box]:
-    """The boxes, with one for all whose outer boxes meet. Drawn and labelled, so that specks are cheap."""
+    """Unite boxes whose outer boxes meet, by labelling a drawing of them, which is fast for many specks."""
     canvas = np.zeros(shape, dtype=np.uint8)
     for x0, y0, x1, y1 in outer:
         canvas[y0:y1, x0:x1] = 1

@@ -1,4 +1,4 @@
-"""How long the chain will take: measured seconds for each unit of work, and how fast this machine is beside ours."""
+"""Estimate how long the pipeline takes: measured seconds per unit of work, and the speed of this machine."""
 
 import math
 import os
@@ -9,20 +9,20 @@ import numpy as np
 
 from lib.core.params import Params
 
-# Processor seconds with one thread, measured on 2026-11-29 on one core of a shared server, in a run
-# of `lib.start`'s settings on 33 pictures of 512 px with 5 types: of single stages, and of the whole for the rest.
-STAGE = 2.0  # until a stage has loaded its libraries, and what DVC does about it
-STEP = {"perlin": 0.0, "cutpaste": 0.0, "mvp_diff": 0.37}  # a step of finetune on 12 samples, with models/base
-PAINT = {"perlin": 0.04, "cutpaste": 0.04, "mvp_diff": 0.39}  # a sample
-JUDGE = 0.15  # a sample in masks, fidelity and report
-FIT = {"unet": 0.055, "patchcore": 0.0}  # a step on 4 windows of 128 px with a frozen encoder; one that learns: twice
-VALIDATE = 1.0  # a megapixel, after scaling, of val
-EVALUATE = 2.0  # a megapixel, after scaling, of test, with all metrics
-READ = 0.05  # a picture, before it is split
-TRUTH = 8.0  # mask_truth and the features of fidelity, which do not grow
+# CPU seconds with one thread, measured on 2026-11-29 on one core of a shared server, with the settings of `lib.start`
+# for 33 pictures of 512 px with 5 types: of single stages where possible, else derived from the whole run.
+STAGE = 2.0  # start of a stage: its imports, and DVC's work
+STEP = {"perlin": 0.0, "cutpaste": 0.0, "mvp_diff": 0.37}  # per step of finetune on 12 samples, with models/base
+PAINT = {"perlin": 0.04, "cutpaste": 0.04, "mvp_diff": 0.39}  # per sample
+JUDGE = 0.15  # per sample in masks, fidelity and report
+FIT = {"unet": 0.055, "patchcore": 0.0}  # per step on 4 windows of 128 px, encoder frozen; twice if it is trained
+VALIDATE = 1.0  # per megapixel of val, after scaling
+EVALUATE = 2.0  # per megapixel of test, after scaling, with all metrics
+READ = 0.05  # per picture, before the split
+TRUTH = 8.0  # mask_truth and the features of fidelity, which are constant
 
 SORT = 0.055  # of a million floats, on that core
-SHARED = 0.6  # by the clock on two cores, of the processor's seconds on one: half of the stages use one alone
+SHARED = 0.6  # wall time on two cores, relative to CPU seconds on one: half of the stages use only one
 
 
 def seconds(params: Params, counts: Mapping[str, int], types: int, megapixels: float) -> dict[str, float]:
@@ -56,10 +56,10 @@ def seconds(params: Params, counts: Mapping[str, int], types: int, megapixels: f
 
 
 def pace() -> float:
-    """How many times longer the clock shows on this machine now than the processor of ours took.
+    """Wall time on this machine at present, relative to the CPU seconds above.
 
-    How fast a core is tells a sort, by processor time; how many others want one, the load of the last minute, which
-    Windows does not have. More than two cores are of no use to most stages.
+    The time of a sort shows the speed of a core; the load average of the last minute, which Windows lacks, shows how
+    many processes compete. Most stages do not use more than two cores.
     """
     numbers, taken = np.random.default_rng(0).random(1_000_000), []
     for _ in range(10):

@@ -1,27 +1,26 @@
-"""A trained detector as one ONNX file, to be run without Python or PyTorch, and back from it with onnxruntime.
+"""Export a trained detector as one ONNX file, which runs without Python or PyTorch, and run it with onnxruntime.
 
     python -m lib.exchange models/detectors/unet/bracket/none/seed-0
     python -m lib.predict models/detectors/unet/bracket/none/seed-0 FOLDER --out FOLDER --runtime onnx
 
-The first command writes `model.onnx` into the folder, or where --out says; DVC does not look at that file. The file
-alone is a model for `lib.predict`, too. `unet`, `patchcore`, `rgpkd` and `pagmfr` can be written; a detector that
-answers boxes alone cannot.
+The first command writes `model.onnx` into the folder, or to --out; DVC does not track that file. The file alone is a
+model for `lib.predict`, too. `unet`, `patchcore`, `rgpkd` and `pagmfr` can be exported; a detector that predicts boxes
+cannot.
 
-The graph: `windows`, (batch, side, side, 3) uint8 RGB -> `scores`, (batch, side, side) float32. Scaling of values and
-the backbone's mean and deviation are inside; so is patchcore's memory, whose nearest patch is told by a product of
-matrices. Batch and sides are free, as long as sides are multiples of `multiple`. What a program does around it is in
-the file's metadata, as JSON in each value:
+The graph: `windows`, (batch, side, side, 3) uint8 RGB -> `scores`, (batch, side, side) float32. It includes scaling and
+normalisation of values, and patchcore's memory bank. Batch and sides are variable; sides must be multiples of
+`multiple`. A program finds what else it needs in the file's metadata, with JSON values:
 
-    sight       window, overlap, multiple, batch, scale, smoothing, highest, largest: how a picture is seen, as told in
-                `lib/vision/tiles.py`
-    threshold   the score from which a pixel is a defect
-    min_area    pixels; smaller pieces of the mask do not count
+    sight       window, overlap, multiple, batch, scale, smoothing, highest, largest: how a whole picture is predicted,
+                see `lib/vision/tiles.py`
+    threshold   the score from which on a pixel is a defect
+    min_area    pixels; smaller regions of the mask do not count
     detector    provenance: detector, category, arm, seed, depth, as in detector.json
-    weights     the fingerprint of the model.safetensors that it was made of
+    weights     the fingerprint of the model.safetensors that was exported
     ignored     null, or PNG in Base64: 255 where pixels never count; pictures are grey (128) there, scores the lowest
 
-The graph is traced, which fixes whatever Python decides by the size of its input. So before a file is written it is run
-on windows of other sides and in other batches than the traced ones, and must give what torch gives, within TOLERANCE.
+Tracing makes constants of all decisions that Python takes by the size of the input. So before the file is written, the
+graph is run with other sides and batches than the traced ones, and must agree with torch within TOLERANCE.
 """
 
 import argparse
@@ -63,8 +62,8 @@ from lib.vision.tiles import Sight, predict_whole
 
 FILE = "model.onnx"
 OPSET = 18
-PICTURES = 4  # that are looked at side by side at most: each is held in memory, a large one by gigabytes
-CACHED = 2**16  # pixels that a run sees at once: the maps of more leave a core's cache, a quarter of the time longer
+PICTURES = 4  # largest number of pictures in parallel: each is in memory, a large one takes gigabytes
+CACHED = 2**16  # pixels per run: feature maps of more do not fit into a core's cache, and take a quarter more time
 TOLERANCE = 1e-4  # of scores in [0, 1]; of the highest score where that is above 1
 PACKAGES = "the packages onnx and onnxruntime are needed: install requirements.txt"
 
@@ -83,9 +82,9 @@ def main() -> None:
 
 
 def export(folder: Path, out: Path | None = None) -> Path:
-    """Write the detector of a trained seed as ONNX, whole or not at all; returns the file.
+    """Write the detector of a trained seed as ONNX, atomically; returns the file.
 
-    Raises UserError where there is no trained seed, its detector has no graph, or onnx and onnxruntime are missing.
+    Raises UserError if there is no trained seed, its detector cannot be exported, or onnx or onnxruntime is missing.
     """
     trained, out = load_trained(folder), out or folder / FILE
     name = trained.provenance["detector"]
@@ -108,14 +107,14 @@ def export(folder: Path, out: Path | None = None) -> Path:
 
 
 def sight_of(trained: Trained) -> Sight:
-    """How a detector sees whole pictures."""
+    """How a detector predicts whole pictures."""
     sight: Sight = trained.module.sight(trained.model)
     return sight
 
 
 def network_of(trained: Trained) -> Any:
-    """The detector as a module of torch, (B, H, W, 3) uint8 -> (B, H, W) float32, for sides that are multiples of its
-    sight's."""
+    """The detector as a torch module, (B, H, W, 3) uint8 -> (B, H, W) float32, for sides that are multiples of
+    `sight.multiple`."""
     from torch import Tensor, nn
 
     from lib.vision.backbones import Halved
@@ -140,8 +139,8 @@ def network_of(trained: Trained) -> Any:
 
 
 def _halved(convolution: Any, x: Any) -> Any:
-    """What a convolution that halves (lib/vision/backbones.py) gives for x; in a graph as one node, which pads itself.
-    Traced, its padding would be a node before it: a copy of its input, in another layout than onnxruntime computes in.
+    """The result of a `lib.vision.backbones.Halved` for x; in the graph one node with padding. By default its padding
+    would be a node of its own, which copies the input, and in another layout than that of onnxruntime.
     """
     import torch
 
@@ -197,7 +196,7 @@ def _noise(batch: int, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def _difference(network: Any, session: Any, sight: Sight) -> float:
-    """The greatest difference of the graph from torch, as a share of the highest score where that is above 1."""
+    """The largest difference of the graph from torch, relative to the highest score if that is above 1."""
     import torch
 
     most = max(sight.largest or 0, 3 * sight.window // 2)  # side that `predict_tiled` asks for
@@ -233,9 +232,9 @@ def _described(data: bytes, trained: Trained) -> bytes:
 
 
 def with_decision(file: Path, decision: Decision) -> bytes:
-    """What an ONNX file of `export` holds, with another threshold and smallest area in its metadata.
+    """The content of an exported ONNX file, with another threshold and least area in its metadata.
 
-    Raises UserError where it cannot be read, or the package onnx is missing.
+    Raises UserError if it cannot be read, or the package onnx is missing.
     """
     try:
         import onnx
@@ -255,7 +254,7 @@ def with_decision(file: Path, decision: Decision) -> bytes:
 
 
 def _unpacked(text: str | None, file: Path) -> Mask | None:
-    """The pixels that a graph's metadata says never count. Raises UserError where it is no picture."""
+    """The pixels that never count, from a graph's metadata. Raises UserError if it is not a picture."""
     if text is None:
         return None
     data = np.frombuffer(base64.b64decode(text), np.uint8)
@@ -266,10 +265,10 @@ def _unpacked(text: str | None, file: Path) -> Mask | None:
 
 
 def load_exchanged(place: Path) -> Inspector:
-    """An ONNX file, or the `model.onnx` of a trained seed's folder, whose threshold.json then counts.
+    """Load an ONNX file, or the `model.onnx` in a trained seed's folder, with the folder's threshold.json.
 
-    Neither torch nor the detector's module is imported. Raises UserError where the file is missing, broken, not written
-    by `export`, or made of other weights than lie beside it.
+    Does not import torch or the detector's module. Raises UserError if the file is missing, broken, not written by
+    `export`, or made from other weights than those in the folder.
     """
     file = place / FILE if place.is_dir() else place
     if place.is_dir():
@@ -316,7 +315,7 @@ def load_exchanged(place: Path) -> Inspector:
 
 
 def _beside(folder: Path, weights: str) -> Decision:
-    """The folder's own threshold. Raises UserError where its weights are not those of the ONNX file."""
+    """The folder's threshold. Raises UserError if its weights are not those of the ONNX file."""
     file = folder / WEIGHTS
     if file.is_file() and fingerprint(file) != weights:
         raise UserError(f"{folder / FILE}: made of other weights than {WEIGHTS}: run python -m lib.exchange {folder}")
@@ -324,8 +323,7 @@ def _beside(folder: Path, weights: str) -> Decision:
 
 
 def _session(data: bytes) -> Any:
-    """onnxruntime on the CPU, where each run has one thread: runs side by side keep all cores busy, layers that are
-    shared among cores do not."""
+    """onnxruntime on the CPU with one thread per run: parallel runs keep all cores busy, parallel layers do not."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

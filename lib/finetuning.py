@@ -1,4 +1,7 @@
-"""Adapt a generator to the real defects of one category; apart from synthesis, whose code must not rerun it."""
+"""Fine-tune a generator on the real defects of one category.
+
+Not in `lib/synthesis.py`: a change of synthesis must not rerun fine-tuning.
+"""
 
 from pathlib import Path
 
@@ -8,9 +11,10 @@ from lib.generators import RealData, find
 
 
 def finetune(params: Params, real: RealData, name: str, key: str, model: Path, curves: Path) -> None:
-    """Adapt the generator `name` to the real defects of a category: the folder `model`, its loss in `curves`.
+    """Fine-tune the generator `name` on the real defects of a category, and write `model` and its loss in `curves`.
 
-    A method without a function `finetune` learns nothing; the folders then say so. `key`: fingerprint of all inputs.
+    For a method without a function `finetune` the folders record that there is no training. key: fingerprint of all
+    inputs.
     """
     module = find(name)
     settings = params.section(name, module.Settings)

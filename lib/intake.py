@@ -1,8 +1,8 @@
-"""Which new pictures are looked at: those of folders and of their subfolders, and those that arrive in them.
+"""List the pictures to inspect: in folders and their subfolders, or arriving in them.
 
-Hidden files and folders are skipped: a Mac leaves a `._x.png` beside each x.png that is no picture. So are folders that
-hold results of `lib.predict`, this run's and any other's. Pictures in formats that are not read are listed all the
-same, so that none goes uninspected in silence.
+Hidden files and folders are skipped: macOS creates a file `._x.png`, which is not a picture, beside x.png. Folders with
+results of `lib.predict` are skipped, too. Pictures in unsupported formats are listed nevertheless, so that they are
+reported instead of being skipped without notice.
 """
 
 import csv
@@ -15,7 +15,7 @@ from lib.core.errors import UserError
 from lib.core.images import SUFFIXES
 
 TABLE = "scores.csv"  # marks a folder of results
-# Of pictures that are not read. A part whose camera writes such files must not pass unseen.
+# Unsupported picture formats: they are reported, so that no part passes uninspected.
 FOREIGN = (".webp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".dng", ".raw")
 FIRST_COLUMNS = ["picture", "anomaly_score", "defect_pixels"]
 Signature = tuple[int, int]
@@ -23,7 +23,7 @@ Signature = tuple[int, int]
 
 @dataclass(frozen=True)
 class Picture:
-    """A file, and the name of its results: within the folder of results, with subfolders, without an ending."""
+    """A file, and the name of its results: a path in the folder of results, without extension."""
 
     path: Path
     name: str
@@ -40,10 +40,10 @@ def legible(path: PurePath) -> str:
 
 
 class Names:
-    """Names of results, each given once: the file's own without its ending; where another picture has that, such as
-    a.png beside a.jpg, with it. In order: who comes first has the shorter one.
+    """Unique names of results: the file's name without its extension, or with it if another picture already has that
+    name, such as a.png after a.jpg.
 
-    taken: names that are given already, each with its picture, which keeps it.
+    taken: existing names, each with its picture, which keeps it.
     """
 
     def __init__(self, taken: Mapping[str, str] | None = None) -> None:
@@ -89,11 +89,11 @@ def arrivals(
     owners: Mapping[str, str] | None = None,
     done: Collection[str] = (),
 ) -> Iterator[list[Picture]]:
-    """Yield, again and again, the pictures that are new in the folders, or were written anew, and that did not change
-    while `wait` was called: a file that still grows is left for later. The first turn has none, therefore.
+    """Yield repeatedly the pictures that are new or changed in the folders, and did not change during the last `wait`:
+    files that still grow are left for later. So the first list is empty.
 
-    owners: names of results that are given already, each with its picture; done: pictures that an earlier run looked
-    at. Raises UserError where a folder is none.
+    owners: existing names of results, each with its picture; done: pictures that an earlier run inspected. Raises
+    UserError if a folder is not a folder.
     """
     for folder in folders:
         if not folder.is_dir():

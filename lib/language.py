@@ -1,8 +1,8 @@
-"""Defects in words: where in the picture one lies, and the captions that name its type and its place.
+"""Captions of defects: phrases for the location in the picture, and captions that name type and location.
 
-The first caption has the structure published with MvP-Diff (overview figure of its repository): the anomaly, its place
-in the image, and a tag made of category and defect type. The others say the same in other words, so that fine-tuning
-does not tie the defect to one sentence.
+The first caption has the structure published with MvP-Diff (overview figure of its repository): the anomaly, its
+location in the image, and a tag made of category and defect type. The others are paraphrases, so that fine-tuning does
+not tie the defect to one sentence.
 """
 
 import re
@@ -62,12 +62,12 @@ def prompt(defect_type: str, category: str, location: str) -> str:
 
 
 def normal_caption(category: str) -> str:
-    """What a picture without a defect shows. It says "flawless" because text encoders read over a "no"."""
+    """The caption of a picture without a defect; "flawless", since text encoders tend to ignore a "no"."""
     return f"The {_words(category)} in the image is flawless; {_tag(category, 'good')}"
 
 
 def _third(position: float, extent: float) -> int:
-    """0, 1 or 2: the third of 0..extent; rounded, so that a centroid's last bit decides nothing."""
+    """0, 1 or 2: the third of 0..extent; rounded, so that the last bit of a centroid does not matter."""
     offset = round(6 * position / extent - 3, 6)  # -3..3, antisymmetric about the middle
     return 0 if offset < -1 else 2 if offset > 1 else 1
 

@@ -1,9 +1,9 @@
 """Run a module alone, or on several devices: `python -m lib.launch stages.synth --generator ...`.
 
-On several devices as a file of `accelerate config --config_file FILE` says: the file that the variable
+Several devices are used if there is a file of `accelerate config --config_file FILE`: the one that the variable
 ACCELERATE_CONFIG_FILE names, else accelerate.yaml in the root of the repository. Accelerate's default file in the home
-folder counts for nothing here: another project may have written it, and another number of devices gives other last
-bits. The command in dvc.yaml is the same on a laptop and on a cluster, so moving between them invalidates no cache.
+folder is ignored: another project may have written it, and the number of devices affects the last bits of results. The
+command in dvc.yaml is the same on a laptop and on a cluster, so that moving between them invalidates no cache.
 """
 
 import os

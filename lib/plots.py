@@ -55,7 +55,7 @@ def heat_levels(scores: Scores) -> NDArray[np.uint8]:
 def overlay_sheet(overlays: Sequence[Overlay], threshold: float, tile: int = 200) -> RGB:
     """Rows of picture, outline of the truth, score map, outline of `scores >= threshold`, each under its caption.
 
-    The shorter side of a picture is shown with `tile` px, of one that is longer than 2.4 times as much with fewer.
+    The shorter side of a picture has `tile` px, or less if the longer side is more than 2.4 times as long.
     """
     shapes = [sorted(overlay.image.shape[:2]) for overlay in overlays]
     side = round(tile * min(max((longer / shorter for shorter, longer in shapes), default=1), 2.4))
@@ -78,10 +78,7 @@ def overlay_sheet(overlays: Sequence[Overlay], threshold: float, tile: int = 200
 
 
 def comparison_sheet(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[RGB | None]]], tile: int = 144) -> RGB:
-    """Rows of pictures (H, W, 3) uint8 of one thing each, under its caption, in columns under their heads.
-
-    A picture that is missing is an empty place.
-    """
+    """A table of pictures (H, W, 3) uint8: rows with captions, columns with heads; None leaves a place empty."""
     width = tile + GAP  # of a column, without the gap before the first one
     strip = np.concatenate([_caption(head, width) for head in heads], axis=1)
     strips = [np.pad(strip, ((0, 0), (0, GAP), (0, 0)), constant_values=255)]
@@ -101,8 +98,8 @@ def _caption(text: str, width: int) -> RGB:
 def learning_curve(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
     """Draw curves of (step, value) points as PNG.
 
-    A name says quantity and run, such as "loss, seed 0": each quantity has a panel of its own, since a loss and a
-    precision share no scale, and a run has the same colour in all of them. A curve without points is left out.
+    A name consists of quantity and run, such as "loss, seed 0": each quantity has its own panel, and a run has the same
+    colour in all panels. A curve without points is left out.
     """
     panels: dict[str, dict[str, Sequence[Sequence[float]]]] = {}
     for name, points in curves.items():
@@ -128,7 +125,7 @@ def learning_curve(path: Path, curves: Mapping[str, Sequence[Sequence[float]]]) 
 
 
 class Bar(NamedTuple):
-    """One bar: mean, standard deviation, and how far chance alone may put it from the reference; NaN is not drawn."""
+    """One bar: mean, standard deviation, and its largest distance from the reference by chance; NaN is not drawn."""
 
     mean: float
     deviation: float
@@ -138,9 +135,9 @@ class Bar(NamedTuple):
 def bars(path: Path, groups: Mapping[str, Mapping[str, Bar]], label: str, references: Sequence[str]) -> None:
     """Draw the bars of each group side by side with their deviations, as PNG; `label` names the axis.
 
-    A bar has the same colour in every group. Those in `references` are grey, all but the first of them hatched. The
-    first one, which every group has, is what the others are compared with: its mean runs as a line through the group,
-    and a bar that ends within the band around that line is as high as chance alone might make it.
+    A bar has the same colour in every group. Those in `references` are grey, all except the first of them hatched. The
+    first one, which every group has, is the reference: its mean is a line through the group, and a bar that ends in the
+    band around that line differs from it no more than by chance.
     """
     styles: dict[str, dict[str, Any]] = {references[0]: {"color": "#757575"}}
     styles |= {name: {"color": "#c8c8c8", "hatch": "////"} for name in references[1:]}

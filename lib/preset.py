@@ -1,13 +1,13 @@
-"""Set the knobs of params.yaml to those of a preset, and keep its comments.
+"""Set the keys of params.yaml to the values of a preset, and keep its comments.
 
     python -m lib.preset                      lists the presets
     python -m lib.preset mvp_diff-sd15        changes params.yaml, and says what
     python -m lib.preset fast --dry-run       says what it would change
     python -m lib.preset fast mvp_diff-sd15   one after the other; the later one wins
 
-A preset is a file presets/NAME.yaml with the knobs that it sets, in the sections of params.yaml; its first line says
-what it is for. What would make params.yaml invalid is refused, and nothing is written. All comments stay, but for one
-behind an item that leaves a list.
+A preset is a file presets/NAME.yaml with the keys that it sets, in the sections of params.yaml; its first line says
+what it is for. If the result would be invalid, nothing is written. All comments are kept, except those behind removed
+items of a list.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Settings that suit a data set, each with the reason: pure functions of what was seen of it."""
+"""Propose settings for a data set, each with a reason: pure functions of facts about it."""
 
 import csv
 import re
@@ -17,30 +17,30 @@ from lib.core.records import GOOD
 from lib.dataset.reading import read_text
 from lib.dataset.survey import Look
 
-SPECK = 4  # px; smaller pieces of a mask are no defects that one measures
+SPECK = 4  # px; smaller pieces of a mask are not measured
 SCALES = (1.0, 0.5, 0.25, 0.125)
 LARGE = 640  # px of the longer side; larger pictures are worth scaling
-VISIBLE = 8  # px; the shorter side of a small defect's box, after scaling, that a detector still sees well
+VISIBLE = 8  # px; least shorter side of small defects' boxes, after scaling, for reliable detection
 LEAST_SIDE = 64  # px of the shorter side, after scaling
 WINDOWS = (128, 192, 256)  # px, after scaling
-FEW = range(6, 9)  # pictures of a type of which a third would leave a single one to train on, and half leaves more
+FEW = range(6, 9)  # pictures of a type for which half for training is better than a third: a third leaves one
 GROUP = re.compile(
     r"(?<![a-z])(capture|group|part|piece|workpiece|serial|position|specimen|board|item|object|unit)"
     r"s?(id|no|nr|number|name)?(?![a-z])",
     re.IGNORECASE,
 )
-SILENT = "was of another data set"  # of what is only told where it changes
+SILENT = "was of another data set"  # reason of a choice that is listed only if it changes something
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # a column `part` may say these
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the settings depend on.
+    """The facts about a data set on which the settings depend.
 
-    reason: why the data set is taken for its layout. parts: those of the data set in which each kind of picture lies,
-    by category and type; "" where it says none. numbers: capture groups of each defect type, by category and type.
-    shortest, longest: px, of all sides of pictures. short, long: (N,) px, the sides of the boxes around defects.
-    megapixels: of a picture, on average. known: where capture groups come from, or nothing.
+    reason: why its layout was recognised. parts: the data set's parts of each kind of picture, by category and type; ""
+    for none. numbers: capture groups of each defect type, by category and type. shortest, longest: px, of all sides of
+    pictures. short, long: (N,) px, the sides of the boxes around defects. megapixels: of a picture, on average. known:
+    where capture groups come from, or "".
     """
 
     dataset: Dataset
@@ -65,7 +65,7 @@ class Choice(NamedTuple):
 
 
 def facts_of(dataset: Dataset, looks: Mapping[str, Look], reason: str) -> Facts:
-    """What was seen of a data set that has no problems."""
+    """The facts about a data set without problems."""
     parts: dict[tuple[str, str], set[str]] = defaultdict(set)
     groups: dict[tuple[str, str], set[str]] = defaultdict(set)
     sizes: list[tuple[int, int]] = []

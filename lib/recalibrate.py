@@ -2,10 +2,10 @@
 
     python -m lib.recalibrate models/detectors/unet/bracket/none/seed-0 FOLDER-OF-GOOD --false-alarm-rate 0.01
 
-Of all pictures in the folder, which show no defect, at most this share is an alarm afterwards. The model's folder keeps
-everything else; its threshold.json says what the threshold was chosen on, and what training had chosen. A `model.onnx`
-in it gets the new threshold, too; copies elsewhere do not. A folder below models/detectors belongs to DVC, whose next
-`dvc repro` trains it again: recalibrate the copy that runs on the line.
+The pictures in the folder must show no defects; afterwards at most this share of them is an alarm. The model's
+threshold.json stores how the threshold was chosen, and what training chose; a `model.onnx` in the folder gets the new
+threshold, too, but copies elsewhere do not. Nothing else changes. A folder below models/detectors is an output of DVC,
+and the next `dvc repro` trains it again: recalibrate the copy that runs on the line.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""`dvc repro`, and beside its output how far the chain is: "stage 12 of 46, about 9 minutes left".
+"""`dvc repro` with a progress display: "stage 12 of 46, about 9 minutes left".
 
     python -m lib.repro             like dvc repro
     python -m lib.repro report      like dvc repro report
 
-What DVC and the stages print passes through as it is; how far it is stands on the error stream. The time left is what
-the stages that may still run took the last time (`.work/durations`, which every run of a stage writes, whoever starts
-it), at the pace that this run has so far. A stage that never ran counts like the others of its name, and where there
-are none it is left out of the time, which then is "more than" what is told.
+The output of DVC and the stages is passed through; progress is printed on the error stream. The time left is estimated
+from the last duration of each stage that may still run (`.work/durations`, which every run of a stage writes), scaled
+by the speed of this run so far. A stage that never ran is estimated from others with its name; if there are none, it is
+left out, and the time is given as "more than".
 """
 
 import argparse
@@ -26,9 +26,9 @@ from statistics import mean
 from lib.core.command import duration_file
 from lib.core.errors import UserError
 
-TOLD = re.compile(r"(Running stage|Stage) '([^']+)'")  # DVC's words before a stage runs, and for one that need not
-PACED_AFTER = 60.0  # seconds of remembered work; before that the pace says nothing
-PACE = (0.25, 4.0)  # how far the pace is believed
+TOLD = re.compile(r"(Running stage|Stage) '([^']+)'")  # DVC's messages before a stage runs, and for a skipped one
+PACED_AFTER = 60.0  # seconds of earlier duration, before which the speed of this run is not used
+PACE = (0.25, 4.0)  # limits of that speed
 
 
 def main() -> None:
@@ -45,10 +45,10 @@ def main() -> None:
 
 @dataclass
 class Progress:
-    """How far a run of the chain is.
+    """The progress of a run of the pipeline.
 
-    stages: the names of all that DVC will go through; due: of those, the ones that have changed or follow from such
-    and so may run; seconds: how long stages took the last time.
+    stages: the names of all stages that DVC will visit; due: those that changed or depend on changed ones, and may run;
+    seconds: the last durations of stages.
     """
 
     stages: Sequence[str]

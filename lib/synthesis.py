@@ -1,4 +1,4 @@
-"""Run a generator over all placements: resumable, in fixed batches, sharded over processes where there are several."""
+"""Run a generator on all placements: resumable, in fixed batches, distributed over processes if there are several."""
 
 import json
 import os
@@ -27,12 +27,12 @@ def synthesize_all(
 ) -> list[Synthetic]:
     """Synthesize every placement and put `images/`, `masks/`, `normals/` and `manifest.jsonl` into the folder `out`.
 
-    `masks/` holds those that the generator knows, `normals/` the clean twins of pictures with a background of their
-    own; both under the names of their pictures.
-    Batches are fixed, so that a sample's bytes do not depend on where a killed run stopped; a batch counts as done
-    when its list of records is there, which is written after its pictures. `key`: fingerprint of all inputs.
-    Raises UserError when every sample of a batch failed for one reason, and RuntimeError when the generator breaks
-    its contract (`lib/generators/__init__.py`).
+    `masks/` holds the masks that the generator knows, `normals/` the clean versions of pictures with their own
+    background; both have the names of their pictures.
+    Batches are fixed, so that a sample does not depend on where a killed run stopped. A batch is done if its list of
+    records exists, which is written after its pictures. key: fingerprint of all inputs.
+    Raises UserError if all samples of a batch have non-finite output, and RuntimeError if the generator violates its
+    contract (`lib/generators/__init__.py`).
     """
     size = params.synth.batch_size
     batches = [placements[start : start + size] for start in range(0, len(placements), size)]
@@ -63,10 +63,13 @@ def _batch_file(work: Path, number: int) -> Path:
 
 
 def _publish(work: Path, batches: int, out: Path) -> list[Synthetic]:
-    """Join the records of all batches, and put the finished folder into its place."""
+    """Merge the records of all batches, and move the finished folder to its place."""
     records = [record for number in range(batches) for record in read_records(_batch_file(work, number), Synthetic)]
     write_records(work / "manifest.jsonl", records)
-    for unfinished in [*work.glob("batch-*.jsonl"), *work.rglob("*.tmp-*")]:  # the latter: half written before a kill
+    for unfinished in [
+        *work.glob("batch-*.jsonl"),
+        *work.rglob("*.tmp-*"),
+    ]:  # the latter are partial files
         unfinished.unlink()
     replace_folder(work, out)
     return records
@@ -75,7 +78,7 @@ def _publish(work: Path, batches: int, out: Path) -> list[Synthetic]:
 def _answers(
     params: Params, real: RealData, name: str, model: Path, batches: list[list[Placement]]
 ) -> Iterator[list[Answer]]:
-    """The generator's answers, batch by batch, as many as there are placements."""
+    """The generator's answers, batch by batch, one for each placement."""
     module = find(name)
     stream = iter(module.synthesize(params, params.section(name, module.Settings), real, model, batches))
     for batch in batches:
@@ -89,14 +92,14 @@ def _answers(
         if len(batch) > 1 and all(answer == Failed(NON_FINITE) for answer in answers):
             raise UserError(
                 f"generator {name}: {NON_FINITE} for every sample of the batch from {batch[0].id} on: "
-                f"synth.guidance_scale is too high, or the model in {model} is damaged; lower the one, or delete the "
-                f"other and run `dvc repro`"
+                f"synth.guidance_scale is too high, or the model is damaged; lower synth.guidance_scale, or delete "
+                f"{model} and run `dvc repro`"
             )
         yield answers
 
 
 class _Keeper:
-    """Writes the files of one answer, and says in a record how it was made."""
+    """Writes the files of an answer and returns its record."""
 
     def __init__(self, params: Params, real: RealData, name: str, model: Path, work: Path, out: Path) -> None:
         facts = json.loads((model / "model.json").read_text(encoding="utf-8"))
@@ -109,7 +112,7 @@ class _Keeper:
         self.knobs = shared | params.section(name, module.Settings).model_dump(mode="json")
 
     def __call__(self, placement: Placement, answer: Answer) -> Synthetic:
-        """The record of one answer, whose files lie in the working folder. Raises RuntimeError for a broken one."""
+        """The record of one answer, after its files were written. Raises RuntimeError for an invalid answer."""
         record = Synthetic(
             placement=placement.id,
             category=placement.category,
@@ -143,21 +146,20 @@ class _Keeper:
         return replace(record, mask=mask, mask_sha256=digest)
 
     def _box(self, answer: Made) -> Box:
-        """The box of a defect on a background of its own; the whole picture where there is no mask yet, or an empty
-        one."""
+        """The box of a defect on its own background; the whole picture if there is no mask yet, or an empty one."""
         height, width = answer.image.shape[:2]
         if answer.mask is None or not answer.mask.any():
             return 0, 0, width, height
         return box_around(answer.mask, self.margin)
 
     def _write(self, folder: str, placement: Placement, pixels: Any) -> tuple[str, str]:
-        """Write one picture or mask; its final path, and the digest of the file."""
+        """Write one picture or mask; returns its final path and its SHA-256."""
         file = f"{placement.id}.png"
         return (self.out / folder / file).as_posix(), write_png(self.work / folder / file, pixels)
 
 
 def _problem(answer: Made, size: tuple[int, int]) -> str | None:
-    """What is wrong with a picture for a good picture of `size` (width, height); None if nothing is."""
+    """What is wrong with an answer for a good picture of `size` (width, height), or None."""
     shape = (*(answer.image.shape[:2] if answer.own_background else size[::-1]), 3)
     for what, pixels in (("image", answer.image), ("normal", answer.normal)):
         if pixels is not None and (pixels.shape != shape or pixels.dtype != np.uint8):
@@ -172,9 +174,9 @@ def _problem(answer: Made, size: tuple[int, int]) -> str | None:
 
 
 def write_sheet(records: list[Synthetic], real: RealData, params: Params, path: Path) -> None:
-    """A contact sheet of the first samples of every defect type, each window beside the good one it was made from.
+    """A contact sheet of the first samples of every defect type, each window next to that of its good picture.
 
-    A picture with a background of its own stands beside the window around the real defect that it was drawn from.
+    A picture with its own background is shown next to the real defect that its placement was drawn from.
     """
     rows, columns = SHEET
     read = recent(read_image)

@@ -1,7 +1,7 @@
-"""A trained seed as something that looks at pictures: its folder read, or refused in one line that names the file.
+"""Load the folder of a trained seed for inspection; errors name the broken file.
 
-"min_area" in `threshold.json`, in pixels, comes from `detect.min_area`: pieces of a mask that are smaller do not count,
-and a picture with no others is no alarm. Where it is absent every pixel counts.
+"min_area" in `threshold.json`, in pixels, is `detect.min_area`: smaller regions of a mask do not count, and a picture
+with no others is not an alarm. If it is missing, every pixel counts.
 """
 
 import json
@@ -33,7 +33,7 @@ Look = Callable[[RGB], tuple[Scores, list[ScoredBox] | None]]
 
 @dataclass(frozen=True)
 class Decision:
-    """From which score on a pixel is a defect, and from how many connected pixels on they count."""
+    """The score from which on a pixel is a defect, and the least number of connected pixels."""
 
     threshold: float
     min_area: int
@@ -45,9 +45,9 @@ class Decision:
 
 @dataclass(frozen=True)
 class Inspector:
-    """A trained detector, whatever runs it. provenance: of detector.json; weights: their fingerprint.
+    """A trained detector, run by torch or onnxruntime. provenance: of detector.json; weights: their fingerprint.
 
-    at_once: how many pictures are worth looking at side by side, for which `look` must be fit.
+    at_once: the number of pictures to process in parallel; `look` must be thread-safe if it is above 1.
     """
 
     look: Look
@@ -78,13 +78,14 @@ class Inspector:
 
     @property
     def depth(self) -> Depth:
-        """Of pictures whose values have more than 8 bits, as in training."""
+        """The depth, in training, of pictures with more than 8 bits."""
         depth: Depth = self.provenance["depth"]
         return depth
 
     def boxes(self, scores: Scores, found: list[ScoredBox] | None, mask: Mask) -> list[ScoredBox]:
-        """The boxes of what is marked: the detector's own ones from the threshold on that hold a marked pixel, or, of
-        a detector that answers none, those of the mask's pieces (`lib/metrics/boxes.py`)."""
+        """The boxes of detected defects: the detector's own from the threshold on that contain a marked pixel, or, if
+        it
+        predicts none, those of the regions of the mask (`lib/metrics/boxes.py`)."""
         if found is None:
             return component_boxes(np.where(mask, scores, -np.inf), self.decision.threshold)
         return [one for one in found if one.score >= self.decision.threshold and _holds(mask, one)]
@@ -97,7 +98,7 @@ def _holds(mask: Mask, box: ScoredBox) -> bool:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained seed in torch: its method's module, its model, and what lies beside them."""
+    """A trained seed in torch: the module of its method, its model, and the other files of its folder."""
 
     module: ModuleType
     model: Any
@@ -119,7 +120,7 @@ class Trained:
 
 
 def counting(look: Look, ignored: Mask | None) -> Look:
-    """`look` at pictures whose `ignored` pixels never count. It raises UserError for a picture of another size."""
+    """`look` for pictures whose `ignored` pixels never count; raises UserError for a picture of another size."""
     if ignored is None:
         return look
 
@@ -131,7 +132,7 @@ def counting(look: Look, ignored: Mask | None) -> Look:
 
 
 def shown(image: RGB, ignored: Mask) -> RGB:
-    """The picture (H, W, 3) without the pixels that never count. Raises UserError where it is of another size."""
+    """The picture (H, W, 3) without the pixels that never count. Raises UserError if it has another size."""
     if image.shape[:2] != ignored.shape:
         (height, width), (rows, columns) = image.shape[:2], ignored.shape
         raise UserError(

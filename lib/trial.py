@@ -1,11 +1,11 @@
-"""A try of the whole chain in minutes, which leaves your settings and results alone.
+"""Try the whole pipeline in minutes, without touching your settings and results.
 
     python -m lib.trial
 
-One rendered category goes from pictures to the report page, with the settings of presets/fast.yaml and
-presets/try.yaml. It runs in a copy of the repository's files in `.work/try`, with a DVC repository of its own: your
-params.yaml, dvc.lock, data, models and metrics stay as they are. A try that was stopped goes on where it was; files
-that have changed since begin another one. `make clean-work` removes it.
+One rendered category is processed from pictures to the report page, with the settings of presets/fast.yaml and
+presets/try.yaml. It runs in a copy of the repository's files in `.work/try`, which is a DVC repository of its own: your
+params.yaml, dvc.lock, data, models and metrics are not changed. A try that was stopped continues; if files have changed
+since, a new one starts. `make clean-work` deletes it.
 """
 
 import argparse

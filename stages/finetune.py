@@ -1,4 +1,4 @@
-"""Adapt a generator to the real defects of one category; a procedure, which learns nothing, writes only its name."""
+"""Adapt a generator to the real defects of one category; a method without training writes only its name."""
 
 from pathlib import Path
 

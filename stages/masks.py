@@ -1,6 +1,6 @@
 """Measure the mask of every synthetic picture from what changed, and let the quality gate accept or reject it.
 
-What people said of samples in data/review stands above both: refused samples, corrected masks.
+Verdicts of people in data/review override both: they reject samples and correct masks.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Choose where new defects shall appear on good pictures: boxes drawn from the real ones, at places like theirs.
+"""Choose where new defects go on good pictures: boxes drawn from those of real defects, at similar places.
 
-What people asked for in data/requests comes behind them, at the places that were drawn.
+The requests of people in data/requests follow, at the places that they drew.
 Writes data/placements/<category>.jsonl, and metrics/placements/<category>.png: real and synthetic places side by side.
 """
 

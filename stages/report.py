@@ -1,4 +1,4 @@
-"""Put all metrics side by side: one table, a summary for `dvc metrics diff`, curves and bars, a page of it all."""
+"""Compare all arms: one table, a summary for `dvc metrics diff`, curves and bars, and a page with every sample."""
 
 from pathlib import Path
 

@@ -89,7 +89,7 @@ def test_a_picture_of_another_depth_is_refused(stored: Path, monkeypatch, capsys
     Image.fromarray(np.full((RNG_SIDE, RNG_SIDE), 4000, np.uint16)).save(stored.parent / "good" / "3.png")
     with pytest.raises(SystemExit):
         call(monkeypatch, stored, stored.parent / "good")
-    assert "3.png: holds values from 4000 to 4000, and those of depth 8" in capsys.readouterr().err
+    assert "3.png: holds values from 4000 to 4000, but the depth in training was 8" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_model_is_refused(stored: Path, monkeypatch, capsys):

@@ -1,1 +1,1 @@
-"""The ground that every stage stands on: parameters, records, pictures, and the making of a stage."""
+"""The base layer: parameters, records, pictures, geometry, errors, and how stages run."""

@@ -25,8 +25,8 @@ HELP = {
 def run(stage: Callable[..., None], description: str | None, *names: str) -> None:
     """Call a stage with its command-line arguments `--name`, one for each of `names`.
 
-    A UserError, or a missing output of an earlier stage, ends as one message and exit code 2. Any other error is a
-    fault of the program and keeps its traceback. How long a whole run took is remembered (`lib.repro` reads it).
+    A UserError, or a missing output of an earlier stage, ends with a message and exit code 2. Any other error is a
+    fault of the program and keeps its traceback. The duration of a complete run is stored for `lib.repro`.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in names:
@@ -42,12 +42,12 @@ def run(stage: Callable[..., None], description: str | None, *names: str) -> Non
         _refuse(str(error))
     if runtime.first_process():
         name = "@".join(filter(None, (Path(sys.argv[0]).stem, "-".join(item.values()))))
-        with contextlib.suppress(OSError):  # what was made stands, whether or not this can be noted
+        with contextlib.suppress(OSError):  # the result is valid even if this cannot be stored
             runtime.write_json(duration_file(name), round(time.monotonic() - lib.STARTED, 1))
 
 
 def duration_file(name: str) -> Path:
-    """Where the seconds of a stage's last whole run stand, as JSON; name: as DVC has it, `detect@unet-perlin-nut`."""
+    """The JSON file with the seconds of a stage's last complete run; name: as in DVC, `detect@unet-perlin-nut`."""
     return runtime.WORK / "durations" / f"{name}.json"
 
 

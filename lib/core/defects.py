@@ -1,4 +1,4 @@
-"""The defect pixels of a real picture, one defect type at a time; none where pixels never count."""
+"""The defect pixels of a real picture, by defect type, without pixels that never count."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +16,15 @@ Labels = NDArray[np.uint8]  # (H, W): 0 without a defect, k for the k-th of some
 
 
 def types_of(sample: Sample) -> tuple[str, ...]:
-    """The defect types that a picture shows, or GOOD alone."""
+    """The defect types in a picture, or only GOOD."""
     return sample.type_map.types if sample.type_map else (sample.defect_type,)
 
 
 def defect_mask(sample: Sample, defect_type: str, read: Callable[[Path], Mask] = read_mask) -> Mask:
-    """(H, W) bool: where a defect picture shows one of its types, on pixels that count: nowhere if none of them does.
+    """(H, W) bool: the pixels of a defect picture that show one of its types and count; may be empty.
 
-    read: reads its mask, perhaps through a memory. Raises UserError for a picture without a mask, or where its type map
-    is none.
+    read: reads the mask, for example through a cache. Raises UserError for a picture without a mask, or with an invalid
+    type map.
     """
     if sample.type_map is None:
         return _counting(sample, _whole_mask(sample, read))
@@ -37,9 +37,9 @@ def any_defect_mask(sample: Sample, read: Callable[[Path], Mask] = read_mask) ->
 
 
 def unsound_pixels(sample: Sample, read: Callable[[Path], Mask] = read_mask) -> Mask:
-    """(H, W) bool: where a defect picture does not show a sound product: it has a defect there, or never counts.
+    """(H, W) bool: the pixels of a defect picture that show a defect of any type, or never count.
 
-    read, and what is raised: as of `defect_mask`.
+    read and errors: as for `defect_mask`.
     """
     mask = _whole_mask(sample, read)
     return mask if sample.regions is None else mask | ignored_pixels(sample.regions)
@@ -56,7 +56,7 @@ def _counting(sample: Sample, mask: Mask) -> Mask:
 
 
 def read_labels(type_map: TypeMap) -> Labels:
-    """The values of a type map. Raises UserError where it is no 8-bit grey picture, or has more values than types."""
+    """The values of a type map. Raises UserError if it is not an 8-bit grey picture, or has more values than types."""
     picture = decode(Path(type_map.path))
     values = np.asarray(picture)
     if picture.mode != "L" or values.max(initial=0) > len(type_map.types):
@@ -67,5 +67,5 @@ def read_labels(type_map: TypeMap) -> Labels:
     return values
 
 
-# Keyed by the digest, too: another map under an old name is another map.
+# The key includes the digest: a new map under an old name is read again.
 recent_labels = recent(read_labels, 64 * 2**20)

@@ -1,6 +1,6 @@
-"""The two tables that people fill in, by hand or on the report's page: read strictly, every problem with its line.
+"""The two tables that people fill in, by hand or on the report's page: read strictly, each problem with its line.
 
-What they hold is versioned in Git: `data/review/README.md` and `data/requests/README.md` say how to write them.
+They are versioned in Git: `data/review/README.md` and `data/requests/README.md` describe their formats.
 """
 
 import csv
@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 from lib.core.errors import UserError
 
-MAX_BYTES = 4_000_000  # of a table, which the report's page carries along
+MAX_BYTES = 4_000_000  # of a table, which the report's page includes
 MAX_ROWS = 20_000
-MAX_FIELD = 16_000  # characters: a drawn shape of a thousand points has fewer
+MAX_FIELD = 16_000  # characters: enough for a drawn shape of a thousand points
 MAX_NOTE = 500  # characters
 TOLD = 40  # problems in one message
 
 
 class Form(NamedTuple):
-    """A table and its columns; `beside`: what else may lie in its folder."""
+    """A table and its columns; `beside`: other files that may be in its folder."""
 
     path: Path
     columns: tuple[str, ...]
@@ -27,27 +27,27 @@ class Form(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of a table, which counts from 1, and its fields by their columns, without spaces around them."""
+    """One row of a table: its line number, from 1 on, and its fields by column, without surrounding spaces."""
 
     line: int
     values: dict[str, str]
 
 
-# Verdicts on samples: the digest is that of the picture as it was painted, so that no other one is ever meant.
+# Verdicts on samples: the digest of the picture as it was painted identifies the sample.
 REVIEW = Form(
     Path("data/review/review.csv"),
     ("category", "generator", "placement", "sha256", "verdict", "note"),
     ("README.md", "masks"),
 )
-# Defects that a person asks for: which type, where on which good picture, how many.
+# Requested defects: which type, where on which good picture, how many.
 REQUESTS = Form(Path("data/requests/requests.csv"), ("category", "picture", "type", "box", "polygon", "count", "note"))
 
 
 def read_form(form: Form) -> tuple[list[Row], list[str]]:
-    """The rows that can be read, and what is wrong with the others, or with the whole table; no table has no rows.
+    """The valid rows, and the problems of the others or of the whole table; a missing table has no rows.
 
-    A table is UTF-8 (a byte order mark is allowed), its fields are separated by commas, quoted as RFC 4180 has it, its
-    first line names all columns, in any order. Empty lines count for nothing.
+    A table is CSV (RFC 4180) in UTF-8, with or without byte order mark; its first line names all columns, in any order.
+    Empty lines are ignored.
     """
     path = form.path
     if strange := _strange(form):
@@ -57,7 +57,7 @@ def read_form(form: Form) -> tuple[list[Row], list[str]]:
     if not path.exists():
         return [], []
     if not path.is_file():
-        return [], [f"{path.as_posix()}: is no file, and a table belongs there: move it"]
+        return [], [f"{path.as_posix()}: not a file, but the place of a table: move it"]
     if (size := path.stat().st_size) > MAX_BYTES:
         return [], [f"{path.as_posix()}: {size:,} bytes, at most {MAX_BYTES:,} are read"]
     try:
@@ -68,7 +68,7 @@ def read_form(form: Form) -> tuple[list[Row], list[str]]:
 
 
 def _strange(form: Form) -> list[str]:
-    """What lies in the folder of a table without being read, such as a second download; hidden files may."""
+    """Files in the folder of a table that are not read, such as a second download, except hidden ones."""
     known = {form.path.name, *form.beside}
     names = (place.name for place in form.path.parent.glob("*"))
     return sorted(name for name in names if name not in known and not name.startswith("."))
@@ -98,7 +98,7 @@ def _rows(form: Form, text: str) -> tuple[list[Row], list[str]]:
             else:
                 rows.append(Row(first, dict(zip(header, fields, strict=True))))
             if len(rows) > MAX_ROWS:
-                return [], [f"{where}: more than {MAX_ROWS:,} rows, which is the most"]
+                return [], [f"{where}: more than {MAX_ROWS:,} rows; at most that many are read"]
     except csv.Error as error:
         problems.append(f"{where}, line {line}: no CSV ({error}): double the quotes within a quoted field")
     return rows, problems

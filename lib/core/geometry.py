@@ -1,4 +1,4 @@
-"""The geometry of pictures: boxes, masks and windows, cutting out and pasting back, all at native scale."""
+"""The geometry of pictures: boxes, masks, windows, cropping and pasting back, all at native scale."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; x1 and y1 are exclusive
-Polygon = tuple[tuple[int, int], ...]  # pixels (x, y) along an outline, whose end meets its beginning
+Polygon = tuple[tuple[int, int], ...]  # pixels (x, y) along a closed outline
 RGB = NDArray[np.uint8]  # (H, W, 3)
 Mask = NDArray[np.bool_]  # (H, W)
 Scores = NDArray[np.float32]  # (H, W), how anomalous each pixel is
@@ -17,7 +17,7 @@ Scores = NDArray[np.float32]  # (H, W), how anomalous each pixel is
 
 @dataclass(frozen=True)
 class Window:
-    """A square cut-out in pixels of the picture; it may reach over the picture's border."""
+    """A square in pixels of the picture, which may extend beyond the picture's border."""
 
     x0: int
     y0: int
@@ -32,8 +32,8 @@ def window_around(box: Box, shape: Sequence[int], context: float, min_side: int)
     """The square window around a box in a picture of shape (H, W, ...): `context` times the box's longer side, at least
     `min_side` px.
 
-    It is moved into the picture where it fits. It is never larger than the picture's longer side, and where it is
-    larger than the shorter one it lies centred over it.
+    If it fits, it is moved into the picture. It is at most as large as the picture's longer side; along a side that is
+    shorter than the window, it is centred on the picture.
     """
     height, width = shape[:2]
     longer = max(box[2] - box[0], box[3] - box[1])
@@ -47,7 +47,7 @@ def window_around(box: Box, shape: Sequence[int], context: float, min_side: int)
 
 
 def shift_window(window: Window, by: Sequence[int], box: Box, shape: Sequence[int]) -> Window:
-    """The window moved by (x, y) px within a picture of shape (H, W, ...), as far as all of the box stays in view."""
+    """The window moved by (x, y) px in a picture of shape (H, W, ...), as far as the whole box stays in view."""
 
     def start(at: int, step: int, low: int, high: int, extent: int) -> int:
         least, most = max(min(0, at), high - window.side), min(max(extent - window.side, at), low)
@@ -61,7 +61,7 @@ def shift_window(window: Window, by: Sequence[int], box: Box, shape: Sequence[in
 
 
 def crop(image: NDArray, window: Window) -> NDArray:
-    """Cut the window out of an (H, W) or (H, W, C) array; what lies beyond the border is mirrored."""
+    """Crop the window from an (H, W) or (H, W, C) array; beyond the border the picture is mirrored."""
 
     def mirrored(start: int, extent: int) -> NDArray[np.int64]:
         period = max(2 * (extent - 1), 1)
@@ -84,16 +84,16 @@ def resize(image: NDArray, width: int, height: int) -> NDArray:
 
 
 def box_mask(box: Box, width: int, height: int) -> Mask:
-    """(height, width) bool, True inside the box; what of the box lies outside of the picture is cut off."""
+    """(height, width) bool, True inside the box, which is clipped to the picture."""
     mask = np.zeros((height, width), dtype=bool)
     mask[max(box[1], 0) : max(box[3], 0), max(box[0], 0) : max(box[2], 0)] = True
     return mask
 
 
 def polygon_mask(polygon: Polygon, box: Box) -> Mask:
-    """(h, w) bool, as large as the box: the pixels within a polygon, and those that its outline runs through.
+    """(h, w) bool, as large as the box: the pixels inside a polygon and on its outline, clipped to the box.
 
-    Where it crosses itself, what lies inside twice is outside. What of it lies outside of the box is cut off.
+    A polygon that crosses itself is filled by the even-odd rule.
     """
     mask = np.zeros((box[3] - box[1], box[2] - box[0]), dtype=np.uint8)
     cv2.fillPoly(mask, [np.array(polygon, np.int32) - np.array(box[:2], np.int32)], 1)
@@ -101,9 +101,9 @@ def polygon_mask(polygon: Polygon, box: Box) -> Mask:
 
 
 def feathered(mask: Mask, feather: int) -> NDArray[np.float32]:
-    """Opacity in [0, 1]: 0 outside of the mask, rising over `feather` pixels inside of it to 1.
+    """Opacity in [0, 1]: 0 outside the mask, rising to 1 over `feather` pixels inside it.
 
-    The ramp lies inside, so that nothing outside is touched; the picture's own border is no edge of the mask.
+    The ramp is inside, so that nothing outside changes; the picture's border is not an edge of the mask.
     """
     if feather <= 0 or mask.all():
         return mask.astype(np.float32)
@@ -112,7 +112,7 @@ def feathered(mask: Mask, feather: int) -> NDArray[np.float32]:
 
 
 def scaled(box: Box, factor: float) -> Box:
-    """The box in a picture resized by `factor`: the smallest one that covers it."""
+    """The box in a picture that is resized by `factor`: the smallest integer box that covers it."""
     return (
         math.floor(box[0] * factor),
         math.floor(box[1] * factor),
@@ -122,7 +122,7 @@ def scaled(box: Box, factor: float) -> Box:
 
 
 def paste_back(generated: NDArray, normal: RGB, mask: Mask, feather: int = 0) -> RGB:
-    """Put `normal` back wherever `mask` is False, so that only the defect region changes.
+    """Restore `normal` wherever `mask` is False, so that only the defect region changes.
 
     generated: (H, W, 3) uint8 or float in 0..255; normal: (H, W, 3) uint8; mask: (H, W) bool. Returns (H, W, 3)
     uint8, equal to `normal` bit for bit wherever the mask is False. Raises ValueError when the sizes differ.
@@ -130,7 +130,7 @@ def paste_back(generated: NDArray, normal: RGB, mask: Mask, feather: int = 0) ->
     if not generated.shape == normal.shape == (*mask.shape, 3):
         raise ValueError(f"sizes differ: generated {generated.shape}, normal {normal.shape}, mask {mask.shape}")
     left, top, wide, high = cv2.boundingRect(mask.astype(np.uint8))
-    # One pixel more on each side: to `feathered` the crop's border is none of the mask's.
+    # One pixel more on each side, since `feathered` does not treat the crop's border as an edge.
     part = slice(max(top - 1, 0), top + high + 1), slice(max(left - 1, 0), left + wide + 1)
     opacity = feathered(mask[part], feather)[..., None]
     mixed = normal[part] + opacity * (generated[part].astype(np.float32) - normal[part])

@@ -21,11 +21,11 @@ from lib.core.runtime import write_bytes
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-# A line-scan picture of 5,000 x 20,000 px passes, a decompression bomb does not: pillow warns above its limit, refuses
-# above twice that, and `decode` refuses from the limit on.
+# Allows a line-scan picture of 5,000 x 20,000 px, but no decompression bombs. Pillow only warns above its limit, and
+# raises above twice that; `decode` raises above the limit.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS = 100_000_000
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what it warns of is refused here
-# What broken files make Pillow raise.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `decode` raises instead
+# What Pillow raises for broken files.
 BROKEN = (OSError, ValueError, SyntaxError, struct.error, OverflowError)
 TURNS = {
     1: None,
@@ -37,10 +37,10 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-NEW_SUBFILE_TYPE, REDUCED, TRANSPARENCY = 254, 1, 4  # a tag of TIFF, and two of its bits
-MIDDLE = 127  # of the values of a mask
-LABELS = 18  # ground, 16 numbered types, and 255 for neither; a smoothed mask has more values
-CLUSTERED = 0.9  # of a smoothed mask's pixels lie within a quarter of the range of 0 or 255
+NEW_SUBFILE_TYPE, REDUCED, TRANSPARENCY = 254, 1, 4  # a TIFF tag, and two of its bits
+MIDDLE = 127  # threshold for masks with grey values
+LABELS = 18  # background, 16 numbered types, and 255 for "ignore"; a smoothed mask has more values
+CLUSTERED = 0.9  # least share of a smoothed mask's pixels with values in the lowest or highest quarter
 
 Depth = Literal[8, 10, 12, 14, 16, "unit"]  # bits of the values in a file; unit: floats from 0 to 1
 
@@ -49,15 +49,15 @@ Pixels = TypeVar("Pixels", bound=NDArray)
 
 
 def decode(path: Path) -> Image.Image:
-    """Open and fully decode a picture, turned upright as its EXIF tag says.
+    """Open and fully decode a picture, rotated upright according to its EXIF tag.
 
-    Raises UserError, with the file's name, for anything that is no whole PNG, JPEG, BMP or TIFF of one picture with at
+    Raises UserError, with the file's name, unless it is a complete PNG, JPEG, BMP or TIFF file with one picture of at
     most MAX_PIXELS pixels.
     """
     with _opened(path) as picture:
         turns = orientation_of(picture)
         picture.load()
-        # A TIFF turns itself while it loads. ImageOps.exif_transpose would write all tags anew, and fail with odd ones.
+        # Pillow rotates TIFFs itself. ImageOps.exif_transpose would rewrite all tags, and fails for invalid ones.
         method = None if picture.format == "TIFF" else TURNS[turns]
         upright = picture if method is None else picture.transpose(method)
         upright.format = picture.format
@@ -66,9 +66,9 @@ def decode(path: Path) -> Image.Image:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """A picture whose header is read; whatever fails from here on ends as a UserError with the file's name."""
+    """Open a picture and read its header; errors from here on become a UserError with the file's name."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
+        if path.exists() and not path.is_file():  # reading a pipe would block
             raise ValueError("it is no file")
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -83,17 +83,17 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _pictures_in(picture: Image.Image) -> int:
-    """How many pictures an opened file holds: frames of a PNG, pages of a TIFF.
+    """The number of pictures in an opened file: frames of a PNG, pages of a TIFF.
 
-    A JPEG is one: phones add thumbnails, depths or a second shot (MPO). So is a TIFF whose other pages are that same
-    picture at a lower resolution, or its mask, as its tag NewSubfileType says.
+    A JPEG counts as one, even if a phone added a thumbnail, a depth map or a second shot (MPO). So does a TIFF whose
+    other pages are the same picture at a lower resolution, or its mask, according to the tag NewSubfileType.
     """
     if picture.format == "PNG":
         return getattr(picture, "n_frames", 1)
     if picture.format != "TIFF" or not getattr(picture, "is_animated", False):
         return 1
     number = 0
-    with contextlib.suppress(EOFError, TypeError, *BROKEN):  # what comes behind the last whole page is no picture
+    with contextlib.suppress(EOFError, TypeError, *BROKEN):  # data after the last complete page is ignored
         while True:
             number += not getattr(picture, "tag_v2", {}).get(NEW_SUBFILE_TYPE, 0) & (REDUCED | TRANSPARENCY)
             picture.seek(picture.tell() + 1)
@@ -102,7 +102,7 @@ def _pictures_in(picture: Image.Image) -> int:
 
 
 def orientation_of(picture: Image.Image) -> int:
-    """1 to 8, the EXIF tag that says how a picture is turned; 1, upright, where there is none that can be read."""
+    """The EXIF orientation of a picture, 1 to 8; 1 (upright) if there is no valid tag."""
     try:
         value = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except (*BROKEN, TypeError, KeyError):
@@ -111,30 +111,30 @@ def orientation_of(picture: Image.Image) -> int:
 
 
 def stored_orientation(path: Path) -> int:
-    """`orientation_of` a file, of which no more than the header is read."""
+    """`orientation_of` a file; reads only the header."""
     with _opened(path) as picture:
         return orientation_of(picture)
 
 
 def is_deep(path: Path) -> bool:
-    """Whether a file's values have more than 8 bits; no more than its header is read."""
+    """Whether a file's values have more than 8 bits; reads only the header."""
     with _opened(path) as picture:
         return picture.mode.startswith(("I", "F")) or _has_deep_colours(picture)
 
 
 def _has_deep_colours(picture: Image.Image) -> bool:
-    """Whether Pillow would cut the values of a picture of several channels to 8 bits; asked before it loads."""
+    """Whether Pillow would reduce the values of a picture with several channels to 8 bits; call it before loading."""
     return picture.mode in {"RGB", "RGBA", "LA"} and any(";16" in str(tile[3]) for tile in getattr(picture, "tile", []))
 
 
 def read_pixels(path: Path) -> NDArray:
-    """Read any supported picture as (H, W, 3): uint8 where the file has 8 bits, else its own integers or floats.
+    """Read any supported picture as (H, W, 3): uint8 if the file has 8 bits, else its own integers or floats.
 
-    Grey becomes three equal channels, palettes are resolved, alpha is dropped.
+    Grey becomes three equal channels, palettes become colours, alpha is dropped.
     """
     with _opened(path) as picture:
         deep = _has_deep_colours(picture)
-        turns = orientation_of(picture) if deep else 1  # for which a PNG is decoded, and `decode` asks once more
+        turns = orientation_of(picture) if deep else 1  # for a PNG this decodes the file, and `decode` does it again
     if deep:
         flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)
@@ -144,13 +144,13 @@ def read_pixels(path: Path) -> NDArray:
     picture = decode(path)
     if picture.mode.startswith(("I", "F")):
         return np.repeat(np.asarray(picture)[..., None], 3, axis=2)
-    if picture.mode == "P":  # with a transparent colour, a palette needs the detour that pillow asks for
+    if picture.mode == "P":  # Pillow asks for RGBA if a palette has a transparent colour
         picture = picture.convert("RGBA")
     return np.array(picture.convert("RGB"))
 
 
 def turned(pixels: NDArray, orientation: int) -> NDArray:
-    """(H, W, ...) as stored, turned upright as an EXIF orientation from 1 to 8 says."""
+    """(H, W, ...) as stored, rotated upright for an EXIF orientation from 1 to 8."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
@@ -159,9 +159,9 @@ def turned(pixels: NDArray, orientation: int) -> NDArray:
 
 
 def eight_bits(pixels: NDArray, depth: Depth) -> RGB:
-    """Values of `depth` bits, or in [0, 1] where that is `unit`, as uint8; what has 8 bits stays as it is.
+    """Values of `depth` bits, or in [0, 1] if depth is `unit`, as uint8; 8-bit pictures are not changed.
 
-    A fixed scale: stretching each picture by its own range would destroy the brightness that defects are seen by.
+    The scale is fixed: stretching each picture by its own range would destroy the brightness by which defects are seen.
     """
     if pixels.dtype == np.uint8:
         return pixels
@@ -174,19 +174,19 @@ def top(depth: Depth) -> float:
 
 
 def read_image(path: Path, depth: Depth = 16) -> RGB:
-    """Read any supported picture as (H, W, 3) uint8 RGB; `depth`: of the values of a file that has more than 8 bits.
+    """Read any supported picture as (H, W, 3) uint8 RGB; depth: of the values of a file with more than 8 bits.
 
-    Raises UserError, too, where those are of another depth: below 0, above its highest, no numbers, or floats up to 1
-    where it is not `unit`. Scaled by this one, such a picture would be white or black, and look like any other of them.
+    Also raises UserError if the values do not match the depth: negative, too high, NaN, or floats up to 1 although
+    depth is not `unit`. Such a picture would become all white or all black without notice.
     """
     pixels = read_pixels(path)
     if pixels.dtype != np.uint8:
         lowest, highest = float(pixels.min()), float(pixels.max())
-        fits = 0 <= lowest <= highest <= top(depth)  # never so with NaN
+        fits = 0 <= lowest <= highest <= top(depth)  # False with NaN
         if not fits or (pixels.dtype.kind == "f" and depth != "unit" and 0 < highest <= 1):
             raise UserError(
-                f"{path}: holds values from {lowest:g} to {highest:g}, and those of depth {depth}, as in training, go "
-                f"from 0 to {top(depth):g}: save it as the pictures were that the model was trained on, or train on "
+                f"{path}: holds values from {lowest:g} to {highest:g}, but the depth in training was {depth}, with "
+                f"values from 0 to {top(depth):g}: save it in the format of the training pictures, or train on "
                 "pictures like this one"
             )
     return eight_bits(pixels, depth)
@@ -198,20 +198,20 @@ def is_grey(image: RGB) -> bool:
 
 
 def recent(read: Callable[[Key], Pixels], room: int = 256 * 2**20) -> Callable[[Key], Pixels]:
-    """`read` with a memory of its latest results: as many as fit into `room` bytes. Callers do not change them.
+    """`read` with a cache (LRU) of `room` bytes for its results, which callers must not modify.
 
-    By bytes, not by number: 64 pictures are 10 MB of one data set and 4 GB of another.
+    Limited by bytes, not by number: 64 pictures take 10 MB in one data set and 4 GB in another.
     """
     return cached(LRUCache(room, getsizeof=lambda pixels: pixels.nbytes), lock=Lock())(read)
 
 
 def read_mask(path: Path) -> Mask:
-    """Read a mask as (H, W) bool: every value but 0 is defect, and every colour of a palette but black.
+    """Read a mask as (H, W) bool: all values except 0, and all colours of a palette except black, are defect.
 
-    A mask that went through JPEG, or whose borders are smoothed, has many values, most of them near 0 and 255: there,
-    and in every JPEG, those above 127 are defect. A palette all of whose colours are black counts by its numbers.
-    What is transparent is no defect, and where all that is to be seen is black, it is the defect. Raises UserError
-    where colours and transparency contradict each other.
+    In a JPEG, and in masks that were saved as JPEG before or have smoothed edges (many values, most of them near 0 and
+    255), only values above 127 are defect. If all colours of a palette are black, its indices count. Transparent pixels
+    are no defect; if all visible pixels are black, they are the defect. Raises UserError if colours and transparency
+    contradict each other.
     """
     picture = decode(path)
     if picture.mode in {"LA", "RGBA", "PA"} or (picture.mode in {"L", "RGB", "P"} and "transparency" in picture.info):
@@ -231,20 +231,20 @@ def read_mask(path: Path) -> Mask:
 
 
 def _see_through(path: Path, pixels: NDArray[np.uint8]) -> Mask:
-    """What a mask (H, W, 4), parts of which are transparent, marks."""
+    """The mask of a picture (H, W, 4) with transparent parts."""
     colours, alpha = pixels[..., :3].max(axis=2), pixels[..., 3]
     if not (values := ((colours.astype(np.uint16) * alpha + 254) // 255).astype(np.uint8)).any():
         if colours.any():
             raise UserError(
-                f"{path}: a mask that is black where it is to be seen, and has colours where it is transparent; save "
-                f"it without transparency"
+                f"{path}: a mask that is black where it is visible, and has colours where it is transparent; save it "
+                f"without transparency"
             )
         values = alpha
     return np.asarray(values > (MIDDLE if is_smoothed(values) else 0))
 
 
 def is_smoothed(values: NDArray) -> bool:
-    """Whether a mask (H, W) has the values of one whose borders were blurred: many, and most of them near 0 and 255."""
+    """Whether a mask (H, W) has smoothed edges: many values, most of them near 0 and 255."""
     if values.dtype != np.uint8:
         return False
     counts = np.bincount(values.ravel(), minlength=256)
@@ -253,7 +253,7 @@ def is_smoothed(values: NDArray) -> bool:
 
 
 def png_bytes(image: RGB | Mask | NDArray[np.uint8]) -> bytes:
-    """Encode (H, W, 3) or (H, W) uint8, or (H, W) bool as 0/255, as PNG: equal pixels give equal bytes."""
+    """Encode (H, W, 3) or (H, W) uint8, or (H, W) bool as 0/255, as PNG; equal pixels give equal bytes."""
     if image.dtype == bool:
         pixels: NDArray = image.astype(np.uint8) * 255
     else:
@@ -265,14 +265,14 @@ def png_bytes(image: RGB | Mask | NDArray[np.uint8]) -> bytes:
 
 
 def write_png(path: Path, image: RGB | Mask) -> str:
-    """Write a picture or a mask as PNG, whole or not at all; returns the SHA-256 of the file."""
+    """Write a picture or a mask as PNG, atomically; returns the SHA-256 of the file."""
     data = png_bytes(image)
     write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
 
 
 def outlined(image: RGB, mask: Mask, colour: tuple[int, int, int] = (255, 40, 40)) -> RGB:
-    """A copy of the picture with the mask's outline drawn just outside of it, so that the defect stays visible."""
+    """A copy of the picture with the mask's outline, drawn outside the mask so that the defect stays visible."""
     inside = mask.astype(np.uint8)
     drawn = image.copy()
     drawn[cv2.dilate(inside, np.ones((3, 3), np.uint8)) > inside] = colour
@@ -280,9 +280,9 @@ def outlined(image: RGB, mask: Mask, colour: tuple[int, int, int] = (255, 40, 40
 
 
 def contact_sheet(rows: Sequence[Sequence[RGB]], tile: int = 160, gap: int = 4) -> RGB:
-    """Arrange pictures in rows on a white ground, each shrunk or grown until its longer side has `tile` px.
+    """Arrange pictures in rows on white, each resized so that its longer side has `tile` px.
 
-    Columns are `tile` px wide, rows as high as the highest picture in them.
+    Columns are `tile` px wide, rows as high as their highest picture.
     """
 
     def fitted(image: RGB) -> RGB:

@@ -1,8 +1,8 @@
-"""Folders that stages replace as a whole: nothing that somebody else put there is ever lost.
+"""Folders that stages replace as a whole, without losing files that somebody else put there.
 
-Such a folder holds a list of the files that its stage wrote. What is not on it is foreign, and the stage refuses to
-replace the folder. DVC would delete the folder of an output before its stage runs: these are `persist: true` in
-dvc.yaml, which leaves that to the stage.
+Such a folder has a list of the files that its stage wrote. If it holds other files, the stage refuses to replace it. By
+default DVC deletes the outputs of a stage before it runs; these outputs are `persist: true` in dvc.yaml, which leaves
+them to the stage.
 """
 
 import contextlib
@@ -13,21 +13,21 @@ from pathlib import Path
 from lib.core.errors import UserError
 from lib.core.runtime import atomic_folder, write_text
 
-# Where the stages behind `workpieces` write. What one of them reads cannot lie there.
+# Where the stages after `workpieces` write. A data set cannot be there.
 WRITTEN = (
     *(f"data/{name}" for name in ("prepared", "descriptions", "boxes", "placements", "synth", "masks", "export")),
     *("models", "metrics"),
 )
-OWN = ".own-files"  # the list, one name to a line, in the folder itself, so that DVC carries it along
-SHOWN = 5  # foreign files that are named
+OWN = ".own-files"  # the list, one name per line, in the folder itself, so that DVC tracks it
+SHOWN = 5  # foreign files named in a message
 
 
 @contextlib.contextmanager
 def owned_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `path`, whole, when the block ends without an error.
+    """Yield an empty folder that replaces `path` as a whole when the block ends without an error.
 
-    A link stays: the folder that it leads to, perhaps on a larger disk, is replaced, and made where there is none.
-    Raises UserError, before the block and once more after it, when `path` holds what was not written that way.
+    A symbolic link is kept: the folder that it points to, perhaps on a larger disk, is replaced or created.
+    Raises UserError, before and after the block, if `path` holds files that were not written this way.
     """
     path = path.resolve() if path.is_symlink() else path
     refuse_loss(path)
@@ -38,7 +38,7 @@ def owned_folder(path: Path) -> Iterator[Path]:
 
 
 def refuse_loss(path: Path) -> None:
-    """Raise UserError when the folder holds what no stage wrote: files, links, empty folders."""
+    """Raise UserError if the folder holds files, links or empty folders that no stage wrote."""
     if not path.exists():
         return
     if not path.is_dir():
@@ -59,11 +59,10 @@ def refuse_loss(path: Path) -> None:
 
 
 def written_at(place: str | Path) -> str | None:
-    """The first of WRITTEN that a path is, holds or lies in; None where it is apart from all of them, and outside of a
-    repository, where no stage runs."""
+    """The first of WRITTEN that a path equals, contains or lies in; None if there is none, or outside a repository."""
     if not Path("params.yaml").is_file():
         return None
-    path = Path(os.path.normpath(Path(place).absolute()))  # not resolved: to DVC, a link is the place where it lies
+    path = Path(os.path.normpath(Path(place).absolute()))  # not resolved: DVC takes a link as the place where it lies
     return next((name for name in WRITTEN if _overlap(path, Path(name).absolute())), None)
 
 

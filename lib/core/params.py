@@ -1,7 +1,7 @@
-"""The typed, validated view of params.yaml. Unknown keys and impossible values are refused with the key's name.
+"""The typed, validated view of params.yaml. Unknown keys and invalid values are rejected with the name of the key.
 
-What every method shares has a section here. What one method alone understands stands in the section of its name, and
-its types stand in the method's own file as `Settings`: a method is one file in `lib/generators` or `lib/detectors`.
+Settings that methods share have a section here. Those of a single method are in the section of its name; their types
+are in the method's file, in `lib/generators` or `lib/detectors`, as the class `Settings`.
 """
 
 import re
@@ -18,7 +18,7 @@ from lib.core.settings_file import read_settings
 LIB = Path(__file__).parents[1]
 
 
-# Names become parts of paths. (In a command of dvc.yaml they stand in quotes, and no stage runs with any other.)
+# Names become parts of paths, and of commands in dvc.yaml, where they are quoted.
 def _fit(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         better = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-")[:64] or "a_name"
@@ -30,9 +30,9 @@ Name = Annotated[str, AfterValidator(_fit)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 
-LONGEST = 255  # letters in the name of a file or a folder, as file systems have it
-REAL_ONLY = "none"  # the arm without a generator: detectors trained on the few real defects alone
-PLACEBO = "placebo"  # the same arm once more under other seeds: what two equal arms differ by
+LONGEST = 255  # characters in the name of a file or a folder, the limit of file systems
+REAL_ONLY = "none"  # the arm without a generator: detectors are trained on the real defects only
+PLACEBO = "placebo"  # the same arm with other seeds: shows how far two equal arms differ by chance
 PLACEBO_SEED = 1000  # added to each of `detect.seeds` in the placebo
 
 Part = Literal["train", "val", "test"]  # of the real pictures
@@ -49,7 +49,7 @@ def _distinct(values: tuple[Item, ...]) -> tuple[Item, ...]:
 
 
 def _placebo_apart(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    """A seed of both arms would train one detector twice, and chance would look smaller than it is."""
+    """With a seed in both arms the same detector would be in both, and chance would seem smaller than it is."""
     if both := sorted(set(seeds) & {seed + PLACEBO_SEED for seed in seeds}):
         raise ValueError(
             f"the placebo trains under seeds that are {PLACEBO_SEED} higher, so {both[0]} would be a seed of both "
@@ -71,7 +71,7 @@ class Workpieces(Section):
     per_defect: Positive
 
 
-# What a data set may be taken for: each but `auto` is a file in lib/dataset/formats.
+# Layouts of data sets: each except `auto` is a file in lib/dataset/formats.
 Layout = Literal[
     "auto",
     "btad",
@@ -172,7 +172,7 @@ class WindowParams(Section):
 
 
 class Training(Section):
-    """What `lib.diffusion.training` needs, whatever it trains."""
+    """The settings of `lib.diffusion.training`."""
 
     steps: Positive
     batch_size: Positive
@@ -185,7 +185,7 @@ class Training(Section):
 
 
 class Finetune(Training):
-    """The training budget of every diffusion method, and how its objective is weighted."""
+    """The training budget of every diffusion method, and the weighting of its objective."""
 
     min_snr_gamma: Annotated[float, Field(gt=0)] | None
     caption_dropout: Share
@@ -222,7 +222,7 @@ class Fidelity(Section):
 
 
 class Detect(Section):
-    """The training budget of every detector, and which of them are trained once more for every generator."""
+    """The training budget of every detector, and which of them are also trained with each generator's samples."""
 
     on_synthetic: tuple[Name, ...]
     seeds: Annotated[Several[Annotated[int, Field(ge=0)]], AfterValidator(_placebo_apart)]
@@ -257,9 +257,9 @@ Own = TypeVar("Own", bound=Section)
 
 
 class Params(BaseModel):
-    """The whole of params.yaml; what each key means stands there, behind its value.
+    """The whole of params.yaml, which explains each key in a comment.
 
-    Beside the shared sections below stands one for every method that is in use, by the method's name.
+    Besides the shared sections below there is one for every method in use, with the method's name.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -284,7 +284,7 @@ class Params(BaseModel):
     export: Export
 
     def arms(self, detector: str) -> tuple[str, ...]:
-        """What a detector is compared on: real defects alone, twice, then with the samples of each generator."""
+        """The arms of a detector: real defects only, the placebo, then one with the samples of each generator."""
         return REAL_ONLY, PLACEBO, *(self.generators if detector in self.detect.on_synthetic else ())
 
     def section(self, method: str, settings: type[Own]) -> Own:
@@ -296,9 +296,9 @@ class Params(BaseModel):
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
-    """Read and check params.yaml: the shared sections, and that every method in use exists and has its section.
+    """Read and validate params.yaml: the shared sections, and that every method in use exists and has its section.
 
-    Raises UserError as `read_settings`, and with one line per problem: the key, what was expected, what stands there.
+    Raises UserError like `read_settings`, and with one line per problem: the key, what was expected, what was found.
     """
     try:
         params = Params.model_validate(read_settings(path))
@@ -352,6 +352,6 @@ def _told(path: Path, problems: list[ErrorDetails], section: str = "") -> str:
         f"  {'.'.join(map(str, (*([section] if section else []), *problem['loc']))) or 'top level'}: {problem['msg']} "
         f"(found {problem['input']!r:.80})"
         for problem in problems
-        if problem["type"] != "too_short" or problem["loc"] not in places  # short only without its wrong items
+        if problem["type"] != "too_short" or problem["loc"] not in places  # too short only since items are invalid
     ]
     return f"{path}: {len(lines)} problem(s):\n" + "\n".join(lines)

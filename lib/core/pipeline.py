@@ -1,4 +1,4 @@
-"""What a stage reads, as dvc.yaml says it: the one list of inputs, from which the keys of unfinished work come."""
+"""The inputs of a stage, as listed in dvc.yaml, and the fingerprints of them that identify unfinished work."""
 
 import os
 import re
@@ -17,21 +17,21 @@ TEMPLATE = re.compile(r"\$\{([\w.]+)\}")
 def input_key(stage: str, **item: str) -> str:
     """The fingerprint of everything that a stage reads: its command, dependencies (by content) and parameters.
 
-    stage: its name in dvc.yaml; item: the names of its matrix, such as category="hex_nut". Unfinished work under
-    another key is not continued. Where a parameter's value is the name of a file or folder that is there, such as
-    `base.model` or `pagmfr.textures`, its content counts, too: DVC does not watch what lies there.
-    Raises UserError when dvc.yaml lists a dependency that is not there.
+    stage: its name in dvc.yaml; item: the values of its matrix, such as category="hex_nut". Unfinished work with
+    another key is not continued. If a parameter's value is the name of an existing file or folder, such as `base.model`
+    or `pagmfr.textures`, its content is included, which DVC does not track. Raises UserError if a dependency in
+    dvc.yaml does not exist.
     """
     entry, params = _entry(stage, item)
     return _key(entry["cmd"], _values(params, entry), _there(stage, entry["deps"]))
 
 
 def part_key(stage: str, narrower: Mapping[str, Path], unread: Collection[str] = (), **item: str) -> str:
-    """`input_key` of one of several parts that a stage works on by themselves, by which a part that is done is known.
+    """Like `input_key`, for one of several independent parts of a stage.
 
-    narrower: for a dependency of which the part reads but a file or folder, what it reads instead; unread: parameters
-    of the stage that the part does not read. Whatever else dvc.yaml lists counts.
-    Raises UserError as `input_key`, and ValueError for a dependency or parameter that dvc.yaml does not list.
+    narrower: by dependency, the file or folder in it that the part reads; unread: parameters of the stage that the part
+    does not read. All other inputs in dvc.yaml are included.
+    Raises UserError like `input_key`, and ValueError for a dependency or parameter that dvc.yaml does not list.
     """
     entry, params = _entry(stage, item)
     if unlisted := {*narrower, *unread} - {*entry["deps"], *entry.get("params", [])}:
@@ -46,9 +46,9 @@ def _key(command: str, values: Mapping[str, Any], paths: Iterable[Path]) -> str:
 
 
 def _places(node: Any) -> Iterator[Path]:
-    """The files and folders that are there under the names in a parameter's value, at whatever depth.
+    """The existing files and folders that a parameter's value names, at any depth.
 
-    Each method has settings of its own: one that had to say which of them are places could forget it.
+    All values are checked, so that methods need not declare which of their settings are paths.
     """
     if isinstance(node, Mapping | list):
         for value in node.values() if isinstance(node, Mapping) else node:
@@ -58,8 +58,8 @@ def _places(node: Any) -> Iterator[Path]:
 
 
 def refuse_outputs(place: Path) -> None:
-    """Raise UserError where a place is an output of dvc.yaml, or lies in one: its stage would replace what is written
-    there, and later stages take it for what that stage wrote. A folder without dvc.yaml has no outputs."""
+    """Raise UserError if a place is, or lies in, an output of dvc.yaml: the stage would overwrite it, and later stages
+    would read it as that stage's result. Without dvc.yaml there are no outputs."""
     file = Path("dvc.yaml")
     stages = (read_settings(file) if file.is_file() else {}).get("stages") or {}
     outs = [
@@ -78,7 +78,7 @@ def refuse_outputs(place: Path) -> None:
 
 
 def _there(stage: str, deps: Iterable[str | Path]) -> list[Path]:
-    """Dependencies as paths. Raises UserError with the names of those that are not there."""
+    """Dependencies as paths. Raises UserError, which names those that do not exist."""
     paths = [Path(dep) for dep in deps]
     if absent := [path.as_posix() for path in paths if not path.exists()]:
         raise UserError(f"{', '.join(absent)}: not found; `dvc repro` makes what the stage {stage} reads")
@@ -98,7 +98,7 @@ def _entry(stage: str, item: Mapping[str, str]) -> tuple[dict[str, Any], dict[st
 
 
 def _filled(node: Any, values: Mapping[str, Any]) -> Any:
-    """A node of dvc.yaml with its templates `${a.b}` replaced; one that is not part of a longer text keeps its type."""
+    """A node of dvc.yaml with its templates `${a.b}` replaced; a template that is the whole text keeps its type."""
     if isinstance(node, dict):
         return {key: _filled(value, values) for key, value in node.items()}
     if isinstance(node, list):
@@ -111,7 +111,7 @@ def _filled(node: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _value(values: Mapping[str, Any], key: str) -> Any:
-    """The value behind a dotted key. Raises KeyError where there is none."""
+    """The value of a dotted key. Raises KeyError if there is none."""
     node: Any = values
     for name in key.split("."):
         node = node[name]

@@ -1,7 +1,7 @@
-"""The records that stages exchange: one frozen, strictly typed dataclass each, stored as JSON Lines.
+"""The records that stages exchange: frozen, strictly typed dataclasses, stored as JSON Lines.
 
-Paths in records are relative to the repository, written with forward slashes. Ids are stable and sortable, so a
-sample can be followed from a synthetic picture back to the photograph that it came from.
+Paths in records are relative to the repository, with forward slashes. Ids are stable and sortable, so that a synthetic
+picture can be traced back to the photograph that it came from.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from lib.core.errors import UserError
 from lib.core.geometry import Box, Polygon
 from lib.core.runtime import write_text
 
-GOOD = "good"  # the defect type of a picture without a defect
-MIXED = "mixed"  # that of a picture with defects of several types, which its type map tells apart
+GOOD = "good"  # the defect type of a picture without defects
+MIXED = "mixed"  # the defect type of a picture with several types, which its type map distinguishes
 
-# How a mask came about, the surest first: a person painted it, or outlined the defect; a template of the picture shows
-# what differs inside of a box; GrabCut guessed inside of a box; the box itself.
+# The origin of a mask, most exact first: painted by a person; a polygon around the defect; the difference from a
+# template inside a box; GrabCut inside a box; the box itself.
 MaskSource = Literal["drawn", "polygon", "difference", "grabcut", "box"]
 MASK_SOURCES: tuple[MaskSource, ...] = get_args(MaskSource)
 
@@ -31,7 +31,7 @@ STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 @dataclass(frozen=True, config=STRICT)
 class TypeMap:
-    """Which pixel shows a defect of which type: an 8-bit PNG (H, W) whose value k > 0 stands for `types[k - 1]`."""
+    """The defect type of each pixel: an 8-bit PNG (H, W) whose value k > 0 stands for `types[k - 1]`."""
 
     path: str
     sha256: str
@@ -50,12 +50,12 @@ class RegionMap:
 class Sample:
     """One real picture. `mask` is None for good pictures; `size` is (width, height) in pixels.
 
-    `type_map` is there for pictures with defects of several types alone, which are of type MIXED; `mask` is then where
-    it is not 0. A type of one's own may be called MIXED, too.
+    `type_map` is set only for pictures with defects of several types, which have the type MIXED; `mask` is then where
+    it is not 0. A data set may also have an ordinary type with this name.
 
-    `twin`: the same picture without its defect, which rendered data sets have. `depth`: of the values of the file that
-    the picture was converted from, if it had more than 8 bits. `foreground`: a mask of the object, where a person drew
-    one; elsewhere `lib.placement.foreground` makes a guess.
+    `twin`: the same picture without its defect, in rendered data sets. `depth`: of the values of the original file, if
+    it had more than 8 bits. `foreground`: a mask of the object, if a person drew one; else `lib.placement.foreground`
+    detects it.
     """
 
     id: str
@@ -75,7 +75,7 @@ class Sample:
     foreground_sha256: str | None = None
     type_map: TypeMap | None = None
     regions: RegionMap | None = None
-    mask_source: MaskSource = "drawn"  # of several defects, that of the least exact one
+    mask_source: MaskSource = "drawn"  # with several defects, that of the least exact one
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -90,7 +90,7 @@ class Description:
 
 @dataclass(frozen=True, config=STRICT)
 class DefectBox:
-    """The box around one defect of a real mask, grown by the margin; `area` is the defect's own, in px."""
+    """The box around one defect of a real mask, with the margin; `area`: of the defect, in px."""
 
     sample: str
     component: int
@@ -101,11 +101,11 @@ class DefectBox:
 
 @dataclass(frozen=True, config=STRICT)
 class Placement:
-    """A request: a defect of which type, on which good picture, in which box, in which words.
+    """Where a defect is to be synthesized: its type, the good picture, the box, and the prompt.
 
-    `like` and `component` name the real defect from which place, size and aspect were drawn, or, where a person drew
-    the box, the one that is nearest in size and aspect. `shape`: the outline that the person drew within it, if one,
-    whose points are pixels (x, y); generators that paint into shapes take it for their hole, all others take the box.
+    `like` and `component` name the real defect from which place, size and aspect were drawn, or, if a person drew the
+    box, the one with the most similar size and aspect. `shape`: the outline that a person drew in the box, if any, as
+    pixels (x, y); generators that paint into shapes use it as their hole, others use the box.
     """
 
     id: str
@@ -123,12 +123,12 @@ class Placement:
 
 @dataclass(frozen=True, config=STRICT)
 class Synthetic:
-    """The answer to one request, with everything that is needed to give it again.
+    """A synthetic sample, or the reason why there is none, with everything that is needed to reproduce it.
 
-    `normal` is None where the generator paints its own background. A request that failed has no picture: `image` is
-    None, and `reason` says why. `accepted` is None until the gate has judged. `painted_sha256`: of the picture's file
-    as the generator left it, before the stage masks trimmed it: what a person's verdict names. `mask_source` says who
-    drew the mask: the generator, the measurement, or a person who corrected it.
+    `normal` is None if the generator paints its own background. A failed placement has no picture: `image` is None, and
+    `reason` says why. `accepted` is None before the gate. `painted_sha256`: of the picture's file as the generator
+    wrote it, before the stage masks changed it; verdicts of people refer to it. `mask_source`: the mask is known to the
+    generator, measured, or corrected by a person.
     """
 
     placement: str
@@ -147,7 +147,7 @@ class Synthetic:
     sha256: str | None  # of the picture's file
     mask: str | None = None
     mask_sha256: str | None = None
-    notes: dict[str, Any] = Field(default_factory=dict)  # a generator's own numbers
+    notes: dict[str, Any] = Field(default_factory=dict)  # the generator's own values
     scores: dict[str, float] = Field(default_factory=dict)
     accepted: bool | None = None
     reason: str | None = None
@@ -160,7 +160,7 @@ Record = TypeVar("Record", Sample, Description, DefectBox, Placement, Synthetic)
 
 
 def write_records(path: Path, records: Iterable[Any]) -> None:
-    """Write records as JSON Lines, one per line, keys in the order of the dataclass; the file appears whole or not."""
+    """Write records as JSON Lines, keys in the order of the dataclass; the file is written atomically."""
     rows = (json.dumps(dataclasses.asdict(record), ensure_ascii=False) for record in records)
     write_text(path, "".join(f"{row}\n" for row in rows))
 
@@ -168,11 +168,11 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
 def read_records(path: Path, kind: type[Record]) -> list[Record]:
     """Read the records that `write_records` wrote.
 
-    Raises UserError that names file, line and fields when a line is no JSON object of this kind.
+    Raises UserError, which names file, line and fields, if a line is not a record of this kind.
     """
     adapter = TypeAdapter(kind)
     records = []
-    # Not `splitlines`, which also breaks at characters that JSON lets stand within a text, such as U+2028.
+    # Not `splitlines`, which also splits at characters that are allowed inside JSON strings, such as U+2028.
     for number, line in enumerate(io.StringIO(path.read_text(encoding="utf-8")), start=1):
         try:
             records.append(adapter.validate_json(line))

@@ -1,7 +1,7 @@
-"""Where on a picture defects may be placed, and which of its pixels count, as a person painted it.
+"""Regions of a picture where defects may be placed, and where pixels count, as painted by a person.
 
-A picture of regions is white where anything goes, black where no defect may be placed, and red where pixels never
-count: serial numbers, fixtures, the ground. On red nothing is placed, learned, found or judged.
+A picture of regions is white where everything is allowed, black where no defect may be placed, and red where pixels
+never count: serial numbers, fixtures, the background. Red pixels are not used to place, train, detect or evaluate.
 """
 
 from pathlib import Path
@@ -20,10 +20,10 @@ GREY = 128
 
 
 def read_regions(regions: RegionMap) -> NDArray[np.uint8]:
-    """(H, W) of FREE, CLOSED and IGNORED. Raises UserError, with the first place, for a pixel of any other colour."""
+    """(H, W) of FREE, CLOSED and IGNORED. Raises UserError for pixels of other colours, with the place of the first."""
     decoded = np.asarray(decode(Path(regions.path)).convert("RGBA"))
     picture = decoded[..., :3]
-    if (clear := int((decoded[..., 3] < 255).sum())) > 0:  # what colour is below it, no program shows
+    if (clear := int((decoded[..., 3] < 255).sum())) > 0:  # the colour of transparent pixels is not visible
         raise UserError(f"{regions.path}: {clear} pixel(s) are transparent; save it on a white ground")
     kinds = np.full(picture.shape[:2], len(COLOURS), np.uint8)
     for kind, colour in enumerate(COLOURS):
@@ -37,7 +37,7 @@ def read_regions(regions: RegionMap) -> NDArray[np.uint8]:
     return kinds
 
 
-# Keyed by the digest, too: another picture under an old name is another one.
+# The key includes the digest: a new picture under an old name is read again.
 recent_regions = recent(read_regions, 64 * 2**20)
 
 
@@ -54,11 +54,11 @@ def ignored_pixels(regions: RegionMap) -> Mask:
 def blanked(image: RGB, ignored: Mask) -> RGB:
     """A copy of a picture (H, W, 3) that is grey where pixels never count, (H, W) bool.
 
-    So a detector is neither taught nor alarmed by what is there; an edge remains, in good pictures, too.
+    A detector neither learns from nor reacts to what is there. The edge of the region remains, also in good pictures.
     """
     return np.where(ignored[..., None], np.uint8(GREY), image)
 
 
 def silenced(scores: Scores, ignored: Mask) -> Scores:
-    """A copy of a score map (H, W) that is as low as it is anywhere where pixels never count, (H, W) bool."""
+    """A copy of a score map (H, W) with its lowest score where pixels never count, (H, W) bool."""
     return np.where(ignored, scores.min(), scores)

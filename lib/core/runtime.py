@@ -1,4 +1,4 @@
-"""What every long-running stage needs: atomic outputs, keys for resumable work, seeds, progress, device."""
+"""For long-running stages: atomic outputs, resumable work, seeds, progress bars, devices and threads."""
 
 import contextlib
 import hashlib
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-WORK = Path(".work")  # unfinished work lies here, outside of every DVC output; `make clean-work` empties it
+WORK = Path(".work")  # for unfinished work, outside of all DVC outputs; `make clean-work` deletes it
 
 SHOWN_AFTER = 2.0  # seconds
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that nobody ever sees half of it: beside, flushed to the disk, then renamed.
+    """Write a file atomically: write a temporary file beside it, flush it to disk, then rename it.
 
-    What goes wrong leaves no half file, and an OSError names the file, which that of a full disk by itself does not.
+    On an error no partial file remains, and an OSError names the file, which that of a full disk does not by itself.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
@@ -48,23 +48,23 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` for text in UTF-8, with Unix line ends on every platform."""
+    """`write_bytes` for text in UTF-8, with Unix line endings on every platform."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON that is equal for equal values: sorted keys, indented, a newline at the end.
+    """Write JSON, equal bytes for equal values: sorted keys, indented, with a newline at the end.
 
-    Raises ValueError for NaN, which is no JSON: a missing number is None.
+    Raises ValueError for NaN, which JSON does not have: use None for a missing number.
     """
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` that takes its place, whole, when the block ends without an error.
+    """Yield an empty folder beside `path` that replaces it as a whole when the block ends without an error.
 
-    Of several processes that do the same work side by side only the first publishes its folder.
+    If a launcher started several processes, only the first one replaces the folder.
     """
     beside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     shutil.rmtree(beside, ignore_errors=True)
@@ -78,14 +78,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def first_process() -> bool:
-    """Whether this is the first, or only, process of those that a launcher started side by side."""
+    """Whether this is the first, or only, process that a launcher started."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
 def replace_folder(source: Path, target: Path) -> None:
     """Rename the folder `source` to `target`; an old `target` is moved aside first and deleted last.
 
-    From another file system (`.work` may be a link to a faster disk) it is copied beside the target first.
+    If it is on another file system (`.work` may be a link to a faster disk), it is copied beside the target first.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.stat().st_dev != target.parent.stat().st_dev:
@@ -101,11 +101,11 @@ def replace_folder(source: Path, target: Path) -> None:
 
 
 def fingerprint(*parts: Any) -> str:
-    """16 hex digits that change when any part does: JSON values, and files or folders (by content) given as Path."""
+    """16 hex digits that change if any part does: JSON values, and files or folders (by content) given as Path."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         if not isinstance(part, Path):
-            digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")  # no JSON text runs into the next
+            digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")  # separates the parts
             continue
         files = [part] if part.is_file() else sorted(f for f in part.rglob("*") if f.is_file() and f.suffix != ".pyc")
         for file in files:
@@ -116,20 +116,20 @@ def fingerprint(*parts: Any) -> str:
 
 
 def source(*modules: str) -> list[Path]:
-    """The files or folders of our own modules, to be part of a fingerprint: changed code meets no old state."""
+    """The files or folders of our own modules, for a fingerprint: changed code must not continue old work."""
     places = [Path(__file__).parents[2].joinpath(*module.split(".")) for module in modules]
     return [place if place.is_dir() else place.with_suffix(".py") for place in places]
 
 
 def work_folder(stage: str, key: str) -> Path:
-    """The folder where a stage keeps unfinished work under the fingerprint of its inputs, so that a killed run goes
-    on where it was and a changed run never meets stale state. Work of the same stage under other keys is removed.
+    """The folder for a stage's unfinished work, by the fingerprint `key` of its inputs, so that a killed run continues
+    and a run with other inputs starts again. Work of the same stage with other keys is deleted.
 
-    It is this process's until it ends. Raises UserError when another one holds it: killing `dvc` alone leaves its
-    stage running, and the two would write over each other.
+    The process locks it until it ends. Raises UserError if another process holds the lock: killing `dvc` alone leaves
+    its stage running, and both would overwrite each other's files.
     """
     folder = WORK / stage / key
-    if first_process():  # the others must not remove what it may refuse to touch
+    if first_process():  # only it takes the lock, so that only it may delete
         _claim(WORK.absolute() / f"{stage}.lock")
         for other in folder.parent.glob("*"):
             if other.name != key:
@@ -139,8 +139,7 @@ def work_folder(stage: str, key: str) -> Path:
 
 
 def discard_work(stage: str) -> None:
-    """Remove a stage's unfinished work, once what became of it lies in its place: checkpoints are several times as
-    large as what they are for."""
+    """Delete a stage's unfinished work after its result was written: checkpoints are several times as large as that."""
     if first_process():
         shutil.rmtree(WORK / stage, ignore_errors=True)
 
@@ -149,7 +148,7 @@ _claimed: dict[Path, filelock.BaseFileLock] = {}
 
 
 def _claim(path: Path) -> None:
-    """Hold the lock file until the process ends; what dies, however it dies, holds nothing."""
+    """Lock a file until the process ends; the system releases the lock if the process is killed."""
     if path in _claimed:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,22 +166,22 @@ def _claim(path: Path) -> None:
 
 
 def seed_for(*parts: int | str) -> int:
-    """A seed in [0, 2^63) for one item, from the run's seed and the item's id: the same on every machine."""
+    """A seed in [0, 2^63) for one item, derived from the run's seed and the item's id: the same on every machine."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def progress(items: Iterable[Item], what: str, total: int | None = None, initial: int = 0) -> "tqdm[Item]":
-    """A progress bar with the time left, on the error stream; in a log file, a line every half minute.
+    """A progress bar on the error stream; in a log file, a line every half minute.
 
-    What is done sooner than SHOWN_AFTER shows nothing.
+    Nothing is shown for work that takes less than SHOWN_AFTER.
     """
     slow = 0.1 if sys.stderr.isatty() else 30.0
     return tqdm(items, desc=what, total=total, initial=initial, mininterval=slow, delay=SHOWN_AFTER, dynamic_ncols=True)
 
 
 def device() -> "torch.device":
-    """The first CUDA device where there is one, else Apple's, else the CPU; ACCELERATE_USE_CPU=1 asks for the CPU."""
+    """The CUDA device if there is one, else Apple's, else the CPU; ACCELERATE_USE_CPU=1 selects the CPU."""
     import torch
 
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true", "yes"}:
@@ -193,7 +192,7 @@ def device() -> "torch.device":
 
 
 def mixed_precision(where: "torch.device") -> str:
-    """`bf16` on a GPU that has it, `fp16` on an older one, `no` elsewhere: on a CPU bfloat16 seldom pays."""
+    """`bf16` on a GPU that supports it, `fp16` on an older one, `no` elsewhere: bfloat16 is rarely faster on a CPU."""
     import torch
 
     if where.type != "cuda":
@@ -202,7 +201,7 @@ def mixed_precision(where: "torch.device") -> str:
 
 
 def cores(where: "torch.device") -> int:
-    """How many calls of torch are worth running side by side: one for each core on a CPU, one elsewhere."""
+    """How many calls of torch should run in parallel: one per core on a CPU, one elsewhere."""
     import torch
 
     return torch.get_num_threads() if where.type == "cpu" else 1
@@ -210,12 +209,12 @@ def cores(where: "torch.device") -> int:
 
 @contextlib.contextmanager
 def side_by_side(where: "torch.device", calls: int) -> Iterator[Callable[..., list[Any]]]:
-    """Yield a `map` with up to `calls` calls of torch at a time on a CPU, each with its share of the cores; one by one
-    elsewhere.
+    """Yield a `map` that runs up to `calls` calls of torch in parallel on a CPU, each with its share of the cores, and
+    one after the other elsewhere.
 
-    Small layers are over too soon to be shared among cores: two calls of one core each outrun two calls of both, and
-    by far where something else keeps a core busy, for which every shared layer would wait. A few calls more than
-    cores all run at once: they end together, where the last one would have left the other cores idle.
+    Small layers are too short to be divided among cores: two calls with one core each are faster than two calls with
+    both, especially if another process uses a core, for which every divided layer would wait. If there are a few more
+    calls than cores, all run at once, so that they end together instead of leaving cores idle.
     """
     import torch
 
@@ -235,8 +234,8 @@ def side_by_side(where: "torch.device", calls: int) -> Iterator[Callable[..., li
 def on_cores(
     where: "torch.device", function: Callable[..., Result], *columns: Sequence[Any], out_of: int | None = None
 ) -> list[Result]:
-    """`map` by `side_by_side`. `out_of`: of how many calls these are left after a kill. They get no more threads than
-    in an unbroken run, since the order in which threads add up shows in the last bits.
+    """`map` by `side_by_side`. out_of: the number of calls of a whole run, if a resumed run has fewer: each call gets
+    as many threads as there, since the number of threads affects the last bits of sums.
     """
     with side_by_side(where, out_of or len(columns[0])) as run:
         return run(function, *columns)

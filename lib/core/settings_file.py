@@ -1,6 +1,6 @@
-"""YAML files of settings, read as DVC reads and writes them: YAML 1.2, by the same reader.
+"""YAML files of settings, read as DVC reads and writes them: YAML 1.2, with the same library.
 
-To YAML 1.1, which most readers in Python speak, `on`, `off`, `yes` and `no` are truth values, and 0200 is 128. DVC
+In YAML 1.1, which most Python libraries implement, `on`, `off`, `yes` and `no` are booleans, and 0200 is 128. DVC
 writes such names without quotes.
 """
 
@@ -15,10 +15,10 @@ from lib.core.errors import UserError
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The mapping that a file holds.
+    """The mapping in a file.
 
-    Raises UserError where there is no such file, where it cannot be read or is no UTF-8 or no YAML, where a key stands
-    twice in a mapping, and where the file holds anything but a mapping.
+    Raises UserError if the file is missing, cannot be read, is not UTF-8 or not YAML, has a key twice in a mapping, or
+    does not hold a mapping.
     """
     try:
         values = YAML(typ="safe").load(path.read_text(encoding="utf-8-sig"))
@@ -29,7 +29,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     except DuplicateKeyError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{line}: {error.problem or 'a key twice':.200}; remove one of them") from error
-    except (YAMLError, ValueError) as error:  # of a date that is none
+    except (YAMLError, ValueError) as error:  # ValueError: an invalid date
         raise UserError(f"{path}: no valid YAML: {error}") from error
     if not isinstance(values, dict):
         found = "nothing" if values is None else f"{values!r:.80}"

@@ -1,1 +1,1 @@
-"""The embedded dataset: rendered surfaces, their defects, and the three workpiece categories."""
+"""Data sets: layouts, annotations, validation, splits, and the embedded rendered workpieces."""

@@ -1,4 +1,4 @@
-"""The pictures below a folder, by the names that annotations give them, and what annotations say of each."""
+"""Find the pictures that annotations name, and collect the annotations of each picture."""
 
 import os
 from collections import Counter, defaultdict
@@ -22,17 +22,17 @@ UNMARKED = (
 
 
 def _refuse(error: OSError) -> None:
-    """Pictures that nobody may see are not left out in silence."""
+    """Raise instead of skipping folders that cannot be read."""
     raise error
 
 
 class Album:
-    """All visible pictures below a folder; links to folders are not followed."""
+    """All pictures below a folder, without hidden ones; links to folders are not followed."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
         self.paths: list[Path] = []
-        self._others: set[str] = set()  # names of files that are no pictures
+        self._others: set[str] = set()  # names of other files
         for folder, folders, files in os.walk(base, onerror=_refuse):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in files:
@@ -49,12 +49,12 @@ class Album:
         self._all = set(self.paths)
 
     def find(self, name: str, beside: Path | None = None) -> Path:
-        """The picture that an annotation names; `beside`: the folder of the annotation's file.
+        """The picture that an annotation names; beside: the folder of the annotation's file.
 
-        The name is a path from there, from the folder of the data set, or from some other machine, or an address: then
-        its last pieces count, as many as it takes to be certain. Without an ending it may be any picture's. Nothing
-        outside of the data set is ever answered. Raises UserError for names that lead out of it, or to no picture, or
-        to several.
+        The name is a path relative to that folder or to the data set. Otherwise it is a path of another machine or a
+        URL, and the picture is the one whose path has the most last components in common. A name without an extension
+        matches any. Only pictures of the data set are returned. Raises UserError for names that lead out of it, match
+        nothing, or match several pictures equally well.
         """
         wanted = (unquote(urlsplit(name).path) if "://" in name else name).strip().replace("\\", "/")
         for folder in filter(None, (beside, self.base)):
@@ -84,9 +84,9 @@ class Album:
 
 
 def note_unread(base: Path, pictures: Iterable[Picture], findings: Findings, left_out: Iterable[Path] = ()) -> None:
-    """Warn of what lies below a category's folder and is neither one of its pictures nor a mask or template of one.
+    """Warn of pictures below a category's folder that are neither read nor a mask or template of one that is.
 
-    left_out: files and whole folders that the layout has, and that are not read on purpose.
+    left_out: files and folders that the layout intentionally does not read.
     """
     known = set(left_out)
     for one in pictures:
@@ -103,22 +103,22 @@ def note_unread(base: Path, pictures: Iterable[Picture], findings: Findings, lef
 
 @dataclass
 class Notes:
-    """What annotations say of one picture."""
+    """The annotations of one picture."""
 
     source: Path
     part: str = ""
-    sorted_by: Path | None = None  # the file that says the part, where no folder does
-    size: tuple[int, int] | None = None  # width, height of the picture that was annotated
-    shares: bool = False  # coordinates from 0 to 1
+    sorted_by: Path | None = None  # the file that gives the part, if no folder does
+    size: tuple[int, int] | None = None  # width, height of the annotated picture
+    shares: bool = False  # coordinates are relative, from 0 to 1
     group: str | None = None
     regions: list[Region] = field(default_factory=list)
-    unmarked: bool = False  # something was said of it that marks no area, and is no word for good
-    called_good: bool = False  # as a whole
-    doubt: str = ""  # why it is neither good nor a defect picture, and the remedy
+    unmarked: bool = False  # has an annotation without an area that does not say "good"
+    called_good: bool = False  # the whole picture is labelled as good
+    doubt: str = ""  # why it is left out, and the remedy
 
 
 class AnnotatedPictures:
-    """Gathers annotations, whatever their format, and turns them into pictures; everything odd goes to the findings."""
+    """Collects annotations of any format and converts them to pictures; problems are added to the findings."""
 
     def __init__(self, base: Path, findings: Findings) -> None:
         self.base, self.findings = base, findings
@@ -130,7 +130,7 @@ class AnnotatedPictures:
         self._called_good: Counter[str] = Counter()
 
     def picture(self, name: str, source: Path, part: str = "", **known: object) -> Notes | None:
-        """The notes of the picture that the file `source` names, or None where it is not there."""
+        """The notes of the picture that the file `source` names, or None if it is missing."""
         try:
             path = self.album.find(name, source.parent)
         except UserError as error:
@@ -150,7 +150,7 @@ class AnnotatedPictures:
         return notes
 
     def name_of(self, names: Sequence[str], source: Path) -> str:
-        """The first of several names that leads to a picture, else the first of all."""
+        """The first of several names that matches a picture, else the first name."""
         for name in names:
             with suppress(UserError):
                 self.album.find(name, source.parent)
@@ -158,17 +158,17 @@ class AnnotatedPictures:
         return names[0]
 
     def region(self, notes: Notes, label: object, shape: Shape) -> None:
-        """Add a defect to the notes of a picture; what is called good is none."""
+        """Add a defect to the notes of a picture, unless its label says "good"."""
         if is_good(label):
             self._called_good[str(label)] += 1
             return
         notes.regions.append(Region(self.type_name(label), shape))
 
     def skip(self, kind: object, notes: Notes | None = None, labels: Sequence[object] = ()) -> None:
-        """Count what has no area, or is of a kind that is not read.
+        """Count an annotation that has no area or is of an unsupported kind.
 
-        notes: of the picture of which it says something by itself. Such a picture is no good one, unless all labels are
-        words for good; without a region it is left out.
+        notes: of its picture, if it says something about the picture. If all labels mean "good", the picture is good;
+        else it is left out, unless it has other regions.
         """
         if notes is not None and labels and all(map(is_good, labels)):
             notes.called_good = True
@@ -179,7 +179,7 @@ class AnnotatedPictures:
 
     @contextmanager
     def file(self, path: Path, kind: str) -> Iterator[None]:
-        """Turn whatever a file of the wrong form leads to into one problem that names it."""
+        """Convert errors in a malformed file to one problem that names it."""
         try:
             yield
         except UserError as error:
@@ -190,9 +190,9 @@ class AnnotatedPictures:
             )
 
     def pictures(self) -> list[Picture]:
-        """A picture for each that is named, and for each in a folder `good`; says what is lost, skipped or not read.
+        """All annotated pictures, and those in folders `good`; reports what is missing, skipped or not read.
 
-        Of a picture that is named, and whose annotations leave open whether it is good, there is none.
+        Annotated pictures of which it is unclear whether they are good are left out.
         """
         for path in self.album.paths:
             if path not in self.notes and is_good(path.parent.name):
@@ -234,7 +234,7 @@ class AnnotatedPictures:
         return pictures
 
     def _without_doubt(self) -> list[Path]:
-        """The pictures of which it is certain what they show, in natural order; warns of all others."""
+        """The pictures with unambiguous annotations, in natural order; warns of the others."""
         in_doubt: dict[str, list[str]] = defaultdict(list)
         clear = []
         for path in sorted(self.notes, key=lambda one: natural_key(one.as_posix())):

@@ -1,4 +1,4 @@
-"""Regions that a data set gives as polygons, run lengths, boxes or files, and the one mask that is drawn from them."""
+"""Regions given as polygons, run lengths, boxes or files, and the mask that is drawn from them."""
 
 import math
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ from lib.core.records import MASK_SOURCES, MaskSource
 
 MAX_REGIONS = 10_000  # of a picture
 MAX_POINTS = 100_000  # of a polygon
-MAX_OUTLINE = 5_000_000  # px of a polygon, for each of which filling it takes some 50 bytes
-MAX_TYPES = 255  # of a picture: what an 8-bit map can tell apart
-GRABCUT_SIDE = 400  # px; larger surroundings are shrunk, which a guess can bear
-# Measured on the boxes of 163 real defects that have masks (tiles, ball screws, bottle, leather), mean IoU over seven
-# kinds: whole boxes 0.55; five rounds 0.57, one round 0.58, and 0.60 where less than a fifth of the box is no answer.
-# It answers for 65 of them, with 0.74, where the box has 0.64.
+MAX_OUTLINE = 5_000_000  # px of a polygon's outline, each of which needs some 50 bytes to fill it
+MAX_TYPES = 255  # of a picture: the limit of an 8-bit map
+GRABCUT_SIDE = 400  # px; larger surroundings are shrunk, which is exact enough
+# Measured on the boxes of 163 real defects with masks (tiles, ball screws, bottle, leather), mean IoU over seven types:
+# whole boxes 0.55; five rounds 0.57, one round 0.58, and 0.60 if results of less than a fifth of the box are rejected.
+# Then 65 of the boxes have a result, with an IoU of 0.74, where the whole box has 0.64.
 GRABCUT_ROUNDS = 1
-GRABCUT_LEAST = 0.2  # of the box
+GRABCUT_LEAST = 0.2  # of the box; smaller results are rejected
 SPECK = 0.1  # of the largest piece of a difference; smaller ones are dropped
-CORE = 0.3  # of a difference; where less is thick, or free of the box's border, the rest is no mere misalignment
+CORE = 0.3  # least share of a difference that is thick, or away from the box's border, for the rest to be dropped
 
 BoxMasks = Literal["grabcut", "whole"]
 
 
 @dataclass(frozen=True)
 class Polygon:
-    """Rings x0, y0, x1, y1, ... of three points or more, whose areas together are the region."""
+    """Rings x0, y0, x1, y1, ... of three or more points; the region is the union of their areas."""
 
     rings: tuple[tuple[float, ...], ...]
 
@@ -48,7 +48,7 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class RunLengths:
-    """A mask in COCO's compressed run lengths, size: (width, height)."""
+    """A mask in COCO's compressed run-length encoding; size: (width, height)."""
 
     counts: bytes
     size: tuple[int, int]
@@ -63,7 +63,7 @@ class MaskFile:
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs from an aligned picture without the defect, within a rectangle."""
+    """The pixels in a rectangle that differ from an aligned picture without the defect."""
 
     template: Path
     corners: tuple[float, float, float, float]
@@ -82,10 +82,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Annotation:
-    """All defects of a picture, as the file `source` says.
+    """All defects of a picture, from the file `source`.
 
-    size: (width, height) of the picture that was annotated, where the file tells it. Coordinates are pixels, from the
-    left and top border, or shares of the picture's width and height.
+    size: (width, height) of the annotated picture, if the file gives it. Coordinates are pixels from the left and top
+    border, or, with `shares`, fractions of the picture's width and height.
     """
 
     source: Path
@@ -96,9 +96,10 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Drawing:
-    """What was drawn: `labels` (H, W) uint8 holds k where the picture shows a defect of `types[k - 1]`, else 0.
+    """The drawn regions: `labels` (H, W) uint8 is k where the picture shows a defect of `types[k - 1]`, else 0.
 
-    guessed: boxes without an answer of GrabCut, marked whole. hidden: regions without a pixel, as `dent under scratch`.
+    guessed: number of boxes that were marked whole, since GrabCut found nothing. hidden: regions that others cover
+    completely, such as `dent under scratch`.
     """
 
     labels: NDArray[np.uint8]
@@ -109,10 +110,10 @@ class Drawing:
 
 
 def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") -> Drawing:
-    """Draw the regions of a picture (H, W, 3), as it was annotated, the largest first, so that small ones stay in view.
+    """Draw the regions of a picture (H, W, 3), the largest first, so that small ones remain visible.
 
-    boxes: whether a box becomes what GrabCut finds in it, or is marked whole. A picture's source is that of its least
-    exact region. Raises UserError, which names the annotation's file, for regions that cannot be drawn or lie outside.
+    boxes: "grabcut" segments the defect in a box, "whole" marks the whole box. The source is that of the least exact
+    region. Raises UserError, which names the annotation's file, for regions that cannot be drawn or lie outside.
     """
     height, width = image.shape[:2]
     types = tuple(sorted({region.defect_type for region in annotation.regions}))
@@ -155,7 +156,7 @@ def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") ->
 def _mask(
     shape: Shape, image: NDArray, scale: tuple[float, float], boxes: BoxMasks, rectangles: Sequence[Rectangle]
 ) -> tuple[Mask, MaskSource]:
-    """The mask (H, W) bool of one region, and how it came about."""
+    """The mask (H, W) bool of one region, and its source."""
     height, width = image.shape[:2]
     if isinstance(shape, Polygon):
         return polygon_mask(shape, width, height, scale), "polygon"
@@ -181,10 +182,10 @@ def _mask(
 
 
 def polygon_mask(polygon: Polygon, width: int, height: int, scale: tuple[float, float] = (1, 1)) -> Mask:
-    """(height, width) bool, as COCO's own tools fill it: pixels whose centre lies inside, but for some at the edges.
+    """(height, width) bool, filled as by COCO's tools: pixels whose centre is inside, except for some at the edges.
 
-    A ring so thin that it holds no pixel is drawn as a line, since a scratch of half a pixel is a scratch.
-    Raises UserError for less than three points, and for points more than a picture's size outside of the picture.
+    A ring too thin to contain a pixel is drawn as a line, so that thin scratches are not lost.
+    Raises UserError for less than three points, and for points farther outside than a picture's size.
     """
     mask = np.zeros((height, width), bool)
     for ring in polygon.rings:
@@ -207,7 +208,7 @@ def polygon_mask(polygon: Polygon, width: int, height: int, scale: tuple[float, 
 
 
 def ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: float = 0) -> Polygon:
-    """An ellipse about its centre, turned clockwise by `angle` degrees, as a polygon of 72 points."""
+    """An ellipse, rotated clockwise by `angle` degrees about its centre, as a polygon of 72 points."""
     turns = np.linspace(0, 2 * math.pi, 72, endpoint=False)
     return _turned(np.stack([radius_x * np.cos(turns), radius_y * np.sin(turns)], axis=1), angle, (x, y))
 
@@ -215,14 +216,14 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: float =
 def turned_box(
     corners: tuple[float, float, float, float], angle: float, about: tuple[float, float] | None = None
 ) -> Polygon:
-    """A box turned clockwise by `angle` degrees about a point, by default its centre."""
+    """A box, rotated clockwise by `angle` degrees about a point, by default its centre."""
     x0, y0, x1, y1 = corners
     centre = about or ((x0 + x1) / 2, (y0 + y1) / 2)
     return _turned(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], float) - centre, angle, centre)
 
 
 def _turned(points: NDArray, angle: float, centre: tuple[float, float]) -> Polygon:
-    """Points (N, 2) about the origin, turned clockwise, y pointing down, and moved to the centre."""
+    """Points (N, 2) about the origin, rotated clockwise (y points down) and moved to the centre."""
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     moved = points @ np.array([[cosine, sine], [-sine, cosine]]) + centre
     return Polygon((tuple(moved.ravel().tolist()),))
@@ -235,7 +236,7 @@ def encoded(mask: Mask) -> RunLengths:
 
 
 def decoded(runs: RunLengths) -> Mask:
-    """The mask (H, W) bool of run lengths. Raises UserError where they do not fill their picture."""
+    """The mask (H, W) bool of run lengths. Raises UserError if they do not fill their picture."""
     width, height = runs.size
     if not 0 < width * height <= MAX_PIXELS:
         raise UserError(f"run lengths of {width} x {height} px; at most {MAX_PIXELS:,} are read")
@@ -246,10 +247,10 @@ def decoded(runs: RunLengths) -> Mask:
 
 
 def _lengths(counts: bytes) -> list[int] | None:
-    """The numbers in COCO's compressed run lengths; None where they are none.
+    """The numbers in COCO's compressed run lengths; None if they are invalid.
 
-    Of five bits in each letter, the lowest first; from the fourth number on, what it is more than the last but one.
-    pycocotools reads on behind the end of a text that breaks off, and writes where nothing was reserved.
+    Each character holds five bits, lowest first; from the fourth number on, the difference to the one two before is
+    stored. pycocotools is not used, since it reads and writes out of bounds for truncated text.
     """
     lengths: list[int] = []
     value = shift = 0
@@ -268,7 +269,7 @@ def _lengths(counts: bytes) -> list[int] | None:
 
 
 def _pixels(corners: Sequence[float], width: int, height: int, scale: tuple[float, float]) -> tuple[int, int, int, int]:
-    """Corners in whole pixels of the picture, at least one each way; nothing where all of it lies outside."""
+    """Corners as integers, clipped to the picture, at least one pixel wide and high; empty if outside."""
     if not all(math.isfinite(value) for value in corners):
         raise UserError("a box with corners that are no numbers")
     x0, y0, x1, y1 = (math.floor(value * scale[axis % 2] + 0.5) for axis, value in enumerate(corners))
@@ -278,10 +279,10 @@ def _pixels(corners: Sequence[float], width: int, height: int, scale: tuple[floa
 
 
 def _difference(image: NDArray, template: Path, box: Box) -> Mask:
-    """Where the picture parts from its template by more than half of the values' range, within the box.
+    """Where the picture differs from its template by more than half of the value range, inside the box.
 
-    Edges lie a pixel or two apart in the two pictures. So what is no thicker is dropped, and what touches the box's
-    border, unless either is nearly all of the difference; and then pieces much smaller than the largest one.
+    The two pictures are misaligned by a pixel or two at edges. So thin pieces are dropped, and then pieces that touch
+    the box's border, unless that would drop nearly all; last, pieces much smaller than the largest one.
     """
     normal = read_pixels(template)
     if normal.shape != image.shape:
@@ -308,10 +309,9 @@ def _difference(image: NDArray, template: Path, box: Box) -> Mask:
 
 
 def grabcut(image: NDArray, box: Box, others: Sequence[Box] = ()) -> Mask | None:
-    """What stands out within a box from what is around it, (H, W) bool; None where nothing does, or nothing is around.
+    """The foreground in a box, (H, W) bool, by GrabCut (Rother et al. 2004); None without foreground or background.
 
-    image: (H, W, 3) of any depth; others: boxes of the same picture, which are no ground either. Rother et al. 2004,
-    "GrabCut", started with the box. The same picture and boxes give the same mask, whichever thread asks.
+    image: (H, W, 3) of any depth; others: other boxes of the picture, which are not background. Deterministic.
     """
     height, width = image.shape[:2]
     around = max(8, (max(box[2] - box[0], box[3] - box[1]) + 1) // 2)
@@ -342,7 +342,7 @@ def grabcut(image: NDArray, box: Box, others: Sequence[Box] = ()) -> Mask | None
 
 
 def _eight_bits(crop: NDArray) -> RGB:
-    """A part of a picture as uint8, over the range of its own values: what stands out in it stands out still."""
+    """A crop as uint8, stretched to the range of its values, which keeps its contrast."""
     if crop.dtype == np.uint8:
         return np.ascontiguousarray(crop)
     values = crop.astype(np.float64)

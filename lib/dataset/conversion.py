@@ -1,5 +1,8 @@
-"""Pictures and masks that every later stage can read alike: what has more than 8 bits, or a mask that an EXIF tag
-leaves lying, is written once more; a mask that is given as regions is drawn; everything else stays where it is."""
+"""Convert pictures and masks so that later stages can read all alike.
+
+Pictures with more than 8 bits, and masks that do not have their picture's EXIF rotation, are written again; masks given
+as regions are drawn; all other files stay where they are.
+"""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,14 +16,15 @@ from lib.core.runtime import progress, write_bytes
 from lib.dataset.findings import shortlist
 from lib.dataset.validation import Drawn, Examination
 
-INTEGERS: tuple[Depth, ...] = (8, 10, 12, 14, 16)  # bits that cameras give, one of which is taken for integers
+INTEGERS: tuple[Depth, ...] = (8, 10, 12, 14, 16)  # bit depths of cameras
 
 
 def dataset_depth(examinations: Sequence[Examination], asked: Depth | Literal["auto"]) -> tuple[Depth, list[str]]:
-    """The depth of a whole data set's values, and what speaks against it: one scale for all, never one for each.
+    """The depth of all pictures of a data set, so that all have the same scale, and the problems with it.
 
-    asked: `auto`, or what the user says. `auto` takes 8 where all files have 8 bits, the least of INTEGERS that holds
-    the highest of all integers, and for floats `unit` up to 1 and 8 up to 255. It refuses files of different kinds.
+    asked: `auto`, or the user's setting. `auto` takes 8 if all files have 8 bits, the smallest of INTEGERS that holds
+    the highest integer, and for floats `unit` up to 1 and 8 up to 255. It reports files of different kinds as a
+    problem.
     """
     deep = [one for one in examinations if one.levels]
     plain = [one for one in examinations if not one.levels and one.sha256]
@@ -30,8 +34,9 @@ def dataset_depth(examinations: Sequence[Examination], asked: Depth | Literal["a
         present = [str(kind[0].picture.path) for kind in (plain, *kinds) if kind]
         if len(present) > 1:
             return 8, [
-                f"pictures of different depth, such as {', '.join(present)}: 8 bits, integers of more bits and floats "
-                f"have no brightness in common; save them alike, or set dataset.depth to that of the deeper ones"
+                f"pictures of different depth, such as {', '.join(present)}: the brightness of 8 bits, of integers "
+                f"with more bits and of floats cannot be compared; save all in one format, or set dataset.depth to "
+                f"that of the deeper ones"
             ]
         if kinds[1]:
             depths: Iterable[Depth] = ("unit", 8)
@@ -61,10 +66,10 @@ def _highest(deep: Sequence[Examination]) -> Examination:
 def converted(
     samples: Sequence[Sample], depth: Depth, folder: Path, final: Path, drawn: Mapping[str, Drawn] | None = None
 ) -> list[Sample]:
-    """The samples, whose pictures, masks and twins later stages can read without knowing more than their names.
+    """The samples, after their pictures, masks and twins were converted as necessary.
 
-    drawn: masks that are drawn from annotations, by the sample's id. They, and what must be converted, are written
-    below `folder`, which will be `final`, as PNG with 8 bits.
+    drawn: masks from annotations, by the sample's id. They, and converted files, are written below `folder`, which will
+    be moved to `final`, as PNG with 8 bits.
     """
     drawn = drawn or {}
 

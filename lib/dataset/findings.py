@@ -1,4 +1,4 @@
-"""What a person has to know about a data set, and how it is told: all of it at once, long lists cut short."""
+"""Problems and warnings about a data set, reported all at once, with long lists abbreviated."""
 
 import re
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from lib.core.errors import UserError
 
-NAMES_IN_MESSAGE = 10  # of a list; beyond them only their number is told
+NAMES_IN_MESSAGE = 10  # of a list; of the others a message gives only the number
 
 
 class DatasetProblems(UserError):  # noqa: N818 (it carries many)
-    """Everything that forbids the use of a data set, one sentence per problem in `problems`.
+    """All problems of a data set, one sentence each in `problems`.
 
-    The warnings, which may explain a problem, are told before it.
+    The message lists warnings first, since they may explain a problem.
     """
 
     def __init__(self, problems: Sequence[str], warnings: Sequence[str] = ()) -> None:
@@ -25,24 +25,24 @@ class DatasetProblems(UserError):  # noqa: N818 (it carries many)
 
 @dataclass
 class Findings:
-    """What a person has to know about a data set: problems forbid its use, warnings do not."""
+    """What was found about a data set: with problems it cannot be used, with warnings it can."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
 class Alike:
-    """Problems of many places in files: of each kind the first is told in full, of the others where they are."""
+    """Problems at many places in files: of each kind the first is reported in full, the others by their places."""
 
     def __init__(self) -> None:
         self._of: dict[tuple[str, str], list[tuple[str, str]]] = {}
 
     def add(self, file: str, place: str, kind: str, text: str) -> None:
-        """Note what is wrong at a place, such as `line 4`."""
+        """Add a problem at a place, such as `line 4`."""
         self._of.setdefault((file, kind), []).append((place, text))
 
     def told(self) -> list[str]:
-        """A sentence for each kind and file, in the order in which they came up."""
+        """A sentence for each file and kind, in the order of their first problem."""
         told = []
         for (file, _), ((place, text), *rest) in self._of.items():
             alike = f"; alike in {len(rest)} more: {shortlist([one for one, _ in rest])}" if rest else ""
@@ -51,12 +51,12 @@ class Alike:
 
 
 def shortlist(names: Sequence[str], between: str = ", ") -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list, and the number of the others."""
     rest = len(names) - NAMES_IN_MESSAGE
     return between.join(names[:NAMES_IN_MESSAGE]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
-    """A sort key that puts 2 before 10 and takes any name; equal numbers (1, 01) go by their spelling."""
+    """A sort key for natural order (2 before 10) that accepts any name; equal numbers (1, 01) are sorted as text."""
     pieces = re.split(r"([0-9]+)", name)  # text and number take turns
     return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], name

@@ -1,7 +1,7 @@
-"""Folders of pictures, one for each defect type, and of their masks, as MVTec AD and everybody's own folders have them.
+"""Folders of pictures, one per defect type, and of their masks, as in MVTec AD and in plain folders.
 
-Good pictures lie in a folder `good`, `ok` or `normal`. A mask is named `<stem>_mask` or, in a folder of masks or beside
-a JPEG, also `<stem>`.
+Good pictures are in a folder `good`, `ok` or `normal`. A mask is named `<stem>_mask` or, in a folder of masks or next
+to a JPEG, also `<stem>`.
 """
 
 import re
@@ -37,8 +37,8 @@ class Folders(NamedTuple):
 def read_folders(layout: Folders, findings: Findings) -> list[Picture]:
     """The pictures of a category's folders, in natural order within each folder.
 
-    Adds to the findings what the names alone tell: pictures and masks without each other, names that are unfit for a
-    path, files that nothing reads.
+    Adds problems that the names show to the findings: pictures without masks, masks without pictures, invalid names,
+    files that are not read.
     """
     _report_unread(layout, findings)
     pictures: list[Picture] = []

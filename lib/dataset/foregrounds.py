@@ -1,4 +1,4 @@
-"""Masks of the object that a person drew, for pictures in which `lib.placement.foreground` would guess wrong.
+"""Masks of the object that a person drew, for pictures where `lib.placement.foreground` fails.
 
 `dataset.foreground` names a folder in the data set. In it a mask has the path that its picture has in the data set,
 with any ending: `bracket/test/scratch/003.jpg` is covered by `<foreground>/bracket/test/scratch/003.png`.
@@ -23,8 +23,8 @@ def read_foregrounds(
 ) -> dict[str, tuple[Path, str]]:
     """The mask of the object and the SHA-256 of its file, by the picture's id, for the pictures that have one.
 
-    Adds to the findings what is wrong: a folder that is missing, or without a mask of the category, masks without a
-    picture, two of one picture, masks that cannot be read, do not fit their picture or mark nothing.
+    Adds problems to the findings: a folder that is missing or has no mask of the category, masks without a picture, two
+    masks of one picture, and masks that are unreadable, empty, or do not fit their picture.
     """
     if dataset.foreground is None:
         return {}

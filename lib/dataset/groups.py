@@ -1,4 +1,4 @@
-"""Capture groups: pictures that show the same thing, and stay in one part."""
+"""Capture groups: pictures that show the same thing, and must be in the same part of the split."""
 
 import csv
 import re

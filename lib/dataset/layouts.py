@@ -1,7 +1,7 @@
-"""Which layout a data set has, by which sign, and its pictures, masks and groups before any picture is opened.
+"""Recognise the layout of a data set, and locate its categories, before any picture is opened.
 
-A category is a folder in the data set, or, where the whole of it is one category (a COCO file and its pictures, say),
-whatever `dataset.categories` calls it. Each layout is a file in `lib/dataset/formats`.
+A category is a folder in the data set. If the whole data set is one category (for example a COCO file and its
+pictures), `dataset.categories` gives its name. Each layout is a file in `lib/dataset/formats`.
 """
 
 from collections.abc import Callable
@@ -36,8 +36,9 @@ from lib.dataset.validation import DEFECTS, GOODS
 
 
 class Format(NamedTuple):
-    """How a layout is known (the reason, or None), how a category of it is read, and what tells good pictures and
-    defects in it."""
+    """How a layout is recognised (the reason, or None), how a category is read, and, for messages, how good pictures
+    and
+    defects are marked."""
 
     recognises: Callable[[Path], str | None]
     read: Callable[[Path, Findings], list[Picture]]
@@ -45,7 +46,7 @@ class Format(NamedTuple):
     defects: str
 
 
-# In the order in which they are tried: the more particular sign first. Each is one file.
+# In the order in which they are tried, the most specific first. Each is one file.
 FORMATS: dict[str, Format] = {
     module.__name__.rpartition(".")[2]: Format(
         module.recognises, module.read, getattr(module, "GOODS", GOODS), getattr(module, "DEFECTS", DEFECTS)
@@ -73,12 +74,12 @@ FORMATS: dict[str, Format] = {
 
 AS_TOLD = "as dataset.layout says"
 ANNOTATIONS = ("coco", "cvat", "deeppcb", "label_studio", "labelme", "table", "voc", "yolo")  # of a data set as a whole
-# In a folder that is one of several categories.
+# Subfolders of a folder that is one of several categories.
 CATEGORY_SIGNS = (f"train/{GOOD}", f"test/{GOOD}", "train/ok", "Data/Images/Normal")
 
 
 class Place(NamedTuple):
-    """Where a category lies, and what it is taken for."""
+    """The folder of a category, its layout, and the reason for it."""
 
     base: Path
     layout: str
@@ -86,10 +87,10 @@ class Place(NamedTuple):
 
 
 def locate(root: Path, category: str, layout: Layout = "auto") -> Place:
-    """The folder and the layout of a category, with the reason why it is taken for that.
+    """The folder and the layout of a category, with the reason.
 
-    Raises DatasetProblems when its name is unfit, when there is no such folder and the data set as a whole has no
-    layout that is one category, and when its layout cannot be told.
+    Raises DatasetProblems if its name is invalid, if the folder is missing and the data set as a whole is not one
+    category, and if no layout is recognised.
     """
     if not fits(category):
         raise DatasetProblems([f"the category {category!r}: no name of at most 64 letters, digits, _ and -"])
@@ -120,14 +121,14 @@ def locate(root: Path, category: str, layout: Layout = "auto") -> Place:
 
 
 def whole(root: Path, layout: Layout = "auto") -> Place | None:
-    """What a folder is taken for that is one category as a whole, or None: where its folders are categories."""
+    """The layout of a data set that is one category as a whole; None if its folders are categories."""
     if layout in ANNOTATIONS:
         return Place(root, layout, FORMATS[layout].recognises(root) or AS_TOLD)
     if any((folder / sign).is_dir() for folder in folders(root) for sign in CATEGORY_SIGNS):
         return None
     for name, one in FORMATS.items():
-        # Any folders beside each other may be types, or categories of which one is missing.
-        # And a table beside folders of good pictures may be that of their capture groups.
+        # Plain folders may be types, or categories of which the requested one is missing.
+        # A table next to folders with good pictures may be that of their capture groups.
         sure = {
             "plain": any(is_good(folder.name) for folder in folders(root)),
             "table": not any((folder / GOOD).is_dir() for folder in folders(root)),

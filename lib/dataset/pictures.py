@@ -1,4 +1,4 @@
-"""What a data set's files name before any picture is opened: its pictures, and names that are fit for a path."""
+"""The pictures of a data set before any is opened, and names that are valid in paths."""
 
 import re
 import unicodedata
@@ -33,9 +33,9 @@ FOLDER_NAME: TypeAdapter[str] = TypeAdapter(Name)
 class Picture:
     """A picture as the data set presents it.
 
-    `folder`: the part that the data set puts it into, `train`, `val` or `test`, or nothing. `annotation`: regions from
-    which its mask is drawn, where it has no file of its own. `group`: its capture group, where the layout knows it.
-    `name`: in ids, where the stem of its file is unfit or not the only one.
+    `folder`: its part in the data set, `train`, `val` or `test`, or "". `annotation`: regions from which the mask is
+    drawn, if it has no file. `group`: its capture group, if the layout gives it. `name`: for ids, if the stem of its
+    file is invalid or not unique.
     """
 
     defect_type: str
@@ -61,7 +61,7 @@ class Picture:
 
     @property
     def several(self) -> bool:
-        """Whether its annotation tells defects of several types. Its own type does not: one may be called MIXED."""
+        """Whether it has defects of several types; its type does not show that, since an ordinary one may be MIXED."""
         return len(self.types) > 1
 
 
@@ -86,14 +86,13 @@ def renaming(name: str) -> str:
 
 
 def fitted(name: str) -> str:
-    """A name that is fit for a path, as like the given one as can be: umlauts lose their dots, the rest becomes _."""
+    """A valid name that resembles the given one: accents are removed, other characters become _."""
     plain = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_-")[:60] or "unnamed"
 
 
 class TypeNames:
-    """Names of defect types, fit for a path, of whatever a data set calls them: equal for equal ones and distinct for
-    others."""
+    """Valid names of defect types for the labels of a data set: one name for each label."""
 
     def __init__(self) -> None:
         self.of: dict[str, str] = {}
@@ -120,7 +119,7 @@ class TypeNames:
 
 
 def distinct(name: str, taken: Container[str]) -> str:
-    """The name, with a number behind it where it is taken, in upper or lower case."""
+    """The name, with a number appended if it is taken, regardless of case."""
     number, fresh = 1, name
     while fresh.casefold() in taken:
         number += 1
@@ -129,8 +128,7 @@ def distinct(name: str, taken: Container[str]) -> str:
 
 
 def picture_names(paths: Iterable[Path], base: Path) -> dict[Path, str]:
-    """A name for ids, distinct and fit for a path, of every picture below `base`: its stem, or where another one has
-    it, its whole path."""
+    """Unique, valid names for the ids of all pictures below `base`: the stem, or the whole path if it is not unique."""
     paths = sorted(paths, key=lambda path: natural_key(path.as_posix()))
     often = Counter(fitted(path.stem).casefold() for path in paths)
     names: dict[Path, str] = {}

@@ -1,4 +1,4 @@
-"""Files of annotations, within bounds: sizes are limited, and what is no such file is refused by name."""
+"""Read annotation files with limited sizes; errors name the file."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -34,11 +34,10 @@ def recognised(base: Path, ending: str, read: Callable[[Path], Any], fits: Calla
 
 
 def unreadable(base: Path, depth: int = DEPTH) -> list[str]:
-    """What is wrong with files that would hold annotations if they could be read, of the first LOOKED_AT of a kind.
+    """The problems of files that may be annotations, of the first LOOKED_AT of each kind: broken files, and exports of
+    known tools in an unsupported form.
 
-    Exports of a known tool in a form that is not read are among them.
-
-    depth: folders below `base` that are looked into.
+    depth: of folders below `base` that are searched.
     """
     problems = []
     for ending, read in ((".json", read_json), (".xml", read_xml), (".csv", read_text)):
@@ -52,7 +51,7 @@ def unreadable(base: Path, depth: int = DEPTH) -> list[str]:
 
 
 def other_export(content: Any) -> str:
-    """What the content of a file is, with the remedy, where it is an export in a form that is not read; or nothing."""
+    """What a file is, and the remedy, if it is an export in an unsupported form; else ""."""
     first = content[0] if isinstance(content, list) and content else None
     if isinstance(first, dict) and "annotation_id" in first and "data" not in first:
         return "it is Label Studio's JSON-MIN; export it as JSON"
@@ -62,7 +61,7 @@ def other_export(content: Any) -> str:
 
 
 def passed_over(base: Path) -> list[str]:
-    """What a layout of folders alone has to say of files that hold annotations, or would if they could be read."""
+    """Warnings, for a layout of plain folders, about files that hold, or may hold, annotations."""
     problems = unreadable(base)
     files = [str(path) for path in annotation_files(base, ".json", ".xml")]
     others = [file for file in files if not any(problem.startswith(f"{file}: ") for problem in problems)]
@@ -107,7 +106,7 @@ def read_xml(path: Path) -> ElementTree.Element:
 
 
 def numbers(line: str, separators: str = " \t") -> list[float] | None:
-    """The numbers of a line; None where a word is none."""
+    """The numbers of a line; None if a word is not a number."""
     for separator in separators:
         line = line.replace(separator, " ")
     try:

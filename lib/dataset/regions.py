@@ -24,10 +24,10 @@ KEY = "dataset.regions"
 def read_region_maps(
     dataset: Dataset, category: str, examinations: Sequence[Examination], findings: Findings
 ) -> dict[str, RegionMap]:
-    """The picture of regions that holds for each picture, by the picture's id, where there is one.
+    """The picture of regions of each picture that has one, by the picture's id.
 
-    Adds to the findings what is wrong: a folder that is missing, pictures of regions of other sizes or colours than
-    expected, of no picture, two of one, and defects that lie wholly where pixels never count.
+    Adds problems to the findings: a missing folder, pictures of regions with unexpected sizes or colours, without a
+    picture, or two for one picture, and defects that lie wholly where pixels never count.
     """
     if dataset.regions is None:
         return {}

@@ -276,13 +276,13 @@ def _check_parts(samples: Sequence[Sample], findings: Findings) -> None:
 
 
 def _warn_of_single(samples: Sequence[Sample], findings: Findings) -> None:
-    """Say which types have a single picture to learn from: a generator copies it, and the gate knows no range."""
+    """Warn of types with a single training picture: generators copy it, and the gate has no range to compare with."""
     numbers = Counter(name for sample in samples if sample.split == "train" for name in types_of(sample))
     if single := sorted(name for name, number in numbers.items() if number == 1 and name != GOOD):
         findings.warnings.append(
-            f"{len(single)} defect type(s) have a single picture in the train part: {shortlist(single)}. What is made "
-            "of one defect looks like it, and the quality gate cannot tell how much they vary: add pictures, or give "
-            "more of them to training (split.rule shots, with a higher split.shots)"
+            f"{len(single)} defect type(s) have a single picture in the train part: {shortlist(single)}. All "
+            "synthetic samples will resemble it, and the quality gate does not know how much real defects vary: add "
+            "pictures, or give more of them to training (split.rule shots, with a higher split.shots)"
         )
 
 

@@ -1,4 +1,4 @@
-"""What there is to see of a data set before it is split: layout, pictures, groups, and what opening them tells."""
+"""Read a data set before it is split: layout, pictures, groups, and the examination of every picture."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from lib.dataset.validation import Drawn, Examination, validate
 
 @dataclass
 class Look:
-    """What is known of a category before it is split."""
+    """What was read of a category before it is split."""
 
     findings: Findings
     place: Place | None = None
@@ -35,7 +35,7 @@ class Look:
 
 
 def look_at(dataset: Dataset, category: str) -> Look:
-    """Read the names of a category and open all of its pictures; what is wrong stands in the findings."""
+    """Read a category and open all of its pictures; problems are in the findings."""
     look = Look(Findings())
     try:
         look.place = locate(Path(dataset.path), category, dataset.layout)
@@ -60,9 +60,9 @@ def look_at(dataset: Dataset, category: str) -> Look:
 
 
 def _apart_from(look: Look, folder: Path, key: str) -> list[Picture]:
-    """The pictures without those of a folder, in which a key of params.yaml has other ones.
+    """The pictures outside a folder that a key of params.yaml uses for masks or regions.
 
-    Raises DatasetProblems where none of the good ones, or none of the defects, would be left.
+    Raises DatasetProblems if no good pictures, or no defects, would be left.
     """
     apart = [one for one in look.pictures if not one.path.is_relative_to(folder)]
     if {one.defect_type == GOOD for one in look.pictures} != {one.defect_type == GOOD for one in apart}:
@@ -77,7 +77,7 @@ def _apart_from(look: Look, folder: Path, key: str) -> list[Picture]:
 
 
 def taken_for(looks: Mapping[str, Look]) -> list[str]:
-    """A line for each layout that categories were taken for, with the reason."""
+    """A line for each layout that was recognised, with its categories and the reason."""
     categories: dict[tuple[str, str], list[str]] = defaultdict(list)
     for category, look in looks.items():
         if look.place:

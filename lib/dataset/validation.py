@@ -1,4 +1,4 @@
-"""Opens every picture and mask of a category and tells all that is wrong with them, in one go."""
+"""Open every picture and mask of a category, and report all problems at once."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ from lib.dataset.annotations import Annotation, BoxMasks, draw
 from lib.dataset.findings import Findings, shortlist
 from lib.dataset.pictures import Picture
 
-BACK = {6: 8, 8: 6}  # the orientation that undoes another; all others undo themselves
+BACK = {6: 8, 8: 6}  # inverse orientations; all others are their own inverse
 GOODS = "pictures in the folder `good` (`train/good` and `test/good`)"
 DEFECTS = "pictures in a folder named like the type of defect"
 THREADS = 8  # more would gain little, and each may hold a picture of a hundred million pixels
@@ -29,7 +29,7 @@ THREADS = 8  # more would gain little, and each may hold a picture of a hundred 
 
 @dataclass(frozen=True)
 class Levels:
-    """The range of a picture's values that have more than 8 bits."""
+    """The range of values of a picture with more than 8 bits."""
 
     floats: bool
     lowest: float
@@ -38,7 +38,7 @@ class Levels:
 
 @dataclass(frozen=True)
 class Examination:
-    """What opening a picture, its mask and its twin told; only `problems` counts when there are any."""
+    """The result of opening a picture, its mask and its twin; if there are `problems`, other fields may be unset."""
 
     picture: Picture
     problems: tuple[str, ...] = ()
@@ -50,14 +50,14 @@ class Examination:
     perceptual_hash: int = 0
     levels: Levels | None = None  # of the picture's values, where they have more than 8 bits
     graded_mask: bool = False  # holds values between 0 and 255
-    turned_mask: bool = False  # fits the picture as it is stored, and not as its EXIF tag turns it
-    doubtful_turn: bool = False  # fits the picture either way
-    beside: str = ""  # where the picture shows something, if the mask lies wholly elsewhere
+    turned_mask: bool = False  # fits the picture as it is stored, but not after its EXIF rotation
+    doubtful_turn: bool = False  # fits the picture before and after its EXIF rotation
+    beside: str = ""  # where the picture has content, if the mask is completely outside of it
     covering_mask: bool = False  # marks more than half of the picture
-    drawn: "Drawn | None" = None  # where the mask is drawn from an annotation
+    drawn: "Drawn | None" = None  # if the mask is drawn from an annotation
 
     def defect(self) -> Mask | None:
-        """The mask (H, W) of a sound picture, from its file or drawn; None where it has none, or problems."""
+        """The mask (H, W) of a picture, from its file or drawn; None if it has none, or has problems."""
         if self.problems:
             return None
         if self.drawn:
@@ -67,7 +67,7 @@ class Examination:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A drawing, packed: `png` holds its labels, as `lib.dataset.annotations.Drawing` has them."""
+    """A `lib.dataset.annotations.Drawing` with its labels compressed as `png`."""
 
     png: bytes
     types: tuple[str, ...]
@@ -87,10 +87,11 @@ def validate(
     goods: str = GOODS,
     defects: str = DEFECTS,
 ) -> list[Examination]:
-    """Examine all pictures, on several threads, and add to the findings what is wrong with them, alone and together.
+    """Examine all pictures, on several threads, and add the problems of each and of all together to the findings.
 
-    boxes: as for `draw`; goods, defects: what tells such pictures in their layout. Looks for unreadable files, masks
-    that do not fit or mark nothing, ids that clash, the same picture twice, and too few pictures of a kind.
+    boxes: as for `draw`; goods, defects: how such pictures are marked in their layout, for messages. Checks for
+    unreadable files, masks that do not fit or are empty, duplicate ids, duplicate pictures, and too few pictures of a
+    kind.
     """
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         examinations = list(
@@ -115,7 +116,7 @@ def _note_repetitions(examinations: Sequence[Examination], findings: Findings) -
 
 
 def _note_doubtful_masks(examinations: Sequence[Examination], findings: Findings) -> None:
-    """Warn of masks that can be read in more than one way, each kind once with the names of its files."""
+    """Warn of masks that can be read in more than one way: one warning per kind, with the names of the files."""
 
     def warn(masks: Sequence[Path | None], what: str) -> None:
         if masks:
@@ -123,61 +124,60 @@ def _note_doubtful_masks(examinations: Sequence[Examination], findings: Findings
 
     warn(
         [one.picture.mask for one in examinations if one.graded_mask],
-        "hold values other than 0 and 255; every value but 0 counts as defect, even where it looks black, but in a "
-        "JPEG, and where many values lie near 0 and 255 as a JPEG or smoothing leaves them, those above 127",
+        "hold values other than 0 and 255. In a JPEG, or with many values near 0 and 255, as after JPEG or smoothing, "
+        "values above 127 count as defect; else every value except 0 does, even one that looks black",
     )
     warn(
         [one.picture.mask for one in examinations if one.covering_mask],
-        "mark more than half of their picture; what is not black counts as defect, so if the defect is black in them, "
-        "invert them",
+        "mark more than half of their picture. All pixels that are not black count as defect: if the defect is black "
+        "in these masks, invert them",
     )
     warn(
         [one.picture.mask or one.picture.path for one in examinations if one.turned_mask],
-        "have the size of their picture as it is stored; an EXIF tag turns the picture upright, so they are turned "
-        "with it",
+        "fit their picture as it is stored. Since an EXIF tag rotates the picture upright, they are rotated with it",
     )
     warn(
         [one.picture.mask for one in examinations if one.doubtful_turn],
-        "fit their picture both as it is stored and as its EXIF tag turns it; they are taken as drawn on the upright "
-        "picture, as viewers show it: look at them, and save the pictures without the tag if they lie wrong",
+        "fit their picture both as it is stored and as its EXIF tag rotates it. They are taken as drawn on the upright "
+        "picture, as viewers show it: check them, and save the pictures without the tag if they do not match",
     )
     if guesses := [one for one in examinations if one.drawn and one.drawn.source == "grabcut"]:
         findings.warnings.append(
-            f"{len(guesses)} picture(s) have boxes and no masks: GrabCut guesses what stands out in a box. Look at "
-            f"these masks, draw your own where they are wrong, or set dataset.boxes to whole: "
+            f"{len(guesses)} picture(s) have boxes and no masks: GrabCut segments the defect in a box. Check these "
+            f"masks, draw your own where they are wrong, or set dataset.boxes to whole: "
             f"{shortlist([str(one.picture.path) for one in guesses])}"
         )
     if unanswered := [one for one in examinations if one.drawn and one.drawn.guessed]:
         findings.warnings.append(
-            f"{sum(one.drawn.guessed for one in unanswered if one.drawn)} box(es) are marked whole, since nothing "
-            f"stands out in them: {shortlist([str(one.picture.path) for one in unanswered])}"
+            f"{sum(one.drawn.guessed for one in unanswered if one.drawn)} box(es) are marked whole, since GrabCut "
+            f"found no defect in them: {shortlist([str(one.picture.path) for one in unanswered])}"
         )
     if hidden := [
         f"{one.picture.path} ({', '.join(one.drawn.hidden)})" for one in examinations if one.drawn and one.drawn.hidden
     ]:
         findings.warnings.append(
-            f"{len(hidden)} picture(s) have region(s) that lie wholly under regions of other types, and count for "
-            f"nothing, since a pixel has one type: {shortlist(hidden)}; correct or remove them"
+            f"{len(hidden)} picture(s) have region(s) that lie wholly under regions of other types. They have no "
+            f"effect, since a pixel has one type: {shortlist(hidden)}; correct or remove them"
         )
     if beside := [
         f"{one.picture.mask} (the picture shows something at {one.beside})" for one in examinations if one.beside
     ]:
         findings.warnings.append(
-            f"{len(beside)} mask(s) touch nothing: they lie wholly in the one-coloured margin of their picture, where "
-            f"something may be missing, or they are masks of other pictures: {shortlist(beside)}"
+            f"{len(beside)} mask(s) touch nothing: they lie wholly in the uniform margin of their picture. Either "
+            f"a part is missing there, or they are masks of other pictures: {shortlist(beside)}"
         )
 
 
 def _note_scarcity(pictures: Sequence[Picture], findings: Findings, goods: str, defects: str) -> None:
-    """Note kinds of pictures that are missing, or too few to be split."""
+    """Report kinds of pictures that are missing, or too few to be split."""
     number = Counter(defect_type for picture in pictures for defect_type in picture.types)
     if not number[GOOD]:  # first, since it may be why so many have no mask
         findings.problems.insert(0, f"no good pictures; add some: {goods}")
     if not number.keys() - {GOOD}:
         findings.problems.append(f"no defect pictures; add some: {defects}")
     findings.problems += [
-        f"the defect type {defect_type} has one picture; two are the least that training and test can share, and "
-        f"three give selection one, too: add some, or remove the type"
+        f"the defect type {defect_type} has one picture, but training and test need one each, and validation should "
+        f"have one, too: add pictures, or remove the type"
         for defect_type, count in sorted(number.items())
         if defect_type != GOOD and count < 2
     ]
@@ -222,7 +222,7 @@ def examine(picture: Picture, boxes: BoxMasks = "grabcut") -> Examination:
 
 
 def _with_mask(result: Examination, path: Path, image: NDArray) -> Examination:
-    """The examination of a picture (H, W, 3) with that of its mask."""
+    """The examination with the results for the mask of its picture (H, W, 3)."""
     try:
         mask, turns = read_mask(path), stored_orientation(result.picture.path)
         turns_fit = mask.shape == turned(image, turns).shape[:2] if turns >= 5 else mask.shape == image.shape[:2]
@@ -243,7 +243,7 @@ def _with_mask(result: Examination, path: Path, image: NDArray) -> Examination:
 
 
 def _with_drawing(result: Examination, annotation: Annotation, image: NDArray, boxes: BoxMasks) -> Examination:
-    """The examination of a picture (H, W, 3) with the mask that its annotation says."""
+    """The examination with the mask that is drawn from the annotation of its picture (H, W, 3)."""
     try:
         (height, width), turns = image.shape[:2], stored_orientation(result.picture.path)
         as_stored = annotation.size == (height, width) != (width, height) and turns >= 5
@@ -268,7 +268,7 @@ def _with_drawing(result: Examination, annotation: Annotation, image: NDArray, b
 
 
 def _with_twin(result: Examination, path: Path) -> Examination:
-    """The examination of a picture with that of its twin."""
+    """The examination with the results for the twin of its picture."""
     try:
         height, width = read_pixels(path).shape[:2]
         result = replace(result, twin_sha256=_sha256(path))
@@ -277,8 +277,8 @@ def _with_twin(result: Examination, path: Path) -> Examination:
     if (width, height) == result.size:
         return result
     problem = (
-        f"{path}: the twin is {width} x {height} px, its picture {result.size[0]} x {result.size[1]} px; it has to be "
-        f"the same picture without the defect, or not be there"
+        f"{path}: the twin is {width} x {height} px, its picture {result.size[0]} x {result.size[1]} px; replace it by "
+        f"the same picture without the defect, or remove it"
     )
     return replace(result, problems=(*result.problems, problem))
 
@@ -313,7 +313,7 @@ def _mask_problems(path: Path, mask: Mask, image: NDArray) -> list[str]:
 
 
 def _place_beside(mask: Mask, image: NDArray) -> str:
-    """Where the picture shows something, if the mask lies wholly in its one-coloured margin; else nothing."""
+    """The part of the picture with content, if the mask lies wholly in its uniform margin; else ""."""
     left, top, wide, high = cv2.boundingRect((image != image[0, 0]).any(axis=2).astype(np.uint8))
     if mask[top : top + high, left : left + wide].any():
         return ""
@@ -321,19 +321,19 @@ def _place_beside(mask: Mask, image: NDArray) -> str:
 
 
 def _is_graded(path: Path) -> bool:
-    """Whether an 8-bit mask holds values other than 0 and 255; a palette's numbers are names and not grey values."""
+    """Whether an 8-bit mask holds values other than 0 and 255; indices of a palette are not grey values."""
     mask = decode(path)
     return mask.mode in {"L", "RGB"} and bool(np.reshape(mask.histogram(), (-1, 256))[:, 1:255].any())
 
 
 def _repetitions(pairs: Iterable[tuple[str, Picture]]) -> list[tuple[Picture, Picture]]:
-    """Pictures whose key an earlier one has, too, each behind the first one with that key."""
+    """Pairs of the first picture with a key and a later one with the same key."""
     first: dict[str, Picture] = {}
     return [(first[key], picture) for key, picture in pairs if first.setdefault(key, picture) is not picture]
 
 
 def _is_utf8(path: Path | None) -> bool:
-    """Whether a path, if there is one, can be written in UTF-8; names from old archives may have other bytes."""
+    """Whether a path, if any, can be encoded as UTF-8; names from old archives may have other bytes."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -3,20 +3,19 @@
 A method's module offers
 
 - `Settings`: a `Section` with the types of its own section in params.yaml;
-- `LEARNS_FROM`: "defects", and it is trained for every arm, or "good", and it is trained on good pictures alone;
+- `LEARNS_FROM`: "defects": it is trained for every arm; or "good": it is trained once, on good pictures only;
 - `fit(train, val, params, settings, seed, out)`: trains on examples, selects on val, writes weights as safetensors and
-  `config.json` into the folder `out`, returns its `History`; seeds may train side by side, in threads;
+  `config.json` into the folder `out`, returns its `History`; seeds may train in parallel threads;
 - `load(folder)`: the model that `fit` wrote; `predict(model, image)`: (H, W, 3) uint8 -> (H, W) float32, higher where
-  a defect is likelier, on one scale for all pictures; several calls may run at once, in threads;
-- `boxes(model, image)`, if it finds boxes by itself: its scored boxes, which are then judged as such, and whose
-  `painted` map `predict` gives; of the others those boxes are judged that their scores above the threshold form
-  (`lib/metrics/boxes.py`);
-- `predict_typed(model, image)`, if its models may tell types apart, which `model.types` then names: beside the scores,
-  of which type each pixel is, (H, W) uint8, k for the k-th, whether it is a defect or not;
-- `sight(model)` and `window_scores(model, images)`, if it sees windows by one network: how it looks at a whole picture
-  (`lib/vision/tiles.py`), and (B, 3, H, W) float in [0, 1] -> (B, H, W); `lib/exchange.py` makes an ONNX graph of it.
+  a defect is more likely, on one scale for all pictures; may be called from several threads;
+- `boxes(model, image)`, if it predicts boxes: its scored boxes, on which it is evaluated; `predict` then returns their
+  `painted` map. For other detectors the boxes come from the score map, above the threshold (`lib/metrics/boxes.py`);
+- `predict_typed(model, image)`, if its models may classify types, which `model.types` then names: the scores, and the
+  most likely type of each pixel, (H, W) uint8, k for the k-th type, also where there is no defect;
+- `sight(model)` and `window_scores(model, images)`, if it is one network on windows: how a whole picture is predicted
+  (`lib/vision/tiles.py`), and (B, 3, H, W) float in [0, 1] -> (B, H, W); `lib/exchange.py` exports it as ONNX.
 
-`lib/detection.py` trains them all, chooses thresholds on val and draws curves; `lib/evaluation.py` judges on test.
+`lib/detection.py` trains them all, chooses thresholds on val and draws curves; `lib/evaluation.py` evaluates on test.
 """
 
 import importlib
@@ -35,21 +34,20 @@ from lib.core.params import methods
 from lib.core.records import RegionMap, TypeMap
 from lib.core.regions import blanked, ignored_pixels
 
-# Room for decoded pictures and for as many masks: two thousand of 256 px, or the latest hundred and more of 1024 px.
+# Memory for decoded pictures and their masks: two thousand of 256 px, or more than a hundred of 1024 px.
 _image = recent(read_image, 384 * 2**20)
 _mask = recent(read_mask, 128 * 2**20)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture to learn from or to be judged on, in memory or, since thousands do not fit there, in its file.
+    """One picture for training or evaluation, in memory or, since thousands do not fit there, in its file.
 
-    picture: (H, W, 3) uint8, or its file. truth: (H, W) bool, or its file, of which it is known that it marks a defect
-    (`prepare` and the gate refuse empty masks); None where there is no defect. Files are read anew each time, through
-    a cache of the latest ones that all examples share: keep the example, not its arrays, and change no array.
-    twin: the same picture without its defect, (H, W, 3) uint8 or its file: the good one that a synthetic defect was
-    painted into; None where nobody knows it. type_map: of a picture with defects of several types. regions: of pixels
-    that never count: pictures are blank there, and masks empty.
+    picture: (H, W, 3) uint8, or its file. truth: (H, W) bool, or its file, which is never empty (`prepare` and the gate
+    reject empty masks); None for a good picture. Files are read at each access, through a cache that all examples
+    share: keep the example instead of its arrays, and do not modify an array. twin: the picture without its defect, (H,
+    W, 3) uint8 or its file: the good picture of a synthetic sample; None if unknown. type_map: of a picture with
+    defects of several types. regions: pixels that never count; pictures are blank and masks empty there.
     """
 
     picture: RGB | Path
@@ -83,18 +81,18 @@ class Example:
 
     @property
     def types(self) -> tuple[str, ...]:
-        """The defect types that it shows, or GOOD alone."""
+        """The defect types in the picture, or only GOOD."""
         return self.type_map.types if self.type_map else (self.defect_type,)
 
     def mask_of(self, types: Collection[str]) -> Mask:
-        """(H, W) bool: where it shows a defect of one of the types; nowhere if it shows none of them."""
+        """(H, W) bool: the pixels with a defect of one of the types."""
         if self.type_map is None:
             return self.mask if self.defect_type in types else np.zeros(self.image.shape[:2], bool)
         values = [number for number, name in enumerate(self.type_map.types, start=1) if name in types]
         return self._counting(np.isin(recent_labels(self.type_map), values))
 
     def labels(self, types: Sequence[str]) -> Labels:
-        """(H, W) uint8: k where it shows a defect of the k-th of the types, else 0, as where a type is none of them."""
+        """(H, W) uint8: k at pixels with a defect of the k-th of the types, else 0, also for other types."""
         labels = np.zeros(self.image.shape[:2], np.uint8)
         for number, name in enumerate(types, start=1):
             if self.has_defect and name in self.types:
@@ -120,9 +118,9 @@ class Example:
 
     @property
     def clean(self) -> RGB | None:
-        """The picture without its defect, (H, W, 3) uint8: itself where there is none; None where it is not known.
+        """The picture without its defect, (H, W, 3) uint8: the picture itself if it is good; None if unknown.
 
-        Raises UserError where the twin is no picture of this one's size.
+        Raises UserError if the twin has another size.
         """
         if self.twin is None:
             return None if self.has_defect else self.image
@@ -135,7 +133,7 @@ class Example:
 
     @property
     def has_defect(self) -> bool:
-        """Whether any pixel is marked; told without reading a file."""
+        """Whether any pixel is marked; does not read a file."""
         return self.truth is not None and (isinstance(self.truth, Path) or bool(self.truth.any()))
 
     def _shown(self, image: RGB) -> RGB:
@@ -147,13 +145,13 @@ class Example:
 
 @dataclass(frozen=True)
 class History:
-    """The curves of one training, by name: (step, value) each. Empty where nothing is trained step by step."""
+    """The curves of one training, by name: lists of (step, value). Empty if there are no training steps."""
 
     curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
 
 
 def find(name: str) -> ModuleType:
-    """The module of a detector, imported when it is asked for. Raises UserError with the known names for any other."""
+    """Import the module of a detector. Raises UserError, which lists the known names, for an unknown one."""
     if name not in methods("detectors"):
         raise UserError(f"detectors: {name!r} is unknown, known are {', '.join(methods('detectors'))}")
     return importlib.import_module(f"lib.detectors.{name}")

@@ -1,14 +1,13 @@
 """PAGMFR, "Collaborative Purification in Dual Spaces for Industrial Anomaly Detection via Hierarchical Reconstruction":
-a re-implementation from a description; no code was ever published.
+a re-implementation from a description; no code was published.
 
-A network learns to undo anomalies: from the frozen backbone's features of a disturbed picture it rebuilds those of the
-clean one, and the clean picture itself. Where features or pictures part there is a defect; a small MLP weighs both
-(`lib/vision/purification.py`). It learns on pseudo anomalies (`lib/vision/foreign.py`), and, what the description
-lacks, on real and accepted synthetic defects: a synthetic one comes with its clean twin, so that it teaches both
-halves. Of a real one nobody knows what it would be without its defect: it teaches where to look, and nothing is rebuilt
-from it.
+A network learns to remove anomalies: from a frozen backbone's features of an anomalous picture it reconstructs those of
+the clean picture, and the clean picture itself. Where these differ from the input there is a defect; a small MLP
+combines both (`lib/vision/purification.py`). It is trained on pseudo anomalies (`lib/vision/foreign.py`) and, beyond
+the description, on real and accepted synthetic defects. The clean picture of a synthetic defect is known, so that it
+trains both detection and reconstruction. That of a real defect is not known: it trains only detection.
 
-Pictures are seen in windows; the backbone is the one that `detect.encoder` names.
+Pictures are processed in windows; the backbone is the one that `detect.encoder` names.
 """
 
 import json
@@ -29,12 +28,20 @@ from torch import Tensor
 
 from lib.core.geometry import RGB, Scores
 from lib.core.params import Detect, Params, Section
-from lib.core.runtime import device, progress, seed_for, write_json
+from lib.core.runtime import device, seed_for, write_json
 from lib.detectors import Example, History
 from lib.metrics.ranking import average_precision
-from lib.vision.backbones import load_backbone, rebuild
+from lib.vision.backbones import image_tensor, load_backbone, rebuild
 from lib.vision.distillation import Teacher
-from lib.vision.fitting import DRAWING, VALIDATED, best_weights, copied, one_cycle, pixel_precision
+from lib.vision.fitting import (
+    DRAWING,
+    VALIDATED,
+    best_weights,
+    copied,
+    parameter_groups,
+    pixel_precision,
+    training_steps,
+)
 from lib.vision.foreign import Foreign, Route
 from lib.vision.purification import Branches, Purifier, focal_loss
 from lib.vision.reconstruction import cosine_maps, ssim
@@ -43,20 +50,19 @@ from lib.vision.windows import Pools, Windows, batch_of, evenly_by_type
 
 LEARNS_FROM = "defects"
 MULTIPLE = 16  # of a window's sides: the deepest map has this stride
-BATCH = 8  # windows that are seen at once where nothing is trained
-PSEUDO = 32  # windows, half of them with a pseudo anomaly, that choose the weights where val holds no defect
-WEIGHT_DECAY = 1e-2
+BATCH = 8  # windows per call in prediction
+PSEUDO = 32  # windows, half of them with a pseudo anomaly, on which weights are selected if val has no defect
 
 Weight = Annotated[float, Field(ge=0)]
 
 
 class Settings(Section):
-    """width: channels at stride 4; each level below has twice as many.
+    """width: channels at stride 4, doubled at each level below.
 
-    pseudo_share: of a batch's windows, those of good pictures of which half get a pseudo anomaly; the others show what
-    the arm has, real and synthetic defects; 1, as published, looks at no defect. route: how pseudo anomalies are made;
-    auto tells it from the good pictures. textures, objects: folders of pictures to make them of, or null for the
-    category's own. gamma: of the focal loss. *_weight: of the loss's terms. branches: what the score looks at.
+    pseudo_share: share of a batch's windows that are from good pictures, half of them with a pseudo anomaly; the others
+    show the arm's real and synthetic defects; 1, as published, uses no defects. route: kind of pseudo anomalies; auto
+    decides from the good pictures. textures, objects: folders of pictures to make them of, or null for the category's
+    good pictures. gamma: of the focal loss. *_weight: of the terms of the loss. branches: what the score uses.
     """
 
     width: Annotated[int, Field(ge=8, multiple_of=2)]
@@ -75,7 +81,7 @@ class Settings(Section):
 
 @dataclass(frozen=True)
 class Model:
-    """Backbone and network, with the window and the scale that they were trained at."""
+    """Backbone and network, with the window and the scale of training."""
 
     teacher: Teacher
     network: Purifier
@@ -87,12 +93,12 @@ class Model:
 def fit(
     train: Sequence[Example], val: Sequence[Example], params: Params, settings: Settings, seed: int, out: Path
 ) -> History:
-    """Train on windows and write the weights of the best pixel AP on val; without defects there, on pseudo anomalies
-    on its good pictures; without these, the last ones.
+    """Train on windows and write the weights with the best pixel AP on val.
 
-    Step n of a seed always draws the same windows, so equal input gives equal weights, bit for bit on a CPU. Raises
-    UserError without good pictures, for a folder of textures or objects without any, and where `detect.encoder` names
-    no backbone.
+    If val has no defects, weights are selected by pseudo anomalies on its good pictures; if it is empty, the last ones
+    are kept. Step n of a seed always draws the same windows, so that equal input gives equal weights, bit for bit on a
+    CPU. Raises UserError without good pictures, for an empty folder of textures or objects, and if `detect.encoder`
+    names no backbone.
     """
     detect = params.detect
     defects = settings.pseudo_share < 1 and any(example.has_defect for example in train)
@@ -112,14 +118,14 @@ def fit(
 
 
 def foreign_of(good: Sequence[Example], settings: Settings, detect: Detect) -> Foreign:
-    """Where pseudo anomalies come from. Raises UserError without good pictures, or without any in a named folder."""
+    """The source of pseudo anomalies. Raises UserError without good pictures, or if a named folder has none."""
     return Foreign.of(good, settings.route, settings.textures, settings.objects, detect)
 
 
 def _selection(
     val: Sequence[Example], settings: Settings, detect: Detect, seed: int
 ) -> Callable[[Model], float] | None:
-    """What chooses the weights: the pixel AP of a model on val, or None where val holds no picture."""
+    """The function that selects weights: the pixel AP of a model on val; None if val has no picture."""
     few = evenly_by_type(val, VALIDATED)
     if any(example.has_defect for example in few):
         return lambda model: pixel_precision(partial(predict, model), few)
@@ -145,27 +151,22 @@ def _training(
     model: Model, foreign: Foreign, pools: Pools | None, detect: Detect, seed: int
 ) -> Iterator[tuple[int, float]]:
     """Train the network, and yield each step, from 1 on, with its loss."""
-    optimizer = torch.optim.AdamW(
-        model.network.parameters(), lr=model.settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=True
-    )
-    schedule = one_cycle(optimizer, detect.steps)
-    for step in progress(range(1, detect.steps + 1), f"train seed {seed}"):
-        model.network.train()
+
+    def loss_of(step: int) -> Tensor:
         rng = np.random.default_rng(seed_for(seed, "windows", step))
-        loss = total_loss(model, draw(foreign, pools, model.settings, detect, rng))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        yield step, loss.item()
+        return total_loss(model, draw(foreign, pools, model.settings, detect, rng))
+
+    rate = model.settings.learning_rate
+    return training_steps(model.network, parameter_groups(model.network, None, rate, rate), detect.steps, seed, loss_of)
 
 
 def draw(
     foreign: Foreign, pools: Pools | None, settings: Settings, detect: Detect, rng: np.random.Generator
 ) -> Windows:
-    """The windows of one step: `pseudo_share` of them from `foreign`, all where there are no `pools`, then of pools.
+    """The windows of one step: `pseudo_share` of them from `foreign`, or all if there are no `pools`, the rest from
+    pools.
 
-    Where a share is no whole number of windows, chance rounds it up or down, so that it holds on average.
+    A share that is not a whole number is rounded up or down at random, so that it holds on average.
     """
     size = detect.batch_size
     count = min(int(settings.pseudo_share * size + rng.random()), size) if pools else size
@@ -180,8 +181,8 @@ def draw(
 
 
 def total_loss(model: Model, batch: Windows) -> Tensor:
-    """Focal loss of all windows, and of those whose clean form is known the distance of the rebuilt features to the
-    clean ones, 1 - cosine summed over scales, MSE and 1 - SSIM of the rebuilt picture to the clean one."""
+    """The focal loss of all windows; and, for those whose clean picture is known, the errors of the reconstruction:
+    1 - cosine of the features, summed over scales, MSE and 1 - SSIM of the picture."""
     settings = model.settings
     images = _tensor(batch.images)
     logits, purified = model.network(images, model.teacher(images)[1:])
@@ -209,7 +210,7 @@ def sight(model: Model) -> Sight:
 
 @torch.inference_mode()
 def scores_of(model: Model, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(B, H, W, 3) uint8 -> (B, H, W) in [0, 1], of any number of windows."""
+    """(B, H, W, 3) uint8 -> defect probabilities (B, H, W), for any number of windows."""
     model.network.eval()
     batches = (windows[first : first + BATCH] for first in range(0, len(windows), BATCH))
     return np.concatenate([window_scores(model, _tensor(batch)).cpu().numpy() for batch in batches])
@@ -228,7 +229,7 @@ def _write(model: Model, network: dict[str, Tensor], out: Path) -> None:
 
 
 def load(folder: Path) -> Model:
-    """Read what `fit` wrote, onto this machine's device; the backbone is among it."""
+    """Load what `fit` wrote, with the backbone, onto this machine's device."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     settings, weights = Settings.model_validate(config["settings"]), load_file(folder / "model.safetensors")
     with DRAWING:
@@ -243,4 +244,4 @@ def load(folder: Path) -> Model:
 
 def _tensor(images: NDArray[np.uint8]) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1] on this machine's device."""
-    return torch.from_numpy(images).to(device()).permute(0, 3, 1, 2).float() / 255
+    return image_tensor(images, device())

@@ -1,10 +1,10 @@
-"""PatchCore: distances to a memory of good patches (Roth et al. 2022, "Towards Total Recall in Industrial Anomaly
-Detection"). Nothing is trained: good pictures are remembered, and what is far from all of them is a defect.
+"""PatchCore: distances to a memory bank of good patches (Roth et al. 2022, "Towards Total Recall in Industrial Anomaly
+Detection"). Nothing is trained: patches of good pictures are stored, and what is far from all of them is a defect.
 
-Sections and equations are the paper's. Two things differ. Pictures are seen in overlapping tiles, so that large ones
-fit into memory, and the patches of many pictures are thinned out at random before the coreset is chosen, for the same
-reason. And the re-weighted score of a picture (eq. 7) is left out: a detector here gives a map, and the driver scores
-every detector's pictures by the highest 0.1 % of its pixels.
+Sections and equations are the paper's. Two things differ. Pictures are processed in overlapping tiles, so that large
+ones fit into memory; for the same reason the patches of many pictures are subsampled at random before the coreset is
+chosen. The re-weighted score of a picture (eq. 7) is left out: a detector here returns a map, and the driver scores the
+pictures of every detector by the mean of the highest 0.1 % of their pixels.
 """
 
 import itertools
@@ -25,32 +25,32 @@ from lib.core.geometry import RGB, Scores, crop
 from lib.core.params import Params, Positive, Section
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.detectors import Example, History
-from lib.vision.backbones import Backbone, load_backbone, rebuild, taps
+from lib.vision.backbones import Backbone, image_tensor, load_backbone, rebuild, taps
 from lib.vision.coreset import greedy_coreset, projected
 from lib.vision.tiles import Sight, predict_whole, resized, tiles
 
 LEARNS_FROM = "good"
 STRIDES = (8, 16)  # of the two levels (section 3.1: the middle ones of a ResNet)
-NEIGHBOURHOOD = 3  # p in section 3.1: patches on each side over which features are averaged
-CANDIDATES = 50_000  # patches from which the coreset is chosen: 30 MB of EfficientNet-Lite0's
-TILE = 256  # pixels, the least that a tile has
-LARGEST = 544  # pixels; few patches of a large tile lie at its border, where features see padding
-OVERLAP = 64  # pixels; with 32, what lies on a seam scores up to 23 % off the whole picture's, with 64 up to 7 %
-BATCH = 1  # tiles that are seen at once: the maps of more leave a processor's cache
-CHUNK = 4096  # patches whose distances to the whole memory are computed at once
-PARTS = 8  # into which onnxruntime cuts the patches of a run, so that their products stay in a core's cache
-GROUP = 50  # patches of the memory among which it looks for the nearest one at once
+NEIGHBOURHOOD = 3  # p in section 3.1: side of the neighbourhood over which features are averaged
+CANDIDATES = 50_000  # patches from which the coreset is chosen: 30 MB for EfficientNet-Lite0
+TILE = 256  # pixels; the smallest tile
+LARGEST = 544  # pixels; the largest tile: it has few patches near its border, where features see padding
+OVERLAP = 64  # pixels; at seams, scores differ by up to 7 % from those of the whole picture, and by 23 % with 32
+BATCH = 1  # tiles per call: the feature maps of more do not fit into a processor's cache
+CHUNK = 4096  # patches whose distances to the whole memory bank are computed at once
+PARTS = 8  # into which the ONNX graph splits the patches, so that their products fit into a core's cache
+GROUP = 50  # size of the groups of memory patches in the ONNX graph's search for the nearest one
 SMOOTHING = 4.0  # pixels; standard deviation of the Gaussian in section 3.3
 CURVE_POINTS = 50
 
 
 class Settings(Section):
-    coreset: Positive  # patches that are kept of the good pictures
+    coreset: Positive  # patches in the memory bank
 
 
 @dataclass(frozen=True)
 class Model:
-    """The memory bank (N, C) of good patches, with the backbone and the scale that they were seen with."""
+    """The memory bank (N, C) of good patches, with the backbone and the scale of pictures."""
 
     backbone: Backbone
     memory: Tensor
@@ -60,9 +60,10 @@ class Model:
 def fit(
     train: Sequence[Example], val: Sequence[Example], params: Params, settings: Settings, seed: int, out: Path
 ) -> History:
-    """Remember the good pictures of the train part; val is not looked at. The curve is the coreset's covering radius.
+    """Build the memory bank from the good pictures of the train part; val is not used.
 
-    Raises UserError where there is no good picture, or no backbone of the name in `detect.encoder`.
+    The curve is the covering radius of the coreset. Raises UserError if there is no good picture, or `detect.encoder`
+    names no backbone.
     """
     good = [example for example in train if not example.has_defect]
     if not good:
@@ -82,7 +83,7 @@ def fit(
 
 
 def load(folder: Path) -> Model:
-    """Read what `fit` wrote, onto this machine's device; the backbone's weights are among it."""
+    """Load what `fit` wrote, with the backbone's weights, onto this machine's device."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights = load_file(folder / "model.safetensors")
     memory, backbone = weights.pop("memory"), rebuild(config["backbone"])
@@ -92,13 +93,14 @@ def load(folder: Path) -> Model:
 
 @torch.inference_mode()
 def predict(model: Model, image: RGB) -> Scores:
-    """The distance of each pixel's patch to the nearest one in memory (eq. 6), upsampled and smoothed (section 3.3).
+    """The distance of each pixel's patch to the nearest in the memory bank (eq. 6), upsampled and smoothed (section
+    3.3).
 
-    (H, W, 3) uint8 -> (H, W) float32, at least 0, on the scale of the backbone's features.
+    (H, W, 3) uint8 -> (H, W) float32, at least 0, in units of the backbone's features.
     """
 
     def predict_batch(views: NDArray) -> NDArray:
-        return window_scores(model, _tensor(views, model.memory.device)).cpu().numpy()
+        return window_scores(model, image_tensor(views, model.memory.device)).cpu().numpy()
 
     return predict_whole(image, predict_batch, sight(model))
 
@@ -117,8 +119,8 @@ def window_scores(model: Model, images: Tensor) -> Tensor:
 def patch_features(backbone: Backbone, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
     """Locally aware patch features (section 3.1) of (B, 3, H, W) in [0, 1]: (B * h * w, C) float32, and (h, w).
 
-    Features of two levels are averaged over their neighbourhoods (eq. 2), the deeper ones resized to the shallower
-    ones, and both concatenated.
+    Features of two levels are averaged over neighbourhoods (eq. 2), the deeper ones are resized to the shallower ones,
+    and both are concatenated.
     """
     maps = backbone(images)
     levels = [
@@ -133,21 +135,21 @@ def patch_features(backbone: Backbone, images: Tensor) -> tuple[Tensor, tuple[in
 
 @torch.inference_mode()
 def _candidates(backbone: Backbone, good: Sequence[Example], scale: float, seed: int) -> Tensor:
-    """(N, C) patches of the good pictures, at most about CANDIDATES, as many of each picture as of any other."""
+    """(N, C) patches of the good pictures, at most about CANDIDATES, equally many of each picture."""
     rng = np.random.default_rng(seed_for(seed, "pictures"))
     order = rng.permutation(len(good))[:CANDIDATES]
     each = CANDIDATES // len(order)
     kept = []
     for n in progress(order, f"remember good pictures, seed {seed}"):
         views = _views(good[n].image, scale, backbone)
-        patches = torch.cat([patch_features(backbone, _tensor(batch, backbone.mean.device))[0] for batch in views])
+        patches = torch.cat([patch_features(backbone, image_tensor(batch, backbone.mean.device))[0] for batch in views])
         draw = np.random.default_rng(seed_for(seed, "patches", int(n))).permutation(len(patches))[:each]
         kept.append(patches[torch.from_numpy(draw).to(patches.device)])
     return torch.cat(kept)
 
 
 def _views(image: RGB, scale: float, backbone: Backbone) -> Iterator[NDArray[np.uint8]]:
-    """Batches of the tiles (B, side, side, 3) by which `predict` sees the picture."""
+    """The tiles of `predict` in batches (B, side, side, 3)."""
     small = resized(image, scale)
     windows = tiles(small.shape, TILE, OVERLAP, max(backbone.strides), LARGEST)
     for first in range(0, len(windows), BATCH):
@@ -155,12 +157,12 @@ def _views(image: RGB, scale: float, backbone: Backbone) -> Iterator[NDArray[np.
 
 
 def nearest_distance(patches: Tensor, memory: Tensor) -> Tensor:
-    """(N, C), (M, C) -> (N,): the distance of each patch to the nearest one in memory (eq. 6), in bounded memory.
+    """(N, C), (M, C) -> (N,): the distance of each patch to the nearest in the memory bank (eq. 6), in limited memory.
 
-    The nearest one is told by a product of matrices, |m|^2 - 2 p m, which is fast and loses the last digits of small
-    distances; its distance is then computed from the difference, so that what is remembered bit for bit has none.
+    A matrix product, |m|^2 - 2 p m, finds the nearest one: it is fast, but inexact for small distances. The distance is
+    then computed from the difference, so that it is exactly 0 for a patch in the memory bank.
     """
-    if torch.onnx.is_in_onnx_export():  # whose graph has no loop of unknown length; its batches are bounded
+    if torch.onnx.is_in_onnx_export():  # a traced graph has no loops of variable length; its batches are limited
         ends = [patches.shape[0] * n // PARTS for n in range(PARTS + 1)]
         parts = [patches[start:end] for start, end in itertools.pairwise(ends)]
         return torch.cat([(part - memory[_nearest_by_groups(part, memory)]).norm(dim=1) for part in parts])
@@ -174,11 +176,10 @@ def nearest_distance(patches: Tensor, memory: Tensor) -> Tensor:
 
 
 def _nearest_by_groups(patches: Tensor, memory: Tensor) -> Tensor:
-    """(N, C), (M, C) -> (N,): which one in memory is the nearest, for onnxruntime.
+    """(N, C), (M, C) -> (N,): the index of the nearest in the memory bank, for onnxruntime.
 
-    It finds the lowest of many values several times as fast as it tells where that is. So the lowest value of each
-    group of GROUP tells the group, and only this one is searched. |m|^2 comes from one more column of the product,
-    which is less work than a sum after it.
+    There, a minimum is several times as fast as an argmin. So the minimum of each group of GROUP selects the group, and
+    the argmin is searched in it. |m|^2 is an additional column of the product, which is cheaper than adding it later.
     """
     padded = torch.cat([memory, memory[:1].expand(-len(memory) % GROUP, -1)])  # of equals, the first one is found
     ones = torch.ones_like(patches[:, :1])
@@ -187,8 +188,3 @@ def _nearest_by_groups(patches: Tensor, memory: Tensor) -> Tensor:
     best = groups.amin(dim=2).argmin(dim=1)
     within = groups.gather(1, best[:, None, None].expand(-1, 1, GROUP))[:, 0].argmin(dim=1)
     return GROUP * best + within
-
-
-def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1]."""
-    return torch.from_numpy(images).to(where).permute(0, 3, 1, 2).float() / 255

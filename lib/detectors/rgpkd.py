@@ -1,16 +1,16 @@
 """RGPKD, "Reconstruction-Guided and Prompt-Enhanced Asymmetric Knowledge Distillation for Anomaly Detection": a
 re-implementation; the public code does not run.
 
-A student imitates the features of a frozen teacher on good pictures and rebuilds the picture, with a prompt: the most
-similar of the good windows that a bank remembers. Where its features part from the teacher's, there is a defect. The
-networks are in `lib/vision/distillation.py`. What differs from the public code, since there it fails or leaks:
+A student learns to imitate the features of a frozen teacher on good pictures and to reconstruct the picture. Its prompt
+is the most similar window in a bank of good windows. Where its features differ from the teacher's, there is a defect.
+The networks are in `lib/vision/distillation.py`. Differences from the public code, which fails or leaks there:
 
-- the bank is asked by the teacher's features, not by the student's, which move while it learns; in training no window
-  gets an entry of its own picture; the same bank serves training and use;
-- nothing reaches the compared features around the deepest map, where a skip would carry the anomaly past it;
-- the best weights are those that find pseudo anomalies on good val pictures, and no picture is scaled by its batch.
+- the bank is searched with the teacher's features, not with the student's, which change in training; in training no
+  window gets an entry of its own picture; the same bank is used in training and in prediction;
+- the compared features have no skip connections around the deepest map, by which anomalies would bypass it;
+- weights are selected by pseudo anomalies on good val pictures, and scores are not normalised per batch.
 
-Pictures are seen in windows; the teacher is the backbone that `detect.encoder` names.
+Pictures are processed in windows; the teacher is the backbone that `detect.encoder` names.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from lib.core.params import Detect, Params, Section
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.detectors import Example, History
 from lib.metrics.ranking import average_precision
-from lib.vision.backbones import Backbone, load_backbone, rebuild
+from lib.vision.backbones import Backbone, image_tensor, load_backbone, rebuild
 from lib.vision.coreset import greedy_coreset
 from lib.vision.distillation import (
     MULTIPLE,
@@ -48,31 +48,29 @@ from lib.vision.distillation import (
     score_map,
     total_loss,
 )
-from lib.vision.fitting import DRAWING, best_weights, copied, one_cycle
+from lib.vision.fitting import DRAWING, best_weights, copied, parameter_groups, training_steps
 from lib.vision.pseudo import blend
 from lib.vision.reconstruction import ssim
 from lib.vision.tiles import Sight, predict_whole, resized, tiles
 from lib.vision.windows import good_batch
 
 LEARNS_FROM = "good"
-BATCH = 8  # windows that are seen at once where nothing is trained
-CANDIDATES = 2000  # windows from which the bank's entries are chosen; more would be a minute of the teacher's time
-PSEUDO = 24  # windows with a pseudo anomaly by which the best weights are chosen
-PSEUDO_SIDE = (0.15, 0.6)  # of the window: sides of the box that a pseudo anomaly lies in
-WEIGHT_DECAY = 1e-2
+BATCH = 8  # windows per call in prediction
+CANDIDATES = 2000  # windows from which the bank's entries are chosen; more would cost the teacher minutes
+PSEUDO = 24  # windows with a pseudo anomaly on which weights are selected
+PSEUDO_SIDE = (0.15, 0.6)  # sides of the box around a pseudo anomaly, as shares of the window
 
 Weight = Annotated[float, Field(ge=0)]
 
 
 class Settings(Section):
-    """width: channels of the student's decoder at stride 4; each level below has twice as many.
+    """width: channels of the student's decoder at stride 4, doubled at each level below.
 
-    encoder: the student's way down: the teacher's own maps; a second backbone, pretrained, which learns at encoder_rate
-    times the learning rate; or convolutions from scratch. skips: what these maps reach beside the deepest one. bank:
-    entries, chosen by k-centre; 0 goes without prompts, in training and afterwards. distance: which difference of
-    features is trained on. *_weight: of the terms of the loss. scale_weights: of the three scales in the score, from
-    fine to coarse; picture_score: of the difference of the pictures there. smoothing: standard deviation in pixels,
-    after scaling.
+    encoder: of the student: the teacher's maps; a second, pretrained backbone, which learns at encoder_rate times the
+    learning rate; or convolutions trained from scratch. skips: where skip connections lead. bank: entries, chosen by
+    k-centre; 0: no prompts. distance: of features, in training. *_weight: of the terms of the loss. scale_weights: of
+    the three scales in the score, from fine to coarse; picture_score: of the picture difference in the score.
+    smoothing: standard deviation in pixels, after scaling.
     """
 
     width: Annotated[int, Field(ge=8, multiple_of=2)]
@@ -98,7 +96,7 @@ class Settings(Section):
 
 @dataclass(frozen=True)
 class Model:
-    """Teacher, student and bank (None: without prompts), with the window and the scale that they were trained at."""
+    """Teacher, student and bank (None: without prompts), with the window and the scale of training."""
 
     teacher: Teacher
     student: Student
@@ -111,11 +109,11 @@ class Model:
 def fit(
     train: Sequence[Example], val: Sequence[Example], params: Params, settings: Settings, seed: int, out: Path
 ) -> History:
-    """Train on windows of good pictures and write the weights that find most pseudo anomalies on good pictures of val.
+    """Train on windows of good pictures and write the weights that best detect pseudo anomalies on good val pictures.
 
-    Without good pictures in val the last weights are kept. Step n of a seed always draws the same windows, so equal
-    input gives equal weights, bit for bit on a CPU. Raises UserError where there is no good picture, the bank would
-    hold a single picture's entries, `detect.window` is no multiple of 32, or `detect.encoder` names no backbone.
+    Without good pictures in val the last weights are kept. Step n of a seed always draws the same windows, so that
+    equal input gives equal weights, bit for bit on a CPU. Raises UserError if there is no good picture, all entries of
+    the bank are from one picture, `detect.window` is not a multiple of 32, or `detect.encoder` names no backbone.
     """
     detect = params.detect
     good = [example for example in train if not example.has_defect]
@@ -162,10 +160,10 @@ def _student(teacher: Teacher, own: Backbone | None, settings: Settings) -> Stud
 
 @torch.no_grad()
 def remember(teacher: Teacher, good: Sequence[Example], detect: Detect, size: int, seed: int) -> Bank:
-    """A bank of `size` windows of the good pictures, at most all (section 3.3).
+    """A bank of at most `size` windows of the good pictures (section 3.3).
 
-    Windows are the tiles of `predict`, unaltered, of each picture as many as of any other. Entries are chosen by
-    k-centre on their keys and kept in the order of the pictures. Raises UserError where all are one picture's.
+    Candidates are the tiles of `predict`, without augmentation, equally many of each picture. Entries are chosen by
+    k-centre on their keys, in the order of the pictures. Raises UserError if all are from one picture.
     """
     pictures = np.random.default_rng(seed_for(seed, "pictures")).permutation(len(good))[:CANDIDATES]
     each = CANDIDATES // len(pictures)
@@ -191,12 +189,12 @@ def remember(teacher: Teacher, good: Sequence[Example], detect: Detect, size: in
 
 
 def batches(windows: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    """(N, H, W, 3) in pieces of at most BATCH."""
+    """(N, H, W, 3) split into batches of at most BATCH."""
     return [windows[first : first + BATCH] for first in range(0, len(windows), BATCH)]
 
 
 def windows_of(example: Example, detect: Detect, most: int, seed: int) -> NDArray[np.uint8]:
-    """The windows (N, window, window, 3) amid the tiles by which `predict` sees the picture; at most `most`, drawn."""
+    """The central windows (N, window, window, 3) of the tiles of `predict`, at most `most` of them, drawn at random."""
     small, side = resized(example.image, detect.scale), detect.window
     places = tiles(small.shape, side, side // 4, MULTIPLE)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(places))[:most])
@@ -207,7 +205,7 @@ def windows_of(example: Example, detect: Detect, most: int, seed: int) -> NDArra
 def pseudo_anomalies(good: Sequence[Example], detect: Detect, seed: int) -> tuple[NDArray[np.uint8], Mask]:
     """PSEUDO windows (N, window, window, 3) of good pictures with a Perlin anomaly each, and their masks (N, ., .).
 
-    None without good pictures. They choose the weights and never touch them. Where pixels never count there is none.
+    Empty without good pictures. They are used to select weights, not to train. Pixels that never count are not changed.
     """
     side, made = detect.window, []
     for n in range(PSEUDO if good else 0):
@@ -233,40 +231,27 @@ def pseudo_anomalies(good: Sequence[Example], detect: Detect, seed: int) -> tupl
 def _training(model: Model, good: Sequence[Example], detect: Detect, seed: int) -> Iterator[tuple[int, float]]:
     """Train the student, and yield each step, from 1 on, with its loss."""
     student, settings = model.student, model.settings
-    groups, weights = (
-        _groups(student, settings),
-        (settings.feature_weight, settings.picture_weight, settings.ssim_weight),
-    )
-    optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = one_cycle(optimizer, detect.steps)
-    for step in progress(range(1, detect.steps + 1), f"train seed {seed}"):
-        student.train()
+    weights = settings.feature_weight, settings.picture_weight, settings.ssim_weight
+
+    def loss_of(step: int) -> Tensor:
         images, pictures = good_batch(good, detect, np.random.default_rng(seed_for(seed, "windows", step)))
         image = _tensor(images)
         seen = model.teacher(image)
         students, rebuilt = student(image, seen, _entries(model, seen, exclude=torch.from_numpy(pictures)))
-        loss = total_loss(seen[1:], students, image, rebuilt, settings.distance, weights)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        yield step, loss.item()
+        return total_loss(seen[1:], students, image, rebuilt, settings.distance, weights)
+
+    return training_steps(student, _groups(student, settings), detect.steps, seed, loss_of)
 
 
 def _groups(student: Student, settings: Settings) -> list[dict[str, Any]]:
-    """The weights that are trained, for an optimizer: the backbone's at `encoder_rate` times the learning rate."""
-    pretrained = list(student.encoder.parameters()) if isinstance(student.encoder, Pretrained) else []
-    ids = {id(weight) for weight in pretrained}
-    rest = [weight for weight in student.parameters() if id(weight) not in ids]
-    groups = [
-        {"params": rest, "lr": settings.learning_rate},
-        {"params": pretrained, "lr": settings.encoder_rate * settings.learning_rate},
-    ]
-    return groups if pretrained else groups[:1]
+    """The trainable weights, for an optimizer: a pretrained encoder's at `encoder_rate` times the learning rate."""
+    pretrained = student.encoder if isinstance(student.encoder, Pretrained) else None
+    rate = settings.learning_rate
+    return parameter_groups(student, pretrained, rate, settings.encoder_rate * rate)
 
 
 def _entries(model: Model, seen: Sequence[Tensor], exclude: Tensor | None = None) -> list[Tensor] | None:
-    """The bank's entries for what the teacher sees, or None without a bank."""
+    """The bank's entries for these teacher features, or None without a bank."""
     if model.bank is None:
         return None
     where = model.bank.keys.device
@@ -283,14 +268,14 @@ def _write(model: Model, student: dict[str, Tensor], out: Path) -> None:
 
 
 def _digest(bank: Bank) -> str:
-    """What tells this bank from that of another category or seed."""
+    """A digest that identifies the bank of a category and seed."""
     return hashlib.blake2b(bank.keys.cpu().numpy().tobytes(), digest_size=8).hexdigest()
 
 
 def load(folder: Path) -> Model:
-    """Read what `fit` wrote, onto this machine's device; teacher and bank are among it.
+    """Load what `fit` wrote, with teacher and bank, onto this machine's device.
 
-    Raises UserError where the bank is not the one that the student was trained with.
+    Raises UserError if the bank is not the one that the student was trained with.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     settings, weights = Settings.model_validate(config["settings"]), load_file(folder / "model.safetensors")
@@ -311,7 +296,7 @@ def load(folder: Path) -> Model:
 
 
 def predict(model: Model, image: RGB) -> Scores:
-    """How far student and teacher part at each pixel: (H, W, 3) uint8 -> (H, W) float32, at least 0."""
+    """The difference of student and teacher at each pixel: (H, W, 3) uint8 -> (H, W) float32, at least 0."""
     return predict_whole(image, lambda windows: scores_of(model, windows), sight(model))
 
 
@@ -337,4 +322,4 @@ def window_scores(model: Model, images: Tensor) -> Tensor:
 
 def _tensor(images: NDArray[np.uint8]) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1] on this machine's device."""
-    return torch.from_numpy(images).to(device()).permute(0, 3, 1, 2).float() / 255
+    return image_tensor(images, device())

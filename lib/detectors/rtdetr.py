@@ -1,10 +1,10 @@
-"""RT-DETRv2 on windows (Zhao et al. 2024, Lv et al. 2024): a detector that answers boxes, not maps.
+"""RT-DETRv2 on windows (Zhao et al. 2024, Lv et al. 2024): a detector that predicts boxes instead of a map.
 
-The network, its matching and its loss are those of transformers; here are its size, its data and its tiles. By default
-it is small and looks through the backbone of `detect.encoder`, or, with `none`, through a thin ResNet that starts from
-nothing; with `rtdetr.weights` it is a published one, whose class head alone is new: all defects are one class.
+Network, matching and loss are those of transformers; this file defines size, data and tiles. By default the network is
+small and uses the backbone of `detect.encoder`, or, with `none`, a thin ResNet that is trained from scratch. With
+`rtdetr.weights` it is a published network with a new class head: all defects are one class.
 
-A defect that is longer than the overlap of two tiles is cut in each: its pieces are put together again.
+A defect that is longer than the overlap of two tiles is cut in each: its boxes are joined (`lib/vision/stitching.py`).
 """
 
 import json
@@ -23,29 +23,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib.boxes import mask_boxes
-from lib.core.errors import UserError
+from lib.core.errors import UserError, first_line
 from lib.core.geometry import RGB, Mask, Scores, Window, crop
 from lib.core.params import Detect, Params, Positive, Section, Share
-from lib.core.runtime import device, progress, seed_for, write_json
+from lib.core.runtime import device, seed_for, write_json
 from lib.detectors import Example, History
 from lib.metrics.boxes import MOST, SPECK, ScoredBox, box_precision, painted, truth_boxes
-from lib.vision.backbones import HUB_ID, NONE, Backbone, load_backbone, rebuild, taps
-from lib.vision.fitting import DRAWING, VALIDATED, best_weights, one_cycle
+from lib.vision.backbones import HUB_ID, NONE, Backbone, image_tensor, load_backbone, rebuild, taps
+from lib.vision.fitting import DRAWING, VALIDATED, best_weights, parameter_groups, training_steps
 from lib.vision.stitching import stitched
 from lib.vision.tiles import resized, tiles
 from lib.vision.windows import Pools, batch_of, evenly_by_type
 
 LEARNS_FROM = "defects"
-STRIDES = (4, 8, 16)  # of the maps that the small network sees; published: 8, 16, 32, too coarse for windows
-HEADS = 4  # of the small network's attentions
-PRIOR = 0.01  # what every query answers at first: few of them hold a defect (Lin et al. 2017, sec. 4.1)
+STRIDES = (4, 8, 16)  # of the small network's input maps; published: 8, 16, 32, too coarse for windows
+HEADS = 4  # of the small network's attention layers
+PRIOR = 0.01  # initial score of every query: few of them hold a defect (Lin et al. 2017, sec. 4.1)
 WEIGHT_DECAY = 1e-4  # as published
 GRADIENT_CLIP = 0.1  # as published
-BATCH = 16  # tiles that are predicted at once
+BATCH = 16  # tiles per call in prediction
 
 
 class Settings(Section):
-    """The keys stand in params.yaml with their meaning; the sizes are those of the small network alone."""
+    """The keys are explained in params.yaml; sizes apply to the small network only."""
 
     weights: str | None
     width: Annotated[int, Field(ge=16, multiple_of=16)]
@@ -59,7 +59,7 @@ class Settings(Section):
 
 
 class Pyramid(nn.Module):
-    """A backbone's maps at STRIDES of the image (B, 3, H, W) in [0, 1], in the form in which RT-DETR takes its own."""
+    """A backbone's maps of the image (B, 3, H, W) in [0, 1] at STRIDES, in the form that RT-DETR expects."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Pyramid(nn.Module):
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network, and what its pictures are like: the window and the scale that it was trained at."""
+    """A trained network, with the window and the scale of its training."""
 
     network: Any  # RTDetrV2ForObjectDetection
     window: int
@@ -88,17 +88,17 @@ class Model:
 
     @property
     def multiple(self) -> int:
-        """Pixels that the sides of its windows are a multiple of."""
+        """Pixels; sides of windows are multiples of it."""
         return max(self.network.config.feat_strides)
 
 
 def fit(
     train: Sequence[Example], val: Sequence[Example], params: Params, settings: Settings, seed: int, out: Path
 ) -> History:
-    """Train on the boxes of windows, and write the weights of the best box AP on val; without defects there, the last.
+    """Train on windows and write the weights with the best box AP on val; without defects in val, the last ones.
 
-    Step n of a seed always draws the same windows, so equal input gives equal weights, bit for bit on a CPU.
-    Raises UserError when there is no defect to learn from, no such backbone or weights, or a window that does not fit.
+    Step n of a seed always draws the same windows, so that equal input gives equal weights, bit for bit on a CPU.
+    Raises UserError if there is no defect to learn from, backbone or weights are missing, or the window does not fit.
     """
     detect, pools = params.detect, Pools.of(train)
     network = _untrained(params, settings, seed)
@@ -137,7 +137,7 @@ def fit(
 
 
 def load(folder: Path) -> Model:
-    """Read what `fit` wrote, onto this machine's device; the backbone's weights are among it."""
+    """Load what `fit` wrote, with the backbone's weights, onto this machine's device."""
     from transformers import RTDetrV2Config
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -149,16 +149,16 @@ def load(folder: Path) -> Model:
 
 
 def predict(model: Model, image: RGB) -> Scores:
-    """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]: for each pixel the highest score of the boxes that hold it.
+    """(H, W, 3) uint8 -> (H, W) float32 in [0, 1]: for each pixel the highest score of the boxes that contain it.
 
-    All that boxes tell of pixels: good parts in the corner of a box are marked with the defect.
+    Boxes are coarse: good pixels in the corner of a box are marked, too.
     """
     return painted(boxes(model, image), image.shape)
 
 
 @torch.no_grad()
 def boxes(model: Model, image: RGB) -> list[ScoredBox]:
-    """The scored boxes of a whole picture (H, W, 3) uint8, in its own pixels, the surest first, at most MOST."""
+    """The scored boxes of a whole picture (H, W, 3) uint8, in its pixels, by falling score, at most MOST."""
     network, where = model.network.eval(), next(model.network.parameters()).device
     small = resized(image, model.scale)
     places = tiles(small.shape, model.window, model.window // 4, model.multiple)
@@ -177,7 +177,7 @@ def boxes(model: Model, image: RGB) -> list[ScoredBox]:
 
 
 def _in_picture(corners: NDArray, scores: NDArray, place: Window, shape: Sequence[int]) -> list[ScoredBox]:
-    """The boxes (Q, 4) of a tile, as shares of its side, in pixels of the picture and cut at its border."""
+    """The boxes (Q, 4) of a tile, given as shares of its side, in pixels of the picture and clipped to it."""
     low, high = np.zeros(4), np.tile(shape[1::-1], 2)
     pixels = np.clip(corners * place.side + np.array([place.x0, place.y0] * 2), low, high)
     inside = (pixels[:, 2:] > pixels[:, :2]).all(axis=1)
@@ -199,9 +199,10 @@ def _untrained(params: Params, settings: Settings, seed: int) -> Any:
             network = _published(settings.weights, settings, params.base.allow_download)
         else:
             backbone = None if name == NONE else load_backbone(name, params.base.allow_download)
-            torch.manual_seed(seed_for(seed, "weights"))  # whatever the backbone has drawn
+            torch.manual_seed(seed_for(seed, "weights"))  # again: the backbone may have used random numbers
             network = _built(_small(settings, backbone), backbone)
-            # transformers draws the norms' weights around 0, for a checkpoint to overwrite; nothing would pass them.
+            # transformers initialises norm weights around 0, to be overwritten by a checkpoint; they would block
+            # signals.
             for module in network.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     nn.init.ones_(module.weight)
@@ -253,7 +254,7 @@ def _built(config: Any, backbone: Backbone | None) -> Any:
 
 
 def _published(name: str, settings: Settings, allow_download: bool) -> Any:
-    """A complete RT-DETRv2 with its weights, but for the class heads. Raises UserError where there is none."""
+    """A complete RT-DETRv2 with its weights, except for new class heads. Raises UserError if it cannot be loaded."""
     from transformers import RTDetrV2ForObjectDetection
 
     hub = HUB_ID.fullmatch(name)
@@ -279,50 +280,37 @@ def _published(name: str, settings: Settings, allow_download: bool) -> Any:
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         where = " in the local cache, since base.allow_download is false" if commit and local else ""
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"rtdetr.weights: {name} gives no RT-DETRv2{where}: {reason}") from error
+        raise UserError(f"rtdetr.weights: {name} gives no RT-DETRv2{where}: {first_line(error)}") from error
 
 
 def _training(network: Any, pools: Pools, detect: Detect, settings: Settings, seed: int) -> Iterator[tuple[int, float]]:
     """Train the network, and yield each step, from 1 on, with its loss."""
     where = next(network.parameters()).device
-    groups = _groups(network, settings)
-    optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = one_cycle(optimizer, settings.steps)
-    trained = [weight for group in groups for weight in group["params"]]
-    for step in progress(range(1, settings.steps + 1), f"train seed {seed}"):
-        network.train()
+
+    def loss_of(step: int) -> Tensor:
         batch = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)))
         labels = [{name: value.to(where) for name, value in labels_of(mask).items()} for mask in batch.masks]
         pixels = _tensor(batch.images, where)
-        if settings.denoising:  # draws the noise of its boxes from torch's one random state, while other seeds train
-            with DRAWING, torch.random.fork_rng():
-                torch.manual_seed(seed_for(seed, "noise", step))
-                loss = network(pixel_values=pixels, labels=labels).loss
-        else:
-            loss = network(pixel_values=pixels, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, GRADIENT_CLIP)
-        optimizer.step()
-        schedule.step()
-        yield step, loss.item()
+        if not settings.denoising:
+            return network(pixel_values=pixels, labels=labels).loss
+        with DRAWING, torch.random.fork_rng():  # noisy boxes come from torch's one random state, which all seeds share
+            torch.manual_seed(seed_for(seed, "noise", step))
+            return network(pixel_values=pixels, labels=labels).loss
+
+    groups = _groups(network, settings)
+    return training_steps(network, groups, settings.steps, seed, loss_of, WEIGHT_DECAY, GRADIENT_CLIP)
 
 
 def _groups(network: Any, settings: Settings) -> list[dict[str, Any]]:
-    """The weights that are trained, for an optimizer: a pretrained backbone's at `encoder_rate` times the rate."""
-    rate, pretrained = settings.learning_rate, []
-    if settings.weights is not None or isinstance(network.model.backbone, Pyramid):
-        pretrained = [weight for weight in network.model.backbone.parameters() if weight.requires_grad]
-    ids = {id(weight) for weight in pretrained}
-    rest = [weight for weight in network.parameters() if weight.requires_grad and id(weight) not in ids]
-    groups = [{"params": rest, "lr": rate}, {"params": pretrained, "lr": settings.encoder_rate * rate}]
-    return groups if pretrained else groups[:1]
+    """The trainable weights, for an optimizer: a pretrained backbone's at `encoder_rate` times the learning rate."""
+    backbone, rate = network.model.backbone, settings.learning_rate
+    is_pretrained = settings.weights is not None or isinstance(backbone, Pyramid)
+    return parameter_groups(network, backbone if is_pretrained else None, rate, settings.encoder_rate * rate)
 
 
 def labels_of(mask: Mask) -> dict[str, Tensor]:
-    """What the loss takes of a window's mask (H, W) bool: `boxes` (N, 4), centre, width and height as shares of the
-    window, and `class_labels` (N,) zeros. A sliver that the window's border leaves of a defect is none."""
+    """The loss's targets for a window's mask (H, W) bool: `boxes` (N, 4), centre, width and height as shares of the
+    window, and `class_labels` (N,) zeros. Pieces of less than SPECK px, cut by the window's border, are left out."""
     height, width = mask.shape
     pieces = [piece.box for piece in mask_boxes(mask, 0, SPECK) if piece.area >= SPECK]
     corners = torch.tensor(pieces, dtype=torch.float32).reshape(-1, 2, 2) / torch.tensor([width, height])
@@ -331,5 +319,5 @@ def labels_of(mask: Mask) -> dict[str, Tensor]:
 
 
 def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1], which is all that RT-DETR's own preprocessing does."""
-    return torch.from_numpy(images).to(where).permute(0, 3, 1, 2).contiguous().float() / 255
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1], contiguous: RT-DETR's own preprocessing does no more."""
+    return image_tensor(images, where).contiguous()

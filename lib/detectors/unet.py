@@ -1,9 +1,9 @@
 """A small U-Net on windows (Ronneberger et al. 2015), trained on real and synthetic defects.
 
-Made for two CPU cores: full resolution is seen by two thin convolutions only, the rest works at half of it and
-below. Skips are added instead of concatenated, which halves the decoder. Its way down is a backbone that has seen a
-million photographs (`detect.encoder`), since few defects teach little about pictures, or, with `none`, convolutions
-that start from nothing.
+Designed for two CPU cores: only two thin convolutions work at full resolution, all others at half of it or less. Skip
+connections are added instead of concatenated, which halves the decoder. The encoder is a backbone that was pretrained
+on ImageNet (`detect.encoder`), since a few defects are not enough to learn features, or, with `none`, convolutions that
+are trained from scratch.
 """
 
 import itertools
@@ -25,27 +25,26 @@ from torch import Tensor, nn
 from lib.core.defects import Labels
 from lib.core.geometry import RGB, Scores
 from lib.core.params import Detect, Params, Positive, Section, Share
-from lib.core.runtime import device, mixed_precision, progress, seed_for, write_json
+from lib.core.runtime import device, mixed_precision, seed_for, write_json
 from lib.detectors import Example, History
-from lib.vision.backbones import NONE, Backbone, load_backbone, rebuild
-from lib.vision.fitting import DRAWING, VALIDATED, best_weights, one_cycle, pixel_precision
+from lib.vision.backbones import NONE, Backbone, image_tensor, load_backbone, rebuild
+from lib.vision.fitting import DRAWING, VALIDATED, best_weights, parameter_groups, pixel_precision, training_steps
 from lib.vision.tiles import Sight, predict_channels, predict_whole
 from lib.vision.windows import Pools, batch_of, evenly_by_type
 
 LEARNS_FROM = "defects"
 LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16
 DETAIL = 8  # channels at full resolution
-LARGEST = 544  # pixels, of a tile of a whole picture: fewer tiles see fewer pixels twice, and less padding
-BATCH = 1  # tiles that are seen at once: the maps of more leave a processor's cache
-WEIGHT_DECAY = 1e-2
+LARGEST = 544  # pixels; largest tile of a whole picture: larger tiles have less overlap and less padding
+BATCH = 1  # tiles per call: the feature maps of more do not fit into a processor's cache
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
 class Settings(Section):
-    """width: channels at half of full resolution; each level below has twice as many.
+    """width: channels at half resolution, doubled at each level below.
 
-    encoder_rate: of the learning rate, for the backbone's weights, which know something already; 0 freezes them.
-    classes: what is told apart: a defect from none, or its type, too.
+    encoder_rate: learning rate of the backbone, as a multiple of detect.learning_rate; 0 freezes it. classes: defect:
+    defective or not; types: also which type of defect.
     """
 
     width: Positive
@@ -56,13 +55,13 @@ class Settings(Section):
 class UNet(nn.Module):
     """(B, 3, H, W) float in [0, 1] -> logits (B, 1 + types, H, W); H and W are multiples of 16.
 
-    The first channel tells a defect from none, the others which type it is, if it is one. `backbone`: its way down.
+    The first channel is the logit of a defect, the others are those of its type. backbone: the encoder.
     """
 
     def __init__(self, width: int, backbone: Backbone | None = None, types: int = 0) -> None:
         super().__init__()
         channels = [width * 2**level for level in range(LEVELS)]
-        # No norm at full resolution: there it would cost as much as the convolution.
+        # No norm at full resolution, where it would cost as much as the convolution.
         self.detail = nn.Sequential(nn.Conv2d(3, DETAIL, 3, padding=1), nn.ReLU(inplace=True))
         self.encoder = Pretrained(backbone, channels) if backbone else Plain([DETAIL, *channels])
         skips = [DETAIL, *channels[:-1]]
@@ -79,18 +78,13 @@ class UNet(nn.Module):
         return self.head(x)
 
     def groups(self, learning_rate: float, encoder_rate: float) -> list[dict[str, Any]]:
-        """The weights that are trained, for an optimizer: the backbone's at `encoder_rate` times the learning rate."""
-        if not isinstance(self.encoder, Pretrained):
-            return [{"params": list(self.parameters()), "lr": learning_rate}]
-        pretrained = list(self.encoder.backbone.parameters())
-        ids = {id(weight) for weight in pretrained}
-        rest = [weight for weight in self.parameters() if id(weight) not in ids]
-        groups = [{"params": rest, "lr": learning_rate}, {"params": pretrained, "lr": encoder_rate * learning_rate}]
-        return groups if encoder_rate else groups[:1]
+        """The trainable weights, for an optimizer: the backbone's at `encoder_rate` times the learning rate."""
+        backbone = self.encoder.backbone if isinstance(self.encoder, Pretrained) else None
+        return parameter_groups(self, backbone, learning_rate, encoder_rate * learning_rate)
 
 
 class Plain(nn.Module):
-    """Two convolutions for each level: the detail (B, DETAIL, H, W) -> maps at 1/2 to 1/16 of it."""
+    """Two convolutions per level: the detail (B, DETAIL, H, W) -> maps at 1/2 to 1/16 of its size."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -107,9 +101,9 @@ class Plain(nn.Module):
 
 
 class Pretrained(nn.Module):
-    """A backbone's features of the image (B, 3, H, W), in the number and of the size of the plain encoder's maps.
+    """A backbone's features of the image (B, 3, H, W), as many and of the same sizes as those of the plain encoder.
 
-    A backbone with fewer maps than levels gives some of them twice; one with other strides has its maps resized.
+    Maps of a backbone with fewer levels are used twice; those with other strides are resized.
     """
 
     def __init__(self, backbone: Backbone, channels: Sequence[int]) -> None:
@@ -134,7 +128,7 @@ class Pretrained(nn.Module):
 
 
 def _convolution(before: int, after: int, size: int = 3) -> tuple[nn.Module, ...]:
-    """GroupNorm: a batch of a few windows, half of them without a defect, has no statistics to rely on."""
+    """With group norm: a batch of few windows, half of them without defect, has no reliable statistics."""
     groups = next(n for n in (4, 2, 1) if after % n == 0)
     convolution = nn.Conv2d(before, after, size, padding=size // 2, bias=False)
     return convolution, nn.GroupNorm(groups, after), nn.ReLU(inplace=True)
@@ -142,7 +136,7 @@ def _convolution(before: int, after: int, size: int = 3) -> tuple[nn.Module, ...
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network with the window and the scale that it was trained at, and the types that it tells apart."""
+    """A trained network with the window and the scale of its training, and the types that it classifies."""
 
     network: UNet
     window: int
@@ -153,10 +147,10 @@ class Model:
 def fit(
     train: Sequence[Example], val: Sequence[Example], params: Params, settings: Settings, seed: int, out: Path
 ) -> History:
-    """Train on windows and write the weights of the best pixel AP on val; without defects in val, the last ones.
+    """Train on windows and write the weights with the best pixel AP on val; without defects in val, the last ones.
 
-    Step n of a seed always draws the same windows, so equal input gives equal weights, bit for bit on a CPU.
-    Raises UserError when there is no defect to learn from, or no backbone of the name in `detect.encoder`.
+    Step n of a seed always draws the same windows, so that equal input gives equal weights, bit for bit on a CPU.
+    Raises UserError if there is no defect to learn from, or `detect.encoder` names no backbone.
     """
     detect, pools = params.detect, Pools.of(train)
     types = tuple(pools.types) if settings.classes == "types" else ()
@@ -197,32 +191,26 @@ def _training(
     """Train the network, and yield each step, from 1 on, with its loss."""
     network, where = model.network, next(model.network.parameters()).device
     precision = mixed_precision(where)
-    groups = network.groups(detect.learning_rate, encoder_rate)
-    optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = one_cycle(optimizer, detect.steps)
-    scaler = torch.amp.GradScaler(where.type, enabled=precision == "fp16")
-    for step in progress(range(1, detect.steps + 1), f"train seed {seed}"):
-        network.train()
+
+    def loss_of(step: int) -> Tensor:
         batch = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)), types=model.types)
         with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
-            logits = network(_tensor(batch.images, where))
+            logits = network(image_tensor(batch.images, where))
         loss = segmentation_loss(logits[:, 0].float(), torch.from_numpy(batch.masks).to(where).float())
         if model.types:
             loss = loss + type_loss(logits[:, 1:].float(), torch.from_numpy(batch.labels).to(where).long())
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        schedule.step()
-        yield step, loss.item()
+        return loss
+
+    groups = network.groups(detect.learning_rate, encoder_rate)
+    return training_steps(network, groups, detect.steps, seed, loss_of, fp16=precision == "fp16")
 
 
 def load(folder: Path) -> Model:
-    """Read what `fit` wrote, onto this machine's device; the backbone's weights are among it."""
+    """Load what `fit` wrote, with the backbone's weights, onto this machine's device."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     with DRAWING:
         backbone = rebuild(config["backbone"]) if config["backbone"] else None
-        types = tuple(config.get("types", ()))  # of a model of an earlier version none
+        types = tuple(config.get("types", ()))  # models of earlier versions have none
         network = UNet(config["width"], backbone, len(types))
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return Model(network.to(device()).eval(), config["window"], config["scale"], types)
@@ -236,7 +224,7 @@ def predict(model: Model, image: RGB) -> Scores:
 
     def predict_batch(tiles: NDArray) -> NDArray:
         with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
-            scores = window_scores(model, _tensor(tiles, where))
+            scores = window_scores(model, image_tensor(tiles, where))
         return scores.cpu().numpy()
 
     return predict_whole(image, predict_batch, sight(model))
@@ -244,13 +232,13 @@ def predict(model: Model, image: RGB) -> Scores:
 
 @torch.inference_mode()
 def predict_typed(model: Model, image: RGB) -> tuple[Scores, Labels]:
-    """What `predict` gives, and (H, W) uint8: k where a defect would most likely be of the k-th of `model.types`."""
+    """The scores of `predict`, and (H, W) uint8: k where the k-th of `model.types` is the most likely type."""
     where = next(model.network.eval().parameters()).device
     precision = mixed_precision(where)
 
     def predict_batch(tiles: NDArray) -> NDArray:
         with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
-            logits = model.network(_tensor(tiles, where)).float()
+            logits = model.network(image_tensor(tiles, where)).float()
         shares = torch.cat([logits[:, :1].sigmoid(), logits[:, 1:].softmax(dim=1)], dim=1)
         return shares.cpu().numpy()
 
@@ -268,10 +256,10 @@ def window_scores(model: Model, images: Tensor) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Binary cross entropy plus the mean soft Dice (Milletari et al. 2016) of the windows that show a defect.
+    """Binary cross entropy plus the mean soft Dice loss (Milletari et al. 2016) of the windows that show a defect.
 
-    logits, masks: (B, H, W). One Dice for each window, not one for the batch: there a patch of half a window would
-    drown a hole of twenty pixels. A window without a defect has no overlap to speak of.
+    logits, masks: (B, H, W). Dice is computed per window: over the whole batch, a defect of half a window would
+    outweigh one of twenty pixels. For windows without a defect it is undefined.
     """
     probabilities, shows = logits.sigmoid(), masks.amax(dim=(1, 2))
     overlap = 2 * (probabilities * masks).sum(dim=(1, 2)) + 1
@@ -281,17 +269,12 @@ def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def type_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy of the types (B, K, H, W) on defect pixels, labels (B, H, W) from 1 to K; 0 is no defect.
+    """Cross entropy of the types (B, K, H, W) on defect pixels; labels (B, H, W) from 1 to K, 0 for no defect.
 
-    The mean over each window's defect pixels, then over windows that show one, as in the Dice above. Together with the
-    binary cross entropy it is that of K + 1 classes, with the types' share weighted by pixels of defects alone.
+    Averaged over each window's defect pixels, then over the windows that show a defect, as Dice. Together with the
+    binary cross entropy this is a cross entropy of K + 1 classes in which types are normalised by defect pixels only.
     """
     shows = (labels > 0).float()
     pixels = F.cross_entropy(logits, (labels - 1).clamp(min=0), reduction="none") * shows
     windows = pixels.sum(dim=(1, 2)) / shows.sum(dim=(1, 2)).clamp(min=1)
     return windows.sum() / shows.amax(dim=(1, 2)).sum().clamp(min=1)
-
-
-def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1]; the channels stay last in memory."""
-    return torch.from_numpy(images).to(where).permute(0, 3, 1, 2).float() / 255

@@ -1,12 +1,12 @@
-"""Where a word looks: the cross-attention of a U-Net's decoder, with its gradient, from an ordinary forward pass.
+"""Cross-attention maps of a U-Net's decoder, with gradients, from an ordinary forward pass.
 
 `show_decoder_attention(unet)` once, then
 
     with attention_maps() as maps:
         prediction = unet(noisy, timesteps, text).sample
-    where_it_looks = word_map(maps, positions, size)
+    attention = word_map(maps, positions, size)
 
-Maps are collected for each call by itself: several threads may call one U-Net, and nothing is kept on it.
+Maps are collected per call: several threads may call one U-Net, and nothing is stored on it.
 """
 
 import contextlib
@@ -21,9 +21,10 @@ _maps: ContextVar[list[Tensor] | None] = ContextVar("maps", default=None)
 
 
 class ShownAttention:
-    """Attention whose softmax is computed explicitly (fused kernels give no probabilities) and can be collected.
+    """An attention processor that computes the softmax explicitly (fused kernels return no probabilities), so that it
+    can be collected.
 
-    The layers of a `Transformer2DModel`: tokens (B, N, C) in and out.
+    For the layers of a `Transformer2DModel`: tokens (B, N, C) in and out.
     """
 
     def __call__(
@@ -49,9 +50,9 @@ class ShownAttention:
 
 
 def show_decoder_attention(unet: Any) -> None:
-    """Let the cross-attention of the up blocks be collected; all other layers stay as they are.
+    """Make the cross-attention of the up blocks available to `attention_maps`; other layers stay as they are.
 
-    The encoder's maps do not follow the layout of the picture (Song et al. 2025 leave them out).
+    The maps of the encoder do not follow the layout of the picture (Song et al. 2025 leave them out).
     """
     shown = {
         name: ShownAttention() if name.startswith("up_blocks.") and ".attn2." in name else processor
@@ -62,9 +63,9 @@ def show_decoder_attention(unet: Any) -> None:
 
 @contextlib.contextmanager
 def attention_maps() -> Iterator[list[Tensor]]:
-    """Yield a list that the forward passes within the block, in this thread, fill: (B, N, T) of each shown layer.
+    """Yield a list to which forward passes inside the block, in this thread, append a map (B, N, T) per layer.
 
-    Softmax probabilities over the T tokens, for each of N = h w places, averaged over heads; they carry gradients.
+    Maps are softmax probabilities over the T tokens at each of N = h w positions, averaged over heads, with gradients.
     """
     maps: list[Tensor] = []
     token = _maps.set(maps)
@@ -75,10 +76,10 @@ def attention_maps() -> Iterator[list[Tensor]]:
 
 
 def word_map(maps: list[Tensor], positions: Tensor, size: Sequence[int]) -> Tensor:
-    """How much each place attends to one token: (B, 1, h, w) in [0, 1], the mean over all layers.
+    """How much each position attends to one token: (B, 1, h, w) in [0, 1], the mean over all layers.
 
     maps: (B, N, T) of each layer; positions: (B,) int64, of each sample's token; size: (h, w) of the latents, to which
-    every layer's map is resized bilinearly. Raises ValueError when there is no map.
+    every layer's map is resized bilinearly. Raises ValueError if there is no map.
     """
     if not maps:
         raise ValueError("no attention was collected: the U-Net's decoder has no cross-attention, or hides it")

@@ -1,4 +1,4 @@
-"""Two diffusion chains side by side, of which the global one is pulled towards the local one (after DMGR)."""
+"""Two diffusion chains that are sampled together: gradients pull the global one towards the local one (after DMGR)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,8 +26,9 @@ Estimate = Callable[[Tensor, int, Tensor], Tensor]  # (x, t, rows (b,) int64) ->
 
 @dataclass(frozen=True)
 class Descended:
-    """x0: (B, C, G, G), clean windows in [-1, 1]; patch: (B, C, L, L), those of the local chain; loss: (B,), of the
-    last optimised step without its regulariser, NaN where there was none; search: what the line searches met with."""
+    """The samples. x0: (B, C, G, G), clean windows in [-1, 1]; patch: (B, C, L, L), clean patches of the local chain;
+    loss: (B,), of the last optimised step without regulariser, NaN if there was none; search: counts of the line
+    searches."""
 
     x0: Tensor
     patch: Tensor
@@ -37,11 +38,12 @@ class Descended:
 
 @dataclass(frozen=True)
 class Rectifier:
-    """Two chains, of which the global one is pulled towards the local one.
+    """The sampler of both chains.
 
     whole, part: estimate x0 of windows and of patches. corners: (B, 2) int64, x and y of the patches in the windows.
-    draws: a CPU generator for each sample, of the noise of time travel. source: (B, C, G, G), or None; known: (B, 1, G,
-    G) bool, where x0 is kept as the source at every level. watch: called with t and both estimates at every step down.
+    draws: a CPU generator for each sample, for the noise of time travel. source: (B, C, G, G), or None; known: (B, 1,
+    G, G) bool, where x0 is set to the source at every level. watch: called with t and both estimates at every step
+    down.
     """
 
     schedule: Schedule
@@ -55,7 +57,7 @@ class Rectifier:
     watch: Callable[[int, Tensor, Tensor], None] = lambda t, x0, patch: None
 
     def __call__(self, x: Tensor, start: int) -> Descended:
-        """From windows x (B, C, G, G) at the level `start` to clean ones; both chains begin with the same noise."""
+        """From windows x (B, C, G, G) at level `start` to clean ones; both chains start from the same noise."""
         timing, everyone = Timing(self.plan, self.schedule), torch.arange(len(x), device=x.device)
         search = Search.of(len(x), x.device)
         c, replaced = self.patches(x), False
@@ -67,7 +69,7 @@ class Rectifier:
             if s < t and timing.refreshes(s):
                 signal = self.schedule.signal(s)
             free, climbs = timing.phase(t) == "free", s > t
-            # On the way up nothing is optimised but at the foot of a climb; its top is a level like others.
+            # While time travel climbs, only its first level is optimised; its last level is a level like any other.
             if not free and (t < before or not climbs):
                 x, c, (x0, patch, loss) = self.pulled(x, c, t, signal, timing, search)
             elif not climbs:
@@ -87,7 +89,7 @@ class Rectifier:
         """Both states after the gradient steps of level t, with their estimates and the loss without regulariser."""
         origin_x, origin_c, abar = x, c, self.schedule.signal(t)
         anchors = timing.phase(t) == "anchor"
-        # What the local chain says does not change while it is not moved.
+        # In this phase the local state does not move, so that its estimate stays the same.
         fixed = self.patch(c, t, torch.arange(len(c), device=c.device)).detach() if anchors else None
 
         def losses(x0: Tensor, patch: Tensor, rows: Tensor) -> Tensor:
@@ -105,19 +107,19 @@ class Rectifier:
         return x, c, (x0, patch, losses(x0, patch, torch.arange(len(x), device=x.device)))
 
     def gate(self, x: Tensor, signal: float) -> Tensor:
-        """How far the pixels of the windows may move, (B, 1, G, G): not at all where they are known."""
+        """How far the pixels of the windows may move, (B, 1, G, G) in [0, 1]; 0 where they are known."""
         gate = global_gate(x.shape[-1], self.corners + self.plan.patch / 2, self.plan.radius, signal)
         return gate if self.known is None else gate.masked_fill(self.known, 0)
 
     def window(self, x: Tensor, t: int, rows: Tensor) -> Tensor:
-        """Estimates of windows (b, C, G, G), as the source where that is known."""
+        """Estimates of windows (b, C, G, G), equal to the source where that is known."""
         x0 = self.whole(x, t, rows)
         if self.source is None or self.known is None:
             return x0
         return torch.where(self.known[rows], self.source[rows], x0)
 
     def patch(self, c: Tensor, t: int, rows: Tensor) -> Tensor:
-        """Estimates of patches (b, C, L, L), likewise: the local chain, too, goes on from what is around the box."""
+        """Estimates of patches (b, C, L, L), likewise: the local chain, too, continues the surroundings of the box."""
         x0 = self.part(c, t, rows)
         if self.source is None or self.known is None:
             return x0

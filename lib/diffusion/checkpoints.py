@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: whole or absent, the newest readable one is taken up, the two newest are kept."""
+"""Checkpoints of a training run: written whole or not at all; the newest readable one is resumed."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lib.core.runtime import atomic_folder, write_json
 
-CHECKPOINTS = 2  # newest ones that stay: where one is damaged, the one before serves
+CHECKPOINTS = 2  # that are kept: if the newest is damaged, the one before is used
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrainingState:
 
 
 def save(work: Path, step: int, state: TrainingState, history: list[dict[str, float]]) -> None:
-    """Write the checkpoint of a step, whole, and only then remove all but the newest ones."""
+    """Write the checkpoint of a step, and then remove all but the newest ones."""
     slots: dict[str, Tensor] = {}
     for (name, weight), shadow in zip(state.weights.items(), state.average.shadow_params, strict=True):
         slots[f"weight/{name}"], slots[f"ema/{name}"] = weight.detach(), shadow
@@ -52,9 +52,9 @@ def checkpoints(work: Path) -> list[Path]:
 
 
 def resume(work: Path, state: TrainingState) -> tuple[int, list[dict[str, float]]]:
-    """Put the newest readable checkpoint into the state; its number of steps and its history, or 0 and nothing.
+    """Load the newest readable checkpoint into the state; return its step and its history, or 0 and an empty list.
 
-    A damaged checkpoint is named and skipped in favour of the one before.
+    A damaged checkpoint is reported and skipped.
     """
     for folder in checkpoints(work):
         try:

@@ -15,14 +15,12 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from torch import Tensor
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, first_line
 from lib.core.params import Base
 from lib.core.runtime import fingerprint
 
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # of a base, and its folder's folders
-
-
-# Diffusers complains of a key that it wrote itself, and of an autoencoder that the pipeline's type hints do not name.
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # of a base; each is a folder in its folder
+# Diffusers warns of a key that it wrote itself, and of an autoencoder that its pipeline's type hints do not list.
 QUIRKS = ("The config attributes {'block_out_channels'", "Expected types for vae")
 
 
@@ -46,7 +44,7 @@ class Components:
 
     @property
     def resolution(self) -> int:
-        """Side of the square pictures in pixels that the U-Net was made for."""
+        """Side in pixels of the square pictures that the U-Net was trained on."""
         return int(self.unet.config.sample_size) * self.factor
 
     @property
@@ -56,7 +54,7 @@ class Components:
 
 
 def block_channels(vae: Any) -> Sequence[int]:
-    """Channels per level of either kind of autoencoder (the tiny one keeps two lists, of which one serves)."""
+    """Channels per level of either kind of autoencoder; the tiny one stores a list for the encoder, which is used."""
     config = vae.config
     return config.encoder_block_out_channels if "encoder_block_out_channels" in config else config.block_out_channels
 
@@ -64,9 +62,8 @@ def block_channels(vae: Any) -> Sequence[int]:
 def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) -> Components:
     """Load a base model onto a device; nothing is fetched unless `base.allow_download` is set.
 
-    Its convolutions are laid out channels last, which they run faster in (`bench/finetune.py`, `bench/synth.py`).
-
-    Raises UserError, in one sentence, when the model is not there or has not the nine-channel layout.
+    Convolutions use the memory format channels last, which is faster (`bench/finetune.py`, `bench/synth.py`).
+    Raises UserError if the model is missing or does not have nine input channels.
     """
     folder = Path(base.model)
     if not folder.is_dir() and base.revision is None:
@@ -83,7 +80,7 @@ def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) ->
             requires_safety_checker=False,
         )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         if folder.is_dir():
             raise UserError(f"base.model: the folder {folder} is no model in diffusers format: {reason}") from error
         if base.allow_download:
@@ -104,7 +101,7 @@ def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) ->
 
 
 def as_pipeline(parts: Components) -> StableDiffusionInpaintPipeline:
-    """The parts as a pipeline of diffusers, which knows how to save them, and to read adapters and words into them."""
+    """The parts as a pipeline of diffusers, which can save them and load adapters and words into them."""
     return StableDiffusionInpaintPipeline(
         vae=parts.vae,
         text_encoder=parts.text_encoder,
@@ -118,12 +115,12 @@ def as_pipeline(parts: Components) -> StableDiffusionInpaintPipeline:
 
 
 def save(parts: Components, folder: Path) -> None:
-    """Save all parts in the folder format, with the `model_index.json` that any diffusers program reads."""
+    """Save all parts in the folder format of diffusers, with `model_index.json`."""
     as_pipeline(parts).save_pretrained(folder, safe_serialization=True)
 
 
 def provenance(base: Base, out: Path) -> dict[str, str | None]:
-    """What model.json says of a model in the folder `out`: its base, the base's revision, the hash of its own weights.
+    """The entries of model.json for a model in the folder `out`: base, revision of the base, hash of the model's files.
 
     The revision of a local base is the hash of its parts.
     """
@@ -136,10 +133,10 @@ def provenance(base: Base, out: Path) -> dict[str, str | None]:
 
 
 def encode(vae: Any, pixels: Tensor, draws: list[torch.Generator] | None = None) -> Tensor:
-    """Latents (B, 4, H/f, W/f), scaled, of pictures (B, 3, H, W) in [-1, 1].
+    """Scaled latents (B, 4, H/f, W/f) of pictures (B, 3, H, W) in [-1, 1].
 
-    A variational autoencoder is sampled, as in MvP-Diff, each picture with its own of the B generators; without any it
-    gives its mode.
+    draws: B generators, one per picture, with which a variational autoencoder is sampled, as in MvP-Diff; None: its
+    mode.
     """
     output = vae.encode(pixels.to(vae.dtype))
     if hasattr(output, "latents"):  # the tiny autoencoder is deterministic

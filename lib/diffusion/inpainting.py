@@ -1,4 +1,4 @@
-"""What a latent inpainting model is trained on: cached latents, and the denoising objective over them."""
+"""Training of a latent inpainting model: cached latents, and the denoising objective."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from lib.diffusion.training import min_snr_weight
 class Cache:
     """N training samples as the U-Net sees them; encoded once, read in every step.
 
-    latents, masked: (N, 4, h, w), the picture and the picture with its box blanked, scaled. masks: (N, 1, h, w) in
-    {0, 1}. captions: for each sample the rows of the embedding table that say what is in it.
+    latents, masked: (N, 4, h, w), scaled latents of the picture, and of the picture with its box blanked. masks: (N, 1,
+    h, w) in {0, 1}. captions: for each sample the rows of its captions in the embedding table.
     """
 
     latents: Tensor
@@ -30,8 +30,8 @@ class Cache:
 def encode_views(vae: Any, views: Iterable[tuple[Any, Any, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     """Encode batches of (pictures (B, S, S, 3) uint8, masks (B, S, S) bool, seeds (B,) int64) into `Cache` tensors.
 
-    The masked picture is grey (0 in [-1, 1]) inside of its mask, as in latent-diffusion inpainting. A view's seed is
-    that of its own generator, on the CPU, so that its latents depend neither on the batch nor on the device.
+    The masked picture is grey (0 in [-1, 1]) inside its mask, as usual for latent inpainting. Each view has its own
+    generator on the CPU, with the view's seed, so that its latents depend neither on the batch nor on the device.
     """
     where = next(vae.parameters()).device
     latents, masked, small = [], [], []
@@ -46,26 +46,35 @@ def encode_views(vae: Any, views: Iterable[tuple[Any, Any, Tensor]]) -> tuple[Te
 
 
 def blanked(pixels: Tensor, masks: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1] with zero, which is mid grey, wherever masks (B, 1, H, W) are 0.5 or more."""
+    """Pictures (B, 3, H, W) in [-1, 1], set to 0 (mid grey) where masks (B, 1, H, W) are at least 0.5."""
     return pixels * (masks < 0.5)
 
 
 def latent_masks(masks: Tensor, latents: Tensor) -> Tensor:
-    """Masks (B, 1, H, W) at the size of latents (B, C, h, w): a cell is masked where any of its pixels is.
+    """Masks (B, 1, H, W) at the size of latents (B, C, h, w): a cell is masked if any of its pixels is.
 
-    Diffusers takes the nearest pixel, by which a hole smaller than a cell may vanish; where holes fill whole cells the
-    two agree.
+    Diffusers takes the nearest pixel, which may lose holes smaller than a cell; for holes of whole cells both agree.
     """
     return nn.functional.adaptive_max_pool2d(masks, latents.shape[-2:])
 
 
-class InpaintingObjective(nn.Module):
-    """Restore the picture from its boxed-out version and its caption (MvP-Diff; section 3.2 of its training script).
+def prediction_of(scheduler: Any) -> str:
+    """What the U-Net of a base predicts: `epsilon` or `v_prediction`. Raises UserError for anything else."""
+    prediction = str(scheduler.config.prediction_type)
+    if prediction not in ("epsilon", "v_prediction"):
+        raise UserError(
+            f"base.model: its scheduler predicts {prediction!r}; a base has to predict epsilon or v_prediction"
+        )
+    return prediction
 
-    `text` gives embeddings (B, T, D) for rows of captions; row `empty` is the empty caption. `scheduler` is the base's:
-    it says how noise is mixed in, and whether the U-Net predicts the noise (epsilon: Stable Diffusion 1.5) or the
-    velocity (v_prediction, Salimans & Ho 2022: Stable Diffusion 2 and the embedded base). A subclass may weigh pixels
-    and noise levels otherwise: `mean_error`, `draw_timestep`.
+
+class InpaintingObjective(nn.Module):
+    """Restore the picture from its masked version and its caption (MvP-Diff; section 3.2 of its training script).
+
+    text: gives embeddings (B, T, D) for rows of captions; row `empty` is the empty caption. scheduler: that of the
+    base, which defines the noise levels and whether the U-Net predicts the noise (epsilon: Stable Diffusion 1.5) or the
+    velocity (v_prediction, Salimans & Ho 2022: Stable Diffusion 2 and the embedded base). A subclass can weight pixels
+    and noise levels differently: `mean_error`, `draw_timestep`.
     """
 
     def __init__(
@@ -81,11 +90,7 @@ class InpaintingObjective(nn.Module):
         super().__init__()
         self.unet, self.text, self.empty, self.cache = unet, text, empty, cache
         self.gamma, self.dropout = min_snr_gamma, caption_dropout
-        self.prediction = str(scheduler.config.prediction_type)
-        if self.prediction not in ("epsilon", "v_prediction"):
-            raise UserError(
-                f"base.model: its scheduler predicts {self.prediction!r}; a base has to predict epsilon or v_prediction"
-            )
+        self.prediction = prediction_of(scheduler)
         where = cache.latents.device
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod.to(where)
 
@@ -108,15 +113,15 @@ class InpaintingObjective(nn.Module):
         return min_snr_weight(self.alphas_cumprod, timesteps, self.gamma, self.prediction) * errors
 
     def mean_error(self, squares: Tensor, masks: Tensor) -> Tensor:
-        """Error of each sample, (b,), from its squares (b, 4, h, w) and masks (b, 1, h, w): all cells count alike."""
+        """Error of each sample, (b,), from squared errors (b, 4, h, w) and masks (b, 1, h, w): here the plain mean."""
         return squares.mean(dim=(1, 2, 3))
 
     def draw_timestep(self, draw: torch.Generator) -> Tensor:
-        """(1,) int64, even over all noise levels."""
+        """(1,) int64, uniform over all noise levels."""
         return torch.randint(len(self.alphas_cumprod), (1,), generator=draw)
 
     def draw_caption(self, index: int, draw: torch.Generator) -> int:
-        """The row of one of the sample's captions, or of the empty one: guidance needs a model that knows both."""
+        """The row of one of the sample's captions, or of the empty one, on which guidance relies."""
         captions = self.cache.captions[index]
         drop = torch.rand((), generator=draw).item() < self.dropout
         caption = captions[int(torch.randint(len(captions), (1,), generator=draw))]

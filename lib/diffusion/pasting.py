@@ -1,4 +1,4 @@
-"""Put what was painted into a window back into the picture, inside of a mask alone."""
+"""Paste what was painted in a window back into the picture, inside a mask only."""
 
 import cv2
 import numpy as np
@@ -8,16 +8,16 @@ from scipy.sparse.linalg import splu
 
 from lib.core.geometry import RGB, Mask, Window, box_mask, paste_back, resize, scaled
 
-UNBOUND = 1e-9  # pulls the drift to 0 where no rim says what it is, and is nothing beside a rim
+UNBOUND = 1e-9  # pulls the drift to 0 where no rim determines it; negligible next to a rim
 NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0))
 
 
 def apply_change(normal: RGB, window: Window, change: NDArray[np.float32], mask: Mask, feather: int) -> RGB:
-    """Add the change that was painted into a window to the picture, inside of the mask alone.
+    """Add the change that was painted in a window to the picture, inside the mask only.
 
     normal: (H, W, 3) uint8; mask: (H, W) bool; change: (S, S, 3) float32 in [-255, 255], generated minus round trip at
     the base's resolution. Adding the difference, instead of pasting the decoded picture, keeps the grain that the
-    autoencoder loses and leaves no trace where the model painted what was there before.
+    autoencoder loses, and changes nothing where the model painted what was there before.
     """
     change = resize(change, window.side, window.side)
     painted = normal.astype(np.float32)
@@ -30,13 +30,13 @@ def apply_change(normal: RGB, window: Window, change: NDArray[np.float32], mask:
 def defect_changes(
     generated: NDArray[np.float32], round_trip: NDArray[np.float32], flawless: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """What the defect changes, in pictures of any one shape in [0, 255]: added to the good one, it paints it there.
+    """The change that paints the defect onto the good picture; all pictures have one shape and values in [0, 255].
 
-    round_trip: the good picture through the autoencoder. Without `flawless`, the same noise painted without a defect,
-    all that differs from the round trip counts. With it, how the model repaints the ground does not: the ground shows
-    through the defect as far as that lets it, and is the true one. A darker defect is taken for an absorbing layer,
-    which keeps the share generated / flawless of the light and of the ground's contrasts, a brighter one for the same
-    of what is missing to white. So a stain keeps the grain beneath it, and a hole shows none.
+    round_trip: the good picture, encoded and decoded. flawless: the sample without a defect from the same noise.
+    Without it every difference to the round trip is taken for the defect, the ground that the model repainted, too.
+    With it the true ground shows through the defect as far as the defect is transparent: a darker one is taken for an
+    absorbing layer that transmits the share generated / flawless of the light, a brighter one for a veil that leaves
+    the same share of what is missing to white. So a stain keeps the grain beneath it, and a hole shows none.
     """
     if flawless is None:
         return generated - round_trip
@@ -46,12 +46,12 @@ def defect_changes(
 
 
 def seamless(change: NDArray[np.floating], region: Mask, window: Window, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A change less its drift, so that it is 0 along the rim of its region and keeps its gradients within.
+    """The change minus its drift, so that it is 0 along the rim of the region and keeps its gradients inside.
 
-    change: (S, S, C) of a window in a picture of shape (H, W, ...); region: (S, S) bool, where it may be. The drift is
-    the harmonic function with the values of the change on the rim, as in gradient-domain cloning (Perez et al. 2003,
-    eq. 2, solved for the correction); where the region ends with the picture there is no rim and nothing to agree with.
-    Returns (S, S, C), 0 outside of the region; without any rim the change as it is.
+    change: (S, S, C) of a window in a picture of shape (H, W, ...); region: (S, S) bool, where it is allowed. The drift
+    is the harmonic function with the values of the change on the rim, as in gradient-domain cloning (Perez et al. 2003,
+    eq. 2, solved for the correction). Where the region ends at the border of the picture there is no rim.
+    Returns (S, S, C), 0 outside the region; without any rim the change inside it is unaltered.
     """
     side = len(region)
     picture = box_mask(scaled(window.inside((0, 0, shape[1], shape[0])), side / window.side), side, side)

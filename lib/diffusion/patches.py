@@ -1,7 +1,7 @@
-"""Windows of good pictures and patches around real defects, at one scale, for methods that learn both apart.
+"""Windows of good pictures and patches around real defects, at one scale, for methods that learn each separately.
 
-A window of `side` px, as a network sees it, holds a patch of `patch` px, in which a defect's box fits with some context
-around it. Both are at native scale where that may be, else shrunk alike.
+A network sees windows of `side` px. A window contains a patch of `patch` px, in which the box of a defect fits with
+some context. Both are at native scale if possible, else they are shrunk by the same factor.
 """
 
 import math
@@ -13,32 +13,31 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lib.core.geometry import RGB, Box, Window, crop, resize, shift_window, window_around
+from lib.core.geometry import RGB, Box, Window, crop, resize
 from lib.core.images import read_image, recent
 from lib.core.params import WindowParams
 from lib.core.records import DefectBox, Sample
 from lib.core.runtime import seed_for
 from lib.diffusion.components import to_tensor
+from lib.diffusion.views import CONTEXT_SPREAD, Flips, flipped, flips_of, random_window
 
-CONTEXT_SPREAD = (0.85, 1.25)  # of a training patch's side, so that no size is learnt by heart
-SHIFT = 4  # a training patch moves by at most this part of what it leaves around the defect
-WANDER = 0.25  # of the picture's side, by which windows of good pictures lie beside the real defects' places
-LONG = 1.5  # times as long in one direction is wide, or tall
+WANDER = 0.25  # of the picture's side: largest distance of good windows from the places of real defects
+LONG = 1.5  # aspect ratio above which a box is wide or tall
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The sizes of windows and patches, in px of the networks, and how much context a box has (`window`)."""
+    """The sizes of windows and patches, in px of the networks, and the context around a box (`window`)."""
 
     side: int
     patch: int
     window: WindowParams
 
     def around(self, box: Box) -> Window:
-        """The window, in px of the picture, in which the box fits the patch with its context.
+        """The window, in px of the picture, whose patch holds the box with its context.
 
-        The box lies in its middle, and so the patch does, too: at a border the window shows the picture mirrored, since
-        at its own rim, where convolutions see zeros, a network paints worst.
+        The box, and thus the patch, is in the window's centre; beyond the border the picture is mirrored. Near the rim
+        of a window a network paints worst, since its convolutions see zero padding there.
         """
         longer = max(box[2] - box[0], box[3] - box[1])
         shown = max(self.window.context * longer, self.patch)
@@ -46,21 +45,21 @@ class Frame:
         return Window((box[0] + box[2] - side) // 2, (box[1] + box[3] - side) // 2, side)
 
     def corner(self, box: Box) -> tuple[int, int]:
-        """x and y of the patch whose middle is the box's, all in px of the networks' window; it lies within that."""
+        """x and y of the patch centred on the box, clipped to the window; all in px of the networks' window."""
         most = self.side - self.patch
         x, y = ((low + high - self.patch) // 2 for low, high in zip(box[:2], box[2:], strict=True))
         return min(max(x, 0), most), min(max(y, 0), most)
 
 
 def kind_of(item: DefectBox) -> str:
-    """The class that the local network knows a defect by: its type, and whether its box is wide, tall or neither."""
+    """The class of a defect for the local network: its type, and whether its box is wide, tall or neither."""
     width, height = item.box[2] - item.box[0], item.box[3] - item.box[1]
     shape = "wide" if width > LONG * height else "tall" if height > LONG * width else "square"
     return f"{item.defect_type} {shape}"
 
 
 def good_windows(frame: Frame, goods: Sequence[Sample], boxes: Sequence[DefectBox], each: int, seed: int) -> Tensor:
-    """`each` windows of every good picture, as large as those around real defects and about where they are:
+    """`each` windows of every good picture, of the size of windows around real defects and near their places:
     (N, 3, side, side) in [-1, 1]."""
     read, pictures = recent(read_image), list[RGB]()
     for sample in goods:
@@ -78,7 +77,7 @@ def good_windows(frame: Frame, goods: Sequence[Sample], boxes: Sequence[DefectBo
 
 
 def defect_patches(frame: Frame, images: Sequence[Path], boxes: Sequence[DefectBox], each: int, seed: int) -> Tensor:
-    """`each` patches around every real defect, flipped in turn: (N, 3, patch, patch) in [-1, 1].
+    """`each` patches around every real defect, in turn with different flips: (N, 3, patch, patch) in [-1, 1].
 
     images: the picture of each box.
     """
@@ -87,16 +86,11 @@ def defect_patches(frame: Frame, images: Sequence[Path], boxes: Sequence[DefectB
         image = read(path)
         for variant in range(each):
             rng = np.random.default_rng(seed_for(seed, item.sample, item.component, variant))
-            pictures.append(patch_of(frame, image, item.box, (bool(variant & 1), bool(variant & 2)), rng))
+            pictures.append(patch_of(frame, image, item.box, flips_of(variant), rng))
     return to_tensor(np.stack(pictures))
 
 
-def patch_of(frame: Frame, image: RGB, box: Box, flips: tuple[bool, bool], rng: np.random.Generator) -> RGB:
-    """A patch around the box, a little larger or smaller and shifted, perhaps flipped: (patch, patch, 3) uint8."""
-    context = max(frame.window.context * rng.uniform(*CONTEXT_SPREAD), 1.0)
-    place = window_around(box, image.shape, context, frame.patch)
-    spare = (place.side - max(box[2] - box[0], box[3] - box[1])) // SHIFT
-    if spare > 0:
-        place = shift_window(place, rng.integers(-spare, spare + 1, size=2).tolist(), box, image.shape)
-    across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
-    return np.ascontiguousarray(resize(crop(image, place), frame.patch, frame.patch)[down, across])
+def patch_of(frame: Frame, image: RGB, box: Box, flips: Flips, rng: np.random.Generator) -> RGB:
+    """A random patch around the box, flipped as asked: (patch, patch, 3) uint8."""
+    place = random_window(box, image.shape, frame.window.context, frame.patch, rng)
+    return flipped(resize(crop(image, place), frame.patch, frame.patch), flips)

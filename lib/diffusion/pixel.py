@@ -1,9 +1,9 @@
-"""Diffusion in pixel space: noise levels, deterministic steps, U-Nets and the objective that trains them.
+"""Diffusion in pixel space: noise levels, deterministic steps, U-Nets and their training objective.
 
-Symbols are those of Ho et al. 2020 and Song et al. 2021: x0 the clean signal, x = sqrt(abar_t) x0 + sqrt(1 - abar_t)
-noise, and t = -1 the level without noise. A signal (B, C, H, W) has all its channels in about [-1, 1]: pictures, or
-pictures and label maps side by side. How a method asks its networks stands in its own `denoise(x, t)`, so that its
-sampling loop is the last lines of `descend` here, or some of its own.
+Symbols are those of Ho et al. 2020 and Song et al. 2021: x0 is the clean signal, x = sqrt(abar_t) x0 + sqrt(1 - abar_t)
+noise, and t = -1 is the level without noise. A signal (B, C, H, W) has channels in about [-1, 1]: pictures, or pictures
+and label maps concatenated. A method defines `denoise(x, t)`, which calls its networks, and samples with `descend` or a
+loop of its own.
 """
 
 import math
@@ -20,23 +20,21 @@ from torch import Tensor, nn
 from lib.core.errors import UserError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name
-HEAD_CHANNELS = (
-    16  # of an attention head, as published for Defect-Gen's wide network; fewer where they do not divide a level
-)
-GROUPS = 32  # of the group norms, as published; fewer where a level's channels are no multiple of it,
-GROUP_CHANNELS = 4  # or would be fewer than that each: normalised alone, a channel forgets how bright its picture is
+HEAD_CHANNELS = 16  # of an attention head, as published for Defect-Gen's wide network, or fewer to divide all levels
+GROUPS = 32  # of group norms, as published, or fewer to divide all levels
+GROUP_CHANNELS = 4  # fewest channels of a group: a norm of a single channel would remove the picture's brightness
 
-Level = int | Tensor  # one noise level for all samples, or (B,) int64 with one for each
+Level = int | Tensor  # one noise level for all samples, or (B,) int64 with one each
 Denoise = Callable[[Tensor, int], Tensor]  # (x, t) -> estimate of x0
-Prediction = Literal["x0", "epsilon", "velocity"]  # what a network says
+Prediction = Literal["x0", "epsilon", "velocity"]  # what a network predicts
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """T noise levels, from hardly any noise (0) to noise alone (T - 1).
+    """T noise levels, from almost no noise (0) to pure noise (T - 1).
 
-    abar: (T,) the share of the signal in the variance, falling; timesteps: (T,) int64, what a network is told of a
-    level: its number before respacing.
+    abar: (T,) the share of the signal in the variance, falling; timesteps: (T,) int64, the network's input for a level:
+    its number before respacing.
     """
 
     abar: Tensor
@@ -46,9 +44,9 @@ class Schedule:
         return len(self.abar)
 
     def respaced(self, count: int) -> "Schedule":
-        """`count` of the levels, evenly spaced, the first and the last among them.
+        """`count` of the levels, evenly spaced, including the first and the last.
 
-        Raises UserError when there are not as many.
+        Raises UserError if there are fewer.
         """
         if not 2 <= count <= len(self):
             raise UserError(f"synth.steps: {count} steps, expected 2 to {len(self)}, the number of noise levels")
@@ -62,7 +60,7 @@ class Schedule:
         return float(self.abar[t]) if t >= 0 else 1.0
 
     def timestep(self, t: Level) -> Tensor:
-        """What a network is told of the level: () or (B,) int64."""
+        """The network's input for the level: () or (B,) int64."""
         return self.timesteps.to(t.device)[t] if isinstance(t, Tensor) else self.timesteps[t]
 
     def noisy(self, x0: Tensor, t: Level, noise: Tensor) -> Tensor:
@@ -71,12 +69,12 @@ class Schedule:
         return abar**0.5 * x0 + (1 - abar) ** 0.5 * noise
 
     def noise_of(self, x: Tensor, t: Level, x0: Tensor) -> Tensor:
-        """The noise that lies between x0 and x."""
+        """The noise in x, given x0."""
         abar = self.signal(t)
         return (x - abar**0.5 * x0) / (1 - abar) ** 0.5
 
     def x0_of(self, x: Tensor, t: Level, noise: Tensor) -> Tensor:
-        """The signal that lies under the noise in x."""
+        """The signal x0 in x, given the noise."""
         abar = self.signal(t)
         return (x - (1 - abar) ** 0.5 * noise) / abar**0.5
 
@@ -87,7 +85,7 @@ def cosine_schedule(levels: int = 1000) -> Schedule:
 
 
 def linear_schedule(levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
-    """Betas that rise evenly (Ho et al. 2020, section 4)."""
+    """Betas that rise linearly (Ho et al. 2020, section 4)."""
     return _schedule(DDIMScheduler(num_train_timesteps=levels, beta_start=beta_start, beta_end=beta_end))
 
 
@@ -98,25 +96,22 @@ def _schedule(scheduler: Any) -> Schedule:
 def ddim_step(schedule: Schedule, x: Tensor, x0: Tensor, t: int, s: int) -> Tensor:
     """From level t to level s without fresh noise (Song et al. 2021, eq. 12 with sigma = 0), x0 clamped to [-1, 1].
 
-    The noise is that of the estimate as it was before it was clamped.
+    The noise is computed from x0 before clamping.
     """
     return schedule.noisy(x0.clamp(-1, 1), s, schedule.noise_of(x, t, x0))
 
 
 def cold_step(schedule: Schedule, x: Tensor, x0: Tensor, t: int, s: int) -> Tensor:
-    """From level t to level s by taking off one degradation and putting on the other (Bansal et al. 2023, algorithm 2).
+    """From level t to level s by removing one degradation and adding the other (Bansal et al. 2023, algorithm 2).
 
-    Where nothing is clamped this is `ddim_step`; where x0 is, what was cut off stays in x for later levels to settle.
+    Equal to `ddim_step` where x0 is not clamped; elsewhere the excess stays in x for later levels to correct.
     """
     noise, x0 = schedule.noise_of(x, t, x0), x0.clamp(-1, 1)
     return x - schedule.noisy(x0, t, noise) + schedule.noisy(x0, s, noise)
 
 
 def descend(schedule: Schedule, denoise: Denoise, x: Tensor) -> Tensor:
-    """From noise x (B, C, H, W) to a signal, through all levels of the schedule, each once and in falling order.
-
-    Nothing is drawn by chance: the result depends on x alone.
-    """
+    """From noise x (B, C, H, W) to a signal, through all levels of the schedule in falling order; deterministic."""
     for t in reversed(range(len(schedule))):
         x = cold_step(schedule, x, denoise(x, t), t, t - 1)
     return x
@@ -130,11 +125,11 @@ def starting_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
 def wide_network(
     channels: int, side: int, widths: Sequence[int], blocks: int, attention_side: int = 32, classes: int | None = None
 ) -> UNet2DModel:
-    """A U-Net that sees the whole picture: attention where a level has at most `attention_side` px, and in the middle.
+    """A U-Net that sees the whole picture: with attention at levels of at most `attention_side` px, and in the middle.
 
-    channels: of the signal, in and out. widths: channels of each level, each half as large as the one before. blocks:
-    residual blocks for each level. classes: number of kinds of pictures that it can be asked for by `class_labels`.
-    The time scales and shifts the normalised features (Dhariwal & Nichol 2021). An untrained network returns 0.
+    channels: of the signal, in and out. widths: channels at each level, each half as large as the one before. blocks:
+    residual blocks per level. classes: number of classes for `class_labels`, or None. The timestep scales and shifts
+    the normalised features (Dhariwal & Nichol 2021). An untrained network returns 0.
     """
     attention = [side // 2**level <= attention_side for level in range(len(widths))]
     return _network(
@@ -151,7 +146,7 @@ def wide_network(
 
 
 def narrow_network(channels: int, side: int, widths: Sequence[int], blocks: int) -> UNet2DModel:
-    """A U-Net that sees patches alone (`receptive_field`): no attention, and nothing below its few levels.
+    """A U-Net with a small receptive field (`receptive_field`): no attention and no middle block.
 
     Parameters as in `wide_network`. An untrained network returns 0.
     """
@@ -188,9 +183,9 @@ def _network(channels: int, side: int, widths: Sequence[int], blocks: int, **oth
 
 
 def receptive_field(levels: int, blocks: int, middle: bool) -> int:
-    """Side of the square, in px, on which one output pixel of such a U-Net depends by its convolutions.
+    """Side in px of the square on which one output pixel of such a U-Net depends through its convolutions.
 
-    Attention sees everything, and normalisation lets each pixel depend weakly on all others; both are left out.
+    Attention, which sees everything, and normalisation, which adds weak dependence on all pixels, are not counted.
     """
     reach = 2  # first and last convolution
     for level in range(levels):
@@ -204,15 +199,14 @@ def receptive_field(levels: int, blocks: int, middle: bool) -> int:
 
 
 def ask(network: Any, schedule: Schedule, x: Tensor, t: Level, classes: Tensor | None = None) -> Tensor:
-    """What the network says of x (B, C, H, W) at level t; classes: (B,) int64 for a network that knows kinds."""
+    """The network's output for x (B, C, H, W) at level t; classes: (B,) int64 for a class-conditional network."""
     return network(x, schedule.timestep(t).to(x.device), class_labels=classes).sample.float()
 
 
 def estimate(
     network: Any, schedule: Schedule, x: Tensor, t: Level, prediction: Prediction, classes: Tensor | None = None
 ) -> Tensor:
-    """The signal under the noise of x (B, C, H, W) at level t, as a network that predicts x0, the noise or the velocity
-    has it; not clamped."""
+    """The estimate of x0 for x (B, C, H, W) at level t, from what the network predicts; not clamped."""
     answer, abar = ask(network, schedule, x, t, classes), schedule.signal(t)
     if prediction == "velocity":
         return abar**0.5 * x - (1 - abar) ** 0.5 * answer
@@ -221,9 +215,9 @@ def estimate(
 
 class PixelObjective(nn.Module):
     """Mean squared error of the signal (x0), of the noise (epsilon), or of sqrt(abar) noise - sqrt(1 - abar) x0
-    (velocity: Salimans & Ho 2022, appendix D), all noise levels alike, over all channels.
+    (velocity: Salimans & Ho 2022, appendix D), over all channels, with equal weight for all noise levels.
 
-    signals: (N, C, H, W) float in [-1, 1], the training set. classes: (N,) int64, for a network that knows kinds.
+    signals: (N, C, H, W) float in [-1, 1], the training set. classes: (N,) int64, for a class-conditional network.
     """
 
     def __init__(
@@ -261,8 +255,8 @@ def save(network: UNet2DModel, folder: Path) -> None:
 def load(folder: Path, where: torch.device) -> UNet2DModel:
     """Load a network that `save` wrote, frozen, in evaluation mode.
 
-    Raises UserError when the weights are not those of the network that its config.json describes, all of them and no
-    others: diffusers would fill what is missing with chance.
+    Raises UserError unless the file has exactly the weights of the network in config.json: diffusers would initialise
+    missing ones at random.
     """
     try:
         network = UNet2DModel.from_config(UNet2DModel.load_config(folder))

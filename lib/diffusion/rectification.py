@@ -1,10 +1,9 @@
-"""Gradient rectification: the state of one diffusion model is moved until its clean estimate agrees, in a patch, with
-that of another (after DMGR; the step itself is that of CoPaint, Zhang et al. 2023).
+"""Gradient rectification: gradients move the state of one diffusion model until its clean estimate agrees, in a patch,
+with that of another (after DMGR; the step itself is that of CoPaint, Zhang et al. 2023).
 
-Two DDIM chains run side by side: a global one over windows x (B, C, G, G), a local one over patches c (B, C, L, L),
-whose top left corners lie at (x, y) of the windows. Noise levels are numbered 0..T-1, from hardly any noise to noise
-alone; all numbers of levels are those of 250 and scale with T. What is written here per sample never looks at another
-sample of the batch.
+Two DDIM chains run in parallel: a global one over windows x (B, C, G, G), a local one over patches c (B, C, L, L),
+whose top left corners lie at (x, y) of the windows. Noise levels are numbered 0..T-1, from almost no noise to pure
+noise; all level numbers refer to 250 levels and scale with T. Samples of a batch do not influence each other.
 """
 
 import math
@@ -19,12 +18,13 @@ from torch.nn import functional
 from lib.diffusion.pixel import Schedule
 
 PUBLISHED = 250  # levels that the constants below are for
-GROWTH, LAMBDA, LAMBDA_GROWTH = 1.012, 1e-4, 1.01  # of the rate, per level; of the regulariser, and per level
-REFRESH = 5  # levels after which the gates are computed anew
-FIRST_SIGNAL = 1e-6  # share of the signal with which the gates begin
-SHRINK = 0.8  # of the step, after each try that the line search refuses
-LOW_LEAST = 0.1  # weight that the coarsest layer never falls below
-SUPPORT = 0.01  # where the gate without noise is below, nothing is pulled: the disc inside of a patch, as published
+GROWTH = 1.012  # factor of the rate, per level
+LAMBDA, LAMBDA_GROWTH = 1e-4, 1.01  # weight of the regulariser, and its factor per level
+REFRESH = 5  # levels after which the gates are computed again
+FIRST_SIGNAL = 1e-6  # share of the signal for the first gates
+SHRINK = 0.8  # factor of the step, after each step that the line search rejects
+LOW_LEAST = 0.1  # lowest weight of the coarsest layer
+SUPPORT = 0.01  # pixels where the gate without noise is lower are never moved: a disc inside a patch, as published
 
 Phase = Literal["anchor", "free", "resonance"]
 Evaluation = tuple[Tensor, Tensor, Tensor]  # estimates of x0 of both chains, losses (B,)
@@ -32,12 +32,11 @@ Evaluation = tuple[Tensor, Tensor, Tensor]  # estimates of x0 of both chains, lo
 
 @dataclass(frozen=True)
 class Plan:
-    """What is set of a method's numbers; those of levels and of the patch's pixels are for 250 levels and `patch` px.
+    """The settings of the method; level numbers refer to 250 levels, pixels to a patch of `patch` px.
 
-    rate: of the gradient step at the start; gradient_steps: for each level; tries: lengths of a step that the line
-    search may take; radius: px around the patch's centre that the global gate leaves open; anchor_until,
-    resonance_from: the levels between which the chains are free; layers: detail layers of the pyramid; jump, passes: of
-    time travel.
+    rate: size of the first gradient step; gradient_steps: per level; tries: step lengths of the line search; radius: px
+    around the patch's centre where the global gate is 1; anchor_until, resonance_from: the levels between which nothing
+    is optimised; layers: detail layers of the pyramid; jump, passes: of time travel.
     """
 
     patch: int
@@ -56,9 +55,9 @@ class Plan:
 
 
 def pyramid(images: Tensor, layers: int) -> list[Tensor]:
-    """Laplacian pyramid of (B, C, L, L): `layers` detail layers, from fine to coarse, and what is left of the image.
+    """Laplacian pyramid of (B, C, L, L): `layers` detail layers, from fine to coarse, and the remaining coarse image.
 
-    A detail layer is the image less its average over 2 x 2 px, put back to its size.
+    A detail layer is the image minus its average over 2 x 2 px, resized to the image's size.
     """
     result = []
     for _ in range(layers):
@@ -69,7 +68,7 @@ def pyramid(images: Tensor, layers: int) -> list[Tensor]:
 
 
 def rebuilt(layers: Sequence[Tensor]) -> Tensor:
-    """The image of a `pyramid`."""
+    """The image of a `pyramid`: its inverse."""
     image = layers[-1]
     for layer in reversed(layers[:-1]):
         image = layer + _grown(image)
@@ -81,13 +80,13 @@ def _grown(images: Tensor) -> Tensor:
 
 
 def layer_weights(signal: float, layers: int) -> list[float]:
-    """Weights of the layers of a `pyramid`, which sum to 1: coarse under noise, fine without. signal: abar_t."""
+    """Weights of the layers of a `pyramid`, which sum to 1: with much noise on the coarse ones. signal: abar_t."""
     low = max(1 - math.sqrt(signal), LOW_LEAST)
     return [(1 - low) / layers] * layers + [low]
 
 
 def disagreement(ours: Tensor, theirs: Tensor, signal: float, layers: int) -> Tensor:
-    """How far two patches (B, C, L, L) differ, (B,): sums of squares in the pyramid and, as noise falls, in pixels.
+    """Difference of two patches (B, C, L, L), (B,): sums of squares in the pyramid and, with less noise, of pixels.
 
     L = 100 (1 - a) L_pyramid + a L_pixels with a = sqrt(abar_t).
     """
@@ -108,13 +107,14 @@ def squares(images: Tensor) -> Tensor:
 def global_gate(side: int, centres: Tensor, radius: float, signal: float) -> Tensor:
     """How far each pixel of a window may move, (B, 1, side, side) in [0, 1]: (1 + f)^-((d - r) / r)^2 outside of r.
 
-    centres: (B, 2), x and y. signal: f = abar of the next level. Everywhere under noise, near the centre without.
+    centres: (B, 2), x and y. signal: f = abar of the next level. With much noise the gate is open everywhere, without
+    noise only near the centre.
     """
     return _falloff(_distances(side, centres), radius, 1 + signal)
 
 
 def local_gate(side: int, signal: float) -> Tensor:
-    """How far each pixel of a patch may move, (1, 1, side, side) in [0, 1]: all of it under noise, its corners later.
+    """How far each pixel of a patch may move, (1, 1, side, side) in [0, 1]: first all of them, later only the corners.
 
     h = 1 - m sigmoid(20 (f - 0.03)), where m is 1 within r = max(0.45 L, 0.5 L f) and falls by (2 - f) outside.
     """
@@ -124,7 +124,7 @@ def local_gate(side: int, signal: float) -> Tensor:
 
 
 def support(side: int, centres: Tensor, radius: float) -> Tensor:
-    """Where the global gate without noise still lets a pixel move, (B, 1, side, side) bool: a disc of 3.6 radii."""
+    """Where the global gate without noise is at least SUPPORT, (B, 1, side, side) bool: a disc of 3.6 radii."""
     return global_gate(side, centres, radius, 1.0) >= SUPPORT
 
 
@@ -134,7 +134,7 @@ def _falloff(distances: Tensor, radius: float, base: float) -> Tensor:
 
 
 def _distances(side: int, centres: Tensor) -> Tensor:
-    """Of every pixel from the centres (B, 2), (B, 1, side, side) px."""
+    """The distance in px of every pixel to the centres (B, 2): (B, 1, side, side)."""
     place = torch.arange(side, dtype=torch.float32, device=centres.device)
     across, down = place[None, None, :] - centres[:, :1, None], place[None, :, None] - centres[:, 1:, None]
     return torch.hypot(*torch.broadcast_tensors(across, down))[:, None]
@@ -146,7 +146,7 @@ def _distances(side: int, centres: Tensor) -> Tensor:
 def travel(levels: int, jump: int, passes: int) -> list[int]:
     """The levels in the order in which a chain visits them, from `levels` - 1 to 0 (Lugmayr et al. 2022).
 
-    From every level that `jump` divides, but for the first few, it climbs back by `jump` levels, `passes` - 1 times.
+    From every multiple of `jump`, except the highest ones, it goes back by `jump` levels, `passes` - 1 times.
     """
     climbs = dict.fromkeys(range(0, levels - jump, jump), passes - 1)
     visited = [levels - 1]
@@ -161,7 +161,7 @@ def travel(levels: int, jump: int, passes: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Timing:
-    """A plan's numbers of levels, for a schedule of T levels."""
+    """The level numbers of a plan, scaled to a schedule of T levels."""
 
     plan: Plan
     schedule: Schedule
@@ -172,7 +172,7 @@ class Timing:
 
     @property
     def limit(self) -> int:
-        """The level at which resonance begins, and the local state is taken from the global one."""
+        """The level at which resonance begins, and the local state is replaced by the global one."""
         return round(self.plan.resonance_from / self.scale)
 
     def phase(self, t: int) -> Phase:
@@ -181,16 +181,16 @@ class Timing:
         return "free" if t > self.limit else "resonance"
 
     def levels(self, start: int) -> list[int]:
-        """Those visited, from the level `start` on."""
+        """The levels that are visited, from `start` on."""
         return travel(start + 1, max(round(self.plan.jump / self.scale), 1), self.plan.passes)
 
     def rate(self, t: int) -> float:
-        """eta = 0.02 * 1.012^k sqrt(abar_t / abar_0), where k counts the levels above, and climbing uncounts them."""
+        """eta = rate * 1.012^k sqrt(abar_t / abar_0), where k is the number of levels above t."""
         levels_above = (len(self.schedule) - 1 - t) * self.scale
         return self.plan.rate * GROWTH**levels_above * math.sqrt(self.schedule.signal(t) / self.schedule.signal(0))
 
     def stiffness(self, t: int) -> float:
-        """lambda_t, the weight of the way that an optimised state has gone."""
+        """lambda_t, the weight of the squared distance that an optimised state has moved."""
         return LAMBDA * LAMBDA_GROWTH ** ((len(self.schedule) - 1 - t) * self.scale)
 
     def refreshes(self, s: int) -> bool:
@@ -202,8 +202,8 @@ class Timing:
 
 @dataclass
 class Search:
-    """What the line search of each sample met with, (B,) int64: steps given up, losses that were not finite, and how
-    often its last step was shrunk, which is where the search of the next level begins."""
+    """Counts of each sample's line searches, (B,) int64: steps given up, losses that were not finite, and how often the
+    last step was shrunk, where the search of the next level starts."""
 
     given_up: Tensor
     not_finite: Tensor
@@ -222,11 +222,11 @@ def optimised(
     plan: Plan,
     search: Search,
 ) -> tuple[tuple[Tensor, Tensor], Evaluation]:
-    """Both states after the gradient steps of one level, and their evaluation; each loss is at most what it was.
+    """Both states after the gradient steps of one level, and their evaluation; no loss is higher than before.
 
-    evaluate(x, c, rows) gives the estimates and losses (B,) of the samples `rows` (B,) int64. gates: (B, 1, G, G) and
-    (1, 1, L, L), None where the local state stays. A sample whose step raises its loss, or makes it no number, tries
-    a shorter one, with which the next gradient step of the level begins; where none is left, it stays where it was.
+    evaluate(x, c, rows) returns estimates and losses (B,) of the samples `rows` (B,) int64. gates: (B, 1, G, G) and (1,
+    1, L, L), or None if the local state is fixed. A sample whose step raises its loss, or makes it non-finite, tries a
+    shorter step, with which the next gradient step of the level starts; if all fail, the sample does not move.
     """
     x, c = states
     everyone = torch.arange(len(x), device=x.device)
@@ -255,11 +255,11 @@ def _searched(
     search: Search,
     again: bool,
 ) -> tuple[tuple[Tensor, Tensor], Evaluation, Tensor]:
-    """Go along the ways by `rate`, shrunk as often as each sample's loss demands, and say how often, (B,) int64.
+    """Step along `ways` by `rate`, shrunk until each sample's loss does not rise; also how often it was shrunk, (B,).
 
-    least: (B,) int64, how often at least. Taken is a step of which the next longer one is refused, as if all were tried
-    from the longest on, wherever what is longer than a refused step is refused, too. again: a gradient step follows,
-    for which the step that all samples take keeps its graph, so that it is not evaluated once more.
+    least: (B,) int64, the least number of shrinks. The result is a step whose next longer one is rejected: the same as
+    if all were tried from the longest on, if all steps longer than a rejected one are rejected, too. again: another
+    gradient step follows; if all samples take the same try, its graph is kept, which saves an evaluation.
     """
     (x, c), before = (state.detach() for state in states), known[2].detach()
     result = [part.clone() for part in (x, c, *(part.detach() for part in known))]
@@ -282,7 +282,7 @@ def _searched(
         if len(done):
             with_graph = [new_x, new_c, *tried] if len(done) == len(x) else []
         taken[done], refused[rows[~better]] = shrinks[done], shrinks[rows[~better]]
-        # From where the last search ended, further and further, and then into the middle of what is open.
+        # Galloping search from where the last one ended, then bisection of the open interval.
         middle = (refused + taken) // 2
         down, up = torch.maximum(taken - stride, middle), torch.minimum(refused + stride, middle)
         shrinks, stride = torch.where(taken == shrinks, down, up), 2 * stride

@@ -1,4 +1,4 @@
-"""Batched latent inpainting with a guidance scale, and the autoencoder's round trip beside it."""
+"""Batched latent inpainting with classifier-free guidance, and the autoencoder's round trip of the input."""
 
 import math
 from functools import partial
@@ -16,7 +16,7 @@ from lib.core.runtime import cores, mixed_precision, on_cores
 from lib.diffusion.components import Components, decode, encode
 from lib.diffusion.inpainting import blanked, latent_masks
 
-# All of them are deterministic once the first noise is drawn, so that a sample's seed is its own.
+# All are deterministic given the starting noise, so that a sample depends on its own seed only.
 SCHEDULERS: dict[str, Any] = {
     "ddim": DDIMScheduler,
     "dpm++": DPMSolverMultistepScheduler,
@@ -31,10 +31,10 @@ SAMPLER_SETTINGS = tuple(
 
 
 class Painted(NamedTuple):
-    """What came of a batch, each (B, 3, S, S) in [-1, 1].
+    """The result of a batch, each (B, 3, S, S) in [-1, 1].
 
-    round_trip: the input through the autoencoder alone, beside which the autoencoder's own error is no change. other:
-    what the same noise became after another text.
+    round_trip: the input, encoded and decoded: the difference to it is the change without the autoencoder's error.
+    other: the sample for the second text.
     """
 
     generated: Tensor
@@ -43,17 +43,18 @@ class Painted(NamedTuple):
 
 
 def sampling_dtype(where: torch.device) -> torch.dtype:
-    """Of the weights of a network that paints there, as the launcher was told."""
+    """The type of the weights for sampling on a device."""
     return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision(where)]
 
 
 def starting_noise(seeds: list[int], parts: Components, blur: float) -> Tensor:
     """Noise (B, 4, h, w), each sample's from its own CPU generator: equal in every batch, order and process.
 
-    `blur`, in shares of the side, takes the noise's own slow waves out: its Gaussian blur of that standard deviation is
-    subtracted, and what is left has unit variance again. The last noise level is not all noise, and from its lowest
-    frequencies a model learns to read the brightness and colour of the hole (Lin et al. 2024); those of mere noise
-    would tint the defect. Raises UserError when that is less than half a latent cell, which would leave no noise.
+    blur: as a share of the side, the standard deviation of a Gaussian blur of the noise that is subtracted from it, so
+    that it has no low frequencies; the rest is scaled to unit variance. In training the last noise level still holds
+    some signal, and the model learns to read brightness and colour of the hole from its low frequencies (Lin et al.
+    2024); those of random noise would tint the defect. Raises UserError for a blur of less than half a latent cell,
+    which would leave no noise.
     """
     side = int(parts.unet.config.sample_size)
     if 0 < blur * side < 0.5:
@@ -84,17 +85,17 @@ def inpaint(
     keep_background: bool = False,
     other_text: Tensor | None = None,
 ) -> Painted:
-    """Repaint the masked part of a batch of pictures as the text says.
+    """Repaint the masked part of a batch of pictures according to the text.
 
     pixels: (B, 3, S, S) in [-1, 1]; masks: (B, 1, S, S) in {0, 1}, 1 where to paint; text: (B, T, D) embeddings of the
     prompts; empty: (1, T, D) embedding of the empty prompt; noise: (B, 4, S/f, S/f) standard normal.
-    `other_text`, (B, T, D): the same noise is painted once more after it, without guidance (Couairon et al. 2023,
-    section 3.1, find the masks of DiffEdit so).
-    Guidance: Ho & Salimans 2022, eq. 6, in the first `guidance_share` of the steps alone, where the content is decided
-    (Kynkäänniemi et al. 2024 limit it to an interval, too); left out where the scale is 1. Strength: Meng et al. 2022.
-    keep_background: after every step the latents outside of the mask are those of the input again, at the noise level
-    that the next step begins with (Song et al. 2025; Lugmayr et al. 2022, eq. 8).
-    On a CPU every core takes its part of the batch.
+    other_text: (B, T, D), a second text, for which the same noise is denoised once more, without guidance (as the two
+    texts of DiffEdit: Couairon et al. 2023, section 3.1).
+    Guidance (Ho & Salimans 2022, eq. 6) acts in the first `guidance_share` of the steps, which decide the content
+    (Kynkäänniemi et al. 2024 also limit it to an interval); with a scale of 1 there is none. Strength: Meng et al.
+    2022. keep_background: after every step the latents outside the mask are reset to those of the input at the noise
+    level of the next step (Song et al. 2025; Lugmayr et al. 2022, eq. 8).
+    On a CPU every core takes a part of the batch.
     """
     shares = min(cores(noise.device), len(noise))
     texts = text[:, None] if other_text is None else torch.stack([text, other_text], dim=1)
@@ -118,9 +119,9 @@ def _inpaint(
     texts: Tensor,
     noise: Tensor,
 ) -> tuple[Tensor, ...]:
-    """`inpaint` of a share of a batch; texts: (B, 1 or 2, T, D), of which the first one is guided.
+    """`inpaint` for a share of a batch; texts: (B, 1 or 2, T, D); guidance acts on the first.
 
-    Returns what was painted after the first text, the round trip, and what was painted after the second.
+    Returns the samples for the first text, the round trip and, with two texts, the samples for the second.
     """
     scheduler = SCHEDULERS[settings.scheduler].from_config(parts.scheduler.config)
     scheduler.set_timesteps(settings.steps, device=noise.device)
@@ -130,14 +131,12 @@ def _inpaint(
         scheduler.set_begin_index(skipped * scheduler.order)
 
     normal, blank = encode(parts.vae, torch.cat([pixels, blanked(pixels, masks)])).chunk(2)
-    # At a strength of 1, too: Stable Diffusion's last noise level is not all noise, and a model that has learnt to read
-    # the brightness of the hole from it (Lin et al. 2024) would read mid grey in noise alone and fill the hole with it.
+    # Also at a strength of 1: the last noise level of Stable Diffusion still holds some signal, from which the model
+    # has learned to read the brightness of the hole (Lin et al. 2024). In pure noise it would read mid grey and paint
+    # that.
     latents = scheduler.add_noise(normal, noise, timesteps[:1].repeat(len(noise)))
 
-    count, painted = (
-        len(noise),
-        texts.shape[1] * len(noise),
-    )  # pictures, and what is painted: of each once for each text
+    count, samples = len(noise), texts.shape[1] * len(noise)  # of each picture one sample per text
     small = latent_masks(masks, normal)
     latents = latents.repeat(texts.shape[1], 1, 1, 1)
     condition = torch.cat([small, blank], dim=1).repeat(texts.shape[1] + 1, 1, 1, 1).to(parts.unet.dtype)
@@ -146,11 +145,11 @@ def _inpaint(
     for number, timestep in enumerate(timesteps):
         noisy = scheduler.scale_model_input(latents, timestep).to(condition.dtype)
         if number < guided:
-            noisy = torch.cat([noisy, noisy[:count]])  # once more, without any text
+            noisy = torch.cat([noisy, noisy[:count]])  # the guided samples once more, without text
         rows = len(noisy)
         predicted = parts.unet(torch.cat([noisy, condition[:rows]], dim=1), timestep, text[:rows]).sample
         if number < guided:
-            with_text, unguided, without = predicted.tensor_split((count, painted))
+            with_text, unguided, without = predicted.tensor_split((count, samples))
             predicted = torch.cat([without + settings.guidance_scale * (with_text - without), unguided])
         latents = scheduler.step(predicted.to(latents.dtype), timestep, latents).prev_sample
         if keep_background:

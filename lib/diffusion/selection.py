@@ -1,7 +1,7 @@
-"""Which of several samples to keep: the one least like the picture that it was painted into, within reason.
+"""Low-fidelity selection (Song et al. 2025): of several samples keep the one that differs most from the good picture.
 
-Low-fidelity selection (Song et al. 2025): a sample that restores what was there is no defect. It rewards any
-difference, garbage too; so real defects say how far is too far.
+A sample that restores the good picture shows no defect. Since any difference counts, also a failed sample, real defects
+give an upper limit.
 """
 
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from torch import Tensor, nn
 
 from lib.core.geometry import RGB, Mask
 
-FILL_RADIUS = 3  # px around a hole from which `without_defect` fills it
-RIM = 2  # px around a real mask that show the defect's faint edge, and are filled with it
+FILL_RADIUS = 3  # px around a hole that `without_defect` takes into account
+RIM = 2  # px around a real mask that still show the defect's faint edge, and are filled, too
 
 
 class Choice(NamedTuple):
-    """The index of the chosen sample, and of those that the limit set aside."""
+    """The index of the chosen sample, and the indices of those above the limit."""
 
     chosen: int
     beyond: tuple[int, ...]
 
 
 def choose(scores: Sequence[float], limit: float) -> Choice:
-    """The largest score up to the limit, of equal ones the first; where all are beyond it, the smallest.
+    """The largest score up to the limit, the first of equal ones; if all are above the limit, the smallest.
 
-    A sample that is no picture at all has an infinite score.
+    A sample that is not finite has an infinite score.
     """
     beyond = tuple(number for number, score in enumerate(scores) if score > limit)
     within = [number for number in range(len(scores)) if number not in beyond]
@@ -39,10 +39,10 @@ def choose(scores: Sequence[float], limit: float) -> Choice:
 
 
 def perceptual_map(backbone: nn.Module, first: Tensor, second: Tensor) -> Tensor:
-    """How differently two pictures look at each place: (B, 1, H, W) >= 0, at most 4.
+    """The perceptual distance of two pictures at each pixel: (B, 1, H, W) in [0, 4].
 
-    first, second: (B, 3, H, W) in [0, 1]. At each level of the backbone the squared distance of features of unit
-    length, resized to the pictures' size; their mean over the levels (Zhang et al. 2018, without learned weights).
+    first, second: (B, 3, H, W) in [0, 1]. The squared distance of the normalised features at each level of the
+    backbone, resized to the pictures' size, averaged over the levels (Zhang et al. 2018, without learned weights).
     """
     with torch.inference_mode():
         features = backbone(torch.cat([first, second]))
@@ -55,10 +55,10 @@ def perceptual_map(backbone: nn.Module, first: Tensor, second: Tensor) -> Tensor
 
 
 def difference(backbone: Any, picture: RGB, normal: RGB, mask: Mask) -> float:
-    """How unlike the normal picture a sample looks inside of the mask, >= 0; 0 where the mask is empty.
+    """The mean perceptual distance of a sample to the normal picture inside the mask, >= 0; 0 for an empty mask.
 
-    picture, normal: (H, W, 3) uint8; mask: (H, W) bool. Outside of the mask both are the normal picture: nothing there
-    counts, and no border appears that neither has.
+    picture, normal: (H, W, 3) uint8; mask: (H, W) bool. Outside the mask the sample is replaced by the normal picture,
+    so that nothing there counts.
     """
     if not mask.any():
         return 0.0
@@ -72,6 +72,6 @@ def difference(backbone: Any, picture: RGB, normal: RGB, mask: Mask) -> float:
 
 
 def without_defect(picture: RGB, mask: Mask) -> RGB:
-    """The picture with its defect painted over from what lies around it (Telea 2004): (H, W, 3) uint8."""
+    """The picture with its defect inpainted from its surroundings (Telea 2004): (H, W, 3) uint8."""
     rim = cv2.dilate(mask.astype(np.uint8), np.ones((2 * RIM + 1,) * 2, np.uint8))
     return cv2.inpaint(picture, rim, FILL_RADIUS, cv2.INPAINT_TELEA).astype(np.uint8, copy=False)

@@ -1,9 +1,9 @@
-"""The one training loop of Blemish; what differs between methods is the objective that is handed in.
+"""The training loop of all diffusion methods, which differ in the objective that they pass in.
 
-An objective is a module whose call `objective(indices, draws)` gives the losses of the samples `indices`. All
-randomness of a sample comes from its own generator in `draws`, seeded by the run's seed and the sample's position in
-the endless shuffled stream. So nothing about chance needs to be saved: a run that was killed and one that was not,
-one process or four, see the same samples with the same noise.
+An objective is a module; `objective(indices, draws)` returns the losses of the samples `indices`. All randomness of a
+sample comes from its own generator in `draws`, seeded by the run's seed and the sample's position in the endless
+shuffled stream. So no random state needs to be saved: a resumed run, or one with several processes, sees the same
+samples with the same noise.
 """
 
 import math
@@ -40,14 +40,14 @@ def train(
     curves: Path,
     rate: Callable[[str], float] = lambda name: 1.0,
 ) -> None:
-    """Train the parameters of `objective` that require a gradient; they end as their exponential moving average.
+    """Train the parameters of `objective` that require a gradient; at the end they are set to their moving average.
 
     objective: called as `objective(indices (b,) int64, draws: list of b CPU generators)`, returns losses (b,).
-    count: number of samples to draw from. stage, key: where checkpoints lie, and the fingerprint of all inputs: a
-    killed run with an equal key continues, bit for bit on a CPU, and any other key starts afresh.
+    count: number of samples to draw from. stage, key: name of the work folder, and fingerprint of all inputs: a killed
+    run with the same key continues, bit for bit on a CPU; with another key it starts again.
     curves: folder for the loss curve (DVCLive), rewritten by every run. rate: the learning rate of a parameter, by its
-    name, in multiples of the settings' one.
-    Raises UserError, naming the step, when a loss is not finite; no checkpoint is written after that step.
+    name, as a multiple of that in the settings.
+    Raises UserError, which names the step, if a loss is not finite; no checkpoint is written after that step.
     """
     where = device()
     accelerator = Accelerator(mixed_precision=mixed_precision(where), cpu=where.type == "cpu")
@@ -84,7 +84,7 @@ def training_steps(
 ) -> Generator[Tensor, None, None]:
     """Take the steps from number `first` on; after each, yield the mean loss () of this process's part of the batch.
 
-    model, optimizer: as `accelerator.prepare` gives them. On a CPU every core takes its share of the batch.
+    model, optimizer: as `accelerator.prepare` returns them. On a CPU every core takes a share of the batch.
     """
     objective = accelerator.unwrap_model(model)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -108,9 +108,9 @@ def training_steps(
 
 @dataclass(frozen=True)
 class Batches:
-    """The endless stream of samples in batches, of which each process takes its part.
+    """The endless stream of samples in batches, of which each process takes an equal part.
 
-    Raises UserError for parts that are not even.
+    Raises UserError if the batch cannot be divided evenly.
     """
 
     count: int  # samples to draw from
@@ -135,10 +135,10 @@ class Batches:
 
 
 class LossCurve:
-    """The loss as a curve (DVCLive): mean values of some steps, fetched from the device now and then."""
+    """The loss curve (DVCLive): means over LOG_EVERY steps, fetched from the device together."""
 
     def __init__(self, stage: str, history: list[dict[str, float]], folder: Path | None) -> None:
-        """`history` is logged at once and grows; only the first process has a folder to write the curve to."""
+        """history: earlier entries, logged at once, to which new ones are appended; folder: None writes no files."""
         self.stage, self.history = stage, history
         self.losses: list[Tensor] = []  # () each, of steps that are not logged yet
         self.live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None) if folder else None
@@ -146,7 +146,7 @@ class LossCurve:
             self._write(entry)
 
     def log(self, step: int, accelerator: Accelerator) -> None:
-        """Log the mean of the latest losses, of all processes, up to `step`. Raises UserError for one not finite."""
+        """Log the mean of the losses since the last call, over all processes. Raises UserError if one is not finite."""
         values = accelerator.reduce(torch.stack(self.losses), "mean").tolist()
         self.losses = []
         before = step - len(values)
@@ -174,7 +174,7 @@ class LossCurve:
 def new_optimizer(
     weights: dict[str, nn.Parameter], settings: Training, rate: Callable[[str], float]
 ) -> torch.optim.AdamW:
-    """AdamW with a group of weights for each learning rate; `rate`, in multiples of the settings' one, by name."""
+    """AdamW with a group for each learning rate; rate: by a weight's name, as a multiple of that in the settings."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, weight in weights.items():
         groups.setdefault(rate(name), []).append(weight)
@@ -195,11 +195,10 @@ def backward_in_shares(
     shares: int,
     run: Callable[..., list[Any]],
 ) -> Tensor:
-    """The mean loss of a batch, its gradient put where `loss.backward()` would put it, by `shares` calls side by side.
+    """Like `loss.backward()` for the mean loss of a batch, computed by `shares` calls in parallel; returns the loss.
 
-    weights: those to train; indices: (b,); run: what `side_by_side` yields. The shares' gradients are added up in
-    their order, so that they are the same bits in every run with as many shares. For the time of the sum every share
-    holds gradients of its own.
+    weights: those to train; indices: (b,); run: what `side_by_side` yields. Gradients of the shares are added in their
+    order, so that equal numbers of shares give equal bits. Until they are added, every share needs memory for its own.
     """
 
     def one_share(places: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
@@ -209,7 +208,7 @@ def backward_in_shares(
     losses, gradients = zip(*run(one_share, torch.arange(len(indices)).tensor_split(shares)), strict=True)
     for weight, *parts in zip(weights, *gradients, strict=True):
         terms = [part for part in parts if part is not None]
-        if terms:  # laid out in memory like its parameter, which a fused optimizer takes for granted
+        if terms:  # in the memory layout of the parameter, which a fused optimizer assumes
             weight.grad = torch.zeros_like(weight)
             for term in terms:
                 weight.grad += term
@@ -217,7 +216,7 @@ def backward_in_shares(
 
 
 def learning_rate(step: int, settings: Training) -> float:
-    """Linear warm-up, then constant or a half cosine down to zero, as a function of the step alone."""
+    """The learning rate of a step: linear warm-up, then constant or a half cosine down to zero."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
     if settings.learning_rate_schedule == "constant":
@@ -227,7 +226,7 @@ def learning_rate(step: int, settings: Training) -> float:
 
 
 def sample_at(position: int, count: int, seed: int) -> int:
-    """The sample at a position of the endless stream that shuffles all `count` samples anew for every pass."""
+    """The sample at a position of the endless stream, in which each pass over all `count` samples is shuffled anew."""
     epoch, place = divmod(position, count)
     return int(_permutation(epoch, count, seed)[place])
 
@@ -238,8 +237,8 @@ def _permutation(epoch: int, count: int, seed: int) -> NDArray[np.int64]:
 
 
 def min_snr_weight(alphas_cumprod: Tensor, timesteps: Tensor, gamma: float, prediction: str = "epsilon") -> Tensor:
-    """Weights (B,) of the squared error: min(SNR, gamma) over SNR where noise is predicted, over SNR + 1 where
-    velocity is (Hang et al. 2023, eq. 5 and section 3.4)."""
+    """Weights (B,) of the squared error: min(SNR, gamma) / SNR if noise is predicted, / (SNR + 1) if velocity is
+    (Hang et al. 2023, eq. 5 and section 3.4)."""
     level = alphas_cumprod[timesteps]
     snr = level / (1 - level)
     return snr.clamp(max=gamma) / (snr + (prediction == "v_prediction"))

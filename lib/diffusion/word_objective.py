@@ -1,14 +1,14 @@
-"""How a base learns words for defects: the three losses of DefectFill (Song et al., CVPR 2025).
+"""The three losses by which DefectFill (Song et al., CVPR 2025) teaches a base model words for defects.
 
 From pairs of picture I and mask M the model learns the word [V*]:
 
-- defect loss (eq. 5): restore the defect in a hole of its own shape, asked "A photo of [V*]"; only M counts;
-- object loss (eq. 7): restore the object through random boxes, asked "A <object> with [V*]"; residuals are weighted by
-  M' = M + alpha (1 - M) before they are squared;
-- attention loss (eq. 8): the cross-attention of the decoder at [V*] is M.
+- defect loss (eq. 5): restore the defect in a hole of its shape, with the prompt "A photo of [V*]"; only M counts;
+- object loss (eq. 7): restore the object in random boxes, with the prompt "A <object> with [V*]"; residuals are
+  weighted by M' = M + alpha (1 - M) before they are squared;
+- attention loss (eq. 8): the cross-attention of the decoder to [V*] equals M.
 
-The first two compare what the base predicts, noise or velocity, and are means over what they weigh, so that their
-balance does not depend on the size of defects.
+The first two are errors of the base's prediction, noise or velocity. They are weighted means, so that their balance
+does not depend on the size of defects.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from lib.core.geometry import Mask
 from lib.core.params import Finetune, Positive, Section, Share
 from lib.diffusion.attention import attention_maps, word_map
 from lib.diffusion.components import Components, encode, to_tensor
-from lib.diffusion.inpainting import blanked, latent_masks
+from lib.diffusion.inpainting import blanked, latent_masks, prediction_of
 from lib.diffusion.training import min_snr_weight
 from lib.diffusion.words import word_positions
 
@@ -47,7 +47,7 @@ class Losses(Section):
 @dataclass(frozen=True)
 class Views:
     """N training views: pictures (N, S, S, 3) uint8; their latents, and those with the defect blanked, (N, 4, h, w);
-    the defects' masks (N, 1, h, w) in {0, 1}; the type of each as a number."""
+    masks of the defects (N, 1, h, w) in {0, 1}; numbers of their types (N,)."""
 
     pictures: NDArray[np.uint8]
     latents: Tensor
@@ -58,7 +58,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Token ids (types, T) of both prompts of every type, (T,) of the empty one, and (types,) of the words."""
+    """Token ids: of both prompts of every type (types, T), of the empty prompt (T,), and of the words (types,)."""
 
     defect: Tensor
     object: Tensor
@@ -67,7 +67,7 @@ class Prompts:
 
 
 def random_boxes(count: int, side: int, draw: torch.Generator) -> Mask:
-    """(side, side) bool: the union of `count` boxes inside of the picture, sides evenly drawn from BOX_SIDES."""
+    """(side, side) bool: the union of `count` boxes inside the picture, with sides uniform in BOX_SIDES."""
     low, high = (round(share * side) for share in BOX_SIDES)
     extents = torch.randint(max(low, 1), high + 1, (count, 2), generator=draw)
     starts = (torch.rand((count, 2), generator=draw) * (side - extents + 1)).long()
@@ -83,9 +83,9 @@ def object_weights(masks: Tensor, background: float) -> Tensor:
 
 
 def weighted_error(residuals: Tensor, weights: Tensor) -> Tensor:
-    """Mean of (w r)^2 over channels and over what w weighs, (b,): of residuals (b, C, h, w), weights (b, 1, h, w).
+    """Mean of (w r)^2, normalised by w^2, (b,): of residuals r (b, C, h, w) with weights w (b, 1, h, w).
 
-    With w = M it is eq. 5, with w = M' eq. 7, each divided by the mean of w^2.
+    Eq. 5 with w = M, eq. 7 with w = M', each divided by the mean of w^2.
     """
     squares = (weights * residuals).square().mean(dim=1, keepdim=True)
     return squares.sum(dim=(1, 2, 3)) / weights.square().sum(dim=(1, 2, 3)).clamp(min=1e-6)
@@ -94,8 +94,7 @@ def weighted_error(residuals: Tensor, weights: Tensor) -> Tensor:
 class WordObjective(nn.Module):
     """0.5 L_def + 0.2 L_obj + 0.05 L_attn (eq. 9), both passes in one call of the U-Net.
 
-    `encode_pixels`: latents of pictures, for those with random boxes. The noise level and the noise of each pass are
-    drawn by themselves. A sample whose caption is dropped has no word, and no attention loss.
+    Each pass has its own noise level and noise. A sample whose caption is dropped has no attention loss.
     """
 
     def __init__(
@@ -110,9 +109,7 @@ class WordObjective(nn.Module):
         self.unet, self.text_encoder = parts.unet, parts.text_encoder
         self.prompts, self.views, self.settings, self.shared = prompts, views, settings, shared
         self.encode_pixels = lambda pixels: encode(parts.vae, pixels)
-        self.prediction = str(parts.scheduler.config.prediction_type)
-        if self.prediction not in ("epsilon", "v_prediction"):
-            raise ValueError(f"the base's scheduler predicts {self.prediction!r}, expected epsilon or v_prediction")
+        self.prediction = prediction_of(parts.scheduler)
         self.alphas_cumprod: Tensor = parts.scheduler.alphas_cumprod.to(views.latents.device)
 
     def forward(self, indices: Tensor, draws: list[torch.Generator]) -> Tensor:
@@ -147,7 +144,7 @@ class WordObjective(nn.Module):
         return total_loss(errors[:count], errors[count:], attention, settings)
 
     def _through_random_boxes(self, indices: Tensor, draws: list[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """Random boxes of each sample at the size of latents, and the latents of its picture with them blanked."""
+        """Random boxes of each sample at the size of the latents, and the latents of its picture with these blanked."""
         where = self.alphas_cumprod.device
         pictures = self.views.pictures[indices.cpu().numpy()]
         boxes = [random_boxes(self.settings.random_boxes, pictures.shape[1], draw) for draw in draws]
@@ -157,7 +154,7 @@ class WordObjective(nn.Module):
         return latent_masks(holes, masked), masked
 
     def _prompts(self, types: Tensor, draws: list[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """Token ids (2b, T) of the prompts of both passes, and where their word is (2b,), -1 in a dropped one."""
+        """Token ids (2b, T) of the prompts of both passes, and positions of their words (2b,), -1 if dropped."""
         dropped = torch.tensor([torch.rand((), generator=draw).item() < self.shared.caption_dropout for draw in draws])
         dropped = dropped.repeat(2).to(types.device)
         ids = torch.cat([self.prompts.defect[types], self.prompts.object[types]])

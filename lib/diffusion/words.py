@@ -1,6 +1,6 @@
-"""New words for a base: tokens whose embeddings are learned, and adapters that learn with them.
+"""New words for a base model: tokens with learned embeddings, and the adapters that are trained with them.
 
-Saved in the formats of diffusers: any program of it reads the adapters with `load_lora_weights` and the words with
+Saved in the formats of diffusers, which loads the adapters with `load_lora_weights` and the words with
 `load_textual_inversion`.
 """
 
@@ -14,25 +14,24 @@ from diffusers import StableDiffusionInpaintPipeline
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lib.core.errors import UserError
+from lib.diffusion.adapters import LORA_FILE, UNET_HALVES, UNET_TARGETS, adapter_keys, check_adapters
 from lib.diffusion.components import Components, as_pipeline
 
-UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")  # all attention projections
-TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")  # all attention projections of the text encoder
+TEXT_HALVES = ("lora_linear_layer.down.weight", "lora_linear_layer.up.weight")
 TOKEN_TABLE = "token_embedding"  # of the text encoder
-LORA_FILE = "pytorch_lora_weights.safetensors"
 WORD_FILES = "word-*.safetensors"
 
 
 def add_words(parts: Components, phrases: Mapping[str, str]) -> dict[str, int]:
-    """Give tokenizer and text encoder one new token for each word; returns their ids.
+    """Add one new token per word to tokenizer and text encoder; returns their ids.
 
-    phrases: for each new word one of old words, the mean of whose embeddings it begins with (Gal et al. 2022 begin with
-    one such word). Raises UserError when the tokenizer has a word already.
+    phrases: for each new word a phrase of known words: the new embedding starts as the mean of theirs (Gal et al. 2022
+    start with one known word). Raises UserError if the tokenizer already knows a word.
     """
     tokenizer, encoder = parts.tokenizer, parts.text_encoder
     begins = {word: tokenizer(phrase, add_special_tokens=False).input_ids for word, phrase in phrases.items()}
@@ -41,7 +40,7 @@ def add_words(parts: Components, phrases: Mapping[str, str]) -> dict[str, int]:
             raise UserError(f"base.model: its tokenizer knows {word} already, which was to become a new word")
     ids = {word: int(tokenizer.convert_tokens_to_ids(word)) for word in phrases}
     rows = encoder.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:  # some tables have spare rows
+    if len(tokenizer) > rows:  # some tables have unused rows
         encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     table = encoder.get_input_embeddings().weight
     with torch.no_grad():
@@ -52,10 +51,9 @@ def add_words(parts: Components, phrases: Mapping[str, str]) -> dict[str, int]:
 
 
 def add_adapters(parts: Components, rank: int, alpha: int, words: Iterable[int]) -> None:
-    """Adapters on all attention projections of U-Net and text encoder, and trainable rows for the words' ids.
+    """Add LoRA adapters to all attention projections of U-Net and text encoder, and make the words' rows trainable.
 
-    Only these require a gradient from then on. Without dropout, which would draw from a generator that several threads
-    share.
+    After that only these require a gradient. There is no dropout: it would use a random generator that threads share.
     """
     shape = {"r": rank, "lora_alpha": alpha, "init_lora_weights": "gaussian"}
     parts.unet.add_adapter(LoraConfig(**shape, target_modules=list(UNET_TARGETS)))
@@ -64,18 +62,18 @@ def add_adapters(parts: Components, rank: int, alpha: int, words: Iterable[int])
 
 
 def save_words(parts: Components, words: Mapping[str, int], rank: int, alpha: int, out: Path) -> None:
-    """Write the adapters and one file for each word into a folder. `words`: as `add_adapters` got their ids."""
+    """Write the adapters and one file per word into a folder. words: ids in the order given to `add_adapters`."""
     layers: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     for name, targets in (("unet", UNET_TARGETS), ("text_encoder", TEXT_TARGETS)):
         state = get_peft_model_state_dict(getattr(parts, name), save_embedding_layers=False)
         adapters = {key: value for key, value in state.items() if ".lora_" in key}
         layers[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(adapters)
-        # Without them, diffusers takes alpha for the rank: the adapters would act at another strength than trained.
+        # Without these, diffusers assumes alpha = rank, and scales the adapters differently than in training.
         facts |= {f"{name}.r": rank, f"{name}.lora_alpha": alpha, f"{name}.target_modules": list(targets)}
 
     def write(weights: dict[str, Tensor], path: str) -> None:
-        # A single key: safetensors writes several in random order, and equal adapters shall be equal bytes.
+        # A single key: safetensors writes several in random order, but equal adapters must give equal bytes.
         save_file(weights, path, metadata={LORA_ADAPTER_METADATA_KEY: json.dumps(facts, indent=2, sort_keys=True)})
 
     StableDiffusionInpaintPipeline.save_lora_weights(out, **layers, save_function=write)
@@ -85,11 +83,13 @@ def save_words(parts: Components, words: Mapping[str, int], rank: int, alpha: in
 
 
 def load_words(parts: Components, folder: Path) -> Components:
-    """Put the saved words into the tokenizer of a base, and merge the adapters into its weights; the parts change.
+    """Add the saved words to the tokenizer of a base, and merge the adapters into its weights, in place.
 
-    Raises UserError when the adapters are not those of this base's attention layers, all of them and no others.
+    Raises UserError unless the file has adapters for exactly the attention layers of this base.
     """
-    _check_adapters(folder / LORA_FILE, parts)
+    expected = adapter_keys("unet", parts.unet, UNET_TARGETS, UNET_HALVES)
+    expected |= adapter_keys("text_encoder", parts.text_encoder, TEXT_TARGETS, TEXT_HALVES)
+    check_adapters(folder / LORA_FILE, expected)
     pipeline = as_pipeline(parts)
     for file in sorted(folder.glob(WORD_FILES)):
         pipeline.load_textual_inversion(str(folder), weight_name=file.name, use_safetensors=True)
@@ -102,32 +102,10 @@ def load_words(parts: Components, folder: Path) -> Components:
     return parts
 
 
-def _check_adapters(file: Path, parts: Components) -> None:
-    """Refuse a file without an adapter for every attention projection: diffusers would load what is there."""
-    expected = {
-        f"{part}.{name}.{half}"
-        for part, targets, halves in (
-            ("unet", UNET_TARGETS, ("lora.down.weight", "lora.up.weight")),
-            ("text_encoder", TEXT_TARGETS, ("lora_linear_layer.down.weight", "lora_linear_layer.up.weight")),
-        )
-        for name, _ in getattr(parts, part).named_modules()
-        if name.endswith(tuple(f".{target}" for target in targets))
-        for half in halves
-    }
-    with safe_open(file, framework="pt") as weights:
-        keys = set(weights.keys())
-    if wrong := sorted(expected ^ keys):
-        raise UserError(
-            f"{file}: {len(expected - keys)} of {len(expected)} weights are missing and {len(keys - expected)} belong "
-            f"to no attention layer, such as {wrong[0]}: the file is damaged, or was made for another base; delete the "
-            f"folder and run `dvc repro`"
-        )
-
-
 def word_positions(ids: Tensor, words: Tensor) -> Tensor:
-    """Where each prompt (B, T) has its word (B,), by the token's id: (B,) int64.
+    """The position of each prompt's word, (B,) int64: prompts are token ids (B, T), words token ids (B,).
 
-    Raises UserError when a prompt lacks it, as one does that is longer than the tokenizer's length and was cut.
+    Raises UserError if a prompt lacks its word: it is longer than the tokenizer's limit, and was cut.
     """
     at = ids == words[:, None]
     if not at.any(dim=1).all():

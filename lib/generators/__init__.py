@@ -3,20 +3,20 @@
 A method's module offers
 
 - `Settings`: a `Section` with the types of its own section in params.yaml;
-- `SHARED`: names of the other settings that a sample depends on, such as `synth.steps`: they go into its record;
+- `SHARED`: names of the other settings that a sample depends on, such as `synth.steps`; they are stored in its record;
 - `finetune(params, settings, real, key, out, curves)`: learns from the real defects and writes the model into the
-  folder `out`, with a `model.json` that names base, revision and weights; `key` names its unfinished work, `curves` is
-  the folder for its loss. A procedure, which learns nothing, has no such function;
-- `synthesize(params, settings, real, model, batches)`: yields for each batch of placements the list of its answers, a
-  `Made` or a `Failed` for every placement. A sample depends on its own seed alone, whatever the batch, the order and
-  the number of processes.
+  folder `out`, with a `model.json` that names base, revision and weights; `key` identifies its unfinished work,
+  `curves` is the folder for its loss curve. A method without training has no such function;
+- `synthesize(params, settings, real, model, batches)`: yields for each batch of placements a list with one answer per
+  placement, a `Made` or a `Failed`. A sample depends on its own seed only, not on the batch, the order or the number of
+  processes.
 
-Most methods paint into the good picture that the placement names: the answer has that picture's size, and outside of
-the placement's box nothing changes, bit for bit; where a person drew a `shape` into the box, a method that paints
-into shapes keeps to that. One that paints the background as well says so (`own_background`);
-it then gives the mask, or `normal`, the same picture without the defect, from which the mask is measured.
+Most methods paint into the good picture that the placement names: the answer has that picture's size, and outside the
+placement's box nothing changes, bit for bit. If a person drew a `shape` into the box, methods that paint into shapes
+stay inside it. A method that also generates the background sets `own_background`; it then returns the mask, or
+`normal`: the same picture without the defect, from which the mask is measured.
 
-`lib/synthesis.py` drives them all.
+`lib/synthesis.py` runs them all.
 """
 
 import importlib
@@ -33,7 +33,7 @@ from lib.core.records import DefectBox, Description, Sample, read_records, read_
 
 @dataclass(frozen=True)
 class RealData:
-    """What a generator may know of a category: its train part. Val and test pictures are not in it."""
+    """What a generator may see of a category: its train part, no val or test pictures."""
 
     category: str
     samples: dict[str, Sample]
@@ -45,9 +45,9 @@ class RealData:
 class Made:
     """One synthesized picture.
 
-    image: (H, W, 3) uint8. mask: (H, W) bool, where the generator knows what it painted; None has it measured.
-    normal: (H, W, 3) uint8, the picture without the defect, where the generator made that, too. own_background: the
-    picture does not show the placement's good picture. notes: the generator's own numbers, fit for JSON.
+    image: (H, W, 3) uint8. mask: (H, W) bool if the generator knows what it painted; None: it is measured later.
+    normal: (H, W, 3) uint8, the picture without the defect, if the generator made that, too. own_background: the
+    background is not the placement's good picture. notes: the generator's own values, serialisable as JSON.
     """
 
     image: RGB
@@ -59,20 +59,20 @@ class Made:
 
 @dataclass(frozen=True)
 class Failed:
-    """A placement for which there is no picture, and why."""
+    """A placement that got no picture, and why."""
 
     reason: str
 
 
 Answer = Made | Failed
 
-WINDOW = ("window.context", "window.min_side")  # names for `SHARED`: of the window around a box
+WINDOW = ("window.context", "window.min_side")  # names for `SHARED`, for methods that use the window around a box
 
-NON_FINITE = "non-finite output"  # the reason of a diffusion method whose sample holds NaN or infinity
+NON_FINITE = "non-finite output"  # reason for `Failed`: the sample holds NaN or infinity
 
 
 def find(name: str) -> ModuleType:
-    """The module of a generator, imported when it is asked for. Raises UserError with the known names for any other."""
+    """Import the module of a generator. Raises UserError, which lists the known names, for an unknown one."""
     if name not in methods("generators"):
         raise UserError(f"generators: {name!r} is unknown, known are {', '.join(methods('generators'))}")
     return importlib.import_module(f"lib.generators.{name}")

@@ -1,10 +1,10 @@
 """Cut a real defect out and paste it elsewhere (Dwibedi, Misra & Hebert 2017: "Cut, Paste and Learn").
 
-The defect is the one that the placement was drawn from. It is flipped, turned and scaled a little, put where its old
-surroundings go on in the new ones, so that the edge of a part meets an edge; its brightness follows that of the place,
-and its border is blended. What differs from the paper: the background is a good picture of the same category, where a
-defect of an edge must lie on an edge, so of several random poses the one is taken whose surroundings fit best.
-The mask is the real one, moved with its defect: known, not measured.
+The defect is the one that the placement was drawn from. It is flipped, rotated and scaled a little, adapted to the
+brightness of the new place, and its border is blended. Unlike in the paper, the background is a good picture of the
+same category, in which a defect of an edge must lie on an edge. So of several random poses the method takes the one
+whose surroundings match those of the new place best. The mask is the real one, moved with its defect: known, not
+measured.
 """
 
 import math
@@ -28,19 +28,19 @@ from lib.core.runtime import seed_for
 from lib.generators import Answer, Failed, Made, RealData
 
 SHARED = ("synth.feather",)
-POSES = 32  # random poses, of which the one is taken whose surroundings fit best
-RING = 5  # px around the defect by which surroundings are compared; the gate's contrast is to as wide a ring
-TIGHT = 0.9  # poses that must be shrunk to less than this share of the best fitting one's size are left out
-MARGIN = 2  # times feather and ring are cut out around a real defect: enough where it is shrunk to half its size
-RIM_SHARE = 6  # a free rim takes at most so large a part of the box on each side: small boxes are for the defect
-ERODED = 3  # px that OpenCV's seamless cloning takes off the region that it is given, on each side
+POSES = 32  # random poses, of which the one whose surroundings match best is taken
+RING = 5  # px; width of the ring around the defect in which surroundings are compared, as wide as the gate's
+TIGHT = 0.9  # poses that must shrink to less than this share of the best fitting pose's scale are dropped
+MARGIN = 2  # times (feather + ring) px are cut out around a real defect: enough if it shrinks to half its size
+RIM_SHARE = 6  # the free rim takes at most 1 / RIM_SHARE of the box on each side, so that small boxes hold the defect
+ERODED = 3  # px by which OpenCV's seamless cloning erodes the given region
 
 
 class Settings(Section):
     """blending: feather fades the border over `synth.feather` px, poisson pastes gradients (Perez et al. 2003).
 
-    rotation: degrees to either side; scale: relative, 0.1 is 10 % to either side, beside the ratio of the
-    placement's box to the real one; flips: across and down, each in half of the samples.
+    rotation: largest angle in degrees. scale: largest relative change of size, beside the ratio of the placement's box
+    to the real one. flips: mirror left to right and upside down, each with probability 0.5.
     """
 
     blending: Literal["feather", "poisson"]
@@ -51,10 +51,10 @@ class Settings(Section):
 
 @dataclass(frozen=True)
 class Defect:
-    """A real defect in a piece of its picture (h, w, 3) uint8: the pixels (h, w) that are its own, those of others,
-    which are never pasted.
+    """A real defect, cut out of its picture with some surroundings.
 
-    box: the real one's width and height in px.
+    image: (h, w, 3) uint8. own: (h, w), its pixels. others: (h, w), pixels of other defects, which are never pasted.
+    box: width and height of the real box in px.
     """
 
     image: RGB
@@ -65,7 +65,7 @@ class Defect:
 
 @dataclass(frozen=True)
 class Pose:
-    """How a defect is put into a box: degrees, factor of its size, flips, and its centre in px of the picture."""
+    """How a defect is placed: rotation in degrees, scale factor, flips, and its centre in px of the picture."""
 
     angle: float
     scale: float
@@ -75,9 +75,9 @@ class Pose:
 
 @dataclass(frozen=True)
 class Canvas:
-    """The box with a ring around it, as far as the picture reaches: origin in the picture, pixels, the box in it."""
+    """The part of a good picture that is pasted into: the box with a ring around it, clipped to the picture."""
 
-    x0: int
+    x0: int  # origin in the picture
     y0: int
     pixels: NDArray[np.float32]  # (h, w, 3)
     inside: Mask  # (h, w), the box
@@ -85,19 +85,19 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Layer:
-    """A defect as it lies on the canvas: colours (h, w, 3), its mask, and where there is anything to be pasted."""
+    """A defect, transformed onto the canvas: its colours (h, w, 3), its mask, and where pixels may be pasted."""
 
     colours: NDArray[np.float32]
     mask: Mask
-    usable: Mask  # the source has a pixel there, and it is none of others
+    usable: Mask  # the source has a pixel there, which does not belong to another defect
 
 
 def synthesize(
     params: Params, settings: Settings, real: RealData, model: Path, batches: Iterable[list[Placement]]
 ) -> Iterator[list[Answer]]:
-    """Paste a real defect into the box of every placement; outside of it nothing changes, bit for bit.
+    """Paste a real defect into the box of every placement; outside the box nothing changes, bit for bit.
 
-    Raises UserError where a placement names a defect that is not in the train part.
+    Raises UserError if a placement names a defect that is not in the train part.
     """
     images, masks = recent(read_image), recent(read_mask)
     boxes = {(item.sample, item.component): item for item in real.boxes}
@@ -124,9 +124,8 @@ def synthesize(
 def cut_out(image: RGB, mask: Mask, unsound: Mask, item: DefectBox, margin: int) -> Defect:
     """One defect of a picture (H, W, 3), with `margin` px of its surroundings.
 
-    mask, unsound: (H, W) bool, of its type's defects, and of all pixels that show no sound product. Boxes of defects of
-    one type are disjoint: whatever of its mask lies within the box is this one's, and all else that is not sound, also
-    in the box, is another's.
+    mask: (H, W) bool, the defects of its type. unsound: (H, W) bool, all pixels that show a defect or never count.
+    Boxes of defects of one type are disjoint: the mask inside the box is this defect, all other unsound pixels are not.
     """
     x0, y0, x1, y1 = item.box
     near = slice(max(y0 - margin, 0), y1 + margin), slice(max(x0 - margin, 0), x1 + margin)
@@ -135,10 +134,10 @@ def cut_out(image: RGB, mask: Mask, unsound: Mask, item: DefectBox, margin: int)
 
 
 def paste(normal: RGB, defect: Defect, box: Box, settings: Settings, feather: int, rng: np.random.Generator) -> Answer:
-    """Put the defect into a box of the good picture (H, W, 3) uint8, in the best fitting one of POSES random poses.
+    """Paste the defect into a box of the good picture (H, W, 3) uint8, in the best of POSES random poses.
 
-    The mask is that of the defect, where the picture differs; around it, inside of the box, the border is blended.
-    Failed where the box is empty, or the defect is less than a pixel in it.
+    The mask is that of the defect, without pixels that did not change; the border is blended around it, inside the box.
+    Failed if the box is empty, or the defect is smaller than a pixel in it.
     """
     if box[0] >= box[2] or box[1] >= box[3] or not defect.own.any():
         return Failed("there is nothing to paste, or no place for it")
@@ -166,7 +165,7 @@ def paste(normal: RGB, defect: Defect, box: Box, settings: Settings, feather: in
 
 
 def canvas_around(normal: RGB, box: Box) -> Canvas:
-    """The part of a picture that pasting into a box looks at."""
+    """The canvas of a box in a picture (H, W, 3)."""
     height, width = normal.shape[:2]
     x0, y0 = max(box[0] - RING, 0), max(box[1] - RING, 0)
     x1, y1 = min(box[2] + RING, width), min(box[3] + RING, height)
@@ -177,10 +176,11 @@ def canvas_around(normal: RGB, box: Box) -> Canvas:
 def fitting_poses(
     defect: Defect, box: Box, shape: tuple[int, ...], settings: Settings, feather: int, rng: np.random.Generator
 ) -> list[Pose]:
-    """Random poses in which the defect lies within the box of a picture of shape (H, W, ...).
+    """Random poses in which the defect lies inside the box of a picture of shape (H, W, ...).
 
-    Its size follows the ratio of the box to the real one. A pose in which it does not fit is shrunk, and left out if
-    another one fits better. A rim of `feather` px stays free on all sides but the picture's own, if there is room.
+    The scale follows the ratio of the box to the real box. A pose in which the defect does not fit is shrunk; poses
+    that shrink much more than the best one are dropped (TIGHT). If there is room, a rim of `feather` px stays free,
+    except at the picture's border.
     """
     low, high = _room(box, shape, feather)
     ratio = math.sqrt((box[2] - box[0]) * (box[3] - box[1]) / (defect.box[0] * defect.box[1]))
@@ -199,7 +199,7 @@ def fitting_poses(
 
 
 def lay(defect: Defect, pose: Pose, canvas: Canvas) -> Layer:
-    """The defect on the canvas, its mask cut off at the box. Beyond the source's border there is nothing to paste."""
+    """The defect on the canvas, its mask clipped to the box; nothing is pasted from beyond the source's border."""
     linear = _linear(pose.angle, pose.scale, pose.flips)
     half = np.full(2, 0.5)  # OpenCV counts from the middle of the first pixel
     shift = np.array(pose.centre) - (canvas.x0, canvas.y0) - half + linear @ (half - _centre(defect.own))
@@ -216,8 +216,8 @@ def lay(defect: Defect, pose: Pose, canvas: Canvas) -> Layer:
 
 
 def mismatch(layer: Layer, canvas: Canvas) -> float:
-    """How badly the defect's surroundings go on in those of the place: mean absolute difference in the ring around it,
-    in grey levels; infinite where there is no defect."""
+    """How badly the defect's surroundings match those of the place: mean absolute difference in the ring around it, in
+    grey levels; infinite if no defect is left."""
     ring = _ring(layer)
     if not ring.any():
         return 0.0 if layer.mask.any() else math.inf
@@ -225,10 +225,10 @@ def mismatch(layer: Layer, canvas: Canvas) -> float:
 
 
 def exposure_offset(layer: Layer, canvas: Canvas) -> NDArray[np.float32]:
-    """(3,) grey levels that take the defect's surroundings to those of the place.
+    """(3,) grey levels to add to the defect, so that its surroundings match those of the place.
 
-    The median of the differences, pixel by pixel: where part and background meet in the ring, that of medians would
-    be one between the two.
+    The median of the differences of pixels, not the difference of medians: if the ring shows both part and background,
+    that would lie between the two.
     """
     ring = _ring(layer)
     if not ring.any():
@@ -237,7 +237,7 @@ def exposure_offset(layer: Layer, canvas: Canvas) -> NDArray[np.float32]:
 
 
 def faded(layer: Layer, canvas: Canvas, feather: int) -> RGB:
-    """The canvas with the defect in it, whole inside of its mask and fading out over `feather` px around it."""
+    """The canvas with the defect, opaque inside its mask and fading out over `feather` px around it."""
     distance = cv2.distanceTransform((~layer.mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     opacity = np.clip(1 - distance / (feather + 1), 0, 1) * layer.usable
     colours = layer.colours + exposure_offset(layer, canvas)
@@ -245,7 +245,7 @@ def faded(layer: Layer, canvas: Canvas, feather: int) -> RGB:
 
 
 def cloned(layer: Layer, canvas: Canvas, feather: int) -> RGB:
-    """The canvas with the defect's gradients in it, integrated from the border `feather` px around its mask inwards."""
+    """The canvas with the defect cloned seamlessly into the region up to `feather` px around its mask."""
     edge = ERODED + 1  # the region must not touch the border of what OpenCV is given
     source, target = (
         cv2.copyMakeBorder(_rounded(colours), edge, edge, edge, edge, cv2.BORDER_REFLECT_101)
@@ -269,21 +269,21 @@ def _rounded(colours: NDArray[np.float32]) -> RGB:
 
 
 def _ring(layer: Layer) -> Mask:
-    """What lies around the defect; its own soft border is left out."""
+    """The ring around the defect, without the pixels next to it, which show its soft border."""
     solid = layer.mask.astype(np.uint8)
     grown, far = (cv2.dilate(solid, np.ones((2 * r + 1, 2 * r + 1))) > 0 for r in (1, 1 + RING))
     return far & ~grown & layer.usable
 
 
 def _room(box: Box, shape: tuple[int, ...], feather: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lowest and highest (x, y) that a defect may reach in a box of a picture of shape (H, W, ...)."""
+    """Lowest and highest (x, y) that a defect may reach in a box; shape: (H, W, ...) of the picture."""
     low, high = np.array(box[:2], float), np.array(box[2:], float)
     rim = np.minimum(feather, (high - low) // RIM_SHARE)
     return low + rim * (low > 0), high - rim * (high < shape[1::-1])
 
 
 def _linear(angle: float, scale: float, flips: tuple[bool, bool]) -> NDArray[np.float64]:
-    """(2, 2): flips across and down, then turns by an angle in degrees and scales (x, y) px."""
+    """The matrix (2, 2) that flips, then rotates by an angle in degrees and scales points (x, y)."""
     turn = math.radians(angle)
     turned = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     return scale * turned * (-1.0 if flips[0] else 1.0, -1.0 if flips[1] else 1.0)

@@ -1,14 +1,14 @@
-"""Defect-Gen ("Defect Spectrum", Yang et al. 2024): a wide model lays a picture out, one with a narrow view paints it.
+"""Defect-Gen ("Defect Spectrum", Yang et al. 2024): a wide network does the layout, a narrow one paints the details.
 
-Picture and one-hot label map are one signal in pixel space, so that image and mask of a sample come out together. From
-a handful of pictures a model that sees them whole learns them by heart; the narrow one sees patches alone and mixes
-them. Both are trained from nothing, on windows around real defects. A sample is such a window: it brings a background
-of its own.
+Picture and one-hot label map form one signal in pixel space, so that a sample has both image and mask. Trained on a
+handful of pictures, a network that sees whole pictures memorises them. The narrow network has a small receptive field:
+it sees only patches, and combines those of different pictures. Both are trained from scratch on windows around real
+defects. A sample is such a window, with its own background.
 
-The published method cannot be told what to paint. Here some label channels are known and kept so at every noise level,
-as in inpainting (Lugmayr et al. 2022), and both networks paint the rest to match. Either those of all types but the
-requested one are known, namely empty, and what comes without a label is drawn again; or the whole label is: it is that
-of a real defect, of the requested type alone, and only the picture is new.
+The published method does not control the defect type. Here, some label channels are known and kept at every noise
+level, as in inpainting (Lugmayr et al. 2022), and the networks generate the rest. With `label: drawn`, the channels of
+all other types are known to be empty, and samples with an empty mask are drawn again. With `label: real`, the whole
+label is known: that of a real defect of the requested type; only the picture is generated.
 """
 
 import json
@@ -26,7 +26,7 @@ from skimage.morphology import remove_small_objects
 from torch import Tensor
 
 from lib.core.defects import defect_mask, types_of
-from lib.core.geometry import RGB, Box, Mask, crop, resize, shift_window, window_around
+from lib.core.geometry import RGB, Box, Mask, crop, resize, window_around
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, Positive, Section, WindowParams
 from lib.core.records import Placement
@@ -47,26 +47,25 @@ from lib.diffusion.pixel import (
     wide_network,
 )
 from lib.diffusion.training import train
+from lib.diffusion.views import Flips, flipped, flips_of, random_window
 from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 
 SHARED = ("synth.steps", *WINDOW)
 LEVELS = 1000  # noise levels of training, as published
-COLOURS = 3  # channels of the picture; the label's follow: background, then the types
-CONTEXT_SPREAD = (0.85, 1.25)  # of a training window's side, so that no size is learnt by heart
-SHIFT = 4  # a training window moves by at most this part of what it leaves around the defect
+COLOURS = 3  # channels of the picture; those of the label follow: background, then the types
 
 Width = Annotated[int, Field(ge=4, multiple_of=4)]
 
 
 class Settings(Section):
-    """side: of the joint picture, px; `wide_*` and `narrow_*`: channels of the first level, and number of levels;
-    blocks: residual blocks for each level; attention_side: the largest level of the wide network with attention, px;
-    switch: the noise level, of 1000, from which on the narrow network takes over, 0 never, 1000 from the start; label:
-    drawn comes out with the picture, as published; real is that of the defect which the placement is like;
-    train_steps: for each network; train_batch: windows in a step; variants: cached views of each real defect; tries:
-    noises that are drawn until a label is not empty; min_component: px, smaller pieces of a label are specks.
+    """side: of the signal, px; `wide_*` and `narrow_*`: channels at the first level, and number of levels; blocks:
+    residual blocks per level; attention_side: the largest level of the wide network with attention, px; switch: the
+    noise level, of 1000, below which the narrow network takes over: 0 never, 1000 from the start; label: drawn: is
+    generated with the picture, as published; real: that of the defect that the placement was drawn from; train_steps:
+    per network; train_batch: windows per step; variants: cached views of each real defect; tries: samples drawn until
+    the mask is not empty; min_component: px, smaller pieces of a mask are dropped.
 
-    Refused where the narrow network would see all of the picture.
+    Raises ValueError if the receptive field of the narrow network covers the whole signal.
     """
 
     side: Annotated[int, Field(ge=16)]
@@ -103,7 +102,7 @@ class View:
 
 
 def finetune(params: Params, settings: Settings, real: RealData, key: str, out: Path, curves: Path) -> None:
-    """Train the wide network, then the narrow one, from nothing; `out` gets both in diffusers format."""
+    """Train the wide network, then the narrow one, from scratch; `out` gets both in diffusers format."""
     torch.manual_seed(params.seed)
     where, types = device(), defect_types(real)
     views = training_views(params, settings, real, types, params.seed)
@@ -129,9 +128,9 @@ def finetune(params: Params, settings: Settings, real: RealData, key: str, out: 
 def synthesize(
     params: Params, settings: Settings, real: RealData, model: Path, batches: Iterable[list[Placement]]
 ) -> Iterator[list[Answer]]:
-    """Draw a window with a defect of the requested type for every placement, as large as the one around its box.
+    """Sample a window with a defect of the requested type for every placement, as large as the window around its box.
 
-    Notes: how many noises were drawn; the training picture nearest to the sample, and its distance (`nearest`).
+    Notes: how many samples were drawn; the training picture nearest to the sample, and its distance (`nearest`).
     """
     facts = json.loads((model / "model.json").read_text(encoding="utf-8"))
     views = training_views(params, settings, real, facts["types"], facts["seed"])
@@ -168,9 +167,9 @@ def synthesize(
 
 
 def networks(settings: Settings, channels: int) -> dict[str, Any]:
-    """The untrained networks for signals (B, channels, side, side), by their names, in the order of their training.
+    """The untrained networks for signals (B, channels, side, side), by name, in the order of their training.
 
-    The wide one's channels double with every second level, the narrow one's with each, as published.
+    The channels of the wide network double at every second level, those of the narrow one at each, as published.
     """
     wide = [settings.wide_width * 2 ** (level // 2) for level in range(settings.wide_levels)]
     narrow = [settings.narrow_width * 2**level for level in range(settings.narrow_levels)]
@@ -181,10 +180,10 @@ def networks(settings: Settings, channels: int) -> dict[str, Any]:
 
 
 def two_stages(wide: Any, narrow: Any, schedule: Schedule, switch: int, known: Tensor) -> Denoise:
-    """Estimate x0 with the wide network at noise levels from `switch` on, below it with the narrow one.
+    """Estimate x0 with the wide network at noise levels from `switch` on, and with the narrow one below.
 
-    known: (B, C, S, S) or (B, C, 1, 1), what x0 is known to be, NaN where nobody knows. Raises ValueError when the
-    switch lies outside of the levels.
+    known: (B, C, S, S) or (B, C, 1, 1), the known values of x0, NaN where unknown. Raises ValueError if the switch is
+    not a level.
     """
     if not 0 <= switch <= LEVELS:
         raise ValueError(f"switch: {switch}, expected 0 to {LEVELS}")
@@ -198,7 +197,7 @@ def two_stages(wide: Any, narrow: Any, schedule: Schedule, switch: int, known: T
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws signals with the two networks, whose weights are the moving averages."""
+    """Samples signals with the two networks, whose weights are the moving averages of training."""
 
     wide: Any
     narrow: Any
@@ -206,14 +205,14 @@ class Sampler:
     switch: int
 
     def __call__(self, seeds: Sequence[int], known: Tensor) -> NDArray[np.float32]:
-        """Signals (B, C, S, S) from one seed, and one tensor of what is known (`two_stages`), each.
+        """Signals (B, C, S, S), each from its seed and its known values (`two_stages`).
 
         On a CPU every sample is computed alone, on one core, so that no bit depends on the batch.
         """
         where, config = self.wide.device, self.wide.config
         noise = starting_noise(seeds, (config.in_channels, config.sample_size, config.sample_size)).to(where)
         share = 1 if where.type == "cpu" else len(noise)
-        # Also the last ones of a batch keep to one core each: twice the cores is more calls than run at a time.
+        # The last samples of a batch get one core each, too: `out_of` claims more calls than there are cores.
         parts = noise.split(share), known.to(where).split(share)
         done = on_cores(where, self._draw, *parts, out_of=2 * cores(where))
         return torch.cat(done).cpu().numpy()
@@ -227,9 +226,9 @@ class Sampler:
 
 
 def one_hot(label: NDArray[np.uint8], types: int) -> Tensor:
-    """(N, types + 1, S, S) float, 1 in the channel of a pixel's class and -1 in the others, of labels (N, S, S).
+    """(N, types + 1, S, S) float from labels (N, S, S): 1 in the channel of a pixel's class, -1 in the others.
 
-    Class 0 is the background. In [-1, 1] like the picture, the label drowns in the noise at the same level as it.
+    Class 0 is the background. The range [-1, 1] is that of the picture, so that noise affects both alike.
     Raises ValueError for a class above `types`.
     """
     if label.size and label.max() > types:
@@ -239,15 +238,15 @@ def one_hot(label: NDArray[np.uint8], types: int) -> Tensor:
 
 
 def joint_signals(views: Sequence[View], types: int) -> Tensor:
-    """(N, 3 + types + 1, S, S) in [-1, 1]: pictures and their labels, side by side."""
+    """(N, 3 + types + 1, S, S) in [-1, 1]: pictures and their labels, concatenated."""
     pictures = to_tensor(np.stack([view.picture for view in views]))
     return torch.cat([pictures, one_hot(np.stack([view.label for view in views]), types)], dim=1)
 
 
 def known_channels(types: int, kind: int, label: NDArray[np.uint8], settings: Settings) -> Tensor:
-    """(3 + types + 1, S, S): what is known of a signal with a defect of type `kind`, NaN for the rest.
+    """(3 + types + 1, S, S): the known values of a signal with a defect of type `kind`, NaN where unknown.
 
-    The label (S, S) in 0..K if it is to be real, without other types, which no mask marks; else that these are absent.
+    With `label: real` these are the label (S, S) in 0..K, without other types; else that other types are absent.
     """
     coded = one_hot(np.where(label == kind, label, np.uint8(0))[None], types)[0]
     if settings.label == "drawn":
@@ -257,14 +256,14 @@ def known_channels(types: int, kind: int, label: NDArray[np.uint8], settings: Se
 
 
 def real_label(placement: Placement, views: Sequence[View], seed: int) -> NDArray[np.uint8]:
-    """The label of one view of the real defect that the placement is like, chosen by the seed."""
+    """The label of one view of the real defect that the placement was drawn from, chosen by the seed."""
     like = [view for view in views if (view.sample, view.component) == (placement.like, placement.component)]
     return like[seed % len(like)].label
 
 
 def finished(signal: NDArray[np.float32], kind: int, side: int, min_component: int) -> tuple[RGB, Mask]:
-    """The picture (S, S, 3) uint8 of a signal (C, S, S), and its mask (side, side), where type `kind` outweighs the
-    background; pieces of less than `min_component` px of the mask are left out."""
+    """The picture (S, S, 3) uint8 of a signal (C, S, S), and its mask (side, side): where the channel of type `kind` is
+    above that of the background, without pieces of less than `min_component` px."""
     picture = np.clip(np.rint(to_pixels(torch.from_numpy(signal[None, :COLOURS]))[0]), 0, 255).astype(np.uint8)
     margin = resize(signal[COLOURS + kind] - signal[COLOURS], side, side)
     return picture, remove_small_objects(margin > 0, max_size=min_component - 1, connectivity=2)
@@ -274,14 +273,14 @@ def finished(signal: NDArray[np.float32], kind: int, side: int, min_component: i
 
 
 def defect_types(real: RealData) -> list[str]:
-    """The types of the category, in the order of their classes 1..K."""
+    """The defect types of the category, in the order of their classes 1..K."""
     return sorted({box.defect_type for box in real.boxes})
 
 
 def training_views(
     params: Params, settings: Settings, real: RealData, types: Sequence[str], seed: int
 ) -> tuple[View, ...]:
-    """Several windows around every real defect, flipped in turn, of pictures with a defect alone.
+    """Several windows around every real defect, in turn with different flips.
 
     Raises UserError for a picture without a mask.
     """
@@ -292,8 +291,8 @@ def training_views(
         image = image_of(Path(sample.image))
         masks = {name: defect_mask(sample, name, mask_of) for name in types_of(sample) if name in types}
         for variant in range(settings.variants):
-            flips, label = (bool(variant & 1), bool(variant & 2)), np.zeros((settings.side, settings.side), np.uint8)
-            for name, mask in masks.items():  # all types that the window shows
+            flips, label = flips_of(variant), np.zeros((settings.side, settings.side), np.uint8)
+            for name, mask in masks.items():  # the window may show several types
                 rng = np.random.default_rng(seed_for(seed, item.sample, item.component, variant))
                 picture, defect = view_of(image, mask, item.box, flips, params.window, settings.side, rng)
                 label[defect] = types.index(name) + 1
@@ -305,27 +304,22 @@ def view_of(
     image: RGB,
     mask: Mask,
     box: Box,
-    flips: tuple[bool, bool],
+    flips: Flips,
     window: WindowParams,
     side: int,
     rng: np.random.Generator,
 ) -> tuple[RGB, Mask]:
-    """A window around the box, a little larger or smaller and shifted, perhaps flipped: (S, S, 3) uint8, (S, S) bool.
+    """A random window around the box, flipped as asked: (S, S, 3) uint8, (S, S) bool.
 
-    At native scale where it has `side` px, shrunk where the defect needs more; masks by their nearest pixels.
+    It has `side` px at native scale if the defect fits, else it is larger and shrunk.
     """
-    context = max(window.context * rng.uniform(*CONTEXT_SPREAD), 1.0)
-    place = window_around(box, image.shape, context, max(window.min_side, side))
-    spare = (place.side - max(box[2] - box[0], box[3] - box[1])) // SHIFT
-    if spare > 0:
-        place = shift_window(place, rng.integers(-spare, spare + 1, size=2).tolist(), box, image.shape)
-    across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
-    picture, label = (resize(crop(pixels, place), side, side)[down, across] for pixels in (image, mask))
-    return np.ascontiguousarray(picture), np.ascontiguousarray(label)
+    place = random_window(box, image.shape, window.context, max(window.min_side, side), rng)
+    picture, label = (flipped(resize(crop(pixels, place), side, side), flips) for pixels in (image, mask))
+    return picture, label
 
 
 def window_side(placement: Placement, real: RealData, params: Params, settings: Settings) -> int:
-    """Side in px, at native scale, of the window that training would cut around the placement's box."""
+    """Side in px, at native scale, of the window around the placement's box, cut as in training."""
     width, height = real.samples[placement.normal].size
     smallest = max(params.window.min_side, settings.side)
     return window_around(placement.box, (height, width), params.window.context, smallest).side
@@ -335,15 +329,17 @@ def window_side(placement: Placement, real: RealData, params: Params, settings: 
 
 
 def nearest(picture: RGB, views: Sequence[View]) -> dict[str, Any]:
-    """The sample whose window is nearest to the picture (S, S, 3), and the distance in grey levels (root mean square):
-    0 for a copy; to be read beside `distance_between_real` in model.json."""
+    """The sample whose window is nearest to the picture (S, S, 3), and the distance in grey levels (root mean square).
+
+    0 is a copy; compare with `distance_between_real` in model.json.
+    """
     distances = [math.sqrt(np.square(picture.astype(np.float32) - view.picture).mean()) for view in views]
     closest = int(np.argmin(distances))
     return {"nearest": views[closest].sample, "nearest_distance": round(distances[closest], 3)}
 
 
 def distance_between_real(views: Sequence[View]) -> float | None:
-    """Median distance of a real defect's first window from the nearest of another picture; None where none is."""
+    """Median distance of a real defect's first window to the nearest of another picture; None if there is only one."""
     firsts = {(view.sample, view.component): view for view in reversed(views)}.values()
     others = [(first, [view for view in views if view.sample != first.sample]) for first in firsts]
     distances = [nearest(first.picture, rest)["nearest_distance"] for first, rest in others if rest]

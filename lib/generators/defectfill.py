@@ -1,12 +1,13 @@
-"""DefectFill (Song et al., CVPR 2025): a new word for each defect type, taught by three losses, fills shaped holes.
+"""DefectFill (Song et al., CVPR 2025): fine-tune an inpainting model on a new word for each defect type.
 
-An inpainting model learns the word [V*] from a few pairs of picture and mask (`lib/diffusion/word_objective.py`). It
-then paints into holes with the shape of a real defect, bent into the placement's box, and of several samples keeps the
-one least like the good picture (low-fidelity selection). Differences, on purpose: one model for each category knows the
-words of all its types; adapters have no dropout; captions are dropped now and then (guidance needs it); work happens in
-a window at native scale, and only the change is added to the good picture; selection has an upper bound, taken from
-real defects; the sampler asks with the defect's prompt, which training has seen with holes of the defect's shape, where
-the object's, seen with boxes that are mostly sound, asks a small base for faint defects.
+The model learns the word [V*] from a few pairs of picture and mask, by three losses
+(`lib/diffusion/word_objective.py`). It then paints into holes that have the shape of a real defect, deformed to fit the
+placement's box, and keeps that of several samples which differs most from the good picture (low-fidelity selection).
+Intended differences from the paper: one model per category knows the words of all its types; adapters have no dropout;
+some captions are dropped (guidance needs it); the model works in a window at native scale, and only the change is added
+to the good picture; selection has an upper bound, taken from real defects; sampling uses the defect prompt, which was
+trained with defect-shaped holes. With the object prompt, which was trained with boxes that are mostly free of defects,
+a small base paints faint defects.
 """
 
 import math
@@ -35,6 +36,7 @@ from lib.diffusion.pasting import apply_change
 from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, sampling_dtype, starting_noise
 from lib.diffusion.selection import choose, difference, without_defect
 from lib.diffusion.training import train
+from lib.diffusion.views import Flips, flipped, flips_of
 from lib.diffusion.word_objective import Losses, Prompts, Views, WordObjective
 from lib.diffusion.words import add_adapters, add_words, load_words, save_words
 from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
@@ -42,13 +44,13 @@ from lib.vision import shapes
 from lib.vision.backbones import DEFAULT, load_backbone
 
 SHARED = (*SAMPLER_SETTINGS, "synth.feather", *WINDOW)
-LARGEST_SCALE = 1.125  # of training views; published
+LARGEST_SCALE = 1.125  # enlargement of training views; published
 
 Rate = Annotated[float, Field(gt=0)]
 
 
 class Settings(Losses):
-    """Adapters, holes and selection, as params.yaml says behind each value; and the weights of the losses."""
+    """Adapters, holes and selection, explained in params.yaml; and the weights of the losses."""
 
     rank: Positive
     alpha: Positive
@@ -64,22 +66,22 @@ class Settings(Losses):
 
 
 def word_of(defect_type: str) -> str:
-    """[V*] of a defect type: a token that no tokenizer has."""
+    """[V*] of a defect type: a token that is new to every tokenizer."""
     return f"<{defect_type}>"
 
 
 def defect_prompt(defect_type: str) -> str:
-    """P_def."""
+    """The prompt P_def of the paper."""
     return f"A photo of {word_of(defect_type)}"
 
 
 def object_prompt(defect_type: str, category: str) -> str:
-    """P_obj."""
+    """The prompt P_obj of the paper."""
     return f"A {' '.join(category.replace('_', ' ').replace('-', ' ').split())} with {word_of(defect_type)}"
 
 
 def prompt_of(settings: Settings, defect_type: str, category: str) -> str:
-    """What the sampler asks with."""
+    """The prompt for sampling."""
     return defect_prompt(defect_type) if settings.prompt == "defect" else object_prompt(defect_type, category)
 
 
@@ -87,7 +89,7 @@ def prompt_of(settings: Settings, defect_type: str, category: str) -> str:
 
 
 def finetune(params: Params, settings: Settings, real: RealData, key: str, out: Path, curves: Path) -> None:
-    """Teach the base one word for each defect type of the category; `out` gets adapters and words."""
+    """Teach the base one word per defect type of the category; `out` gets adapters and words."""
     torch.manual_seed(params.seed)
     parts = load(params.base, device())
     types = sorted({item.defect_type for item in real.boxes})
@@ -114,7 +116,7 @@ def finetune(params: Params, settings: Settings, real: RealData, key: str, out: 
 
 
 def encoded_views(params: Params, settings: Settings, real: RealData, parts: Components, types: list[str]) -> Views:
-    """Encode several views of every real defect once."""
+    """Cut several views of every real defect, and encode them once."""
     jobs = [
         (item, variant, seed_for(params.seed, item.sample, item.component, variant))
         for item in real.boxes
@@ -126,7 +128,7 @@ def encoded_views(params: Params, settings: Settings, real: RealData, parts: Com
     def cut(batch: list[tuple[DefectBox, int, int]]) -> tuple[Any, Any, Tensor]:
         views = []
         for item, variant, seed in batch:
-            sample, flips = real.samples[item.sample], (bool(variant & 1), bool(variant & 2))
+            sample, flips = real.samples[item.sample], flips_of(variant)
             picture = read(Path(sample.image))
             mask = shapes.grown(defect_mask(sample, item.defect_type, read_shape), settings.growth)
             x0, y0, x1, y1 = item.box
@@ -148,17 +150,16 @@ def view_of(
     image: RGB,
     mask: Mask,
     box: Box,
-    flips: tuple[bool, bool],
+    flips: Flips,
     windows: WindowParams,
     largest: int,
     side: int,
     seed: int,
 ) -> tuple[RGB, Mask]:
-    """One training view of a defect: a random crop of its window, 1 to LARGEST_SCALE times enlarged, perhaps flipped.
+    """One training view of a defect: a random crop of its window, enlarged 1 to LARGEST_SCALE times, flipped as asked.
 
-    image, mask: (H, W, 3) uint8 and (H, W) bool, whose defect lies in the box; both are cut and flipped together. The
-    crop has at most `largest` px. Returns (side, side, 3) uint8 and (side, side) bool, which holds at least a part of
-    the defect.
+    image, mask: (H, W, 3) uint8 and (H, W) bool, with the defect in the box. The crop has at most `largest` px and
+    shows at least a part of the defect. Returns (side, side, 3) uint8 and (side, side) bool.
     """
     rng = np.random.default_rng(seed)
     window = window_around(box, image.shape, windows.context, windows.min_side)
@@ -171,22 +172,21 @@ def view_of(
         starts.append(int(rng.integers(low, high + 1)))
     window = Window(starts[0], starts[1], smaller)
     picture, hole = resize(crop(image, window), side, side), shapes.covering(crop(mask, window), side)
-    across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
-    return np.ascontiguousarray(picture[down, across]), np.ascontiguousarray(hole[down, across])
+    return flipped(picture, flips), flipped(hole, flips)
 
 
 # What the model paints
 
 
 class Part(NamedTuple):
-    """What is painted at a time: a hole (H, W) bool, or a piece of a long one, in a window."""
+    """What is painted in one go: a hole (H, W) bool, or a piece of a long hole, in its window."""
 
     hole: Mask
     window: Window
 
 
 class Job(NamedTuple):
-    """One placement: the good picture, its whole hole, and the parts that are painted one after the other."""
+    """One placement: the good picture, the whole hole, and its parts, which are painted one after the other."""
 
     placement: Placement
     normal: RGB
@@ -197,9 +197,9 @@ class Job(NamedTuple):
 def synthesize(
     params: Params, settings: Settings, real: RealData, model: Path, batches: Iterable[list[Placement]]
 ) -> Iterator[list[Answer]]:
-    """Paint candidates into the hole of every placement, and keep the one least like the good picture.
+    """Paint candidates into the hole of every placement, and keep the one that differs most from the good picture.
 
-    Outside of the hole nothing changes, bit for bit. Notes: all scores, the choice, the limit, and who is beyond it.
+    Outside the hole nothing changes, bit for bit. Notes: all scores, the choice, the limit, and which are beyond it.
     """
     where = device()
     parts = load_words(load(params.base, where, sampling_dtype(where)), model)
@@ -223,9 +223,9 @@ def synthesize(
 def _painted(
     params: Params, parts: Components, jobs: list[Job], text: Tensor, empty: Tensor, candidate: int
 ) -> list[RGB | None]:
-    """One candidate for every job, None where the model's output is no picture.
+    """One candidate for every job, None if the model's output is not finite.
 
-    The parts of a long hole one after the other: each sees what was painted before.
+    The parts of a long hole are painted one after the other: each sees the parts before.
     """
     pictures = {row: job.normal for row, job in enumerate(jobs)}
     for number in range(max(len(job.parts) for job in jobs)):
@@ -252,7 +252,7 @@ def _changes(
     empty: Tensor,
     seeds: list[int],
 ) -> NDArray[np.float32]:
-    """What the model adds to the windows of some pictures: (B, S, S, 3) in [-255, 255]."""
+    """What the model changes in the windows of some pictures: (B, S, S, 3) in [-255, 255]."""
     side, where = parts.resolution, text.device
     views = [resize(crop(picture, part.window), side, side) for picture, part in zip(pictures, now, strict=True)]
     holes = [shapes.covering(crop(part.hole, part.window), side) for part in now]
@@ -272,7 +272,7 @@ def _changes(
 def _kept(
     params: Params, job: Job, pictures: list[RGB | None], backbone: nn.Module, limit: float, prompt: str
 ) -> Answer:
-    """Low-fidelity selection, in the window around the hole."""
+    """The candidate that low-fidelity selection keeps, compared in the window around the hole."""
     box, shape = job.placement.box, job.normal.shape
     window = window_around(box, shape, params.window.context, params.window.min_side)
     normal, hole = crop(job.normal, window), crop(job.hole, window)
@@ -296,7 +296,7 @@ def _kept(
 
 
 class Holes:
-    """Shaped holes for placements, from the real defects that they were drawn from. `side`: of the base's pictures."""
+    """The holes of placements, shaped like their real defects; side: px, of the base model's pictures."""
 
     def __init__(self, params: Params, settings: Settings, real: RealData, side: int) -> None:
         self.params, self.settings, self.real, self.side = params, settings, real, side
@@ -317,7 +317,7 @@ class Holes:
         return Job(placement, normal, hole, parts)
 
     def _shape(self, placement: Placement) -> Mask:
-        """The hole in the placement's box, as large as that: what a person drew is taken as it is."""
+        """The hole (h, w) bool, as large as the placement's box; a shape that a person drew is taken as it is."""
         if placement.shape is not None:
             return polygon_mask(placement.shape, placement.box)
         settings, size = self.settings, (placement.box[2] - placement.box[0], placement.box[3] - placement.box[1])
@@ -332,13 +332,13 @@ class Holes:
 
 
 def native_window(hole: Mask, shape: Sequence[int], side: int) -> Window:
-    """The window of `side` px around a hole, so that nothing is resized; larger where the hole is."""
+    """The window of `side` px around a hole, so that nothing is resized; larger if the hole is."""
     x, y, width, height = cv2.boundingRect(hole.astype(np.uint8))
     return window_around((x, y, x + width, y + height), shape, 1.0, side)
 
 
 def real_differences(params: Params, real: RealData, backbone: nn.Module) -> Mapping[str, float]:
-    """How unlike the same picture without it, filled from around, the most striking real defect of each type looks."""
+    """By defect type: how much the most salient real defect differs from its picture with the defect painted over."""
     most: dict[str, float] = {}
     for item in progress(real.boxes, "measure real defects"):
         sample = real.samples[item.sample]

@@ -1,17 +1,17 @@
-"""DMGR: a global model paints the workpiece, a local one the defect, and gradients make the first agree with the second
+"""DMGR: a global model paints the workpiece, a local one the defect, and gradients make the global one agree with it
 (after `weihang-luo/DMGR`).
 
-Both are diffusion models in pixel space, trained from nothing and apart: the global one on windows of good pictures,
-the local one on patches around real defects. While both chains descend, the global state is moved by gradients so that
-its clean estimate agrees, in a patch, with the local model's (`lib/diffusion/chains.py`).
+Both are diffusion models in pixel space, trained separately and from scratch: the global one on windows of good
+pictures, the local one on patches around real defects. While both are sampled, gradients move the global sample so that
+its clean estimate agrees, in a patch, with that of the local model (`lib/diffusion/chains.py`).
 
-The published sampler paints its background as well, and knows of a defect no more than the patch: mode `free`.
-`anchored`, the default here, starts from a window of a real good picture under noise and keeps it outside of the box
-and of the gate's support, so that the normal picture is known and the mask can be measured. Other differences, all on
-purpose: class, place and size come from the placement, whose window is scaled so that its box fits the patch; within
-a class the local model is told whether a defect is wide or tall; the networks predict no variance, which a chain
-without fresh noise never asks for; every sample searches its own step, and each search ends; by what an
-anchored sample's tone is off along the rim of its box, all of it is corrected (`lib/diffusion/pasting.py`).
+The published sampler also generates the background, and its only label is the patch: mode `free`. The default here,
+`anchored`, starts from a noisy window of a real good picture and keeps that outside the box and the gate's support, so
+that the normal picture is known and the mask can be measured. Other intended differences: class, place and size come
+from the placement, whose window is scaled so that its box fits the patch; within a class the local model is told
+whether a defect is wide or tall; the networks predict no variance, which deterministic sampling does not use; every
+sample has its own line search, which always ends; an anchored sample is corrected by its error of tone along the rim of
+its box (`lib/diffusion/pasting.py`).
 """
 
 import json
@@ -51,17 +51,16 @@ from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 
 SHARED = ("synth.feather", "boxes.margin", *WINDOW)
 LEVELS = 1000  # noise levels of training, as published
-SHOWN = 8  # estimates of a chain on its sheet
-MULTIPLES = {"global": (1, 1, 2, 3, 4, 4), "local": (1, 2, 3, 4)}  # of the width, for each level, as published
+SHOWN = 8  # estimates of one sample on the sheet of `process_sheet`
+MULTIPLES = {"global": (1, 1, 2, 3, 4, 4), "local": (1, 2, 3, 4)}  # of the width, per level; published
 Published = Annotated[float, Field(ge=0, le=PUBLISHED)]
 
 
 class Settings(Section):
-    """mode: anchored or free; side, patch: px of the windows and patches that the networks see, both even often enough
-    for the levels; `*_width`, `*_levels`, blocks, attention_side: of the U-Nets; prediction: what they say;
-    global_steps, local_steps, train_batch: of their training; good_windows: for each good picture, variants: for each
-    real defect, cached; levels: of the sampler; start: of `levels`, where an anchored chain begins; the others are
-    those of `Plan`, for 250 levels.
+    """mode: anchored or free; side, patch: px of the windows and patches that the networks see; `*_width`, `*_levels`,
+    blocks, attention_side: of the U-Nets; prediction: what they predict; global_steps, local_steps, train_batch: of
+    their training; good_windows: cached per good picture; variants: cached per real defect; levels: of the sampler;
+    start: share of `levels` where an anchored sample starts. All others are those of `Plan`, for 250 levels.
     """
 
     mode: Literal["anchored", "free"]
@@ -107,7 +106,7 @@ class Settings(Section):
 
 
 def finetune(params: Params, settings: Settings, real: RealData, key: str, out: Path, curves: Path) -> None:
-    """Train both networks from nothing; `out` gets them in diffusers format, `curves` a sheet of how samples form."""
+    """Train both networks from scratch; `out` gets them in diffusers format, `curves` a sheet of how samples form."""
     torch.manual_seed(params.seed)
     frame, kinds = settings.frame(params.window), sorted({kind_of(item) for item in real.boxes})
     goods = [sample for sample in real.samples.values() if sample.defect_type == GOOD]
@@ -140,10 +139,10 @@ def finetune(params: Params, settings: Settings, real: RealData, key: str, out: 
 def synthesize(
     params: Params, settings: Settings, real: RealData, model: Path, batches: Iterable[list[Placement]]
 ) -> Iterator[list[Answer]]:
-    """Paint a defect of the requested type for every placement: into its box, or with a background of its own.
+    """Paint a defect of the requested type for every placement: into its box, or on a background of its own.
 
-    Notes: window and patch in px of the picture, radius of the gate in px of the networks' window; last loss; steps
-    that the line search gave up, and losses on its way that were not finite.
+    Notes: window and patch in px of the picture; radius of the gate in px of the networks' window; last loss; number of
+    steps that the line search gave up, and of losses that were not finite.
     """
     kinds = json.loads((model / "model.json").read_text(encoding="utf-8"))["kinds"]
     sampler = sampler_of(model, settings)
@@ -174,8 +173,9 @@ def synthesize(
 
 @dataclass(frozen=True)
 class Request:
-    """window: in px of the picture; corner: x and y of the patch in the networks' window; kind: number of the class;
-    source: (3, S, S) in [-1, 1], the good picture in the window; open: (1, S, S) bool, where it may change."""
+    """One placement as the networks see it. window: in px of the picture; corner: x and y of the patch in the networks'
+    window; kind: number of the class; source: (3, S, S) in [-1, 1], the good picture in the window; open: (1, S, S)
+    bool, where it may change."""
 
     window: Window
     corner: tuple[int, int]
@@ -213,14 +213,14 @@ def answer(request: Request, result: "Result", box: Box, normal: RGB, params: Pa
         return Made(resize(picture, window.side, window.side), mask, own_background=True, notes=notes)
     change = seamless(result.picture - result.reference, request.open[0].numpy(), window, normal.shape)
     mask = allowed(box, normal.shape, request, settings)
-    # Real boxes leave a margin around their defect: what is painted there is ground, and fades out, lest the box shows.
+    # Real boxes have a margin around their defect. What is painted there is background: it fades out to hide the box.
     margin = params.boxes.margin / (1 + 2 * params.boxes.margin) * min(box[2] - box[0], box[3] - box[1])
     image = apply_change(normal, window, change, mask, max(params.synth.feather, round(margin)))
     return Made(image, notes=notes)
 
 
 def allowed(box: Box, shape: Sequence[int], request: Request, settings: Settings) -> Mask:
-    """(H, W) bool: the box, as far as the gate's support reaches."""
+    """(H, W) bool: the box, clipped to the gate's support."""
     height, width = shape[:2]
     window, scale = request.window, request.window.side / settings.side
     centre = (torch.tensor([request.corner]) + settings.patch / 2 + 0.5) * scale - 0.5
@@ -237,7 +237,7 @@ def allowed(box: Box, shape: Sequence[int], request: Request, settings: Settings
 
 @dataclass(frozen=True)
 class Result:
-    """picture, reference: (S, S, 3) float in 0..255, what the chain ended at, and what it is to be compared with."""
+    """picture, reference: (S, S, 3) float in 0..255, the sample, and the good picture to compare it with."""
 
     picture: NDArray[np.float32]
     reference: NDArray[np.float32]
@@ -246,7 +246,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws windows with the two networks, whose weights are the moving averages."""
+    """Samples windows with the two networks, whose weights are the moving averages of training."""
 
     whole: Any
     part: Any
@@ -302,13 +302,13 @@ class Sampler:
 
 
 def sampler_of(model: Path, settings: Settings) -> Sampler:
-    """The sampler of a trained model; on a CPU channels that are last in memory take it a tenth less time."""
+    """The sampler of a trained model. Channels last in memory: a tenth faster on a CPU."""
     whole, part = (load(model / name, device()).to(memory_format=torch.channels_last) for name in ("global", "local"))
     return Sampler(whole, part, settings)
 
 
 def process_sheet(model: Path, real: RealData, settings: Settings, params: Params) -> RGB:
-    """How one sample of each kind forms, in the place of a real defect: two rows of estimates, windows over patches."""
+    """How one sample of each class forms, at the place of a real defect: a row of windows above a row of patches."""
     kinds = json.loads((model / "model.json").read_text(encoding="utf-8"))["kinds"]
     sampler = sampler_of(model, settings)
     good = next(sample for sample in real.samples.values() if sample.defect_type == GOOD)
@@ -331,7 +331,7 @@ def process_sheet(model: Path, real: RealData, settings: Settings, params: Param
 
 
 def networks(settings: Settings, kinds: int) -> dict[str, Any]:
-    """The untrained networks, by their names, in the order of their training."""
+    """The untrained networks, by name, in the order of their training."""
     sizes = {
         "global": (settings.side, settings.global_width, settings.global_levels, None),
         "local": (settings.patch, settings.local_width, settings.local_levels, kinds),

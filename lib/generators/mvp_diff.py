@@ -1,11 +1,11 @@
-"""MvP-Diff: inpaint a random box of a good picture from a sentence, and measure afterwards what changed.
+"""MvP-Diff: inpaint a box of a good picture from a caption, and measure afterwards what changed.
 
-After the public parts of `JJessicaYao/MvP-Diff`: an inpainting model learns to restore real defect pictures from their
-boxed-out versions and captions that name the defect and its place (its section "training"); it then paints into boxes
-of good pictures (its section "inference"). Differences, all on purpose: captions are dropped now and then in training
-(guidance needs it); every sample has its own noise, without slow waves that would tint the defect; work happens in a
-window around the box, cut from the picture at its own scale; the change that the model makes is added to the untouched
-picture, so the autoencoder's own error never reaches it, nor does how the model repaints flawless ground.
+After the public parts of `JJessicaYao/MvP-Diff`: an inpainting model learns to restore real defect pictures whose
+defect is masked by a box, from captions that name the defect and its place (its section "training"). It then paints
+into boxes of good pictures (its section "inference"). Intended differences: some captions are dropped in training
+(guidance needs it); every sample has its own noise, without low frequencies, which would tint the defect; the model
+works in a window around the box at native scale; only its change is added to the good picture, so that the
+autoencoder's error does not get into the result, nor the ground that the model repaints around the defect.
 """
 
 import json
@@ -20,44 +20,31 @@ from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors import safe_open
 from torch import Tensor
 
 from lib import language
-from lib.core.errors import UserError
-from lib.core.geometry import (
-    RGB,
-    Box,
-    Mask,
-    Window,
-    box_mask,
-    crop,
-    resize,
-    scaled,
-    shift_window,
-    window_around,
-)
+from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, resize, scaled, window_around
 from lib.core.images import read_image, recent
 from lib.core.params import Params, Positive, Section
 from lib.core.records import DefectBox, Placement
 from lib.core.runtime import device, progress, seed_for, write_json
+from lib.diffusion.adapters import LORA_FILE, UNET_HALVES, UNET_TARGETS, adapter_keys, check_adapters
 from lib.diffusion.components import Components, embed, load, provenance, to_pixels, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.pasting import apply_change, defect_changes
 from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, sampling_dtype, starting_noise
 from lib.diffusion.training import train
+from lib.diffusion.views import Flips, flipped, flips_of, random_window
 from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 
 SHARED = (*SAMPLER_SETTINGS, "synth.feather", *WINDOW)
-LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # all attention layers of the U-Net, as published
-View = tuple[DefectBox, tuple[bool, bool], int]  # a real defect, flipped across and down, its seed
-LORA_FILE = "pytorch_lora_weights.safetensors"
+View = tuple[DefectBox, Flips, int]  # a real defect, how its view is flipped, the seed of the view
 
 
 class Settings(Section):
-    """The adaptation: `adapter` lora trains adapters of that `rank` on the attention layers, full every weight of the
-    U-Net; `variants` is the number of cached views of each real defect. `reference`: against what a change is measured:
-    `flawless`, what the same noise becomes where no defect is asked for; or `round_trip`, the autoencoder alone."""
+    """adapter: lora trains adapters of `rank` on the attention layers, full trains all weights of the U-Net; variants:
+    cached views of each real defect; reference: the picture whose difference to the generated one is the defect:
+    flawless, painted from the same noise without a defect, or round_trip, the encoded and decoded good picture."""
 
     adapter: Literal["lora", "full"]
     rank: Positive
@@ -66,14 +53,14 @@ class Settings(Section):
 
 
 def finetune(params: Params, settings: Settings, real: RealData, key: str, out: Path, curves: Path) -> None:
-    """Adapt the base to the category's real defects; `out` gets adapters or a U-Net in diffusers format."""
+    """Fine-tune the base on the category's real defects; `out` gets adapters or a U-Net in diffusers format."""
     torch.manual_seed(params.seed)
     parts = load(params.base, device())
     cache, captions = cached_views(params, settings, real, parts)
     table = embed(parts, captions).clone()
     if settings.adapter == "lora":
         config = LoraConfig(
-            r=settings.rank, lora_alpha=settings.rank, init_lora_weights="gaussian", target_modules=LORA_TARGETS
+            r=settings.rank, lora_alpha=settings.rank, init_lora_weights="gaussian", target_modules=list(UNET_TARGETS)
         )
         parts.unet.add_adapter(config)
     else:
@@ -102,7 +89,7 @@ def finetune(params: Params, settings: Settings, real: RealData, key: str, out: 
 def synthesize(
     params: Params, settings: Settings, real: RealData, model: Path, batches: Iterable[list[Placement]]
 ) -> Iterator[list[Answer]]:
-    """Paint a defect into the box of every placement; outside of it nothing changes, bit for bit."""
+    """Paint a defect into the box of every placement; outside the box nothing changes, bit for bit."""
     where = device()
     parts = adapted(params, model, where, sampling_dtype(where))
     read = recent(read_image)
@@ -146,14 +133,14 @@ def hole(box: Box, window: Window, side: int) -> Mask:
 
 
 def adapted(params: Params, model: Path, where: torch.device, dtype: torch.dtype) -> Components:
-    """The base with the fine-tuned weights in it, merged, ready to sample.
+    """The base model with the fine-tuned weights merged in, ready to sample.
 
-    Raises UserError when the adapters are not those of this base's attention layers, all of them and no others.
+    Raises UserError unless the file has adapters for exactly the attention layers of this base.
     """
     facts = json.loads((model / "model.json").read_text(encoding="utf-8"))
     parts = load(params.base, where, dtype)
     if facts["adapter"] == "lora":
-        _check_adapters(model / LORA_FILE, parts.unet)
+        check_adapters(model / LORA_FILE, adapter_keys("unet", parts.unet, UNET_TARGETS, UNET_HALVES))
         parts.unet.load_lora_adapter(model, prefix="unet", weight_name=LORA_FILE, use_safetensors=True)
         parts.unet.fuse_lora()
         parts.unet.unload_lora()
@@ -164,30 +151,16 @@ def adapted(params: Params, model: Path, where: torch.device, dtype: torch.dtype
     return Components(unet, parts.vae, parts.text_encoder, parts.tokenizer, parts.scheduler)
 
 
-def _check_adapters(file: Path, unet: torch.nn.Module) -> None:
-    """Refuse a file without an adapter for every attention projection: diffusers would load what is there."""
-    layers = [name for name, _ in unet.named_modules() if any(name.endswith(f".{target}") for target in LORA_TARGETS)]
-    expected = {f"unet.{name}.lora.{half}.weight" for name in layers for half in ("down", "up")}
-    with safe_open(file, framework="pt") as weights:
-        keys = set(weights.keys())
-    if wrong := sorted(expected ^ keys):
-        raise UserError(
-            f"{file}: {len(expected - keys)} of {len(expected)} weights are missing and {len(keys - expected)} belong "
-            f"to no layer of {type(unet).__name__}, such as {wrong[0]}: the file is damaged, or was made for another "
-            f"base; delete the folder and run `dvc repro`"
-        )
-
-
 def cached_views(params: Params, settings: Settings, real: RealData, parts: Components) -> tuple[Cache, list[str]]:
-    """Encode several views of every real defect once, and list the captions that the cache points to.
+    """Encode several views of every real defect once, and list the captions that the cache refers to.
 
-    Row 0 of the captions is the empty one.
+    Caption 0 is the empty one.
     """
     views, rows, table = list[View](), [], {"": 0}
     for item in real.boxes:
         described = real.descriptions[item.sample, item.component]
         for variant in range(settings.variants):
-            flips = (bool(variant & 1), bool(variant & 2))
+            flips = flips_of(variant)
             views.append((item, flips, seed_for(params.seed, item.sample, item.component, variant)))
             mirrored = language.mirrored(described.location, *flips)
             texts = language.captions(item.defect_type, real.category, mirrored) if any(flips) else described.captions
@@ -208,17 +181,11 @@ def cached_views(params: Params, settings: Settings, real: RealData, parts: Comp
     return Cache(latents, masked, masks, tuple(rows)), list(table)
 
 
-def view_of(image: RGB, box: Box, flips: tuple[bool, bool], params: Params, side: int, seed: int) -> tuple[RGB, Mask]:
-    """One training view of a defect: its window, a little larger or smaller and shifted, perhaps flipped.
+def view_of(image: RGB, box: Box, flips: Flips, params: Params, side: int, seed: int) -> tuple[RGB, Mask]:
+    """One training view of a defect: a random window around it, flipped as asked, and the mask of its box.
 
-    Picture and mask are flipped together. Returns (side, side, 3) uint8 and (side, side) bool.
+    Returns (side, side, 3) uint8 and (side, side) bool.
     """
     rng = np.random.default_rng(seed)
-    context = params.window.context * rng.uniform(0.85, 1.25)
-    window = window_around(box, image.shape, max(context, 1.0), params.window.min_side)
-    spare = (window.side - max(box[2] - box[0], box[3] - box[1])) // 4
-    if spare > 0:
-        window = shift_window(window, rng.integers(-spare, spare + 1, size=2).tolist(), box, image.shape)
-    picture, mask = resize(crop(image, window), side, side), hole(box, window, side)
-    across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
-    return np.ascontiguousarray(picture[down, across]), np.ascontiguousarray(mask[down, across])
+    window = random_window(box, image.shape, params.window.context, params.window.min_side, rng)
+    return flipped(resize(crop(image, window), side, side), flips), flipped(hole(box, window, side), flips)

@@ -1,7 +1,7 @@
 """Procedural anomalies: a thresholded Perlin mask blends a foreign texture into the box (DRAEM, Zavrtanik et al. 2021).
 
-DRAEM takes its textures from a data set of its own; here they are strongly altered pieces of the category's good
-pictures, so that nothing has to be fetched. The mask is known, not measured.
+DRAEM takes its textures from a separate data set; here they are strongly altered pieces of the category's good
+pictures, so that nothing has to be downloaded. The mask is known, not measured.
 """
 
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ SHARED = ()
 
 
 class Settings(Section):
-    """Nothing to choose: what the paper fixes stands above."""
+    """No settings: the constants are those of the paper (`lib/vision/pseudo.py`)."""
 
 
 def synthesize(

@@ -1,1 +1,1 @@
-"""Where new defects go: on the part, at places like those of real ones, and where people ask for them."""
+"""Where new defects go: on the part, at places like those of real defects, and where people request them."""

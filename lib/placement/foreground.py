@@ -1,7 +1,7 @@
-"""Where the objects are in a picture: all of it for a texture, else what stands out from a plain ground.
+"""Foreground segmentation: the objects on a plain background, or the whole picture if it shows a texture.
 
-The ground shows at the picture's border. Parts may touch the border or cross it, as long as at least half of the border
-shows ground.
+The background must show along the picture's border. Objects may touch or cross the border, as long as at least half of
+it shows background.
 """
 
 import cv2
@@ -10,48 +10,48 @@ from numpy.typing import NDArray
 
 from lib.core.geometry import RGB, Mask, resize
 
-WORKING_SIDE = 192  # px of the longer side: enough for an outline, and a few milliseconds whatever the picture's size
+WORKING_SIDE = 192  # px of the longer side: enough for an outline, in a few milliseconds for any picture
 MIN_SIDE = 16  # px of the shorter side at that size
-FRAME = 0.03  # width of the border frame that teaches the ground, as a share of the shorter side
-PLAIN_SHARE = 0.5  # of the frame that the ground is fitted to: objects may touch the rest
-STARTS = 32  # planes through three pixels of the frame each, from which the fit begins
-FINALISTS = 2  # of them are fitted to the end
-STEPS = 4  # in which that is done
-FITTED = 200  # pixels of the frame at most that the ground is fitted to
-QUARTER_NORM = 1.10  # first quartile of the length of three normal values of unit variance
-NOISE = 2.0  # CIELAB units below which no ground is told apart from sensor noise and shading
-# A frame that varies more than this (CIELAB units, robust standard deviation) is no plain ground.
+FRAME = 0.03  # width of the border frame that shows the background, as a share of the shorter side
+PLAIN_SHARE = 0.5  # share of the frame to which the background is fitted: objects may touch the rest
+STARTS = 32  # planes through three random pixels of the frame, from which the fit starts
+FINALISTS = 2  # best ones, which are refined
+STEPS = 4  # of the refinement
+FITTED = 200  # largest number of frame pixels in the fit
+QUARTER_NORM = 1.10  # first quartile of the norm of three standard normal values
+NOISE = 2.0  # CIELAB units; smaller deviations are sensor noise and shading
+# A frame that varies more than this (CIELAB units, robust standard deviation) is not a plain background.
 MAX_FRAME_SPREAD = 8.0
-# The checks that objects must pass; where one fails the picture counts as texture, because boxes that may lie
-# anywhere do less harm than boxes that are kept on a stain which was taken for an object.
-MIN_PART = 0.1  # of the largest object's area; what is smaller is a speck
-MIN_SHARE = 0.06  # of the picture must be object
-MAX_SHARE = 0.9
-MAX_FRAME_SHARE = 0.5
-MIN_SEPARATION = 4.5  # robust standard deviations between the ground and the median of the objects
-MAX_GROUND = 0.25  # of that separation may lie between the ground and its own 0.9 quantile
-MIN_BIMODALITY = 0.85  # of the variance of the (logarithmic) distance to the ground lies between objects and ground
-MIN_STEP = 0.2  # of the separation lies across the outline: light fades without one
-STEP_WIDTH = 4  # px at the working size to either side of the outline
-MIN_SOLIDITY = 0.5  # of their convex hulls must be object, bores filled: specks and scratches are scattered
-MAX_BESIDE = 0.1  # of what stands out may lie outside of the objects
-MAX_PINHOLE = 0.01  # of the objects' area; larger holes in them show the ground
+# Checks that objects must pass. If one fails, the picture counts as texture: boxes that may lie anywhere do less harm
+# than boxes that are restricted to a stain that was mistaken for an object.
+MIN_PART = 0.1  # least area of an object, as a share of the largest
+MIN_SHARE = 0.06  # least share of the picture that is object
+MAX_SHARE = 0.9  # largest share of the picture
+MAX_FRAME_SHARE = 0.5  # largest share of the frame
+MIN_SEPARATION = 4.5  # robust standard deviations between the background and the median of the objects
+MAX_GROUND = 0.25  # largest distance of the background's 0.9 quantile from its median, as a share of that separation
+MIN_BIMODALITY = 0.85  # share of the variance of the (logarithmic) distance that lies between objects and background
+MIN_STEP = 0.2  # least step across the outline, as a share of the separation: gradual shading has none
+STEP_WIDTH = 4  # px at the working size on either side of the outline
+MIN_SOLIDITY = 0.5  # least share of the convex hulls that is object, holes filled: specks and scratches have less
+MAX_BESIDE = 0.1  # largest share of salient pixels outside the objects
+MAX_PINHOLE = 0.01  # of the objects' area; larger holes show the background
 
 
 def foreground_mask(image: RGB, least: float = MIN_SHARE) -> Mask:
-    """The objects in a picture, (H, W) bool from (H, W, 3) uint8 RGB; all True where none can be told for sure.
+    """The objects in a picture, (H, W) bool from (H, W, 3) uint8 RGB; all True if none is detected reliably.
 
-    least: the share of the picture that must be object. A stain is as small as a small part: who asks for less than
-    MIN_SHARE has other pictures that agree.
+    least: least share of the picture that is object. A stain may be as small as a small part: only callers that check
+    several pictures should pass less than MIN_SHARE.
 
-    A border frame gives the colour of the ground, as a plane over the picture in CIELAB (lighting is seldom even);
-    Otsu's threshold on the logarithm of the distance to it gives what stands out. Bores and gaps that show the ground
-    are not part of an object, pinholes and glints within it are.
+    The background colour is fitted to the border frame, as a plane over the picture in CIELAB, since lighting is seldom
+    even. Otsu's threshold on the logarithm of the distance to it gives the salient pixels. Holes that show the
+    background are not part of an object; pinholes and reflections in it are.
     """
     height, width = image.shape[:2]
     scale = min(1.0, WORKING_SIDE / max(height, width))
     everything = np.ones((height, width), dtype=bool)
-    if min(height, width) * scale < MIN_SIDE:  # a strip: no frame to speak of
+    if min(height, width) * scale < MIN_SIDE:  # a strip, too narrow for a frame
         return everything
     small = resize(image, round(width * scale), round(height * scale))
     lab = np.asarray(cv2.GaussianBlur(cielab(small), (0, 0), 1.0), np.float32)
@@ -71,18 +71,19 @@ def foreground_mask(image: RGB, least: float = MIN_SHARE) -> Mask:
 
 
 def cielab(image: RGB) -> NDArray[np.float32]:
-    """A picture's colours in CIELAB (lightness 0 to 100), (H, W, 3), rounded to 8 bits: ten times as fast as exactly,
-    and half a unit is less than noise."""
+    """A picture in CIELAB (lightness 0 to 100), (H, W, 3), rounded to 8 bits: ten times as fast as exact values, and
+    the
+    error of half a unit is below noise."""
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
     return lab * np.array([100 / 255, 1, 1], np.float32) - np.array([0, 128, 128], np.float32)
 
 
 def _distance_to_ground(lab: NDArray[np.float32], frame: Mask) -> tuple[NDArray[np.float32], float]:
-    """Distance (H, W) of each pixel to the ground, in robust standard deviations, and that deviation in CIELAB.
+    """Distance (H, W) of each pixel to the background, in robust standard deviations, and that deviation in CIELAB.
 
-    The ground is a plane per channel through that half of the frame which fits one best, so that objects that touch
-    the border do not bend it: least trimmed squares, from planes through three pixels each, as in FAST-LTS
-    (Rousseeuw and Van Driessen 1999).
+    The background is a plane per channel, fitted to the best fitting half of the frame, so that objects at the border
+    have no influence: least trimmed squares by FAST-LTS (Rousseeuw and Van Driessen 1999), which starts from planes
+    through three pixels.
     """
     rows, columns = np.indices(frame.shape, dtype=np.float32)
     terms = np.stack([np.ones_like(rows), rows / frame.shape[0] - 0.5, columns / frame.shape[1] - 0.5], axis=-1)
@@ -91,14 +92,14 @@ def _distance_to_ground(lab: NDArray[np.float32], frame: Mask) -> tuple[NDArray[
     kept = round(PLAIN_SHARE * len(colours))
 
     def residuals(planes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Squared, of planes (..., 3, 3): (..., N) for all frame pixels."""
+        """Squared residuals (..., N) of all frame pixels to planes (..., 3, 3)."""
         return np.asarray(((colours - known @ planes) ** 2).sum(axis=-1))
 
     def costs(planes: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(np.partition(residuals(planes), kept, axis=-1)[..., :kept].sum(axis=-1))
 
     def fitted(terms: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The planes (..., 3, 3) by least squares; of three pixels in a row, or one twice, any that fits."""
+        """The planes (..., 3, 3) by least squares, regularised for pixels on one line."""
         crossed = np.swapaxes(terms, -1, -2)
         return np.asarray(np.linalg.solve(crossed @ terms + 1e-6 * np.eye(3), crossed @ values), np.float64)
 
@@ -110,7 +111,7 @@ def _distance_to_ground(lab: NDArray[np.float32], frame: Mask) -> tuple[NDArray[
     for plane in finalists:
         for _ in range(STEPS):  # each lowers the cost
             misses = residuals(plane)
-            closest = misses <= max(np.partition(misses, kept)[kept], (NOISE / 2) ** 2)  # not one border's alone
+            closest = misses <= max(np.partition(misses, kept)[kept], (NOISE / 2) ** 2)  # or one border may suffice
             plane[:] = fitted(known[closest], colours[closest])
     plane = finalists[int(np.argmin(costs(finalists)))]
     spread = float(np.sqrt(np.quantile(residuals(plane), 0.25)) / QUARTER_NORM)
@@ -118,18 +119,18 @@ def _distance_to_ground(lab: NDArray[np.float32], frame: Mask) -> tuple[NDArray[
 
 
 def _as_byte(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Values from 0 up scaled to 0..255, as Otsu's method wants them."""
+    """Values >= 0, scaled to 0..255, as OpenCV's Otsu threshold needs them."""
     return np.asarray(255 * values / max(float(values.max()), 1e-6)).astype(np.uint8)
 
 
 def _whole_parts(salient: Mask) -> Mask:
-    """The large connected parts, their outlines smoothed, with the small holes filled that glints leave."""
+    """The large connected components, with smoothed outlines; small holes, such as reflections, are filled."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     smooth = cv2.morphologyEx(salient.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
     smooth = cv2.morphologyEx(smooth, cv2.MORPH_OPEN, kernel)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(smooth, connectivity=8)
     areas = stats[:, cv2.CC_STAT_AREA].copy()
-    areas[0] = 0  # what does not stand out
+    areas[0] = 0  # the background
     if not areas.any():
         return np.zeros_like(salient)
     parts = (areas >= MIN_PART * areas.max())[labels]
@@ -139,7 +140,7 @@ def _whole_parts(salient: Mask) -> Mask:
 
 
 def _are_objects(mask: Mask, salient: Mask, distance: NDArray[np.float32], frame: Mask) -> bool:
-    """Whether what stands out are objects on a plain ground rather than patches of a texture."""
+    """Whether the mask shows objects on a plain background rather than patches of a texture."""
     if not mask.any() or mask.mean() > MAX_SHARE or mask[frame].mean() > MAX_FRAME_SHARE:
         return False
     outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
@@ -161,14 +162,14 @@ def _are_objects(mask: Mask, salient: Mask, distance: NDArray[np.float32], frame
 
 
 def _bimodality(values: NDArray[np.float32], mask: Mask) -> float:
-    """Share in [0, 1] of the variance of the values (H, W) that lies between mask and rest (Otsu 1979, eq. 12)."""
+    """Share in [0, 1] of the variance of values (H, W) that lies between mask and rest (Otsu 1979, eq. 12)."""
     share = mask.mean()
     between = share * (1 - share) * (values[mask].mean() - values[~mask].mean()) ** 2
     return float(between / max(float(values.var()), 1e-12))
 
 
 def _step(distance: NDArray[np.float32], mask: Mask) -> float:
-    """How much the distance to the ground rises across the outline of the mask, from median to median."""
+    """The step of the distance to the background across the outline of the mask, from median to median."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * STEP_WIDTH + 1,) * 2)
     inside = mask & (cv2.erode(mask.astype(np.uint8), kernel) == 0)
     outside = ~mask & (cv2.dilate(mask.astype(np.uint8), kernel) > 0)

@@ -1,8 +1,8 @@
-"""The parts in a picture, each with a frame of its own: where its centre lies, how large it is, how it is turned.
+"""The parts in a picture, each with its own coordinate frame: centre, size and rotation.
 
-The turn of one part against another is the one under which they look alike, outline and surface, in polar coordinates
-around their centres. A part that looks alike under several turns has several (six for a plain hexagonal nut), a round
-one all, and none is preferred: nothing tells them apart.
+The rotation of one part relative to another is the one under which they look alike, in outline and surface, in polar
+coordinates about their centres. A symmetric part has several equivalent rotations (six for a plain hexagonal nut), a
+round one all; none of them is preferred.
 """
 
 from collections.abc import Sequence
@@ -15,23 +15,23 @@ from numpy.typing import NDArray
 from lib.core.geometry import Box, Mask, resize
 from lib.placement.surroundings import Features, Points
 
-MIN_PART = 0.1  # of the largest part's area; what is smaller is none
-ANGLES, RADII = 180, 24  # of the polar view of a part
+MIN_PART = 0.1  # least area of a part, as a share of the largest
+ANGLES, RADII = 180, 24  # size of the polar view of a part
 REACH = 2.0  # radius of that view, in sizes of the part
-OVERSAMPLING = 2  # before the view is averaged
-SOFT = 1.5  # px at the features' size
+OVERSAMPLING = 2  # of the view, before it is averaged
+SOFT = 1.5  # px at the features' size; blur of the view
 FLAGS = cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS
-OUTLINE = 4.0  # weight of a pixel that is part in one view and not in the other, beside a scale of colour squared
+OUTLINE = 4.0  # weight of a pixel that is part in only one view, relative to a squared difference of one colour scale
 SIZE = 4.0  # weight of the squared logarithm of the ratio of two sizes
-# Turns that fit as well as the best one: their unlikeness is larger by at most this share, and this.
+# Rotations count as equivalent to the best one if their cost is larger by at most this share plus this.
 EQUAL_SHARE, EQUAL = 0.1, 0.007
 
 
 @dataclass(frozen=True)
 class Pose:
-    """The similarity that carries points of one picture onto another: turned, scaled, a centre to a centre.
+    """A similarity transform from one picture to another: rotates, scales, and maps centre to centre.
 
-    Or several of them: all fields but `source` may have leading dimensions (...).
+    Or several of them: all fields except `source` may have leading dimensions (...).
     """
 
     source: Points  # (2,) px
@@ -46,14 +46,14 @@ class Pose:
 
 
 def turning(angle: float | NDArray[np.float64]) -> NDArray[np.float64]:
-    """The matrix (..., 2, 2) that turns row vectors (x, y) by an angle in radians, from the x axis to the y axis."""
+    """The matrix (..., 2, 2) that rotates row vectors (x, y) by an angle in radians, from the x axis to the y axis."""
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([np.stack([cos, sin], axis=-1), np.stack([-sin, cos], axis=-1)], axis=-2)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a picture. The polar view looks at it from its centre, up to REACH sizes far."""
+    """One part of a picture, with its polar view about the centre, out to REACH sizes."""
 
     centre: Points  # (2,) px
     size: float  # px: the square root of its area; its mean width where it runs from border to border
@@ -70,9 +70,9 @@ class Part:
 
 
 def parts_of(foreground: Mask, picture: Features) -> list[Part]:
-    """The parts of a picture, largest first, from its foreground (H, W) and its features; none where all is foreground.
+    """The parts of a picture, largest first: connected components of its foreground (H, W) on the features' grid.
 
-    What is connected is one part.
+    None if all is foreground.
     """
     rows, columns = picture.known.shape
     inside = resize(foreground, columns, rows)
@@ -96,7 +96,7 @@ def _part(mask: Mask, picture: Features) -> Part:
     shape, radius = (RADII * OVERSAMPLING, ANGLES * OVERSAMPLING), REACH * size
     # warpPolar puts the first pixel's middle at 0.
     place = (float(centre[0] - 0.5), float(centre[1] - 0.5))
-    # Colours from the edge on inwards, since the ground shines into those at it; and all a little soft, so that half a
+    # Colours are taken away from the edge, where they mix with the background. All is slightly blurred, so that half a
     # step of the angle does not cost more than a small mark.
     inner = cv2.erode(mask.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1)
     shares = cv2.GaussianBlur(np.dstack([mask, inner]).astype(np.float32), (0, 0), SOFT)
@@ -129,7 +129,7 @@ def _ends(mask: Mask) -> tuple[tuple[float, float], tuple[float, float]] | None:
 
 
 def part_at(parts: Sequence[Part], box: Box, picture: Features) -> Part:
-    """The part on which most of a box lies, or else the one whose centre is nearest to it."""
+    """The part that covers most of a box, or, if none does, the one with the nearest centre."""
     x0, y0, x1, y1 = (value / picture.step[axis % 2] for axis, value in enumerate(box))
     rows, columns = slice(int(y0), int(np.ceil(y1))), slice(int(x0), int(np.ceil(x1)))
     middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
@@ -141,11 +141,11 @@ def part_at(parts: Sequence[Part], box: Box, picture: Features) -> Part:
 
 
 def poses(source: Part, targets: Sequence[Part], scale: NDArray[np.float32]) -> tuple[NDArray[np.int64], Pose]:
-    """All poses (N,) of a part that fit as well as the best one, which comes first, behind the numbers (N,) of their
-    target parts.
+    """The indices (N,) of target parts, and the poses (N,) of the source on them that fit as well as the best, best
+    first.
 
-    scale: (3,) CIELAB units by which colours differ on the parts. Of parts that run from border to border, the axes
-    are laid onto each other, in either direction.
+    scale: (3,) CIELAB units by which colours vary on the parts. For parts that run from border to border, the axes are
+    aligned, in either direction.
     """
     turns, costs = [], []
     for target in targets:
@@ -165,15 +165,15 @@ def poses(source: Part, targets: Sequence[Part], scale: NDArray[np.float32]) -> 
 
 
 def turn_costs(source: Part, target: Part, scale: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How unlike the source, turned by 2 pi k / ANGLES, is to the target: (ANGLES,), a mean over the source's area.
+    """The cost of rotating the source by 2 pi k / ANGLES onto the target: (ANGLES,), a mean over the source's area.
 
-    The weighted squared difference of the two views for every turn, as correlations by FFT along the angle.
+    The weighted squared difference of the two views for every rotation, as correlations by FFT along the angle.
     """
     weights = source.known * (np.arange(RADII) + 0.5)
     channel = np.array([OUTLINE, *(1 / (3 * scale**2))])
     area = max(float((weights * source.view[0]).sum()), 1e-6)
     colour = (weights * source.view[1:]).sum(axis=(1, 2)) / max(float((weights * source.inner).sum()), 1e-6)
-    middle = np.array([0.0, *colour])[:, None, None]  # the mean one, so that the outline counts once
+    middle = np.array([0.0, *colour])[:, None, None]  # the mean colour is subtracted, so that the outline counts once
     one, other = (part.view - middle * part.inner for part in (source, target))
 
     def correlated(left: NDArray, right: NDArray) -> NDArray[np.float64]:

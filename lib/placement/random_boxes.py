@@ -1,4 +1,4 @@
-"""Where new defects go: boxes on good pictures, each drawn from a real defect's, at a place like that one's."""
+"""Random placements: boxes on good pictures, each drawn from the box of a real defect, at a similar place."""
 
 import math
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from lib.placement.parts import part_at, poses, turning
 from lib.placement.scenes import MIN_SHARE, Boxes, Place, Scene, View, scene_of
 from lib.placement.surroundings import Points, seen, unlikeness
 
-# Spread of a placement's centre about the real one's, in sizes of the part. A handful of real defects says roughly
-# where on a part a type occurs (at the rim, in the middle), no more.
+# Standard deviation of a placement's centre about the real one, in sizes of the part. A handful of real defects shows
+# only roughly where on a part a type occurs (at the rim, in the middle).
 CENTRE_SPREAD = 0.15
-# A placement may lie on the object to this much more or less than the real box that it is drawn from. The real share
-# is the measure because defects of an edge lie half on the background: on the object alone they would be no such.
+# Largest difference between the share of a box that lies on the object and that of the real box: defects of an edge lie
+# partly on the background, and must stay there.
 SHARE_TOLERANCE = 0.1
 CANDIDATES = 96  # boxes drawn for each placement
-KEPT = 4  # of them, the most alike to the real place; one of these is taken
+KEPT = 4  # candidates with the most similar surroundings, one of which is taken at random
 
 
 def place_boxes(
@@ -35,17 +35,17 @@ def place_boxes(
 ) -> list[Placement]:
     """`per_type` placements for each defect type of one category, drawn from its real boxes in the train part.
 
-    Size, aspect and place come together from one real box, drawn at random. Width and height (px) are multiplied by
-    log-normal factors of spread `jitter`. On an object the centre keeps its place in the frame of the part, however
-    that is turned, but for a normal spread of CENTRE_SPREAD. Where the part fills pictures that show the same thing in
-    the same place, it keeps its place in the picture with that spread; on a texture it can be anywhere. Of CANDIDATES
-    such boxes, those that lie on the object as much as the real box does on its own compete in the likeness of their
-    surroundings to the real one's, and one of the KEPT best is drawn. The good pictures of the train part take turns in
-    an order shuffled for each type.
+    Size, aspect and place are taken from one random real box. Width and height (px) are multiplied by log-normal
+    factors of spread `jitter`. On an object, the centre keeps its place in the coordinate frame of the part, with a
+    normal spread of CENTRE_SPREAD. If the part fills the picture and all pictures show the same thing in the same
+    place, the centre keeps its place in the picture, with that spread; on a texture it is uniform. CANDIDATES such
+    boxes are drawn. Of those that lie on the object to the same share as the real box, one of the KEPT with the most
+    similar surroundings is taken. The good pictures of the train part are used in turn, in an order that is shuffled
+    for each type.
 
-    Every placement has a random generator of its own: a larger `per_type` changes none of the others. `scene`: what
-    `scene_of` gives for the samples and boxes, where it is at hand. Raises UserError like that one, and
-    where a good picture has no room for a box on pixels on which defects may be placed (`lib.core.regions`).
+    Every placement has its own random generator: a larger `per_type` does not change the others. scene: the result of
+    `scene_of` for the samples and boxes, if available. Raises UserError like `scene_of`, and if a good picture has no
+    room for a box where defects may be placed (`lib.core.regions`).
     """
     scene = scene or scene_of(samples, boxes)
     goods, reals = scene.goods, _by_type(scene.reals)
@@ -78,7 +78,7 @@ def place_boxes(
 
 
 def _by_type(boxes: Sequence[DefectBox]) -> dict[str, list[DefectBox]]:
-    """Boxes of each defect type, both in an order that does not depend on that of the boxes."""
+    """The boxes of each defect type; types and boxes are sorted."""
     reals: dict[str, list[DefectBox]] = {defect_type: [] for defect_type in sorted({box.defect_type for box in boxes})}
     for real in sorted(boxes, key=lambda real: (real.sample, real.component)):
         reals[real.defect_type].append(real)
@@ -88,7 +88,7 @@ def _by_type(boxes: Sequence[DefectBox]) -> dict[str, list[DefectBox]]:
 def placement_of(
     name: str, good: Sample, real: DefectBox, box: Box, seed: int, shape: Polygon | None = None
 ) -> Placement:
-    """The record of a placement: its box, where that is in words, and its own seed."""
+    """The record of a placement, with its location in words and its own seed."""
     location = language.location_of(box, *good.size)
     return Placement(
         id=name,
@@ -106,9 +106,9 @@ def placement_of(
 
 
 def _box_at(rng: np.random.Generator, scene: Scene, real: Place, good: View, jitter: float) -> Box | None:
-    """One box on a good picture at a place like the real one's, all of it on pixels on which defects may be placed.
+    """One box on a good picture at a place similar to the real one, entirely where defects may be placed.
 
-    Where none of the candidates is, the nearest place to the first one that is so; None where there is none.
+    If no candidate is, the nearest such place to the first candidate; None if there is none.
     """
     sides = np.subtract(real.box[2:], real.box[:2]) * np.exp(rng.normal(0, jitter, (CANDIDATES, 2)))
     sides = np.clip(np.rint(sides), 1, good.size).astype(np.int64)
@@ -134,7 +134,7 @@ def _box_at(rng: np.random.Generator, scene: Scene, real: Place, good: View, jit
 
 
 def _nearest_open(box: NDArray[np.int64], good: View) -> Box | None:
-    """The box (4,), moved as little as it takes until defects may be placed on all of it; None if it fits nowhere."""
+    """The box (4,), moved to the nearest place where defects may be placed on all of it; None if there is none."""
     width, height = (box[2:] - box[:2]).tolist()
     starts = good.open_starts(width, height)
     if not len(starts):
@@ -144,8 +144,9 @@ def _nearest_open(box: NDArray[np.int64], good: View) -> Box | None:
 
 
 def _anywhere(rng: np.random.Generator, real: Place, good: View, sides: Boxes) -> Boxes:
-    """Upper left corners (CANDIDATES, 2) of boxes on a texture. Where a border belongs to the real one's surroundings,
-    half of the boxes are as near to it: by chance next to none would be."""
+    """Upper left corners (CANDIDATES, 2) of boxes on a texture. If the real box is near a border, half of the boxes are
+    as
+    near to it, which uniform boxes would hardly ever be."""
     starts, beside = rng.integers(good.size - sides + 1), rng.random(sides.shape) < 0.5
     apart = rng.uniform(0.5, 1.5, sides.shape)
     before, behind = np.array(real.box[:2]), real.view.size - np.array(real.box[2:])
@@ -155,7 +156,7 @@ def _anywhere(rng: np.random.Generator, real: Place, good: View, sides: Boxes) -
 
 
 def _centres(rng: np.random.Generator, scene: Scene, real: Place, good: View) -> tuple[Points, NDArray[np.float64]]:
-    """Centres (CANDIDATES, 2) in a good picture about where a real box lies on its part, and the turns of the part."""
+    """Centres (CANDIDATES, 2) in a good picture near the place of a real box on its part, and the part's rotations."""
     noise, along = rng.normal(0, CENTRE_SPREAD, (CANDIDATES, 2)), rng.uniform(-0.5, 0.5, CANDIDATES)
     if not (real.view.parts and good.parts):  # the picture stands for the part
         return (real.centre / real.view.size + noise) * good.size, np.zeros(CANDIDATES)
@@ -164,7 +165,7 @@ def _centres(rng: np.random.Generator, scene: Scene, real: Place, good: View) ->
     parts = [good.parts[number] for number in numbers[chosen]]
     centres = pose(real.centre)[chosen] + noise * np.array([part.size for part in parts])[:, None]
     for number, part in enumerate(parts):
-        if part.axis is not None:  # no end of it is seen: a place along it says nothing
+        if part.axis is not None:  # its ends are outside the picture: the place along it has no meaning
             axis = np.array([math.cos(part.axis), math.sin(part.axis)])
             centres[number] += axis * (along[number] * part.length - (centres[number] - part.centre) @ axis)
     return centres, pose.turn[chosen]

@@ -1,6 +1,6 @@
-"""Defects that a person asks for: boxes and shapes drawn on good pictures become placements beside the random ones.
+"""Requested defects: boxes and shapes that a person drew on good pictures become placements, after the random ones.
 
-`data/requests/requests.csv` has a row for each; `data/requests/README.md` says how it is written.
+`data/requests/requests.csv` has a row for each; `data/requests/README.md` describes the format.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from lib.placement.random_boxes import placement_of
 MAX_COUNT = 1_000  # samples of one request
 MAX_PLACEMENTS = 100_000  # of all requests together
 MAX_POINTS = 1_000  # of a shape
-NEAREST = 4  # real defects that the samples of one request take turns to be like
-NAMES = 5  # known ones that a message tells
+NEAREST = 4  # real defects that the samples of one request are drawn from, in turn
+NAMES = 5  # of pictures, listed in a message
 
 RealData = Mapping[str, tuple[Sequence[Sample], Sequence[DefectBox]]]  # samples and boxes by category
 
@@ -37,21 +37,21 @@ class Request:
 
     @property
     def name(self) -> str:
-        """That of its placements, but for their numbers: what else the table holds, and in which order, changes none.
+        """The prefix of its placements' names, which does not depend on other rows of the table or their order.
 
-        Eight digits tell places apart, and the report's page knows them by `asked`. With five digits behind it, it
-        would be the name of a random placement.
+        Eight digits identify the place. The report's page recognises these names by `asked`; names of random placements
+        end in five digits.
         """
         place = repr((self.picture, self.box, self.shape)).encode()
         return f"{self.category}-{self.defect_type}-asked-{hashlib.sha256(place).hexdigest()[:8]}"
 
 
 def read_requests(real: RealData) -> tuple[dict[str, list[Request]], str]:
-    """The requests of every category of `real`, in the order of the table, and a sentence on those of other categories,
-    which wait until params.yaml names these again; empty where there are none. Without a table there are none.
+    """The requests of every category of `real`, in the order of the table, and a message about rows of other
+    categories, which are ignored, or "". Without a table there are none.
 
-    Raises UserError with all problems at once: what is no request, names an unknown type, a picture that is no
-    good one of the train part, a place outside of it, or the same place twice.
+    Raises UserError with all problems at once: invalid rows, unknown types, pictures that are not good ones of the
+    train part, places outside the picture, and repeated places.
     """
     rows, problems = read_form(REQUESTS)
     requests: dict[str, list[Request]] = {category: [] for category in real}
@@ -80,7 +80,7 @@ def place_requests(
 ) -> list[Placement]:
     """The placements of the requests of one category, `count` for each, each with its own seed.
 
-    They are like the real defects of the type in the train part that are nearest in size and aspect, in turns.
+    They are drawn in turn from the real defects of that type in the train part with the most similar size and aspect.
     """
     goods, reals = _goods(samples), _train(samples, boxes)
     placements = []
@@ -94,8 +94,9 @@ def place_requests(
 
 
 def nearest(box: Box, reals: Sequence[DefectBox]) -> list[DefectBox]:
-    """The NEAREST real defects, the one most like the box in size and aspect first: by the distance of the logarithms
-    of area and of width over height. Equal ones in the order of their names."""
+    """The NEAREST real defects to a box, most similar first: by the distance of the logarithms of area and aspect
+    ratio,
+    then by name."""
 
     def measures(of: Box) -> tuple[float, float]:
         width, height = of[2] - of[0], of[3] - of[1]
@@ -120,7 +121,7 @@ def _train(samples: Sequence[Sample], boxes: Sequence[DefectBox]) -> list[Defect
 def _request(
     row: Row, goods: Mapping[str, Mapping[str, Sample]], types: Mapping[str, set[str]]
 ) -> tuple[Request | None, list[str]]:
-    """What a row asks for, None where it cannot be told, and all that is wrong with it."""
+    """The request of a row, or None if it is invalid, and all problems of the row."""
     values = row.values
     category, picture, defect_type = values["category"], values["picture"], values["type"]
     faults = []
@@ -145,7 +146,7 @@ def _request(
 
 
 def _place(box: str, polygon: str, size: tuple[int, int] | None) -> tuple[Box | None, Polygon | None, list[str]]:
-    """Box and shape of a row, and what is wrong with them. size: (width, height) of the picture, if that is known."""
+    """Box and shape of a row, and their problems. size: (width, height) of the picture, if known."""
     corners, points = _numbers(box), _numbers(polygon)
     if corners is None or points is None or len(corners) not in (0, 4) or not (corners or points):
         return None, None, [f"box {box[:60]!r}: expected x0 y0 x1 y1, in px of the picture"]
@@ -170,6 +171,6 @@ def _around(shape: Polygon) -> Box:
 
 
 def _numbers(text: str) -> list[int] | None:
-    """Whole numbers from 0 on, separated by spaces; None where there is anything else."""
+    """Non-negative integers, separated by spaces; None for anything else."""
     words = text.split()
     return [int(word) for word in words] if all(re.fullmatch(r"[0-9]{1,6}", word) for word in words) else None

@@ -1,8 +1,8 @@
-"""The pictures of a category as placements see them: on a plain ground, filled by the part, or of a texture.
+"""The kind of a category's pictures: parts on a plain background, a part that fills the picture, or a texture.
 
-Pictures show parts on a ground where the foreground says so for most of them, and where real defects lie on it. Else
-the part fills them. If good pictures show the same thing in the same place, that place means something, as on a spindle
-before a fixed camera; if not, it is a texture, on which a defect can be anywhere.
+Pictures show parts if a foreground is detected in most of them, and real defects lie on it. Else the part fills them.
+If good pictures then show the same thing in the same place, as a spindle before a fixed camera, places have a meaning;
+if not, it is a texture, on which a defect can be anywhere.
 """
 
 import os
@@ -36,25 +36,25 @@ from lib.placement.surroundings import (
     seen,
 )
 
-Sums = NDArray[np.float64]  # (h + 1, w + 1), of a foreground: the share of any box is read from it in four values
+Sums = NDArray[np.float64]  # (h + 1, w + 1), integral image of a foreground
 Boxes = NDArray[np.int64]  # (K, 4)
 Kind = Literal["parts", "filled", "texture"]
 
 THREADS = 8  # more would gain little, and each may hold a picture of a hundred million pixels
-MIN_SHARE = 0.25  # of a box on the object: a real box with less than that tells of a bad foreground
-VERDICT_PICTURES = 7  # good pictures that decide of which kind a category is, and its scales
-SMALL = 0.01  # of a picture may be object: most good pictures must show one, and real defects lie on it
-ALIGNED = 0.6  # of the variance that the place explains. Measured: a spindle 0.98, textures 0.03 to 0.34
+MIN_SHARE = 0.25  # of a box that lies on the object: less for a real box shows that the foreground is wrong
+VERDICT_PICTURES = 7  # good pictures that decide the kind of a category, and its scales
+SMALL = 0.01  # least share of a picture that is object; safe, since most good pictures and real defects must agree
+ALIGNED = 0.6  # share of the variance that is explained by place. Measured: a spindle 0.98, textures 0.03 to 0.34
 
 
 @dataclass(frozen=True)
 class View:
-    """What a picture shows: the sums of its foreground, its features and its parts."""
+    """A picture's foreground, features and parts."""
 
     sums: Sums
     features: Features
     parts: list[Part]
-    closed: NDArray[np.int32] | None = None  # (H + 1, W + 1), sums of the pixels on which no defect may be placed
+    closed: NDArray[np.int32] | None = None  # (H + 1, W + 1), integral image of where no defect may be placed
 
     @property
     def nbytes(self) -> int:
@@ -62,7 +62,7 @@ class View:
         return self.sums.nbytes + self.features.nbytes + sum(part.nbytes for part in self.parts) + closed
 
     def open(self, boxes: Boxes) -> Mask:
-        """Whether defects may be placed on every pixel of each box (K, 4) within the picture, (K,)."""
+        """(K,) whether defects may be placed on every pixel of each box (K, 4) in the picture."""
         if self.closed is None:
             return np.ones(len(boxes), bool)
         x0, y0, x1, y1 = np.asarray(boxes).T
@@ -70,7 +70,7 @@ class View:
         return np.asarray(sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0] == 0)
 
     def open_starts(self, width: int, height: int) -> Boxes:
-        """Upper left corners (N, 2), x and y, of all boxes of a size in px on which defects may be placed."""
+        """Upper left corners (N, 2), x and y, of all boxes of this size in px on which defects may be placed."""
         if self.closed is None:
             raise ValueError("the picture has no regions: every place is open")
         sums = self.closed[height:] - self.closed[:-height]
@@ -88,14 +88,14 @@ class View:
         return bool(self.sums[-1, -1] > (self.sums.shape[0] - 1) * (self.sums.shape[1] - 1) - 0.01)  # rounded sums
 
     def shares(self, boxes: Boxes) -> NDArray[np.float64]:
-        """Share of each box (K, 4) that is foreground, (K,); exact to a cell of the features' grid."""
+        """(K,) share of each box (K, 4) that is foreground, with the resolution of the features' grid."""
         x0, y0, x1, y1 = np.asarray(boxes).T
         inside = self._sum(x1, y1) - self._sum(x1, y0) - self._sum(x0, y1) + self._sum(x0, y0)
         cell = self.features.step[0] * self.features.step[1]
         return np.asarray(np.clip(inside * cell / ((x1 - x0) * (y1 - y0)), 0, 1))
 
     def _sum(self, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The sum up to points in px; within a cell it grows evenly."""
+        """The integral image at points in px, interpolated linearly within cells."""
         column, row = x / self.features.step[0], y / self.features.step[1]
         left = np.clip(column.astype(np.int64), 0, self.sums.shape[1] - 2)
         top = np.clip(row.astype(np.int64), 0, self.sums.shape[0] - 2)
@@ -107,7 +107,7 @@ class View:
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a real defect: its box in its picture's view."""
+    """The place of a real defect: its box, and the view of its picture."""
 
     box: Box
     view: View
@@ -124,22 +124,22 @@ class Place:
 
     @property
     def reach(self) -> float:
-        """How far from the box its surroundings begin to be of less weight, px."""
+        """The unit of the rings around the box, px."""
         return reach(self.box, self.view.features.size)
 
     @cached_property
     def offsets(self) -> Points:
-        """(RINGS, ANGLES, 2): the points around the box at which its surroundings are seen, px from its centre."""
+        """(RINGS, ANGLES, 2): the points around the box at which its surroundings are sampled, px from its centre."""
         return ring_offsets(self.box, self.view.features.size)
 
     @cached_property
     def surroundings(self) -> tuple[NDArray[np.float32], Mask]:
-        """The features (RINGS, ANGLES, 6) there, and where they are known."""
+        """The features (RINGS, ANGLES, 6) at these points, and where they are known."""
         return seen(self.view.features, self.centre + self.offsets)
 
 
 def scene_of(samples: Sequence[Sample], boxes: Sequence[DefectBox]) -> "Scene":
-    """The scene of the train part of a category. Raises UserError when that has no good picture or no box."""
+    """The scene of the train part of a category. Raises UserError if that has no good picture or no box."""
     train = sorted(of_split(samples, "train"), key=lambda sample: sample.id)
     goods, names = [sample for sample in train if sample.defect_type == GOOD], {sample.id for sample in train}
     reals = [real for real in boxes if real.sample in names]
@@ -150,10 +150,10 @@ def scene_of(samples: Sequence[Sample], boxes: Sequence[DefectBox]) -> "Scene":
 
 
 class Scene:
-    """The views of a category's pictures, of which kind they are, and by how much features differ on good ones."""
+    """The views of a category's pictures, their kind, and the scale of each feature on good pictures."""
 
     def __init__(self, samples: Sequence[Sample], goods: Sequence[Sample], reals: Sequence[DefectBox]) -> None:
-        """samples: all that will be seen; goods: the good ones of them, the first of which decide; reals: all real
+        """samples: all pictures; goods: the good ones of them, the first of which decide the kind; reals: all real
         defects of the samples."""
         self.goods, self.reals = goods, reals
         self._sample_at = {Path(sample.image): sample for sample in samples}
@@ -164,7 +164,7 @@ class Scene:
         self.kind: Kind = "parts"
         few = goods[:VERDICT_PICTURES]
         views = self.views(few)
-        # Where a person drew masks, these alone decide.
+        # If a person drew masks, only these decide.
         drawn = [view for sample, view in zip(few, views, strict=True) if sample.foreground is not None]
         told = drawn or views
         if 2 * sum(view.is_whole for view in told) > len(told) or (not drawn and self._beside(reals)):

@@ -1,4 +1,4 @@
-"""A picture for people: where real defects lie, and where the synthetic ones will, side by side."""
+"""A sheet that shows the places of real and of new defects side by side."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ from lib.placement.parts import part_at, poses
 from lib.placement.scenes import Scene
 
 REAL, SYNTHETIC = (255, 40, 40), (0, 150, 255)  # colours of boxes and points
-SHOWN = 3  # pictures of each type, of either side
+SHOWN = 3  # pictures of each type, real and synthetic each
 TILE, GAP, CAPTION = 160, 4, 20  # px
-TINT = 0.35  # share of the regions' colour
-FADED = 0.45  # of a summary's picture remains under its points
+TINT = 0.35  # opacity of the regions' colours
+FADED = 0.45  # opacity of the picture under the points of a summary
 FRAMES = {
     "parts": "in the frame of the part",
     "filled": "in the picture, which the part fills",
@@ -29,8 +29,8 @@ FRAMES = {
 def placement_sheet(scene: Scene, placements: Sequence[Placement]) -> RGB:
     """Two rows for each defect type, real above synthetic: all places on one good picture, then the first pictures.
 
-    Places on parts are carried onto the first good picture's largest part, by the pose that fits best; elsewhere they
-    keep their place in the picture.
+    Places on parts are mapped to the largest part of the first good picture, by the best pose; others keep their place
+    in the picture.
     """
     strips = []
     for defect_type in sorted({placement.defect_type for placement in placements}):
@@ -43,7 +43,7 @@ def placement_sheet(scene: Scene, placements: Sequence[Placement]) -> RGB:
 
 
 def _row(scene: Scene, places: Sequence[tuple[str, Box]], colour: tuple[int, int, int]) -> RGB:
-    """All places (picture, box) at once, then those of the first pictures."""
+    """A summary of all places (picture, box), then the boxes on the first pictures."""
     tiles = [_summary(scene, places, colour)]
     for name in list(dict.fromkeys(name for name, _ in places))[:SHOWN]:
         boxes = [box for other, box in places if other == name]
@@ -53,8 +53,7 @@ def _row(scene: Scene, places: Sequence[tuple[str, Box]], colour: tuple[int, int
 
 
 def _tile(sample: Sample) -> RGB:
-    """A picture with a longer side of TILE px; tinted where a person painted that no defect is placed, or that pixels
-    never count."""
+    """A picture with a longer side of TILE px, tinted in regions where no defect is placed or pixels never count."""
     image = read_image(Path(sample.image))
     if sample.regions is not None:
         kinds = recent_regions(sample.regions)
@@ -65,7 +64,7 @@ def _tile(sample: Sample) -> RGB:
 
 
 def _with_boxes(tile: RGB, sample: Sample, boxes: Iterable[Box], colour: tuple[int, int, int]) -> RGB:
-    """The tile with boxes of the full-size picture."""
+    """The tile with boxes drawn that are given in px of the full-size picture."""
     ratio = np.tile([tile.shape[1] / sample.size[0], tile.shape[0] / sample.size[1]], 2)
     drawn = tile.copy()
     for box in boxes:
@@ -87,7 +86,7 @@ def _summary(scene: Scene, places: Sequence[tuple[str, Box]], colour: tuple[int,
 
 
 def _carried(scene: Scene, sample: Sample, box: Box) -> NDArray[np.float64]:
-    """The centre (2,) of a box, carried onto the first good picture."""
+    """The centre (2,) of a box, mapped to the first good picture."""
     centre = np.array([box[0] + box[2], box[1] + box[3]]) / 2
     view, target = scene.view(sample), scene.view(scene.goods[0])
     if not (view.parts and target.parts):

@@ -1,7 +1,7 @@
-"""What a place looks like: colour, contrast and nearness to the object's edge at points on rings around a box.
+"""Features of a place: colour, contrast and distance to the object's edge, at points on rings around a box.
 
-Defects keep to places of a kind: pits to the flank of a groove, chips to an edge. What surrounds a real defect tells
-which kind, without the defect itself, and the same points around a box on a good picture tell how alike that place is.
+Defects occur at typical places: pits on the flank of a groove, chips at an edge. The surroundings of a real defect,
+without the defect itself, describe that place; the same points around a box on a good picture show how similar it is.
 """
 
 import math
@@ -18,22 +18,22 @@ from lib.placement.foreground import cielab
 
 Points = NDArray[np.float64]  # (..., 2), x and y in px from the picture's upper left corner
 
-WORKING_SIDE = 160  # px of the longer side of a picture's features
-SMOOTHING = 1.0  # px there, of colours
-NEIGHBOURHOOD = 2.5  # px there, in which contrast is measured
+WORKING_SIDE = 160  # px of the longer side of the feature grid
+SMOOTHING = 1.0  # px on that grid, of colours
+NEIGHBOURHOOD = 2.5  # px on that grid, in which contrast is measured
 CHANNELS = ("lightness", "green to red", "blue to yellow", "contrast", "depth", "beyond")
-FLOORS = (2.0, 2.0, 2.0, 1.0, 0.5, 1.0)  # least scale of each: CIELAB units, what cameras add by themselves; shares
-DEEP = 0.25  # of an object's size from its edge is as deep as it gets
+FLOORS = (2.0, 2.0, 2.0, 1.0, 0.5, 1.0)  # least scale of each channel: camera noise in CIELAB units; shares
+DEEP = 0.25  # distance from the edge at which the depth is 1, in sizes of the object
 ANGLES = 12  # points on a ring
-RINGS = (0.3, 1.0, 3.0)  # distances of the rings from the box, in half of its longer sides
-MIN_REACH = 0.08  # of the picture's shorter side: around specks, rings keep at least this for that half
-GRID = 16  # cells to a side of the grid on which light is told from what it falls on
-MOST = 3.0  # scales that count for a point at most: a glint is no more than that
+RINGS = (0.3, 1.0, 3.0)  # distances of the rings from the box, in units of half its longer side
+MIN_REACH = 0.08  # least value of that unit, as a share of the picture's shorter side
+GRID = 16  # cells per side of the coarse grid on which lighting is fitted
+MOST = 3.0  # scales; differences of a point are clipped to it, as for reflections
 
 
 @dataclass(frozen=True)
 class Features:
-    """A picture's features, (h, w, 5) float32 on a grid of `step` px, and where they are known, (h, w) bool."""
+    """The features of a picture, (h, w, 5) float32 on a grid of `step` px, and where they are known, (h, w) bool."""
 
     maps: NDArray[np.float32]
     known: Mask
@@ -46,10 +46,10 @@ class Features:
 
 
 def features(image: RGB, foreground: Mask, hidden: Sequence[Box] = ()) -> Features:
-    """The features of a picture (H, W, 3) with its foreground (H, W); what the boxes hide is unknown.
+    """The features of a picture (H, W, 3) with its foreground (H, W); they are unknown inside the `hidden` boxes.
 
-    What is hidden does not shine into its surroundings: smoothing leaves it out. Where all is foreground, colours are
-    told without the light, which says nothing of the place.
+    Smoothing leaves out hidden pixels. If all is foreground, the lighting is subtracted from the colours, since it does
+    not belong to the place.
     """
     height, width = foreground.shape
     scale = min(1.0, WORKING_SIDE / max(height, width))
@@ -70,7 +70,7 @@ def features(image: RGB, foreground: Mask, hidden: Sequence[Box] = ()) -> Featur
 
 
 def _light(colours: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The light on a surface (h, w, c): the quadratic polynomial in x and y that fits it best."""
+    """The lighting of a surface (h, w, c): the quadratic polynomial in x and y that fits its colours best."""
     height, width, channels = colours.shape
     rows, columns = min(GRID, height), min(GRID, width)
     cells = resize(colours, columns, rows).reshape(-1, channels)
@@ -87,18 +87,19 @@ def _quadratic(rows: int, columns: int) -> NDArray[np.float32]:
 
 
 def alignment(pictures: Sequence[Features]) -> float:
-    """How much pictures show the same thing in the same place, up to 1: the share of the variance of colours over all
-    cells of a coarse grid that the place of a cell explains (the intraclass correlation)."""
+    """How far pictures show the same thing in the same place, up to 1: the share of the colours' variance on a coarse
+    grid
+    that is explained by the place (intraclass correlation)."""
     if len(pictures) < 2:
         return 0.0
     cells = np.stack([resize(one.maps[..., :3], GRID, GRID) for one in pictures]).astype(np.float64)
-    cells -= cells.mean(axis=(1, 2), keepdims=True)  # of all of a picture: exposure
+    cells -= cells.mean(axis=(1, 2), keepdims=True)  # the exposure of each picture
     within = cells.var(axis=0, ddof=1).sum(axis=-1).mean()
     return float(1 - within / max(float((cells**2).sum(axis=-1).mean()), 1e-9))
 
 
 def _depth(inside: Mask) -> NDArray[np.float32]:
-    """How deep in an object each pixel lies, (h, w) in [-1, 1]: 0 at the edge, 1 at DEEP sizes of the largest one."""
+    """The depth of each pixel in an object, (h, w) in [-1, 1]: 0 at the edge, 1 from DEEP sizes of the largest on."""
     if inside.all() or not inside.any():
         return np.ones(inside.shape, np.float32)
     areas = cv2.connectedComponentsWithStats(inside.astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
@@ -107,7 +108,7 @@ def _depth(inside: Mask) -> NDArray[np.float32]:
 
 
 def _smooth(values: NDArray[np.float32], known: Mask, sigma: float) -> NDArray[np.float32]:
-    """Values (h, w, c) smoothed over what is known, (h, w) bool, alone."""
+    """Values (h, w, c), smoothed over the known pixels, (h, w) bool."""
     if known.all():
         return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma), np.float32).reshape(values.shape)
     weights = cv2.GaussianBlur(known.astype(np.float32), (0, 0), sigma)[..., None]
@@ -116,20 +117,20 @@ def _smooth(values: NDArray[np.float32], known: Mask, sigma: float) -> NDArray[n
 
 
 def scales(pictures: Sequence[Features]) -> NDArray[np.float32]:
-    """The spread (6,) of each feature over the objects of some pictures, not below its floor."""
+    """The standard deviation (6,) of each feature over the objects of some pictures, at least its floor."""
     values = np.concatenate([picture.maps[picture.maps[..., CHANNELS.index("depth")] > 0] for picture in pictures])
     return np.maximum(np.append(values.std(axis=0, dtype=np.float64), 0.0), FLOORS).astype(np.float32)
 
 
 def reach(box: Box, size: tuple[int, int]) -> float:
-    """The unit of the rings' distances, px: half of the box's longer side, in a picture of size (width, height)."""
+    """The unit of the rings' distances, px: half the box's longer side; size: (width, height) of the picture."""
     return max((box[2] - box[0]) / 2, (box[3] - box[1]) / 2, MIN_REACH * min(size))
 
 
 def ring_offsets(box: Box, size: tuple[int, int]) -> Points:
     """Points on rings around a box, (RINGS, ANGLES, 2) px from its centre; size: (width, height) of the picture.
 
-    A ring is the outline of the box, grown by a share of half of its longer side to every side.
+    A ring is the outline of the box, extended on every side by a multiple of `reach`.
     """
     half = np.array([box[2] - box[0], box[3] - box[1]]) / 2
     angles = 2 * np.pi * (np.arange(ANGLES) + 0.5) / ANGLES
@@ -142,8 +143,8 @@ def ring_offsets(box: Box, size: tuple[int, int]) -> Points:
 def seen(picture: Features, points: Points) -> tuple[NDArray[np.float32], Mask]:
     """The features (..., RINGS, ANGLES, 6) at points (..., RINGS, ANGLES, 2), and where they are known, bool.
 
-    A point beyond the border takes the features of the nearest one within, and says so in the last of them, but on the
-    farthest ring: a border that far away says little of the place.
+    A point outside the picture gets the features of the nearest pixel, and 1 in the channel "beyond", except on the
+    outermost ring: a border that far away is not typical of the place.
     """
     rows, columns = picture.known.shape
     place = np.floor(points / picture.step).astype(np.int64)
@@ -157,10 +158,10 @@ def seen(picture: Features, points: Points) -> tuple[NDArray[np.float32], Mask]:
 def unlikeness(
     real: NDArray[np.float32], known: Mask, candidates: NDArray[np.float32], scale: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """How unlike the surroundings of candidates (K, RINGS, ANGLES, 6) are to a real defect's, (K,) in scales.
+    """The distance of the surroundings of candidates (K, RINGS, ANGLES, 6) to those of a real defect, (K,) in scales.
 
-    real: (RINGS, ANGLES, 6), of which `known` (RINGS, ANGLES) counts. The mean absolute difference from point to point,
-    which tells where the edge lies and where it is bright, plus that of each ring's means, which grain does not blur.
+    real: (RINGS, ANGLES, 6), valid where `known` (RINGS, ANGLES). The mean absolute difference of points, which is
+    sensitive to where edges and bright areas lie, plus that of the means of rings, which is robust to grain.
     """
     if not known.any():
         return np.zeros(len(candidates), np.float32)

@@ -1,1 +1,1 @@
-"""What detectors are built from: backbones, windows and tiles, pseudo anomalies, memories, distillation, fitting."""
+"""Building blocks of detectors: backbones, windows and tiles, pseudo anomalies, coresets, distillation, training."""

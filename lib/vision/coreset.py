@@ -1,4 +1,4 @@
-"""A few vectors that stand for many: the greedy k-centre choice, in fewer dimensions."""
+"""Coreset selection: a few vectors that represent many, by greedy k-centre in a random projection."""
 
 import numpy as np
 import torch
@@ -10,9 +10,9 @@ PROJECTED = 64  # dimensions in which the coreset is chosen
 
 
 def projected(patches: Tensor, seed: int) -> Tensor:
-    """(N, C) -> (N, PROJECTED), at random, which keeps distances nearly as they are (Johnson & Lindenstrauss 1984).
+    """Random projection (N, C) -> (N, PROJECTED), which nearly preserves distances (Johnson & Lindenstrauss 1984).
 
-    Patches of no more dimensions stay as they are.
+    Patches that have no more dimensions are returned unchanged.
     """
     if patches.shape[1] <= PROJECTED:
         return patches
@@ -22,13 +22,13 @@ def projected(patches: Tensor, seed: int) -> Tensor:
 
 
 def greedy_coreset(patches: Tensor, size: int, seed: int) -> tuple[Tensor, list[float]]:
-    """The greedy k-centre choice (algorithm 1): from a random patch on, always the one farthest from all so far.
+    """Greedy k-centre selection (Roth et al. 2022, algorithm 1): starting from a random patch, always add the patch
+    that is farthest from those chosen so far.
 
-    patches: (N, D). Returns the numbers (min(size, N),) of the chosen ones, none of them twice, and after each the
-    covering radius: the largest distance of a patch to its nearest chosen one. The radius is at most twice the best
-    possible one (Gonzalez 1985).
+    patches: (N, D). Returns the indices (min(size, N),) of the chosen ones, all different, and after each the covering
+    radius: the largest distance of a patch to its nearest chosen one, at most twice the optimum (Gonzalez 1985).
     """
-    patches = patches - patches.mean(dim=0)  # distances by products lose the fewer digits, the smaller the vectors are
+    patches = patches - patches.mean(dim=0)  # distances are computed by products, which are more exact near the origin
     norms = patches.square().sum(dim=1)
     newest = int(np.random.default_rng(seed_for(seed, "first patch")).integers(len(patches)))
     chosen, radii = [], []
@@ -37,7 +37,7 @@ def greedy_coreset(patches: Tensor, size: int, seed: int) -> tuple[Tensor, list[
         chosen.append(newest)
         squared = norms + norms[newest] - 2 * (patches @ patches[newest])
         nearest = torch.minimum(nearest, squared.clamp(min=0))
-        # Below all others: a neighbour so close that its distance rounds to 0, too, is not chosen yet.
+        # Below all distances: another patch at distance 0 may still be chosen, this one may not.
         nearest[newest] = -1
         newest = int(nearest.argmax())
         radii.append(max(float(nearest[newest]), 0) ** 0.5)

@@ -1,7 +1,7 @@
-"""The networks of asymmetric distillation with prompts: teacher, student, and the bank of what the teacher saw.
+"""The networks of asymmetric distillation with prompts: teacher, student, and the bank of teacher features.
 
 Sections 3.x are those of "Reconstruction-Guided and Prompt-Enhanced Asymmetric Knowledge Distillation for Anomaly
-Detection" (RGPKD), as its public code shows them. That code does not run; what stands here is a working form of it.
+Detection" (RGPKD), as its public code shows them. That code does not run; this is a working version.
 """
 
 import itertools
@@ -14,21 +14,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.vision.backbones import Backbone, taps
-from lib.vision.reconstruction import cosine_maps, ssim, summed
+from lib.vision.reconstruction import convolution, cosine_maps, group_norm, ssim, summed
 
-STRIDES = (2, 4, 8, 16)  # of the teacher's maps and of the encoder's, e1 to e4; all but the first are compared
-MULTIPLE = 32  # of the picture's sides: the student's deepest map has this stride
-POOLED = 32  # positions on each side to which an entry is pooled, as a 64 x 64 affinity would take 64 MiB a picture
+STRIDES = (2, 4, 8, 16)  # of the maps of teacher and encoder, e1 to e4; all but the first are compared
+MULTIPLE = 32  # picture sides are multiples of the stride of the student's deepest map
+POOLED = 32  # entries are pooled to this side: the affinity of 64 x 64 positions would take 64 MiB per picture
 
 Skips = Literal["none", "picture", "features"]
 Distance = Literal["mse", "cosine"]
 
 
 class Prompt(nn.Module):
-    """Add what the decoder's feature x finds in a bank entry p of its scale (section 3.2).
+    """Cross-attention of a decoder feature x to the bank entry p of its scale, added to x (section 3.2).
 
     x: (B, C, H, W), p: (B, P, h, w) -> (B, C, H, W). theta, phi and value are 1x1 convolutions to m channels; each
-    position of x attends to all positions of p. The gate, a share for each channel, does not depend on the position.
+    position of x attends to all positions of p. The gate is one weight per channel.
     """
 
     def __init__(self, channels: int, entry_channels: int, m: int) -> None:
@@ -52,13 +52,13 @@ class Prompt(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(B, 3, H, W) float in [0, 1] -> e1 to e4 at STRIDES: two convolutions each, which start from nothing."""
+    """(B, 3, H, W) float in [0, 1] -> e1 to e4 at STRIDES: two convolutions each, trained from scratch."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.channels = [width // 2, width, 2 * width, 4 * width]
         self.levels = nn.ModuleList(
-            nn.Sequential(*_convolution(before, after, stride=2), *_convolution(after, after))
+            nn.Sequential(*convolution(before, after, stride=2), *convolution(after, after))
             for before, after in itertools.pairwise([3, *self.channels])
         )
 
@@ -70,7 +70,7 @@ class Encoder(nn.Module):
 
 
 class Pretrained(nn.Module):
-    """(B, 3, H, W) float in [0, 1] -> a backbone's maps, at STRIDES, of the sizes that belong to them."""
+    """(B, 3, H, W) float in [0, 1] -> a backbone's maps, resized to STRIDES if it has others."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -90,10 +90,10 @@ class Pretrained(nn.Module):
 
 
 class Teacher(Pretrained):
-    """Without gradient, and frozen, whatever `.train()` says. F1, F2 and F3 are the last three maps.
+    """The frozen teacher, without gradient and always in evaluation mode. F1, F2 and F3 are the last three maps.
 
-    They are taken as they are: a channel's offset is a part of the direction that a cosine compares, and keeps noise
-    about it from being the whole of it.
+    They are not normalised per channel: without its offset a channel that is nearly constant would contribute only
+    noise to the cosine.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -108,13 +108,13 @@ class Teacher(Pretrained):
 
 
 class Student(nn.Module):
-    """The U-Net that imitates the teacher's maps and rebuilds the picture (section 3.1).
+    """The U-Net that imitates the teacher's maps and reconstructs the picture (section 3.1).
 
-    (B, 3, H, W) float in [0, 1], sides multiples of 32, the teacher's four maps, and three bank entries -> S1 to S3
-    of the teacher's shapes, and the picture (B, 3, H, W) in (0, 1). encoder: its way down, or None: then the teacher's
-    maps, which are there anyway, are e1 to e4. All that reaches S1 to S3 passes the deepest map; raw skips, which would
-    carry an anomaly past it, reach the picture alone (`skips: picture`), nothing, or both. With prompts = False there
-    are no entries, neither in training nor afterwards.
+    (B, 3, H, W) float in [0, 1] with sides that are multiples of 32, the four maps of the teacher, and three bank
+    entries -> S1 to S3 in the teacher's shapes, and the picture (B, 3, H, W) in (0, 1). encoder: gives e1 to e4; None
+    reuses the teacher's maps. S1 to S3 depend on the deepest map only: skip connections, by which anomalies would
+    bypass the bottleneck, lead to the picture (`skips: picture`), nowhere (`none`), or also to S1 to S3 (`features`).
+    prompts: False works without bank entries.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Student(nn.Module):
         super().__init__()
         self.encoder, self.skips = encoder, skips
         e1, e2, e3, e4 = encoder.channels if encoder else teacher_channels
-        self.deepest = nn.Sequential(*_convolution(e4, 8 * width, stride=2), *_convolution(8 * width, 8 * width))
+        self.deepest = nn.Sequential(*convolution(e4, 8 * width, stride=2), *convolution(8 * width, 8 * width))
         outs = teacher_channels[:0:-1]  # d1 imitates F3, d3 imitates F1
         inner = [4 * width, 2 * width, width]
         raw = [e4, e3, e2] if skips == "features" else [0, 0, 0]
@@ -149,7 +149,7 @@ class Student(nn.Module):
     def forward(
         self, image: Tensor, seen: Sequence[Tensor], entries: Sequence[Tensor] | None
     ) -> tuple[list[Tensor], Tensor]:
-        """Raises ValueError for other sides, and for entries where it has no prompts, or the other way round."""
+        """Raises ValueError for other sides, and if entries are given without prompts or missing with prompts."""
         if image.shape[-2] % MULTIPLE or image.shape[-1] % MULTIPLE:
             size = f"{image.shape[-1]} x {image.shape[-2]}"
             raise ValueError(f"a picture of {size} px: the student needs sides that are multiples of {MULTIPLE}")
@@ -171,9 +171,9 @@ class Student(nn.Module):
 
 @dataclass(frozen=True)
 class Bank:
-    """What the teacher saw in good pictures (section 3.3).
+    """Teacher features of windows of good pictures (section 3.3).
 
-    keys: (N, C3) float32 of length 1; entries: three (N, C, h, w) float16; owners: (N,), the picture of each.
+    keys: (N, C3) float32, unit vectors; entries: three maps (N, C, h, w) float16; owners: (N,), the picture of each.
     """
 
     keys: Tensor
@@ -181,9 +181,9 @@ class Bank:
     owners: Tensor
 
     def nearest(self, deepest: Tensor, exclude: Tensor | None = None) -> Tensor:
-        """For each F3 (B, C3, h, w) the number (B,) of the entry with the highest cosine to it.
+        """For each F3 (B, C3, h, w) the index (B,) of the entry whose key has the highest cosine similarity.
 
-        exclude: (B,), for each a picture whose entries do not count: in training a window must not find itself.
+        exclude: (B,), for each a picture whose entries are ignored: in training a window must not find itself.
         """
         similarity = key_of(deepest) @ self.keys.T
         if exclude is not None:
@@ -191,11 +191,11 @@ class Bank:
         return similarity.argmax(dim=1)
 
     def fetch(self, numbers: Tensor) -> list[Tensor]:
-        """The three maps (B, C, h, w) float32 of these entries."""
+        """The three maps (B, C, h, w) float32 of the entries with these indices."""
         return [entries[numbers].float() for entries in self.entries]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it by names, fit for a file; `of` reads it back."""
+        """All tensors by name, to be saved; `of` is the inverse."""
         entries = {f"entries{n}": entries for n, entries in enumerate(self.entries)}
         return {"keys": self.keys, "owners": self.owners, **entries}
 
@@ -205,7 +205,7 @@ class Bank:
 
 
 def key_of(deepest: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, C): the mean over all positions, of length 1."""
+    """(B, C, h, w) -> (B, C): the mean over all positions, normalised to unit length."""
     return F.normalize(deepest.mean(dim=(2, 3)), dim=1)
 
 
@@ -217,11 +217,10 @@ def total_loss(
     distance: Distance,
     weights: tuple[float, float, float],
 ) -> Tensor:
-    """L = sum_i distance(S_i, F_i) + MSE(picture, image) + (1 - SSIM(picture, image)), each term with its weight
-    (section 3.4).
+    """The weighted sum of sum_i distance(S_i, F_i), MSE(picture, image) and 1 - SSIM(picture, image) (section 3.4).
 
-    image, picture: (B, 3, H, W), both in [0, 1]. A weight of 0 leaves its term out; not all may be 0. Raises ValueError
-    where a scale's shapes differ.
+    image, picture: (B, 3, H, W), both in [0, 1]. At least one weight is above 0. Raises ValueError if the shapes of a
+    scale differ.
     """
     cosine = cosine_maps(student, teacher)
 
@@ -237,21 +236,13 @@ def total_loss(
 def score_map(
     teacher: Sequence[Tensor], student: Sequence[Tensor], size: Sequence[int], weights: tuple[float, float, float]
 ) -> Tensor:
-    """(B, *size), at most twice the weights' sum: at each pixel the weighted sum of 1 - cosine over the three scales
-    (section 3.5, where all weights are 1)."""
+    """(B, *size): at each pixel the weighted sum of 1 - cosine over the three scales (section 3.5, where all weights
+    are
+    1), at most twice the sum of the weights."""
     maps = [w * distance for w, distance in zip(weights, cosine_maps(student, teacher), strict=True)]
     return summed(maps, size)
 
 
-def _convolution(before: int, after: int, stride: int = 1) -> tuple[nn.Module, ...]:
-    """GroupNorm: no window's score may depend on those beside it, in training neither."""
-    return nn.Conv2d(before, after, 3, stride, padding=1, bias=False), _norm(after), nn.ReLU(inplace=True)
-
-
 def _doubling(before: int, after: int) -> tuple[nn.Module, ...]:
-    """up(.) of section 3.1: twice the size by a transposed convolution that does not overlap itself."""
-    return nn.ConvTranspose2d(before, after, 2, stride=2, bias=False), _norm(after), nn.ReLU(inplace=True)
-
-
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(next(n for n in (8, 4, 2, 1) if channels % n == 0), channels)
+    """up(.) of section 3.1: doubles the size by a transposed convolution without overlap."""
+    return nn.ConvTranspose2d(before, after, 2, stride=2, bias=False), group_norm(after), nn.ReLU(inplace=True)

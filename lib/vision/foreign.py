@@ -1,7 +1,7 @@
-"""Anomalies from foreign pictures, for detectors that learn on pseudo anomalies.
+"""Pseudo anomalies from other pictures, for detectors that train on them.
 
-Two routes, as in PAGMFR's description: Perlin-shaped patches of foreign texture for surfaces, regions cut out of other
-pictures for objects. They are made on windows, each with its exact mask, and change nothing outside of it.
+Two routes, as in the description of PAGMFR: Perlin-shaped patches of another texture for surfaces, regions cut out of
+other pictures for objects. They are pasted into windows, with their exact masks; nothing changes outside a mask.
 """
 
 import warnings
@@ -28,16 +28,17 @@ from lib.vision.windows import good_window
 Route = Literal["auto", "texture", "object"]
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-ANOMALOUS = 0.5  # of the windows get an anomaly, as in DRAEM
-BOX_SIDE = (0.15, 1.0)  # of the window: sides of the box that a patch of texture lies in
-AREA = (0.005, 0.25)  # of the window: that a region cut out of another picture covers
-OVERLAP = 0.5  # of such a region must lie on the product
-TRIES = 20  # places drawn for a region until it does
-OPACITY = (0.2, 1.0)  # as of the patches of texture
-FEATHER = 2  # pixels over which a region's edge fades in, inside of it
-CHANGED = 6  # of 255 grey levels, in any channel: a pixel that changed less is no part of the anomaly
-PHOTO_SIDE = 512  # pixels of the longer side at which a photo is cut: no region in a window has more
-GROUNDS = 256  # pictures of which is kept where the product is
+ANOMALOUS = 0.5  # share of windows with an anomaly, as in DRAEM
+BOX_SIDE = (0.15, 1.0)  # sides of the box around a patch of texture, as shares of the window
+AREA = (0.005, 0.25)  # area of a region from another picture, as a share of the window
+OVERLAP = 0.5  # share of such a region that must lie on the product
+TRIES = 20  # places that are tried for that
+OPACITY = (0.2, 1.0)  # as for patches of texture
+GAIN, OFFSET = (0.7, 1.4), (-40, 40)  # random exposure of a region: factor, and grey levels added
+FEATHER = 2  # pixels over which a region's edge fades in, inside the region
+CHANGED = 6  # of 255 grey levels, in any channel: pixels that change less are not part of the anomaly
+PHOTO_SIDE = 512  # pixels of the longer side to which photos are shrunk: regions in windows are smaller
+CACHED = 256  # foreground masks of pictures
 VERDICT_PICTURES = 9  # good pictures that decide whether the category is an object or a texture
 
 
@@ -52,10 +53,10 @@ _photo = recent(_fitted)
 
 
 def pictures_in(folder: str, key: str) -> list[Path]:
-    """The pictures in a folder and in the folders below it, in the order of their names.
+    """The pictures in a folder and its subfolders, sorted by name.
 
-    One that cannot be read is left out with a warning that names it. Raises UserError, which names the `key` of
-    params.yaml, where the folder is missing or holds no picture.
+    Unreadable pictures are skipped with a warning. Raises UserError, which names the `key` of params.yaml, if the
+    folder is missing or holds no picture.
     """
     root, pictures = Path(folder), []
     for file in sorted(root.rglob("*")) if root.is_dir() else []:
@@ -74,10 +75,10 @@ def pictures_in(folder: str, key: str) -> list[Path]:
 
 @dataclass(frozen=True)
 class Foreign:
-    """Good windows of a category, half of them with an anomaly.
+    """Good windows of a category, half of them with a pseudo anomaly.
 
-    good: the pictures that anomalies are put on. photos: pictures that they are taken from, or None for other ones of
-    `good`. ground: of a good picture, by its number, where the product is, (H, W) bool; None on the texture route.
+    good: the pictures that get anomalies. photos: the pictures that anomalies are taken from; None: those of `good`.
+    ground: by the number of a good picture, where the product is, (H, W) bool; None for the texture route.
     """
 
     good: Sequence[Example]
@@ -89,10 +90,10 @@ class Foreign:
     def of(
         cls, good: Sequence[Example], route: Route, textures: str | None, objects: str | None, detect: Detect
     ) -> "Foreign":
-        """route "auto" is told from the good pictures: an object where most of them show one before a background.
+        """route: "auto" decides from the good pictures: object, if most of them show one on a background.
 
-        textures, objects: folders of pictures, or None. Raises UserError without good pictures, and for such a folder
-        that is missing or empty.
+        textures, objects: folders of pictures, or None. Raises UserError without good pictures, and for a folder that
+        is missing or empty.
         """
         if not good:
             raise UserError("the train part holds no good picture to put pseudo anomalies on: see split in params.yaml")
@@ -101,11 +102,11 @@ class Foreign:
             route = "object" if 2 * sum(objects_seen) > len(objects_seen) else "texture"
         folder = textures if route == "texture" else objects
         photos = pictures_in(folder, f"pagmfr.{route}s") if folder else None
-        ground = lru_cache(GROUNDS)(lambda number: foreground_mask(good[number].image)) if route == "object" else None
+        ground = lru_cache(CACHED)(lambda number: foreground_mask(good[number].image)) if route == "object" else None
         return cls(good, photos, ground, detect)
 
     def window(self, rng: np.random.Generator) -> tuple[RGB, Mask, RGB]:
-        """A window, the mask of its anomaly, empty in one of two, and the same window without it.
+        """A window, the mask of its anomaly, which half of the windows lack, and the window without the anomaly.
 
         (window, window, 3) uint8, (window, window) bool, (window, window, 3) uint8.
         """
@@ -127,9 +128,9 @@ class Foreign:
 
 
 def patched(window: RGB, photo: RGB, rng: np.random.Generator) -> tuple[RGB, Mask]:
-    """The texture route: a Perlin-shaped patch of the photo's texture, altered, in a random box of the window.
+    """The texture route: blend an altered, Perlin-shaped patch of the photo into a random box of the window.
 
-    The mask is that part of the patch which really changed, so that it may be empty.
+    Returns the window and the mask of pixels that visibly changed, which may be empty.
     """
     height, width = window.shape[:2]
     sides = [max(1, round(extent * rng.uniform(*BOX_SIDE))) for extent in (width, height)]
@@ -139,9 +140,9 @@ def patched(window: RGB, photo: RGB, rng: np.random.Generator) -> tuple[RGB, Mas
 
 
 def cut(photo: RGB, has_object: bool, rng: np.random.Generator) -> tuple[RGB, Mask]:
-    """A region of a photo: its object, where it has one that stands out, or else a random blob somewhere in it.
+    """A region of a photo: its object, if one is detected, else a random blob at a random place.
 
-    Returns (h, w, 3) uint8 and (h, w) bool, the region's bounding box.
+    Returns the region's bounding box, (h, w, 3) uint8, and the region in it, (h, w) bool.
     """
     region = foreground_mask(photo) if has_object else np.ones(photo.shape[:2], bool)
     if region.all():
@@ -156,11 +157,11 @@ def cut(photo: RGB, has_object: bool, rng: np.random.Generator) -> tuple[RGB, Ma
 
 
 def pasted(window: RGB, piece: RGB, region: Mask, on_product: Mask, rng: np.random.Generator) -> tuple[RGB, Mask]:
-    """The object route: a region, turned, scaled, mirrored and with another exposure, on the product in the window.
+    """The object route: paste a region, rotated, scaled, mirrored and with another exposure, onto the product.
 
-    window: (H, W, 3) uint8; piece: (h, w, 3) uint8; region: (h, w) bool, not empty; on_product: (H, W) bool. At least
-    OVERLAP of the region lies on the product, of AREA of the window; where no such place is found in TRIES, nothing is
-    pasted. The mask is that part of the region which really changed, so that it may be empty.
+    window: (H, W, 3) uint8; piece: (h, w, 3) uint8; region: (h, w) bool, not empty; on_product: (H, W) bool. The region
+    covers AREA of the window, and at least OVERLAP of it lies on the product; if TRIES places all fail, nothing is
+    pasted. Returns the window and the mask of pixels that visibly changed, which may be empty.
     """
     height, width = window.shape[:2]
     nothing = np.zeros((height, width), bool)
@@ -171,7 +172,7 @@ def pasted(window: RGB, piece: RGB, region: Mask, on_product: Mask, rng: np.rand
     scale, angle, mirror = np.sqrt(area / region.sum()), rng.uniform(0, 2 * np.pi), rng.choice([-1, 1])
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * [mirror, 1]
     centre = np.argwhere(region).mean(axis=0)[::-1]
-    exposed = np.clip(piece.astype(np.float32) * rng.uniform(0.7, 1.4) + rng.uniform(-40, 40), 0, 255)
+    exposed = np.clip(piece.astype(np.float32) * rng.uniform(*GAIN) + rng.uniform(*OFFSET), 0, 255)
     opacity = np.float32(rng.uniform(*OPACITY))
     for place in rng.choice(places, TRIES):
         y, x = divmod(int(place), width)
@@ -187,6 +188,6 @@ def pasted(window: RGB, piece: RGB, region: Mask, on_product: Mask, rng: np.rand
 
 
 def _where_seen(window: RGB, mixed: RGB) -> tuple[RGB, Mask]:
-    """The mixed picture where it differs enough to be seen, else the window; and where that is."""
+    """The mixed picture where it visibly differs from the window, else the window; and the mask of where it differs."""
     changed = np.abs(mixed.astype(np.int16) - window).max(axis=2) >= CHANGED
     return np.where(changed[..., None], mixed, window), changed

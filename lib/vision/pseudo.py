@@ -1,17 +1,20 @@
-"""Pseudo anomalies: Perlin-shaped pieces of foreign texture (DRAEM, Zavrtanik et al. 2021), for whoever needs defects
-that nobody photographed: the generator `perlin`, and detectors that learn from good pictures."""
+"""Pseudo anomalies: Perlin-shaped pieces of another texture (DRAEM, Zavrtanik et al. 2021).
+
+The generator `perlin` and detectors that learn from good pictures use them.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lib.core.geometry import RGB, Box, Mask, crop, paste_back, resize, window_around
 
-THRESHOLD = 0.5  # of the noise, in units of its largest absolute value; DRAEM's own for noise in [-1, 1]
+THRESHOLD = 0.5  # of the noise, relative to its largest absolute value; in DRAEM absolute, for noise in [-1, 1]
 OPACITY = (0.2, 1.0)  # beta of DRAEM's section 3.3, drawn uniformly
+GAIN, OFFSET = (0.5, 1.5), (-80, 80)  # random contrast and brightness of the texture: factor, and grey levels added
 
 
 def blend(normal: RGB, source: RGB, box: Box, rng: np.random.Generator) -> tuple[RGB, Mask]:
-    """Blend altered `source` texture into `normal` where Perlin noise inside of the box is high.
+    """Blend altered texture of `source` into `normal` where Perlin noise inside the box is high.
 
     normal, source: (H, W, 3) uint8, sizes may differ. Returns the picture and its exact mask, a subset of the box.
     """
@@ -34,7 +37,7 @@ def blend(normal: RGB, source: RGB, box: Box, rng: np.random.Generator) -> tuple
 
 
 def perlin_noise(height: int, width: int, cells_y: int, cells_x: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Gradient noise (height, width) float32 in about [-1, 1] on a lattice of cells (Perlin 1985, fade of 2002)."""
+    """Gradient noise (height, width) float32 in about [-1, 1] on a grid of cells (Perlin 1985, fade curve of 2002)."""
     angles = rng.uniform(0, 2 * np.pi, (cells_y + 1, cells_x + 1))
     slopes = np.stack([np.sin(angles), np.cos(angles)])
     y, x = (
@@ -62,9 +65,9 @@ def _somewhere(source: RGB, box: Box, rng: np.random.Generator) -> Box:
 
 
 def _altered(texture: RGB, rng: np.random.Generator) -> NDArray[np.float32]:
-    """The texture turned, inverted or with exchanged channels, with another brightness and contrast: (H, W, 3)."""
+    """The texture, rotated and perhaps inverted, with permuted channels, another brightness and contrast: (H, W, 3)."""
     altered = np.rot90(texture, int(rng.integers(4))).astype(np.float32)
     if rng.random() < 0.5:
         altered = 255 - altered
-    altered = altered[..., rng.permutation(3)] * rng.uniform(0.5, 1.5) + rng.uniform(-80, 80)
+    altered = altered[..., rng.permutation(3)] * rng.uniform(*GAIN) + rng.uniform(*OFFSET)
     return np.ascontiguousarray(np.clip(altered, 0, 255), dtype=np.float32)

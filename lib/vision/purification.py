@@ -1,8 +1,8 @@
-"""The networks and scores of dual-space purification: rebuilt features, rebuilt picture, and what parts from them.
+"""The networks and scores of dual-space purification: reconstructed features, reconstructed picture, and differences.
 
 "Collaborative Purification in Dual Spaces for Industrial Anomaly Detection via Hierarchical Reconstruction" (PAGMFR)
-names the parts and gives no code: MFRM rebuilds the features that the clean picture would have, MFFM fuses them with
-the disturbed ones, a small MLP scores each pixel. Sizes and wiring are ours.
+describes the parts and publishes no code: MFRM reconstructs the features of the clean picture, MFFM fuses them with
+those of the anomalous one, a small MLP scores each pixel. Sizes and connections are ours.
 """
 
 import math
@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.vision.reconstruction import cosine_maps, ssim
+from lib.vision.reconstruction import convolution, cosine_maps, ssim
 
 Branches = Literal["both", "features", "picture"]
 
 PRIOR = 0.02  # probability of a defect before the first step (Lin et al. 2017, section 4.1)
 HIDDEN = 16  # channels of the MLP's two hidden layers
-NOTHING = 1e-6  # under roots: their slope at zero is infinite
+EPSILON = 1e-6  # under square roots, whose slope at zero is infinite
 # sRGB to linear light to XYZ, relative to the white point D65 (IEC 61966-2-1).
 TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
 WHITE = (0.950456, 1.0, 1.088754)
@@ -40,7 +40,7 @@ def cielab(rgb: Tensor) -> Tensor:
 def colour_difference(a: Tensor, b: Tensor) -> Tensor:
     """Delta E of 1976 between pictures (B, 3, H, W) in [0, 1]: (B, H, W), 100 from black to white."""
     squares = (cielab(a) - cielab(b)).square().sum(dim=1)
-    return (squares + NOTHING).sqrt() - NOTHING**0.5
+    return (squares + EPSILON).sqrt() - EPSILON**0.5
 
 
 def structure_difference(a: Tensor, b: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def structure_difference(a: Tensor, b: Tensor) -> Tensor:
 
 
 def focal_loss(logits: Tensor, masks: Tensor, gamma: float) -> Tensor:
-    """FL = -(1 - p_t)^gamma log p_t (Lin et al. 2017, eq. 4), the mean of all pixels; cross entropy at gamma 0."""
+    """FL = -(1 - p_t)^gamma log p_t (Lin et al. 2017, eq. 4), averaged over pixels; cross entropy for gamma 0."""
     entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
     probability = logits.sigmoid()
     missed = torch.where(masks > 0.5, 1 - probability, probability)
@@ -58,34 +58,34 @@ def focal_loss(logits: Tensor, masks: Tensor, gamma: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Purified:
-    """What the clean picture would have: its features at every scale, and itself, (B, 3, H, W) in (0, 1)."""
+    """The reconstruction of the clean picture: its features at every scale, and itself, (B, 3, H, W) in (0, 1)."""
 
     features: list[Tensor]
     picture: Tensor
 
 
 class Reconstruction(nn.Module):
-    """MFRM: the features of a disturbed picture -> those of the clean one, and the clean picture.
+    """MFRM: the features of an anomalous picture -> those of the clean one, and the clean picture.
 
-    All scales are brought to the deepest one's size and squeezed there; nothing goes around it, since a skip would
-    carry the anomaly along. channels: of the maps, from fine to coarse, each at half the size of the one before.
+    All scales are pooled to the size of the deepest and pass a bottleneck there. There are no skip connections, which
+    would pass the anomaly on. channels: of the maps, from fine to coarse, each half the size of the one before.
     """
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
         deep = width * 2 ** (len(channels) - 1)
         self.squeeze = nn.ModuleList(nn.Conv2d(channel, width, 1) for channel in channels)
-        self.bottleneck = nn.Sequential(*_convolution(width * len(channels), deep), *_convolution(deep, deep))
+        self.bottleneck = nn.Sequential(*convolution(width * len(channels), deep), *convolution(deep, deep))
         inner = [width * 2**level for level in range(len(channels))]
         self.stages = nn.ModuleList(
-            nn.Sequential(*_convolution(before, after))
+            nn.Sequential(*convolution(before, after))
             for before, after in zip([deep, *inner[:0:-1]], inner[::-1], strict=True)
         )
         self.heads = nn.ModuleList(
             nn.Conv2d(width_of, channel, 3, padding=1)
             for width_of, channel in zip(inner[::-1], channels[::-1], strict=True)
         )
-        self.to_picture = nn.Sequential(*_convolution(width, width), nn.Conv2d(width, 3, 3, padding=1))
+        self.to_picture = nn.Sequential(*convolution(width, width), nn.Conv2d(width, 3, 3, padding=1))
 
     def forward(self, features: Sequence[Tensor], size: Sequence[int]) -> Purified:
         """features: (B, C, h, w) each; size: (H, W) of the picture."""
@@ -107,14 +107,14 @@ class Reconstruction(nn.Module):
 
 
 class Fusion(nn.Module):
-    """MFFM of one scale: disturbed and rebuilt features (B, C, h, w) -> (B, width, h, w).
+    """MFFM of one scale: anomalous and reconstructed features (B, C, h, w) -> (B, width, h, w).
 
-    Concatenated, a 1x1 convolution, and a gate that selects channels by their means (Hu et al. 2018).
+    Concatenation, a 1x1 convolution, and channel attention from the channels' means (Hu et al. 2018).
     """
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.join = nn.Sequential(*_convolution(2 * channels, width, size=1))
+        self.join = nn.Sequential(*convolution(2 * channels, width, size=1))
         self.gate = nn.Linear(width, width)
 
     def forward(self, disturbed: Tensor, rebuilt: Tensor) -> Tensor:
@@ -123,11 +123,11 @@ class Fusion(nn.Module):
 
 
 class Purifier(nn.Module):
-    """The features of a picture and itself -> logits (B, H, W), and what it would be without a defect.
+    """A picture and its features -> logits (B, H, W), and the reconstruction of the clean picture.
 
-    Per pixel an MLP sees the cosine distance of every scale, the fused features, the difference in colour and in
-    structure. Its first layer works at each scale before that is brought to the picture's size: both are linear, so
-    that the order changes nothing but the time. branches: "features" or "picture" leaves the other space out.
+    For each pixel an MLP gets the cosine distance at every scale, the fused features, and the differences in colour and
+    in structure. Its first layer is applied at each scale before the resize to the picture's size: both are linear, so
+    that the order affects only the time. branches: "features" or "picture" leaves out the other space.
     """
 
     def __init__(self, channels: Sequence[int], width: int, branches: Branches = "both") -> None:
@@ -165,10 +165,3 @@ class Purifier(nn.Module):
                 part = self.of_fused[n](self.fusion[n](seen, rebuilt)) + self.of_distances[n](distances[n][:, None])
                 hidden = hidden + F.interpolate(part, picture.shape[-2:], mode="bilinear", align_corners=False)
         return self.rest(hidden)[:, 0]
-
-
-def _convolution(before: int, after: int, size: int = 3) -> tuple[nn.Module, ...]:
-    """GroupNorm: no window's score may depend on those beside it, in training neither."""
-    groups = next(n for n in (8, 4, 2, 1) if after % n == 0)
-    convolution = nn.Conv2d(before, after, size, padding=size // 2, bias=False)
-    return convolution, nn.GroupNorm(groups, after), nn.ReLU(inplace=True)

@@ -1,18 +1,29 @@
-"""Losses and distances of detectors that rebuild what a good picture would look like."""
+"""What detectors that reconstruct the good picture share: losses, distances and a convolution block."""
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 C1, C2 = 0.01**2, 0.03**2  # of Wang et al. 2004, for values from 0 to 1
+
+
+def convolution(before: int, after: int, size: int = 3, stride: int = 1) -> tuple[nn.Module, ...]:
+    """A convolution with group norm and ReLU: what a window gives does not depend on the others in its batch."""
+    layer = nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False)
+    return layer, group_norm(after), nn.ReLU(inplace=True)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with 8 groups, or fewer if they do not divide the channels."""
+    return nn.GroupNorm(next(groups for groups in (8, 4, 2, 1) if channels % groups == 0), channels)
 
 
 def ssim(a: Tensor, b: Tensor, window: int = 11) -> Tensor:
     """Structural similarity (Wang et al. 2004, eq. 13) of every pixel, with a uniform window: (B, C, H, W) in [-1, 1].
 
-    a, b: (B, C, H, W) in [0, 1], of which every channel counts by itself. At the border the window is cut.
+    a, b: (B, C, H, W) in [0, 1]; channels are compared separately. At the border the window is clipped.
     """
 
     def mean(x: Tensor) -> Tensor:
@@ -29,9 +40,9 @@ def ssim(a: Tensor, b: Tensor, window: int = 11) -> Tensor:
 
 
 def cosine_maps(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> list[Tensor]:
-    """1 - cosine of the features at every place, for each scale: (B, h, w) in [0, 2].
+    """1 - cosine similarity of the features at every position, for each scale: (B, h, w) in [0, 2].
 
-    Raises ValueError where two maps differ in shape: a wrong order of scales would otherwise be broadcast.
+    Raises ValueError if two maps differ in shape, which broadcasting would hide.
     """
     maps = []
     for one, other in zip(ours, theirs, strict=True):
@@ -42,7 +53,7 @@ def cosine_maps(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> list[Tensor
 
 
 def summed(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """The sum of maps (B, h, w) of several sizes at `size` (H, W): (B, H, W)."""
+    """The sum of maps (B, h, w) of several sizes, resized to `size` (H, W): (B, H, W)."""
     return torch.stack(
         [F.interpolate(one[:, None], list(size), mode="bilinear", align_corners=False)[:, 0] for one in maps]
     ).sum(dim=0)

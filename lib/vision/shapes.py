@@ -1,4 +1,4 @@
-"""Shapes of holes: the mask of a real defect bent into a new box, and drawn ones."""
+"""Shapes of holes to inpaint: the mask of a real defect, deformed to fit a new box, or a random drawing."""
 
 import cv2
 import numpy as np
@@ -7,23 +7,23 @@ from numpy.typing import NDArray
 from lib.core.geometry import Box, Mask
 
 ANGLE = 8.0  # degrees; standard deviation of the rotation
-TURN = 0.25  # of the box's shorter side: how far the rotation may move the ends, so that lines stay in flat boxes
-WAVES = 0.2  # of the box's longer side: wavelength, as standard deviation of the blur, of the elastic displacement
-AMPLITUDE = 0.05  # of the box's shorter side: standard deviation of the displacement
+TURN = 0.25  # the rotation moves the ends by at most this share of the box's shorter side: lines stay in flat boxes
+WAVES = 0.2  # smoothness of the elastic displacement: blur, as a share of the box's longer side
+AMPLITUDE = 0.05  # standard deviation of the displacement, as a share of the box's shorter side
 STROKE_POINTS = 12  # of a drawn stroke
-STROKE_JITTER = 0.12  # of the box's shorter side: how far each point strays from the diagonal, on top of the last one
-BLOB_WAVES = 0.25  # of the box's shorter side: blur of the noise whose hills are the blob
-ELONGATED = 4.0  # times as long as thick: a line
+STROKE_JITTER = 0.12  # step of a stroke's random walk about the diagonal, as a share of the box's shorter side
+BLOB_WAVES = 0.25  # blur of the noise that a blob is cut from, as a share of the box's shorter side
+ELONGATED = 4.0  # ratio of length to thickness from which on a shape is a line
 HALF_DIAGONAL = 0.75  # of a pixel, rounded up
-MOST_SHARED = 0.5  # of a piece of a line is shared with the next one: with more, a line would be countless pieces
-MARGIN = 0.12  # of a box's sides that a drawn shape leaves free on each
+MOST_SHARED = 0.5  # largest overlap of two pieces of a line, as a share of a piece: bounds the number of pieces
+MARGIN = 0.12  # of a box's sides that a drawn shape leaves free on each side
 
 
 def bent(mask: Mask, size: tuple[int, int], growth: float, rng: np.random.Generator) -> Mask:
-    """A real defect's mask (h, w) bool, stretched to `size` (width, height), flipped, turned a little and bent.
+    """A real defect's mask (h, w) bool, stretched to `size` (width, height), flipped, slightly rotated and deformed.
 
-    It is grown by `growth` px of the result, at least one: by its distance map, so that the thinnest line stays in one
-    piece. An empty mask stays empty.
+    It is dilated by `growth` px of the result, at least one, through its distance map, so that thin lines stay
+    connected. An empty mask stays empty.
     """
     width, height = size
     if not mask.any():
@@ -42,16 +42,16 @@ def bent(mask: Mask, size: tuple[int, int], growth: float, rng: np.random.Genera
     x, y = np.ascontiguousarray(source[..., 0]), np.ascontiguousarray(source[..., 1])
     warped = cv2.remap(away, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     outside = np.maximum(np.maximum(-source, source - (np.array(mask.shape[1::-1]) - 1)), 0).max(axis=-1)
-    # At least one px of the result, by which a line of a pixel's width stays whole on any grid; and where masks are
-    # enlarged, the half diagonal of their pixels, by which diagonal neighbours meet.
+    # At least one px of the result keeps lines of one pixel connected on any grid; if the mask is enlarged, half the
+    # diagonal of its pixels keeps diagonal neighbours connected.
     reach = max(max(growth, 1) * scale.mean(), HALF_DIAGONAL)
     return np.asarray(warped + outside <= reach)
 
 
 def drawn(size: tuple[int, int], like: Mask, rng: np.random.Generator) -> Mask:
-    """A random shape in a box of `size` (width, height): a stroke along a diagonal, as thick as a real defect's mask.
+    """A random shape in a box of `size` (width, height): a stroke along a diagonal, as thick as the real mask `like`.
 
-    A blob where such a stroke would fill half of the box's shorter side.
+    A blob if such a stroke would fill half of the box's shorter side.
     """
     width, height = size
     thickness = _thickness(like)
@@ -69,7 +69,7 @@ def drawn(size: tuple[int, int], like: Mask, rng: np.random.Generator) -> Mask:
 
 
 def blob(size: tuple[int, int], rng: np.random.Generator) -> Mask:
-    """The highest hill of smooth noise, which falls off towards the box's border."""
+    """A random blob in a box of `size` (width, height): the largest region where smooth noise is high."""
     width, height = size
     noise = cv2.GaussianBlur(rng.normal(size=(height, width)), (0, 0), max(BLOB_WAVES * min(size), 1))
     x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
@@ -81,13 +81,13 @@ def blob(size: tuple[int, int], rng: np.random.Generator) -> Mask:
 
 
 def grown(mask: Mask, by: int) -> Mask:
-    """The mask with everything that lies within `by` px of it."""
+    """The mask, dilated by `by` px."""
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * by + 1,) * 2)
     return np.asarray(cv2.dilate(mask.astype(np.uint8), disc) > 0)
 
 
 def covering(mask: Mask, side: int) -> Mask:
-    """A square mask resized to (side, side): a pixel is set where any part of it was, so that no line is lost."""
+    """A square mask resized to (side, side): a pixel is set if any part of it was, so that no line is lost."""
     shrinks = side < mask.shape[0]
     resized = cv2.resize(
         mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST_EXACT
@@ -96,7 +96,7 @@ def covering(mask: Mask, side: int) -> Mask:
 
 
 def placed(shape: Mask, box: Box, width: int, height: int) -> Mask:
-    """(height, width) bool: the shape, as large as the box, put into it."""
+    """(height, width) bool: the shape, which is as large as the box, at the place of the box."""
     mask = np.zeros((height, width), dtype=bool)
     mask[box[1] : box[3], box[0] : box[2]] = shape
     return mask
@@ -109,10 +109,9 @@ def is_line(mask: Mask) -> bool:
 
 
 def pieces(mask: Mask, longest: float, overlap: float) -> list[Mask]:
-    """A long thin shape as pieces along its length, each at most about `longest` px long; others as they are.
+    """A line split along its length into pieces of at most about `longest` px; other shapes are not split.
 
-    Neighbours share `overlap` px, at most MOST_SHARED of `longest`; each begins where the one before ends. Together
-    they are the mask.
+    Neighbours overlap by `overlap` px, at most MOST_SHARED of `longest`. The union of the pieces is the mask.
     """
     along = _along(mask)
     if not is_line(mask) or np.ptp(along) <= longest:
@@ -132,7 +131,7 @@ def pieces(mask: Mask, longest: float, overlap: float) -> list[Mask]:
 
 
 def _along(mask: Mask) -> NDArray[np.float64]:
-    """Where each pixel of the mask lies along its principal axis, in px from its centroid, in their order."""
+    """The coordinate of each pixel along the mask's principal axis, in px from the centroid."""
     points = np.argwhere(mask).astype(np.float64)
     if len(points) < 2:
         return np.zeros(len(points))

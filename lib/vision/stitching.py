@@ -1,4 +1,4 @@
-"""Boxes that were found in overlapping tiles, as boxes of the picture: each defect once, cut ones rejoined."""
+"""Merge boxes found in overlapping tiles into boxes of the picture: each defect once, cut boxes joined."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from lib.core.geometry import Window
 from lib.metrics.boxes import ScoredBox
 
-CONSIDERED = 1000  # boxes of a picture, the surest: the rest would be duplicates of them or of no account
-BORDER = 2.0  # pixels from its tile's border within which a box counts as cut by it
-AS_SURE = 0.5  # of the score of what it is joined to: a mere guess must not stretch a box
+CONSIDERED = 1000  # boxes with the highest scores of a picture; the rest are duplicates or irrelevant
+BORDER = 2.0  # pixels; a box this close to its tile's border counts as cut
+AS_SURE = 0.5  # least score for a join, relative to that of the box: uncertain boxes must not enlarge it
 
 
 @dataclass
 class Group:
-    """Boxes of one defect: what they make together, from which tiles they come, and whether it may go on elsewhere."""
+    """Boxes of one defect: their union, their tiles, and whether the defect may continue in another tile."""
 
     box: NDArray[np.float64]
     score: float
@@ -28,11 +28,12 @@ class Group:
 def stitched(
     found: Sequence[Sequence[ScoredBox]], tiles: Sequence[Window], shape: Sequence[int], most_iou: float
 ) -> list[ScoredBox]:
-    """The boxes of a picture of shape (H, W, ...) from those of its tiles, in pixels of the picture, the surest first.
+    """The boxes of a picture of shape (H, W, ...) from those of its tiles, in pixels of the picture, by falling score.
 
-    Two boxes are of one defect if their IoU is above `most_iou`, counted in what both tiles see: a defect that one tile
-    sees whole and the other in part has a box in each. The surest box stays (greedy non-maximum suppression), unless
-    its tile cuts it: then it grows by the best box of every other tile that sees the same defect, if that is AS_SURE.
+    Two boxes belong to one defect if their IoU is above `most_iou`, computed in the area that both tiles see: a tile
+    may see only a part of a defect that another sees whole. The box with the highest score is kept (greedy non-maximum
+    suppression). If its tile cuts it, it is united with the best box of every other tile that sees the same defect and
+    has at least AS_SURE of its score.
     """
     numbered = [(one, number) for number, of_tile in enumerate(found) for one in of_tile]
     numbered = sorted(numbered, key=lambda pair: -pair[0].score)[:CONSIDERED]
@@ -58,7 +59,7 @@ def stitched(
 
 
 def _iou_in_common(boxes: NDArray[np.float64], views: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, N): the intersection over union of each two boxes (N, 4), both cut down to what both views (N, 4) show."""
+    """(N, N): the IoU of each two boxes (N, 4), both clipped to the area that both views (N, 4) show."""
 
     def areas(low: NDArray, high: NDArray) -> NDArray:
         return np.clip(high - low, 0, None).prod(axis=-1)
@@ -72,7 +73,7 @@ def _iou_in_common(boxes: NDArray[np.float64], views: NDArray[np.float64]) -> ND
 
 
 def _is_cut(boxes: NDArray[np.float64], views: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.bool_]:
-    """(N,) whether a box reaches a border of its view that is none of the picture's."""
+    """(N,) whether a box reaches a border of its view that is not the picture's border."""
     low = (boxes[:, :2] <= views[:, :2] + BORDER) & (views[:, :2] > 0)
     high = (boxes[:, 2:] >= views[:, 2:] - BORDER) & (views[:, 2:] < np.array(shape[1::-1]))
     return np.asarray((low | high).any(axis=1))

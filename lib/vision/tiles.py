@@ -1,4 +1,4 @@
-"""Whole pictures through a network that sees windows: scaled, by overlapping tiles, blended, and back at their size."""
+"""Predict whole pictures with a network that sees windows: scale, predict overlapping tiles, blend, and scale back."""
 
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -13,12 +13,12 @@ from lib.core.geometry import RGB, Scores, Window, crop, resize
 
 @dataclass(frozen=True)
 class Sight:
-    """How a detector that sees windows looks at a whole picture; its tiles are those of `predict_tiled`.
+    """How a detector that sees windows predicts a whole picture, by the tiles of `predict_tiled`.
 
-    window, overlap: pixels after scaling. multiple: of the sides of tiles. batch: tiles that are seen at once. scale:
-    of the picture. smoothing: standard deviation in pixels after scaling; 0 is none. highest: the highest score that
-    there is, or None; the lowest is 0. largest: pixels, of the largest tile of a network for which their side is all
-    the same, or None.
+    window, overlap: pixels after scaling. multiple: sides of tiles are multiples of it. batch: tiles per call. scale:
+    factor for the picture. smoothing: standard deviation in pixels after scaling; 0 for none. highest: the highest
+    possible score, or None; the lowest is 0. largest: side in pixels of the largest tile, if the network works at any
+    size, else None.
     """
 
     window: int
@@ -41,7 +41,7 @@ def predict_whole(image: RGB, predict_batch: Callable[[NDArray], NDArray], sight
 
 
 def predict_channels(image: RGB, predict_batch: Callable[[NDArray], NDArray], sight: Sight) -> NDArray[np.float32]:
-    """The same for several maps at once: (C, H, W) float32, from (B, C, side, side) of `predict_batch`."""
+    """Like `predict_whole`, for several maps: (C, H, W) float32; `predict_batch` returns (B, C, side, side)."""
     maps = predict_tiled(resized(image, sight.scale), predict_batch, *_layout(sight))
     return np.stack([_finished(scores, image.shape, sight) for scores in maps])
 
@@ -51,7 +51,7 @@ def _layout(sight: Sight) -> tuple[int, int, int, int, int | None]:
 
 
 def _finished(scores: Scores, shape: Sequence[int], sight: Sight) -> Scores:
-    """A map of the scaled picture, smoothed, at the size of the picture of shape (H, W, ...)."""
+    """A score map of the scaled picture, smoothed and resized to the picture of shape (H, W, ...)."""
     height, width = shape[:2]
     if sight.smoothing:
         scores = np.asarray(
@@ -70,11 +70,11 @@ def predict_tiled(
     batch_size: int = 16,
     largest: int | None = None,
 ) -> NDArray[np.float32]:
-    """Predict an (H, W, C) picture of any size by the square `tiles` that share at least `overlap` px.
+    """Predict an (H, W, C) picture of any size by square `tiles` that overlap by at least `overlap` px.
 
     predict_batch: (B, side, side, C) -> (B, ..., side, side) float. Tiles are averaged with raised-cosine weights, so
-    no seam shows where one hands over to the next. A picture that is smaller than a tile is mirrored up to it. Returns
-    (..., H, W) float32. Raises ValueError unless 0 <= overlap < window.
+    that no seams are visible. A picture that is smaller than a tile is padded by mirroring. Returns (..., H, W)
+    float32. Raises ValueError unless 0 <= overlap < window.
     """
     height, width = image.shape[:2]
     windows = tiles(image.shape, window, overlap, multiple, largest)
@@ -96,11 +96,11 @@ def predict_tiled(
 
 
 def _shares(starts: Collection[int], side: int) -> dict[int, NDArray[np.float32]]:
-    """Of the tiles of one axis, by their first pixels: (side,), what share of each pixel's score comes from the tile.
+    """The weights (side,) of the tiles along one axis, by the tiles' first pixels.
 
-    Raised cosines, of which those of a pixel are scaled to a sum of 1; the shares of the two axes are multiplied.
+    Raised cosines, normalised to a sum of 1 at each pixel; the weights of both axes are multiplied.
     """
-    # The floor keeps the weights of the picture's own border pixels, which only one tile sees, well above rounding.
+    # The floor keeps the weights of the picture's border pixels, which only one tile sees, well above rounding errors.
     ramp = np.maximum(np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2, 1e-2)
     low = min(starts)
     total = np.zeros(max(starts) - low + side)
@@ -114,9 +114,9 @@ def tiles(
 ) -> list[Window]:
     """The tiles by which `predict_tiled` covers a picture of shape (H, W, ...), row by row, all of one size.
 
-    Their side is `window`, or up to half as much more where that saves a row of tiles, rounded up to a `multiple`; with
-    `largest`, of all sides from `window` up to it, the one with which the tiles have the fewest pixels, and the fewest
-    tiles of those. Raises ValueError unless 0 <= overlap < window.
+    Their side is `window`, or up to half as much more if that saves a row of tiles, rounded up to a `multiple`. With
+    `largest`, it is the side between `window` and `largest` with the fewest pixels in total, and with the fewest tiles
+    if several have as few. Raises ValueError unless 0 <= overlap < window.
     """
     if not 0 <= overlap < window:
         raise ValueError(f"overlap is {overlap}, expected at least 0 and less than the window of {window} px")
@@ -130,14 +130,14 @@ def tiles(
 
 
 def _side(extent: int, window: int, overlap: int, multiple: int) -> int:
-    """The side of tiles that cover an axis in the number of windows nearest to what it takes, rounded half up."""
+    """The side of tiles that cover an axis in the rounded number of windows that it takes."""
     count = max(1, math.floor((extent - overlap) / (window - overlap) + 0.5))
     covers = (extent + (count - 1) * overlap) / count
     return math.ceil(max(covers, window) / multiple) * multiple
 
 
 def _seen(height: int, width: int, side: int, overlap: int) -> int:
-    """The pixels of all tiles of a side that cover a picture."""
+    """The total number of pixels of the tiles of a side that cover a picture."""
     return side**2 * _count(height, side, overlap) * _count(width, side, overlap)
 
 

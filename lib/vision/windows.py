@@ -1,4 +1,4 @@
-"""Training windows at native scale: pools of examples, balanced batches, augmentation that keeps labels exact."""
+"""Training windows: pools of examples, balanced batches, augmentation that keeps labels exact."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from lib.core.params import Detect
 from lib.core.records import GOOD
 from lib.detectors import Example
 
-MOST_PIXELS = 4096  # defect pixels that are remembered of a picture, evenly taken, to lay windows around
-STAYS_DEFECT = 0.25  # of a pixel, after scaling: with more, lines thinner than a pixel would vanish from the mask
+MOST_PIXELS = 4096  # defect pixels stored per picture, evenly sampled, to place windows around
+STAYS_DEFECT = 0.25  # share of a scaled pixel from which on it is defect; higher would lose lines thinner than a pixel
 
 
 @dataclass(frozen=True)
 class Source:
-    """An example, and where its defects of one type are: (N,) flat indices of at most MOST_PIXELS of their pixels, none
-    if it is good. One that shows several types is a source of each.
+    """An example with the pixels of its defects of one type: (N,) flat indices, at most MOST_PIXELS, none if it is
+    good. An example with several types is a source of each.
 
-    The example's arrays are read anew for each window: thousands of pictures do not fit into memory.
+    The example's arrays are read again for each window, since thousands of pictures do not fit into memory.
     """
 
     example: Example
@@ -41,9 +41,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Pools:
-    """Where windows come from: good pictures, and defect pictures, real and synthetic apart, of one type after another.
+    """The sources of windows: good pictures, and for each type the real and the synthetic defect pictures.
 
-    A type without any real ones, or without any synthetic ones, has an empty list there.
+    The list of a type may be empty.
     """
 
     good: list[Source]
@@ -53,7 +53,7 @@ class Pools:
 
     @classmethod
     def of(cls, examples: Sequence[Example]) -> "Pools":
-        """Raises UserError without any defect. A synthetic mask that is empty teaches nothing and is left out."""
+        """Raises UserError without any defect. Synthetic samples with an empty mask are left out."""
         sources = [source for example in examples for source in Source.of(example)]
         defects = [source for source in sources if source.pixels.size]
         if not defects:
@@ -67,11 +67,11 @@ class Pools:
 
 
 class Windows(NamedTuple):
-    """images: (B, side, side, 3) uint8; labels: (B, side, side) uint8, 0 without a defect, k for the k-th of the types
-    that were asked for, 1 for any where none were.
+    """images: (B, side, side, 3) uint8; labels: (B, side, side) uint8, 0 without a defect, k for the k-th of the
+    requested types, or 1 for any type if none were requested.
 
-    clean: as images, the same windows without their defects, where they were asked for and are known; elsewhere the
-    window as it is. known: (B,) bool, whether they are known.
+    clean: like images, the same windows without their defects, if requested and known, else equal to images. known:
+    (B,) bool, whether they are known.
     """
 
     images: NDArray[np.uint8]
@@ -81,20 +81,21 @@ class Windows(NamedTuple):
 
     @property
     def masks(self) -> NDArray[np.bool_]:
-        """(B, side, side): where any defect is."""
+        """(B, side, side): the pixels with a defect of any type."""
         return np.asarray(self.labels > 0)
 
 
 def batch_of(
     pools: Pools, params: Detect, rng: np.random.Generator, twins: bool = False, types: Sequence[str] = ()
 ) -> Windows:
-    """Windows of one step, of `params.window` px; twins: with the same ones without their defects; types: told apart.
+    """The windows of one step, of `params.window` px; twins: also without their defects; types: to be labelled.
 
-    Half of them lie around a defect, a quarter lies anywhere on pictures with defects, a quarter on good ones. Every
-    arm gets the same numbers, so that arms differ in what they see and not in how much. Types take turns by chance,
-    whatever their number of pictures. Of a type's windows `synthetic_share` show synthetic defects, and fewer, in
-    proportion, where the gate left fewer of them than there are real ones: a single one must not be half of what is
-    seen. Where a share is no whole number of windows, chance rounds it up or down, so that it holds on average.
+    Half of the windows contain a defect, a quarter lies anywhere on pictures with defects, a quarter on good pictures.
+    All arms get the same numbers of each, so that they differ in what they see, not in how much. The type of a window
+    is uniform, independent of the number of pictures. `synthetic_share` of a type's windows show synthetic defects;
+    fewer, in proportion, if the gate accepted fewer samples than there are real ones, so that a single sample does not
+    make up half of the windows. Shares that are not a whole number are rounded up or down at random, so that they hold
+    on average.
     """
     around = params.batch_size // 2
     anywhere = (params.batch_size - around) // 2 if pools.good else params.batch_size - around
@@ -120,7 +121,7 @@ def batch_of(
 def good_batch(
     examples: Sequence[Example], params: Detect, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Windows of good pictures, half of them mirrored: (B, window, window, 3) uint8, and the pictures' numbers (B,)."""
+    """Windows of good pictures, half of them mirrored: (B, window, window, 3) uint8, and the pictures' indices (B,)."""
     numbers = rng.integers(len(examples), size=params.batch_size)
     nowhere = np.zeros(0, np.int64)
     windows = [_view(Source(examples[n], nowhere), params.window, params.scale, False, rng)[0][0] for n in numbers]
@@ -130,10 +131,10 @@ def good_batch(
 def good_window(
     example: Example, ground: Mask | None, params: Detect, rng: np.random.Generator
 ) -> tuple[RGB, Mask, Mask]:
-    """An augmented window anywhere in a good picture, (window, window, 3) uint8, what of it is ground, and what of it
-    counts, (window, window) bool each; what never counts is no ground.
+    """An augmented window of a good picture, (window, window, 3) uint8, and two masks (window, window) bool: its
+    product pixels, and its pixels that count; pixels that never count are no product pixels.
 
-    ground: (H, W) bool in the whole picture; None: all of it.
+    ground: (H, W) bool, the product in the whole picture; None: all of it.
     """
     image, hidden = example.image, example.ignored
     if ground is None:
@@ -149,7 +150,7 @@ def good_window(
 
 
 def _pool(pools: Pools, is_synthetic: bool, rng: np.random.Generator) -> list[Source]:
-    """Pictures of a random type; the synthetic ones, where so asked, in proportion to their number."""
+    """The sources of a random type: real, or, if asked for, synthetic ones in proportion to their number."""
     kind = rng.integers(len(pools.real))
     real, synthetic = pools.real[kind], pools.synthetic[kind]
     if not synthetic:
@@ -166,8 +167,9 @@ def _view(
     twin: bool = False,
     types: Sequence[str] = (),
 ) -> tuple[list[RGB], Labels, bool]:
-    """A window of `side` px after scaling: (side, side, 3) uint8, its labels (side, side), and whether it is known
-    without its defects. With `twin` the window comes twice, the second time without them, if that is known."""
+    """A window of `side` px after scaling, (side, side, 3) uint8, its labels (side, side), and whether the window
+    without
+    its defects is known. With `twin` a second window follows: the one without its defects, if known."""
     example = source.example
     image, clean = example.image, example.clean if twin else None
     window = _window(image.shape, source.pixels if on_defect else None, round(side / scale), rng)
@@ -177,14 +179,14 @@ def _view(
     known = example.twin is not None or not example.has_defect
     if not source.pixels.size:
         return views, np.zeros((side, side), np.uint8), known
-    # A type that no pixel of the train part shows, since another lies over it or none of it counts, is not asked for.
+    # Not in `types`: a type without pixels in the train part, since others cover them or none of them counts.
     numbers = {types.index(name) + 1: name for name in example.types if name in types}
     masks = {k: example.mask_of([name]) for k, name in numbers.items()} if types else {1: example.mask}
     return views, _labels({k: crop(mask, window) for k, mask in masks.items()}, side), known
 
 
 def _labels(masks: Mapping[int, Mask], side: int) -> Labels:
-    """One label map (side, side) of the masks (S, S) of several labels: at each pixel that of the largest share."""
+    """One label map (side, side) from the masks (S, S) of several labels; the largest share decides each pixel."""
     shares = np.stack([mask.astype(np.float32) for mask in masks.values()])
     if shares.shape[-1] != side:
         shares = np.stack([resize(share, side, side) for share in shares])
@@ -193,7 +195,7 @@ def _labels(masks: Mapping[int, Mask], side: int) -> Labels:
 
 
 def _window(shape: Sequence[int], pixels: NDArray | None, side: int, rng: np.random.Generator) -> Window:
-    """A window with one of the pixels in its central half, or anywhere; inside the picture if it fits."""
+    """A window with a random one of the pixels in its central half, or anywhere; inside the picture if it fits."""
     height, width = shape[:2]
     if pixels is not None:
         y, x = divmod(int(pixels[rng.integers(pixels.size)]), width)
@@ -208,9 +210,10 @@ def _window(shape: Sequence[int], pixels: NDArray | None, side: int, rng: np.ran
 
 
 def _augmented(views: Sequence[RGB], labels: Labels, rng: np.random.Generator) -> tuple[list[RGB], Labels]:
-    """Turned and flipped, which keeps the label exact, with another exposure and a little sensor noise.
+    """The views and labels, rotated by quarter turns and flipped, which keeps labels exact, with another exposure and
+    some sensor noise.
 
-    All views of a window alike: where they were equal, they stay equal.
+    All views of a window are changed alike: pixels that were equal stay equal.
     """
     turns, flips = int(rng.integers(4)), bool(rng.integers(2))
     labels, *views = (np.rot90(one, turns)[:, :: -1 if flips else 1] for one in (labels, *views))
@@ -222,7 +225,7 @@ def _augmented(views: Sequence[RGB], labels: Labels, rng: np.random.Generator) -
 
 
 def evenly_by_type(examples: Sequence[Example], count: int) -> list[Example]:
-    """At most `count` examples; good pictures and defect types take turns, those with a defect come first."""
+    """At most `count` examples, taken in turn from each defect type and the good pictures, with defects first."""
     turns: dict[str, int] = {}
     keyed = []
     for example in examples:

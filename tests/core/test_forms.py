@@ -70,7 +70,7 @@ def test_what_is_no_such_table_is_told_with_its_line(tmp_path: Path, data: str |
 def test_a_table_beyond_its_bounds_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(forms, "MAX_ROWS", 2)
     assert read_form(table(tmp_path, "name,note\na,\nb,\nc,\n"))[1] == [
-        f"{(tmp_path / 'table.csv').as_posix()}: more than 2 rows, which is the most"
+        f"{(tmp_path / 'table.csv').as_posix()}: more than 2 rows; at most that many are read"
     ]
     monkeypatch.setattr(forms, "MAX_BYTES", 10)
     [problem] = read_form(table(tmp_path, "name,note\na,\n"))[1]
@@ -90,7 +90,7 @@ def test_a_second_download_beside_the_table_is_told_and_hidden_files_and_the_rea
 def test_a_folder_in_the_place_of_the_table_is_told(tmp_path: Path):
     (tmp_path / "table.csv").mkdir()
     [problem] = read_form(Form(tmp_path / "table.csv", COLUMNS))[1]
-    assert "is no file" in problem
+    assert "not a file" in problem
 
 
 def test_all_problems_are_told_up_to_a_number(monkeypatch: pytest.MonkeyPatch):

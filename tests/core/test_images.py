@@ -120,7 +120,9 @@ def test_values_of_any_depth_are_scaled_by_it(tmp_path: Path, depth: Depth, high
 )
 def test_values_of_another_depth_are_refused_with_their_range(tmp_path: Path, values: np.ndarray, depth: Depth):
     path = saved(tmp_path, "deep.tif", Image.fromarray(values))
-    with pytest.raises(UserError, match=rf"values from .*, and those of depth {depth}, .* go from"):
+    with pytest.raises(
+        UserError, match=rf"values from .*, but the depth in training was {depth}, with values from 0 to"
+    ):
         read_image(path, depth)
 
 
@@ -582,7 +584,7 @@ def drawn(defect: tuple[int, ...], ground: tuple[int, ...]) -> Image.Image:
 def test_of_a_mask_on_transparent_ground_what_is_to_be_seen_counts(tmp_path, colour, hidden):
     path = saved(tmp_path, "mask.png", drawn((*colour, 255), (*hidden, 0)))
     if (colour, hidden) == (BLACK, WHITE):
-        with pytest.raises(UserError, match=r"mask.png: a mask that is black where it is to be seen"):
+        with pytest.raises(UserError, match=r"mask.png: a mask that is black where it is visible"):
             read_mask(path)
     else:
         assert np.array_equal(read_mask(path), BLOB)

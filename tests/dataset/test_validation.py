@@ -78,7 +78,7 @@ def test_a_turned_picture_counts_upright_and_a_mask_of_its_stored_size_is_turned
     (nut / "test/crack/0.png").unlink()
     turned(nut / "test/crack/0.jpg")
     findings = findings_of(nut)
-    assert not findings.problems and "0_mask.png" in findings.warnings[0] and "turned with it" in findings.warnings[0]
+    assert not findings.problems and "0_mask.png" in findings.warnings[0] and "rotated with it" in findings.warnings[0]
     mask(32, 48).save(nut / "ground_truth/crack/0_mask.png")
     assert findings_of(nut) == Findings()
     pictures = read_category(nut.parent, nut.name, Findings())

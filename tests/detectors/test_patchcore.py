@@ -128,7 +128,7 @@ def test_patches_are_features_averaged_over_their_neighbourhood_at_two_levels():
     backbone = load_backbone(DEFAULT)
     image = cloth(0, 64)
     with torch.inference_mode():
-        patches, size = patchcore.patch_features(backbone, patchcore._tensor(image[None], torch.device("cpu")))
+        patches, size = patchcore.patch_features(backbone, patchcore.image_tensor(image[None], torch.device("cpu")))
         *_, fine, coarse = backbone(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
     assert size == (8, 8) and patches.shape == (64, 40 + 112)
     grid = patches.view(8, 8, -1)

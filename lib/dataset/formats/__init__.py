@@ -1,1 +1,1 @@
-"""The layouts that a data set may have: each file reads one, and says by which sign it knows it."""
+"""The layouts of data sets: each file recognises and reads one."""

@@ -13,12 +13,12 @@ OK, KO = "ok", "ko"
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for BTAD, or None."""
+    """The reason why the folder is recognised as BTAD, or None."""
     return f"the folders train/{OK} and test/{KO}" if (base / f"train/{OK}").is_dir() else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures of a category; adds to the findings which of them lack masks, and what is not read."""
+    """The pictures of a category; adds missing masks and unread files to the findings."""
     pictures = [
         Picture(GOOD, part, path)
         for folder, part in ((f"train/{OK}", TRAIN), (f"test/{OK}", TEST))

@@ -1,7 +1,6 @@
 """COCO: JSON files with `images`, `annotations` and `categories`; polygons, run lengths, or boxes alone.
 
-The part stands in the name of the file (`instances_train2017.json`) or of a folder. A picture without annotations is
-a good one.
+The name of the file (`instances_train2017.json`) or of a folder gives the part. A picture without annotations is good.
 """
 
 from collections import Counter
@@ -22,13 +21,13 @@ KEYS = ("images", "annotations", "categories")
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for COCO, or None."""
+    """The reason why the folder is recognised as COCO, or None."""
     found = recognised(base, ".json", read_json, _is_coco)
     return f"{found} holds {', '.join(KEYS)}" if found else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures that the JSON files name; adds to the findings what is wrong with any of them."""
+    """The pictures that the JSON files name; adds problems to the findings."""
     found = AnnotatedPictures(base, findings)
     for path in annotation_files(base, ".json"):
         with found.file(path, "COCO"):

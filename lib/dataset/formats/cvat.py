@@ -1,7 +1,7 @@
 """CVAT for images: one XML file with polygons, boxes, ellipses and masks of all pictures.
 
-A picture without any is a good one, and one whose only tag is a word for good. Its `subset`, or a folder, names the
-part. Lines, points and tags mark no area: a picture that has no more is left out.
+A picture is good if it has none of them, or only a tag that means "good". Its `subset`, or a folder, gives the part.
+Lines, points and tags mark no area: a picture that has only these is left out.
 """
 
 from pathlib import Path
@@ -21,13 +21,13 @@ GOODS, DEFECTS = "pictures without shapes, and those in a folder `good`", "shape
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for CVAT's export, or None."""
+    """The reason why the folder is recognised as CVAT's export, or None."""
     found = recognised(base, ".xml", read_xml, _is_cvat)
     return f"{found} holds the shapes of many pictures" if found else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures that the XML files name; adds to the findings what is wrong with any of them."""
+    """The pictures that the XML files name; adds problems to the findings."""
     found = AnnotatedPictures(base, findings)
     for path in annotation_files(base, ".xml"):
         with found.file(path, "CVAT for images 1.1"):

@@ -24,7 +24,7 @@ LEVELS = ("*", "*/*", "*/*/*")  # how deep pairs lie, with and without the folde
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for DeepPCB, or None."""
+    """The reason why the folder is recognised as DeepPCB, or None."""
     found = next(iter(_templates(base)), None)
     if found is None or not _labels(found).parent.is_dir():
         return None
@@ -32,7 +32,7 @@ def recognises(base: Path) -> str | None:
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """Template and test picture of every pair; adds to the findings what is missing or wrong in any of them."""
+    """Template and test picture of every pair; adds problems to the findings."""
     parts = _parts(base, findings)
     pictures: list[Picture] = []
     for template in _templates(base):

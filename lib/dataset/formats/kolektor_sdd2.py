@@ -19,13 +19,13 @@ ENDING = "_GT"
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for KolektorSDD2, or None."""
+    """The reason why the folder is recognised as KolektorSDD2, or None."""
     found = next((path for part in (TRAIN, TEST) for path in sorted(base.glob(f"{part}/*{ENDING}.*"))), None)
     return f"masks beside the pictures, such as {found.relative_to(base).as_posix()}" if found else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures of both parts; adds to the findings which of them lack masks, and what is not read."""
+    """The pictures of both parts; adds missing masks and unread files to the findings."""
     pictures: list[Picture] = []
     told: list[Path] = []
     for part in (TRAIN, TEST):

@@ -1,10 +1,9 @@
 """Label Studio's JSON export: polygons, rectangles, ellipses and brush strokes of all pictures.
 
-Of the annotations of a task that were not cancelled those count that are ground truth, else all. Where they disagree on
-whether there is a defect, the picture is left out; else the latest one holds. A picture whose annotation is empty is a
-good one, and one of which it says no more than a choice that is a word for good. Choices, texts and keypoints mark no
-area: a picture that has no more is left out. Names lead to the pictures by their last pieces, with or without the eight
-digits that an upload puts before them.
+Cancelled annotations of a task are ignored; if some are ground truth, only these count. If they disagree on whether
+there is a defect, the picture is left out; else the latest one is used. A picture is good if its annotation is empty,
+or only a choice that means "good". Choices, texts and keypoints mark no area: a picture that has only these is left
+out. Pictures are found by the last components of their names, with or without the eight digits that an upload adds.
 """
 
 import re
@@ -35,13 +34,13 @@ UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for Label Studio's export, or None."""
+    """The reason why the folder is recognised as Label Studio's export, or None."""
     found = recognised(base, ".json", read_json, _is_export)
     return f"{found} is a list of tasks with data and annotations" if found else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures that the JSON files name; adds to the findings what is wrong with any of them."""
+    """The pictures that the JSON files name; adds problems to the findings."""
     found = AnnotatedPictures(base, findings)
     names = _names_of_uploads(found)
     for path in annotation_files(base, ".json"):

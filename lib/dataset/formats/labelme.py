@@ -1,7 +1,7 @@
 """labelme: a JSON file for each picture, beside it or elsewhere; polygons, rectangles, circles and masks.
 
-A picture whose file holds no shape is a good one, unless a flag of it says something else; the part stands in the name
-of a folder. Lines and points mark no area: a picture that has no more is left out.
+A picture whose file has no shapes is good, unless it has a flag with another meaning; the name of a folder gives the
+part. Lines and points mark no area: a picture that has only these is left out.
 """
 
 import base64
@@ -28,13 +28,13 @@ LEAST = {"polygon": 3, "circle": 2, "rectangle": 2, "mask": 2}  # points
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for labelme's, or None."""
+    """The reason why the folder is recognised as labelme's, or None."""
     found = recognised(base, ".json", read_json, _is_labelme)
     return f"{found} holds shapes and an imagePath" if found else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures that the JSON files are about; adds to the findings what is wrong with any of them."""
+    """The pictures that the JSON files are about; adds problems to the findings."""
     found = AnnotatedPictures(base, findings)
     for path in annotation_files(base, ".json"):
         with found.file(path, "labelme"):

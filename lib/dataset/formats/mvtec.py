@@ -13,13 +13,13 @@ from lib.dataset.reading import passed_over
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for MVTec AD, or None."""
+    """The reason why the folder is recognised as MVTec AD, or None."""
     parts = [part for part in (TRAIN, TEST) if (base / part).is_dir()]
     return f"the folders {' and '.join(parts)}" if parts else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures of a category; adds to the findings what does not fit together."""
+    """The pictures of a category; adds problems to the findings."""
     findings.warnings += passed_over(base)
     parts = [part for part in (TRAIN, TEST) if (base / part).is_dir()]
     pictures = [(part, folder) for part in parts for folder in folders(base / part)]

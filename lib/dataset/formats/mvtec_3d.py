@@ -14,13 +14,13 @@ PARTS = {"train": TRAIN, "validation": VAL, "test": TEST}
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for MVTec 3D-AD, or None."""
+    """The reason why the folder is recognised as MVTec 3D-AD, or None."""
     found = next((path for part in PARTS for path in base.glob(f"{part}/*/rgb")), None)
     return f"the folder {found.relative_to(base).as_posix()}" if found else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures of a category; adds to the findings which of them lack masks, and what is not read."""
+    """The pictures of a category; adds missing masks and unread files to the findings."""
     pictures: list[Picture] = []
     for name, part in PARTS.items():
         for folder in folders(base / name) if (base / name).is_dir() else []:

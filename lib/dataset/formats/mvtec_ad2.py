@@ -18,12 +18,12 @@ FOLDERS = {"train/good": TRAIN, "validation/good": VAL, f"{PUBLIC}/good": TEST, 
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for MVTec AD 2, or None."""
+    """The reason why the folder is recognised as MVTec AD 2, or None."""
     return f"the folder {PUBLIC}" if (base / PUBLIC).is_dir() else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures of a category; adds to the findings which of them lack masks, and what is not read."""
+    """The pictures of a category; adds missing masks and unread files to the findings."""
     if private := [folder for folder in sorted(base.glob("test_private*")) if folder.is_dir()]:
         names = ", ".join(folder.name for folder in private)
         findings.warnings.append(f"{base}: not read, since they have no labels: {names}")

@@ -17,7 +17,7 @@ MASKS = "ground_truth"
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for MVTec LOCO AD, or None."""
+    """The reason why the folder is recognised as MVTec LOCO AD, or None."""
     nested = next((path for path in sorted(base.glob(f"{MASKS}/*/*")) if path.is_dir()), None)
     if nested is None or not (base / "test").is_dir():
         return None
@@ -25,7 +25,7 @@ def recognises(base: Path) -> str | None:
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures of a category; adds to the findings which of them lack masks, and what is not read."""
+    """The pictures of a category; adds missing masks and unread files to the findings."""
     pictures = []
     for name, part in PARTS.items():
         for folder in folders(base / name) if (base / name).is_dir() else []:

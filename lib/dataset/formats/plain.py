@@ -9,13 +9,13 @@ from lib.dataset.reading import passed_over
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for plain folders, or None."""
+    """The reason why the folder is recognised as plain folders, or None."""
     names = [folder.name for folder in folders(base) if folder.name not in MASK_FOLDERS]
     return f"folders of types, such as {names[0]}" if names else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures of a category; adds to the findings what does not fit together."""
+    """The pictures of a category; adds problems to the findings."""
     findings.warnings += passed_over(base)
     pictures = [("", folder) for folder in folders(base) if folder.name not in MASK_FOLDERS]
     return read_folders(Folders(base, tuple(pictures), base, tuple(base / name for name in MASK_FOLDERS)), findings)

@@ -1,8 +1,8 @@
 """A CSV of pictures, masks and types, with a header: `picture,mask,type`, and perhaps `part` and `group`.
 
-Paths are relative to the table, or whole ones, of another machine, too: then their last pieces count. Rows of type
-`good` have no mask, or one that marks nothing; several rows of one picture are several defects. The table that
-`lib.export` writes is one: what a generator made belongs to train.
+Paths are relative to the table, or absolute; those of another machine are matched by their last components. Rows of
+type `good` have no mask, or an empty one; several rows of one picture are several defects. The tables of `lib.export`
+can be read: samples of generators belong to train.
 """
 
 import csv
@@ -33,7 +33,7 @@ Row = dict[str, str]
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for a table of pictures, or None."""
+    """The reason why the folder is recognised as a table of pictures, or None."""
     for path in sorted(base.glob("*.csv")):
         try:
             if rows := _rows(path):
@@ -44,7 +44,7 @@ def recognises(base: Path) -> str | None:
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures that the tables name; adds to the findings what is wrong with any row."""
+    """The pictures that the tables name; adds problems of rows to the findings."""
     wrong = Alike()
     rows_of = _rows_of_pictures(base, findings, wrong)
     types = TypeNames()

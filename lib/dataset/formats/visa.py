@@ -23,12 +23,12 @@ SPLIT = f"{BESIDE}/1cls.csv"
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for VisA, or None."""
+    """The reason why the folder is recognised as VisA, or None."""
     return f"the folder {NORMAL}" if (base / NORMAL).is_dir() else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures of a category; adds to the findings which of them lack masks, and what is not read."""
+    """The pictures of a category; adds missing masks and unread files to the findings."""
     parts = _parts(base.parent / SPLIT, findings)
 
     pictures = [Picture(GOOD, "", path) for path in picture_files(base / NORMAL, findings)]

@@ -18,13 +18,13 @@ GOODS, DEFECTS = "pictures whose file holds no object, and those in a folder `go
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for Pascal VOC, or None."""
+    """The reason why the folder is recognised as Pascal VOC, or None."""
     found = recognised(base, ".xml", read_xml, _is_voc)
     return f"{found} holds the boxes of one picture" if found else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """The pictures that the XML files are about; adds to the findings what is wrong with any of them."""
+    """The pictures that the XML files are about; adds problems to the findings."""
     found = AnnotatedPictures(base, findings)
     parts = _parts(found)
     for path in annotation_files(base, ".xml"):

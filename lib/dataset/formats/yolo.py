@@ -29,7 +29,7 @@ SLACK = 0.01  # of a picture, by which a rounded box may leave it
 
 
 def recognises(base: Path) -> str | None:
-    """Why the folder is taken for YOLO, or None. Files of labels that are all broken are a sign, too."""
+    """The reason why the folder is recognised as YOLO, or None. Files of labels that are all broken are a sign, too."""
     pairs = _labels_of(base, Album(base).paths).items()
     files = list(islice(((picture, labels) for picture, labels in pairs if labels.is_file()), LOOKED_AT))
     sound = (labels for _, labels in files if _holds_labels(labels))
@@ -39,7 +39,7 @@ def recognises(base: Path) -> str | None:
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
-    """All pictures that have a file of labels, or lie beside ones that have; adds to the findings what is wrong."""
+    """All pictures that have a file of labels, or lie beside ones that have; adds problems to the findings."""
     found = AnnotatedPictures(base, findings)
     lines = Lines(_names(base, findings), _keypoints(base))
     label_of = _labels_of(base, found.album.paths)
