@@ -18,6 +18,7 @@ from lib.metrics.bootstrap import RESAMPLES, resamples
 from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, painted, truth_boxes
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import defect_pixels, rank
+from lib.trained import load_trained
 from stages import evaluate
 from tests import brightness
 from tests.brightness import bright_discs, write_discs
@@ -45,7 +46,7 @@ def predicted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.fixture
 def project(inside: Path, raw_params: dict, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with two arms of two seeds each, trained by the brightness detector in the U-Net's place."""
-    for module in ("lib.detection", "lib.evaluation"):
+    for module in ("lib.detection", "lib.evaluation", "lib.trained"):
         monkeypatch.setattr(f"{module}.find", lambda name: brightness)
     monkeypatch.setattr("stages.evaluate.load", read_params)
     shutil.copy(ROOT / "dvc.yaml", inside)
@@ -198,6 +199,23 @@ def test_a_detector_that_finds_boxes_is_asked_once_and_judged_by_these_and_their
     maps = [painted([ScoredBox(box, 0.5) for box in truth_boxes(one.mask)], one.image.shape) for one in TEST]
     pixels = rank(*(np.concatenate([one.ravel() for one in of]) for of in (maps, [one.mask for one in TEST])))
     assert of_boxes["pixel_ap"] == round(pixels.average_precision(), 6)
+
+
+@pytest.mark.parametrize("min_area", [1, 12])
+def test_boxes_are_judged_as_they_are_found_in_use_without_pieces_that_do_not_count(project: Path, min_area: int):
+    folder = Path(f"models/detectors/unet/{CATEGORY}/none")
+    for trained in folder.glob("seed-*"):
+        (trained / "threshold.json").write_text(f'{{"threshold": 140.0, "chosen_on": "val", "min_area": {min_area}}}')
+    verdict = judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))
+    inspector, found = load_trained(folder / "seed-0").inspector(), []
+    for example in TEST:
+        scores = inspector.predict(example.image)
+        found.append(inspector.boxes(scores, None, inspector.decision.mask(scores)))
+    of_all = [component_boxes(inspector.predict(example.image), 140) for example in TEST]
+    assert (sum(map(len, found)) < sum(map(len, of_all))) == (min_area > 1)
+    in_use = box_precision(found, [truth_boxes(example.mask) for example in TEST])
+    of_seed = verdict["seeds"]["0"]
+    assert (of_seed["box_ap50"], of_seed["box_ap"]) == pytest.approx(in_use, abs=1e-6) and 0 < in_use[1] < 1
 
 
 def test_the_stage_writes_every_arm_and_nothing_else(project: Path):
