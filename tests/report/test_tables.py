@@ -155,6 +155,17 @@ def test_differences_have_their_interval_over_test_pictures(params: Params):
     assert shown["unet", "AUPRO", "mvp_diff"]["test pictures"] == "-"
 
 
+def test_a_resample_is_hard_or_easy_for_both_arms_and_their_difference_does_not_know_it(params: Params):
+    write_metrics()
+    for category in "ab":
+        write_resamples("unet", category, "none", [0.0, 0.3, -0.2])
+        write_resamples("unet", category, "mvp_diff", [0.1, 0.4, -0.1])
+    contrasts = differences(params, read_scores(params, METRICS / "detection"))
+    rows = over_pictures(params, contrasts, METRICS / "detection").set_index(["detector", "metric", "arm"])
+    bounds = rows.loc[("unet", "pixel_ap", "mvp_diff"), ["pictures_low", "pictures_high"]]
+    assert bounds.tolist() == pytest.approx([0.1, 0.1])
+
+
 @pytest.mark.usefixtures("numbers_only")
 def test_types_that_a_detector_tells_apart_have_their_columns_and_table(params: Params):
     write_metrics()
