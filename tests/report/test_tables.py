@@ -258,6 +258,11 @@ def test_a_gain_or_a_harm_that_no_seed_explains_is_beyond(params: Params, effect
     assert table.loc[("unet", "aupro", "placebo"), "verdict"] == "within"
 
 
+def test_arms_that_are_equal_to_the_last_digit_are_within_although_nothing_scatters(params: Params):
+    rows = contrasts_of(params, {key: [0.5, 0.5, 0.5] for key in VALUES})
+    assert set(rows[rows["metric"] == "pixel_ap"]["verdict"]) == {"within"}
+
+
 def test_a_generator_that_fails_changes_no_verdict_on_another_one(inside: Path, raw_params: dict):
     raw = {**raw_params, "generators": ["mvp_diff", "perlin"], "detectors": ["unet"]}
     both = tiny_params(raw, dataset={"categories": ["a", "b"]}, detect={"on_synthetic": ["unet"]})
