@@ -59,6 +59,14 @@ def test_a_blank_output_is_refused(value):
     assert verdict(image, whole)[1:] == (False, "blank output")
 
 
+def test_what_was_white_before_is_not_burnt_out():
+    whole, white = box_mask(BOX, SIDE, SIDE), box_mask((16, 16, 48, 40), SIDE, SIDE)
+    normal = np.where(white[..., None], np.uint8(255), NORMAL)
+    image = np.where((whole & ~white)[..., None], np.uint8(255), normal)
+    scores, *rest = verdict(image, whole, normal)
+    assert scores["clipped"] == 0.25 and rest == [False, "the whole box changed"]
+
+
 def test_a_single_pixel_changed_outside_of_the_box_is_refused():
     image = sample(disc(8), 40)
     image[2, 3, 1] += 1

@@ -73,6 +73,17 @@ def test_a_picture_keeps_what_the_mask_explains_and_nothing_else(params: Params,
     assert record.knobs == params.masks.model_dump()
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_what_was_painted_outside_of_the_box_is_told_although_it_is_put_back(params: Params, real: dict, known: bool):
+    record = synthetic(0, known=known)
+    image = read_image(Path(str(record.image)))
+    image[2, 40:43] += 9
+    write_png(Path(str(record.image)), image)
+    [refused], numbers, _ = labelled(params, real, [record])
+    assert (refused.accepted, refused.reason) == (False, "changed outside of the box")
+    assert numbers["pixels_changed_outside"] == 3
+
+
 def test_the_whole_box_is_kept_where_that_is_wanted(params: Params, real: dict, raw_params: dict):
     record = synthetic(0)
     [same], *_ = labelled(tiny_params(raw_params, masks={"keep": "box"}), real, [record])
