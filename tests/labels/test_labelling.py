@@ -119,6 +119,8 @@ def test_a_picture_with_a_background_of_its_own_is_judged_by_its_mask_alone(para
     record = synthetic(0, known=True, normal=None, box=DEFECT)
     [judged], *_ = labelled(params, real, [record])
     assert judged.accepted and judged.box == DEFECT and judged.scores["fill"] == pytest.approx(60 / 48**2, abs=1e-6)
+    [other], *_ = labelled(params, real, [synthetic(0, known=True)])
+    assert "grain" in judged.scores and "grain" not in other.scores, "only who paints a background answers for it"
 
 
 def test_a_twin_is_what_the_mask_of_a_background_of_its_own_is_measured_against(params: Params, real: dict):
