@@ -202,20 +202,25 @@ def test_a_detector_that_finds_boxes_is_asked_once_and_judged_by_these_and_their
 
 
 @pytest.mark.parametrize("min_area", [1, 12])
-def test_boxes_are_judged_as_they_are_found_in_use_without_pieces_that_do_not_count(project: Path, min_area: int):
+def test_boxes_and_alarms_are_judged_as_they_are_in_use_without_pieces_that_do_not_count(project: Path, min_area: int):
     folder = Path(f"models/detectors/unet/{CATEGORY}/none")
     for trained in folder.glob("seed-*"):
         (trained / "threshold.json").write_text(f'{{"threshold": 140.0, "chosen_on": "val", "min_area": {min_area}}}')
     verdict = judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))
-    inspector, found = load_trained(folder / "seed-0").inspector(), []
+    inspector, found, alarms = load_trained(folder / "seed-0").inspector(), [], {True: [], False: []}
     for example in TEST:
         scores = inspector.predict(example.image)
-        found.append(inspector.boxes(scores, None, inspector.decision.mask(scores)))
+        mask = inspector.decision.mask(scores)
+        found.append(inspector.boxes(scores, None, mask))
+        alarms[example.has_defect].append(mask.any())
     of_all = [component_boxes(inspector.predict(example.image), 140) for example in TEST]
     assert (sum(map(len, found)) < sum(map(len, of_all))) == (min_area > 1)
     in_use = box_precision(found, [truth_boxes(example.mask) for example in TEST])
     of_seed = verdict["seeds"]["0"]
     assert (of_seed["box_ap50"], of_seed["box_ap"]) == pytest.approx(in_use, abs=1e-6) and 0 < in_use[1] < 1
+    shares = [of_seed["defects_alarmed"], of_seed["good_alarmed"]]
+    assert shares == pytest.approx([np.mean(alarms[True]), np.mean(alarms[False])], abs=1e-6)
+    assert (shares[1] < 1) == (min_area > 1), "specks alone made good pictures alarm"
 
 
 def test_the_stage_writes_every_arm_and_nothing_else(project: Path):
