@@ -17,7 +17,7 @@ from lib.evaluation import RECALLS, _type_metrics, judge, judge_arm
 from lib.metrics.bootstrap import RESAMPLES, resamples
 from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, painted, truth_boxes
 from lib.metrics.intervals import mean_std
-from lib.metrics.ranking import defect_pixels, rank
+from lib.metrics.ranking import defect_pixels, rank, rank_pixels
 from lib.trained import load_trained
 from stages import evaluate
 from tests import brightness
@@ -95,7 +95,14 @@ def test_every_number_is_that_of_all_pixels_at_once(project: Path):
         ap50, ap = box_precision(
             [component_boxes(scores, threshold) for scores in maps], [truth_boxes(example.mask) for example in TEST]
         )
+        regions = rank_pixels([defect_pixels(one, example.mask) for one, example in zip(maps, TEST, strict=True)])
+        for scores, example in zip(maps, TEST, strict=True):
+            regions.count(scores[~example.mask])
+        scores, truth = np.stack(maps), np.stack([example.mask for example in TEST])
+        ious = [(truth & (scores >= level)).sum() / (truth | (scores >= level)).sum() for level in scores[truth]]
         expected = {
+            "pixel_iou_max": max(ious),
+            "aupro": regions.aupro(read_params().evaluate.fpr_limit),
             "box_ap50": ap50,
             "box_ap": ap,
             "image_auroc": pictures.auroc(),
