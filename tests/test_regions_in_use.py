@@ -14,7 +14,7 @@ from lib.core.images import read_image, write_png
 from lib.core.params import Params
 from lib.core.records import GOOD, DefectBox, RegionMap, Sample, read_records, write_records
 from lib.core.regions import GREY, blanked, silenced
-from lib.detection import IGNORED_PIXELS, predictions, rank_parts, read_examples, train_arm
+from lib.detection import IGNORED_PIXELS, image_score, predictions, rank_parts, read_examples, train_arm
 from lib.detectors import Example, History, pagmfr, rgpkd, rtdetr, unet
 from lib.evaluation import judge
 from lib.exchange import FILE, load_exchanged
@@ -216,6 +216,14 @@ def test_scores_there_are_the_lowest_and_its_pixels_are_in_no_ranking(params: Pa
             assert (one.scores[IGNORED] == one.scores.min()).all()
         (ranking,) = rank_parts(test, predicted, [{"good", "blob", "ring"}])
     assert ranking.negatives + ranking.positives.size == len(test) * (~IGNORED).sum()
+
+
+def test_the_score_of_a_picture_does_not_know_them(params: Params, monkeypatch: pytest.MonkeyPatch):
+    test, plain = read_examples(samples("test")), brightness.predict
+    monkeypatch.setattr(brightness, "predict", lambda model, image: plain(model, image) + np.float32(500) * IGNORED)
+    with predictions(brightness, 0.0, test, Path()) as predicted:
+        for one in predicted:
+            assert one.image_score == image_score(one.scores) < 500 and one.highest == one.scores.max()
 
 
 def test_metrics_are_those_of_the_pictures_without_these_pixels(params: Params, monkeypatch: pytest.MonkeyPatch):
