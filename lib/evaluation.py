@@ -95,7 +95,7 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
             pixels, *of_types = rank_parts(examples, predicted, parts, threshold)
             if folder == folders[0]:
                 _write_overlays(samples, examples, predicted, threshold, params.overlays, out)
-            boxes = _box_metrics(examples, predicted, threshold)
+            boxes = _box_metrics(examples, predicted, threshold, chosen["min_area"])
             alarms = _alarm_metrics(examples, predicted, threshold, chosen["min_area"])
             told_apart, ious = _type_metrics(getattr(model, "types", ()), examples, predicted, threshold)
             replicates.append(_replicates(draws, pixels, examples, predicted))
@@ -139,12 +139,16 @@ def _metrics(pictures: Ranking, pixels: Ranking, fpr_limit: float) -> Metrics:
     }
 
 
-def _box_metrics(examples: Sequence[Example], predicted: Sequence[Prediction], threshold: float) -> Metrics:
-    """COCO's average precision of a box detector's own boxes, or of those of the score maps above the threshold."""
+def _box_metrics(
+    examples: Sequence[Example], predicted: Sequence[Prediction], threshold: float, min_area: int
+) -> Metrics:
+    """COCO's average precision of a box detector's own boxes, or of those of what counts in the score maps: pieces of
+    min_area px above the threshold."""
 
     def found_and_truth(example: Example, prediction: Prediction) -> tuple[list[ScoredBox], list[Box]]:
         if prediction.boxes is None:
-            found = component_boxes(prediction.scores, threshold)
+            scores = prediction.scores
+            found = component_boxes(np.where(marked(scores, threshold, min_area), scores, -np.inf), threshold)
         else:
             found = [one for one in prediction.boxes if example.counts_within(one.box)]
         return found, truth_boxes(example.mask) if example.has_defect else []

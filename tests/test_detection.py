@@ -15,7 +15,7 @@ from lib.alarms import marked
 from lib.core.errors import UserError
 from lib.core.images import read_image, read_mask, recent, write_png
 from lib.core.params import PLACEBO_SEED, Params
-from lib.core.records import GOOD, Sample, Synthetic
+from lib.core.records import GOOD, Sample, Synthetic, read_records
 from lib.core.runtime import write_json
 from lib.detection import (
     choose_threshold,
@@ -33,6 +33,7 @@ from tests import brightness
 from tests.blobs import BUDGET
 from tests.brightness import bright_discs, write_discs
 from tests.category import tiny_params
+from tests.mixed import DENT, SCRATCH, mixed_sample
 
 CATEGORY = "slab"
 
@@ -98,6 +99,36 @@ def test_an_example_of_files_equals_one_in_memory(params: Params):
         np.testing.assert_array_equal(one.mask, other.mask)
         assert one.mask.dtype == bool and one.has_defect == other.has_defect == other.mask.any()
         assert (one.synthetic, one.defect_type) == (False, other.defect_type)
+
+
+def test_a_synthetic_example_says_so_and_knows_the_good_picture_beneath(inside: Path):
+    good = sample(id="good-0", defect_type=GOOD, image="good.png", mask=None)
+    made = synthetic(normal="good-0")
+    real, example = read_examples([sample(), made], {"good-0": good})
+    assert (real.synthetic, real.twin) == (False, None)
+    assert (example.synthetic, example.twin) == (True, Path("good.png").absolute())
+
+
+def test_weights_and_threshold_are_chosen_on_val_alone_and_train_alone_is_learned(params: Params, monkeypatch):
+    seen: dict[str, list[list[Path]]] = {"train": [], "val": [], "threshold": []}
+    fit, choose = brightness.fit, choose_threshold
+
+    def remembered_fit(train: Any, val: Any, *rest: Any) -> Any:
+        seen["train"].append([example.picture for example in train])
+        seen["val"].append([example.picture for example in val])
+        return fit(train, val, *rest)
+
+    def remembered_choice(module: Any, model: Any, val: Any, *rest: Any) -> Any:
+        seen["threshold"].append([example.picture for example in val])
+        return choose(module, model, val, *rest)
+
+    monkeypatch.setattr(brightness, "fit", remembered_fit)
+    monkeypatch.setattr("lib.detection.choose_threshold", remembered_choice)
+    train_arm(params, "unet", "none", CATEGORY, [], "key")
+    records = read_records(Path(f"data/prepared/{CATEGORY}/samples.jsonl"), Sample)
+    for what, part in (("train", "train"), ("val", "val"), ("threshold", "val")):
+        pictures = [Path(one.image).absolute() for one in records if one.split == part]
+        assert seen[what] == [pictures] * len(params.detect.seeds), what
 
 
 def test_reading_the_list_opens_no_file_and_names_what_is_missing_when_asked(inside: Path):
@@ -371,6 +402,13 @@ def test_a_part_is_ranked_by_its_own_types_alone(tmp_path: Path):
     assert 0 < len(chosen) < len(examples)
     assert blobs.positives.size == sum(int(example.mask.sum()) for example in chosen)
     assert blobs.negatives == sum(int((~example.mask).sum()) for example in chosen)
+
+
+def test_of_a_picture_of_several_types_those_of_a_part_count_and_the_others_are_not_normal_either(tmp_path: Path):
+    examples = read_examples([mixed_sample(tmp_path)])
+    with predictions(brightness, 0.0, examples, tmp_path) as predicted:  # type: ignore[arg-type]
+        (dents,) = rank_parts(examples, predicted, [{GOOD, "dent"}])
+    assert (dents.positives.size, dents.negatives) == (DENT.sum(), (~(DENT | SCRATCH)).sum())
 
 
 def test_the_score_of_a_picture_ignores_one_odd_pixel_but_not_a_small_defect():

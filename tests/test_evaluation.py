@@ -17,7 +17,8 @@ from lib.evaluation import RECALLS, _type_metrics, judge, judge_arm
 from lib.metrics.bootstrap import RESAMPLES, resamples
 from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, painted, truth_boxes
 from lib.metrics.intervals import mean_std
-from lib.metrics.ranking import defect_pixels, rank
+from lib.metrics.ranking import defect_pixels, rank, rank_pixels
+from lib.trained import load_trained
 from stages import evaluate
 from tests import brightness
 from tests.brightness import bright_discs, write_discs
@@ -45,7 +46,7 @@ def predicted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.fixture
 def project(inside: Path, raw_params: dict, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with two arms of two seeds each, trained by the brightness detector in the U-Net's place."""
-    for module in ("lib.detection", "lib.evaluation"):
+    for module in ("lib.detection", "lib.evaluation", "lib.trained"):
         monkeypatch.setattr(f"{module}.find", lambda name: brightness)
     monkeypatch.setattr("stages.evaluate.load", read_params)
     shutil.copy(ROOT / "dvc.yaml", inside)
@@ -94,7 +95,14 @@ def test_every_number_is_that_of_all_pixels_at_once(project: Path):
         ap50, ap = box_precision(
             [component_boxes(scores, threshold) for scores in maps], [truth_boxes(example.mask) for example in TEST]
         )
+        regions = rank_pixels([defect_pixels(one, example.mask) for one, example in zip(maps, TEST, strict=True)])
+        for scores, example in zip(maps, TEST, strict=True):
+            regions.count(scores[~example.mask])
+        scores, truth = np.stack(maps), np.stack([example.mask for example in TEST])
+        ious = [(truth & (scores >= level)).sum() / (truth | (scores >= level)).sum() for level in scores[truth]]
         expected = {
+            "pixel_iou_max": max(ious),
+            "aupro": regions.aupro(read_params().evaluate.fpr_limit),
             "box_ap50": ap50,
             "box_ap": ap,
             "image_auroc": pictures.auroc(),
@@ -198,6 +206,28 @@ def test_a_detector_that_finds_boxes_is_asked_once_and_judged_by_these_and_their
     maps = [painted([ScoredBox(box, 0.5) for box in truth_boxes(one.mask)], one.image.shape) for one in TEST]
     pixels = rank(*(np.concatenate([one.ravel() for one in of]) for of in (maps, [one.mask for one in TEST])))
     assert of_boxes["pixel_ap"] == round(pixels.average_precision(), 6)
+
+
+@pytest.mark.parametrize("min_area", [1, 12])
+def test_boxes_and_alarms_are_judged_as_they_are_in_use_without_pieces_that_do_not_count(project: Path, min_area: int):
+    folder = Path(f"models/detectors/unet/{CATEGORY}/none")
+    for trained in folder.glob("seed-*"):
+        (trained / "threshold.json").write_text(f'{{"threshold": 140.0, "chosen_on": "val", "min_area": {min_area}}}')
+    verdict = judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))
+    inspector, found, alarms = load_trained(folder / "seed-0").inspector(), [], {True: [], False: []}
+    for example in TEST:
+        scores = inspector.predict(example.image)
+        mask = inspector.decision.mask(scores)
+        found.append(inspector.boxes(scores, None, mask))
+        alarms[example.has_defect].append(mask.any())
+    of_all = [component_boxes(inspector.predict(example.image), 140) for example in TEST]
+    assert (sum(map(len, found)) < sum(map(len, of_all))) == (min_area > 1)
+    in_use = box_precision(found, [truth_boxes(example.mask) for example in TEST])
+    of_seed = verdict["seeds"]["0"]
+    assert (of_seed["box_ap50"], of_seed["box_ap"]) == pytest.approx(in_use, abs=1e-6) and 0 < in_use[1] < 1
+    shares = [of_seed["defects_alarmed"], of_seed["good_alarmed"]]
+    assert shares == pytest.approx([np.mean(alarms[True]), np.mean(alarms[False])], abs=1e-6)
+    assert (shares[1] < 1) == (min_area > 1), "specks alone made good pictures alarm"
 
 
 def test_the_stage_writes_every_arm_and_nothing_else(project: Path):

@@ -104,14 +104,14 @@ def test_boxes_are_results_of_coco(trained: Path):
 
 
 def test_a_detector_that_answers_boxes_is_asked_for_them_once(trained: Path, monkeypatch: pytest.MonkeyPatch):
-    answers = [ScoredBox((0, 0, 40, 40), THRESHOLD + 1), ScoredBox((0, 0, 40, 40), THRESHOLD - 1)]
+    answers = [ScoredBox((0, 0, 40, 40), THRESHOLD), ScoredBox((0, 0, 40, 40), THRESHOLD - 1)]
     answers.append(ScoredBox((39, 39, 39.2, 39.2), THRESHOLD + 2))
     asked = []
     monkeypatch.setattr(brightness, "boxes", lambda model, image: asked.append(image) or answers, raising=False)
     look(trained)
     assert len(asked) == 2, "once for each picture, since its map is painted of its boxes"
     found = json.loads((OUT / "boxes.json").read_text())
-    assert [(one["bbox"], one["score"]) for one in found] == [([0, 0, 40, 40], THRESHOLD + 1)] * 2
+    assert [(one["bbox"], one["score"]) for one in found] == [([0, 0, 40, 40], THRESHOLD)] * 2
 
 
 def test_pieces_below_the_least_area_neither_count_nor_alarm(trained: Path):

@@ -14,13 +14,13 @@ from lib.core.images import read_image, write_png
 from lib.core.params import Params
 from lib.core.records import GOOD, DefectBox, RegionMap, Sample, read_records, write_records
 from lib.core.regions import GREY, blanked, silenced
-from lib.detection import IGNORED_PIXELS, predictions, rank_parts, read_examples, train_arm
+from lib.detection import IGNORED_PIXELS, image_score, predictions, rank_parts, read_examples, train_arm
 from lib.detectors import Example, History, pagmfr, rgpkd, rtdetr, unet
 from lib.evaluation import judge
 from lib.exchange import FILE, load_exchanged
 from lib.generators import RealData, defect_gen
 from lib.labels import labelling
-from lib.metrics.boxes import ScoredBox
+from lib.metrics.boxes import ScoredBox, truth_boxes
 from lib.metrics.boxes import painted as boxes_painted
 from lib.placement.random_boxes import place_boxes
 from lib.trained import load_trained
@@ -218,6 +218,14 @@ def test_scores_there_are_the_lowest_and_its_pixels_are_in_no_ranking(params: Pa
     assert ranking.negatives + ranking.positives.size == len(test) * (~IGNORED).sum()
 
 
+def test_the_score_of_a_picture_does_not_know_them(params: Params, monkeypatch: pytest.MonkeyPatch):
+    test, plain = read_examples(samples("test")), brightness.predict
+    monkeypatch.setattr(brightness, "predict", lambda model, image: plain(model, image) + np.float32(500) * IGNORED)
+    with predictions(brightness, 0.0, test, Path()) as predicted:
+        for one in predicted:
+            assert one.image_score == image_score(one.scores) < 500 and one.highest == one.scores.max()
+
+
 def test_metrics_are_those_of_the_pictures_without_these_pixels(params: Params, monkeypatch: pytest.MonkeyPatch):
     train_arm(params, "unet", "none", CATEGORY, [], "key")
     trained = Path(f"models/detectors/unet/{CATEGORY}/none")
@@ -237,11 +245,27 @@ def test_metrics_are_those_of_the_pictures_without_these_pixels(params: Params, 
     monkeypatch.setattr(
         brightness, "predict", lambda model, image: noisy(0.0, image)
     )  # noise is drawn for a whole picture
-    verdict = judge("unet", trained, samples("test"), params.evaluate, Path())
-    expected = judge("unet", trained, cut, params.evaluate, Path())
+    for folder in ("whole", "less"):
+        Path(folder).mkdir()
+    verdict = judge("unet", trained, samples("test"), params.evaluate, Path("whole"))
+    expected = judge("unet", trained, cut, params.evaluate, Path("less"))
     for name in ("pixel_ap", "pixel_auroc", "aupro", "pixel_f1_max", "box_ap50", "image_auroc"):
         assert verdict["mean"][name] == pytest.approx(expected["mean"][name], abs=1e-6), name
     assert verdict["mean"]["pixel_ap"] > 0.5
+    resampled = [np.loadtxt(f"{folder}/resampled.csv", delimiter=",", skiprows=1) for folder in ("whole", "less")]
+    np.testing.assert_allclose(*resampled, atol=1e-6)
+
+
+def test_boxes_that_lie_wholly_there_are_no_false_alarms(params: Params, monkeypatch: pytest.MonkeyPatch):
+    train_arm(params, "unet", "none", CATEGORY, [], "key")
+    truth = {one.image.tobytes(): truth_boxes(one.mask) for one in read_examples(samples("test"))}
+
+    def boxes(model: float, image: np.ndarray) -> list[ScoredBox]:
+        return [ScoredBox((2, 2, 38, 11), 0.9), *(ScoredBox(box, 0.5) for box in truth[image.tobytes()])]
+
+    monkeypatch.setattr(brightness, "boxes", boxes, raising=False)
+    verdict = judge("unet", Path(f"models/detectors/unet/{CATEGORY}/none"), samples("test"), params.evaluate, Path())
+    assert verdict["mean"]["box_ap50"] == verdict["mean"]["box_ap"] == 1
 
 
 def test_a_trained_seed_knows_what_never_counts_and_refuses_pictures_of_another_size(params: Params):

@@ -136,16 +136,18 @@ def judge(
     gate: Gate,
     real: Sequence[Traits],
     own_background: bool = False,
+    painted: RGB | None = None,
 ) -> tuple[dict[str, float], bool, str | None]:
     """The scores of one synthetic sample, whether it is accepted, and if not, why.
 
     image, normal: (H, W, 3) uint8, with and without the defect; normal is None where nobody knows the picture without
     it. mask: (H, W) bool; box: where change is allowed, the whole picture where the background is the generator's own;
     real: the defects of its type, at least one. own_background: whether the generator painted that, too; it must not be
-    blurred. Scores: those of `absolute` and of `beside`, and of an own background its `grain`, in multiples of the
-    median of real surroundings; of an empty mask there is nothing to measure, and they are 0.
+    blurred. painted: as the generator left it, where `image` was trimmed since. Scores: those of `absolute` and of
+    `beside`, and of an own background its `grain`, in multiples of the median of real surroundings; of an empty mask
+    there is nothing to measure, and they are 0.
     """
-    scores = absolute(image, normal, mask, box)
+    scores = absolute(image, normal, mask, box, painted)
     if scores["area"]:
         traits = measure(image, mask)
         if normal is None:
@@ -161,20 +163,20 @@ def judge(
     return scores, reason is None, reason
 
 
-def absolute(image: RGB, normal: RGB | None, mask: Mask, box: Box) -> dict[str, float]:
+def absolute(image: RGB, normal: RGB | None, mask: Mask, box: Box, painted: RGB | None = None) -> dict[str, float]:
     """The scores of a defect for which real ones are not asked.
 
     contrast: mean CIELAB distance between image and normal inside the mask (`judge` takes that to the ring around the
     mask where there is no normal); area: of the mask, px; fill: the mask's share of the box; outside: pixels outside
-    of the box that differ from the normal, of which there are none without one; clipped: share of the mask that is
-    pure black or pure white, and is not so in the normal.
+    of the box that differ from the normal, of which there are none without one, in the picture as it was painted;
+    clipped: share of the mask that is pure black or pure white, and is not so in the normal.
     """
     allowed = slice(max(box[1], 0), max(box[3], 0)), slice(max(box[0], 0), max(box[2], 0))
     area = int(np.count_nonzero(mask))
     scores = {"contrast": 0.0, "area": float(area), "fill": area / max(mask[allowed].size, 1)}
     scores |= {"outside": 0.0, "clipped": 0.0}
     if normal is not None:
-        scores["outside"] = float(_pixels_changed(image, normal, allowed))
+        scores["outside"] = float(_pixels_changed(image if painted is None else painted, normal, allowed))
     if area:
         near = _around(mask)  # a defect is small beside its picture: all that follows looks at its own pixels alone
         inside, defect = mask[near], image[near]

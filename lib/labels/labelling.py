@@ -73,14 +73,14 @@ class Labeller:
             masks = self.params.masks
             mask = METHODS[masks.method](image, normal, allowed, masks.component_ratio)
             record = replace(record, mask_source="measured", knobs=record.knobs | masks.model_dump())
+        painted = image  # trimming would hide what a generator changed outside of its box
         if known is None and normal is not None:
             record, image = self._trimmed(record, image, normal, mask)
         if record.normal is None and record.mask_source != "known" and mask.any():
             record = replace(record, box=box_around(mask, margin))
         real = self.traits[record.defect_type]
-        scores, accepted, reason = judge(
-            image, normal, mask, allowed, self.params.gate, real, own_background=record.normal is None
-        )
+        own = record.normal is None
+        scores, accepted, reason = judge(image, normal, mask, allowed, self.params.gate, real, own, painted)
         if record.placement in self.verdicts.bad:
             accepted, reason = False, REVIEWED
         path, digest = self._write("masks", record, mask)

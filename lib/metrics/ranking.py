@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+ROUNDING = 1e-12  # relative; far above what a product of two floats is off by, far below what tells recalls apart
+
 Counts = NDArray[np.int64]
 
 
@@ -117,7 +119,9 @@ class Ranking:
         """
         if not self.positives.size:
             raise ValueError("without positives there is no recall")
-        least = self.positives.size - np.ceil(np.asarray(recalls) * self.positives.size).astype(int)
+        # 0.07 * 100 is a little more than 7, which 7 positives reach all the same.
+        count = np.ceil(np.asarray(recalls) * self.positives.size * (1 - ROUNDING))
+        least = self.positives.size - count.astype(int)
         tp, fp = self._tp[least], self._fp()[least]
         return tp / (tp + fp)
 

@@ -39,4 +39,5 @@ def picture_type(scores: Scores, labels: Labels, share: int) -> int:
     """
     count = max(1, scores.size // share)
     highest = np.argpartition(scores, scores.size - count, axis=None)[-count:]
-    return int(np.bincount(labels.ravel()[highest], weights=scores.ravel()[highest].astype(np.float64)).argmax())
+    sums = np.bincount(labels.ravel()[highest], weights=scores.ravel()[highest].astype(np.float64), minlength=2)
+    return int(sums[1:].argmax()) + 1  # no pixel has the label 0

@@ -117,7 +117,8 @@ def compared(before: Scores, after: Scores) -> pd.DataFrame:
     difference (after minus before); low, high (its interval over pairs of category and seed's rank); equal_arms (half
     the range of what two arms differ by that differ in their seeds alone); placebo_before, placebo_after (what the
     placebo differed by from real defects alone); verdict: `equal` for equal numbers, else `within` or `beyond`
-    equal_arms, `-` where one seed cannot tell. The spread is pooled over the arm, `none` and `placebo` of both runs.
+    equal_arms, `-` where one seed cannot tell. The spread is pooled over the arm, `none` and `placebo` of both runs;
+    what is equal in both counts once.
     """
     rows = []
     detectors, arms = (dict.fromkeys(key[part] for key in before if key in after) for part in (0, 1))
@@ -153,14 +154,20 @@ def _over_categories(values: list[list[float]]) -> tuple[float, float]:
 
 
 def _blocks(before: Scores, after: Scores, key: tuple[str, str, str], shared: list[str]) -> list[list[list[float]]]:
-    """For `chance_difference`: both arms, then their likes in both runs, for every category."""
+    """For `chance_difference`: both arms, then their likes in both runs, for every category.
+
+    A like with equal numbers in both runs is one training that neither of them changed: it counts once.
+    """
     detector, arm, metric = key
     likes = [(detector, other, metric) for other in (REAL_ONLY, PLACEBO) if other != arm]
-    return [
-        [after[key][category], before[key][category]]
-        + [run[like][category] for run in (before, after) for like in likes if category in run.get(like, {})]
-        for category in shared
-    ]
+    blocks = []
+    for category in shared:
+        block = [after[key][category], before[key][category]]
+        for like in likes:
+            found = [run[like][category] for run in (before, after) if category in run.get(like, {})]
+            block += found[:1] if found[:1] == found[1:] else found
+        blocks.append(block)
+    return blocks
 
 
 def _placebo(run: Scores, detector: str, metric: str, categories: list[str]) -> float:

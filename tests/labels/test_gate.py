@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lib.core.geometry import box_mask
 from lib.core.params import Gate
-from lib.labels.gate import RELATIVE, Traits, absolute, judge, likeness, measure, real_acceptance, thickness
+from lib.labels.gate import RELATIVE, Traits, absolute, beside, judge, likeness, measure, real_acceptance, thickness
 
 SIDE, BOX = 64, (16, 16, 48, 48)
 GATE = Gate(min_contrast=4.0, min_area=8, max_fill=0.85, outlier=3.0, max_thickness=2.0)
@@ -57,6 +57,14 @@ def test_a_blank_output_is_refused(value):
     whole = box_mask(BOX, SIDE, SIDE)
     image = np.where(whole[..., None], np.uint8(value), NORMAL)
     assert verdict(image, whole)[1:] == (False, "blank output")
+
+
+def test_what_was_white_before_is_not_burnt_out():
+    whole, white = box_mask(BOX, SIDE, SIDE), box_mask((16, 16, 48, 40), SIDE, SIDE)
+    normal = np.where(white[..., None], np.uint8(255), NORMAL)
+    image = np.where((whole & ~white)[..., None], np.uint8(255), normal)
+    scores, *rest = verdict(image, whole, normal)
+    assert scores["clipped"] == 0.25 and rest == [False, "the whole box changed"]
 
 
 def test_a_single_pixel_changed_outside_of_the_box_is_refused():
@@ -149,6 +157,15 @@ def test_likeness_is_a_share_of_the_way_to_the_nearest_real_contrast(share, inde
     for contrast, across in zip(real, turned, strict=True):
         if contrast[:2] @ contrast[:2] > 1e-3:
             assert likeness(across, [np.array([*contrast[:2], 0.0])]) == pytest.approx(0, abs=1e-6)
+
+
+def test_scores_beside_real_defects_by_hand():
+    real = [
+        Traits(100, 1, 4.0, np.array([10.0, 0.0, 0.0]), 2.0, 1.0),
+        Traits(50, 4, 8.0, np.array([0.0, 20.0, 0.0]), 4.0, 3.0),
+    ]
+    found = beside(Traits(200, 2, 12.0, np.array([0.0, 10.0, 0.0]), 1.0, 2.0), real, GATE)
+    assert found == {"strength": 0.5, "size": 4, "thickness": 1.5, "likeness": 0.5, "sharpness": 0.5, "pieces": 0.5}
 
 
 def test_the_range_of_real_defects_is_set_by_the_outermost_and_lets_them_all_pass():
@@ -258,6 +275,13 @@ def test_where_real_surroundings_have_no_grain_none_is_asked_for():
     smooth = [Traits(60, 1, 17.0, BRIGHT, 0.0, 0.0)]
     image = np.where(disc(8)[..., None], np.uint8(168), np.full_like(NORMAL, 128))
     assert judge(image, None, disc(8), (0, 0, SIDE, SIDE), GATE, smooth, own_background=True)[1:] == (True, None)
+
+
+def test_grain_is_told_in_multiples_of_what_real_surroundings_usually_have():
+    image, whole = sample(disc(8), 40), (0, 0, SIDE, SIDE)
+    real = [Traits(60, 1, 17.0, BRIGHT, 2.0, grain) for grain in (0.1, 2.0, 30.0)]
+    scores, *_ = judge(image, None, disc(8), whole, GATE, real, own_background=True)
+    assert scores["grain"] == measure(image, disc(8)).grain / 2
 
 
 def test_grain_is_that_of_the_surroundings_alone():

@@ -73,6 +73,17 @@ def test_a_picture_keeps_what_the_mask_explains_and_nothing_else(params: Params,
     assert record.knobs == params.masks.model_dump()
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_what_was_painted_outside_of_the_box_is_told_although_it_is_put_back(params: Params, real: dict, known: bool):
+    record = synthetic(0, known=known)
+    image = read_image(Path(str(record.image)))
+    image[2, 40:43] += 9
+    write_png(Path(str(record.image)), image)
+    [refused], numbers, _ = labelled(params, real, [record])
+    assert (refused.accepted, refused.reason) == (False, "changed outside of the box")
+    assert numbers["pixels_changed_outside"] == 3
+
+
 def test_the_whole_box_is_kept_where_that_is_wanted(params: Params, real: dict, raw_params: dict):
     record = synthetic(0)
     [same], *_ = labelled(tiny_params(raw_params, masks={"keep": "box"}), real, [record])
@@ -108,6 +119,8 @@ def test_a_picture_with_a_background_of_its_own_is_judged_by_its_mask_alone(para
     record = synthetic(0, known=True, normal=None, box=DEFECT)
     [judged], *_ = labelled(params, real, [record])
     assert judged.accepted and judged.box == DEFECT and judged.scores["fill"] == pytest.approx(60 / 48**2, abs=1e-6)
+    [other], *_ = labelled(params, real, [synthetic(0, known=True)])
+    assert "grain" in judged.scores and "grain" not in other.scores, "only who paints a background answers for it"
 
 
 def test_a_twin_is_what_the_mask_of_a_background_of_its_own_is_measured_against(params: Params, real: dict):

@@ -64,6 +64,14 @@ def test_metrics_of_a_resample_are_those_of_its_pictures_repeated():
         assert auroc == pytest.approx(rank([tops[n] for n in drawn], [DEFECTS[n] for n in drawn]).auroc(), abs=1e-12)
 
 
+def test_scores_of_pictures_that_tie_count_half_in_a_resample_too():
+    weights, scores = resamples("nut", GROUPS, DEFECTS, 8), [0.2, 0.5, 0.5, 0.1, 0.5, 0.1, 0.2]
+    for row, auroc in zip(weights.astype(int), aurocs(weights, scores, DEFECTS), strict=True):
+        drawn = np.repeat(np.arange(len(GROUPS)), row)
+        of_pictures = rank([scores[n] for n in drawn], [DEFECTS[n] for n in drawn])
+        assert auroc == pytest.approx(of_pictures.auroc(), abs=1e-12)
+
+
 def test_with_more_values_than_levels_the_error_is_below_a_step_of_recall():
     rng = np.random.default_rng(0)
     mask = np.zeros((200, 200), bool)

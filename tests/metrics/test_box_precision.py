@@ -98,6 +98,12 @@ def test_an_alarm_on_a_good_picture_costs_precision_if_it_is_surer_than_what_is_
     assert box_precision([[], []], truth) == (0, 0)
 
 
+def test_of_a_picture_the_hundred_surest_boxes_count():
+    hit, alarms = ScoredBox((0, 0, 4, 4), 0.1), [ScoredBox((20, 20, 24, 24), 0.5)] * 100
+    assert box_precision([[hit, *alarms]], [[(0, 0, 4, 4)]])[0] == 0
+    assert box_precision([[hit, *alarms[1:]]], [[(0, 0, 4, 4)]])[0] == pytest.approx(1 / 100)
+
+
 def test_a_box_that_is_half_as_wide_counts_at_half_and_at_no_more():
     found = [[ScoredBox((0, 0, 2, 4), 1.0)]]
     assert box_precision(found, [[(0, 0, 4, 4)]]) == (1, 0.1)

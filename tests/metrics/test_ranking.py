@@ -223,6 +223,15 @@ def test_negatives_may_be_counted_from_several_threads_in_any_order():
         assert all_metrics(ranking) == all_metrics(expected)
 
 
+@pytest.mark.parametrize("positives", [1, 7, 100, 200, 1400, 50_000])
+def test_a_recall_is_reached_by_the_fewest_positives_that_reach_it_in_exact_numbers(positives: int):
+    recalls = np.arange(1, 201)
+    ranking = rank(np.r_[np.arange(positives, 0.0, -1), 0.0], np.r_[np.ones(positives, bool), False])
+    ranking.count(np.arange(positives, 0.0, -1) - 0.5)  # a negative below every positive
+    needed = -(-recalls * positives // 200)
+    np.testing.assert_allclose(ranking.precision_at(recalls / 200), needed / (needed + needed - 1))
+
+
 def test_precision_falls_from_the_surest_positive_to_all_of_them():
     ranking = rank([0.9, 0.8, 0.7, 0.1], [1, 0, 1, 0])
     np.testing.assert_allclose(ranking.precision_at([0.005, 0.5, 0.505, 1]), [1, 1, 2 / 3, 2 / 3])

@@ -28,3 +28,8 @@ def test_a_picture_is_of_the_type_whose_pixels_score_highest_together():
     assert picture_type(scores, labels, share=20) == 2, "5 x 0.8 beats 4 x 0.9 among the 10 highest pixels"
     assert picture_type(scores, labels, share=50) == 1, "of the 4 highest pixels all are of type 1"
     assert picture_type(scores, labels, share=1000) == 1, "one pixel at least"
+
+
+def test_where_nothing_is_found_at_all_the_picture_is_of_the_first_type():
+    assert picture_type(np.zeros((4, 5), np.float32), np.full((4, 5), 2, np.uint8), share=20) == 1
+    assert picture_type(np.zeros((4, 5), np.float32), np.full((4, 5), 1, np.uint8), share=20) == 1

@@ -272,8 +272,18 @@ def test_a_difference_is_beyond_when_it_is_larger_than_that_of_equal_arms():
         [row] = table[(table["arm"] == "perlin") & (table["metric"] == "pixel_ap")].to_dict("records")
         assert row["verdict"] == verdict and row["difference"] == pytest.approx(shift)
         arm = [0.4, 0.5, 0.6]
-        assert row["equal_arms"] == pytest.approx(chance_difference([[arm] * 6] * 2, 0.95))
+        assert row["equal_arms"] == pytest.approx(chance_difference([[arm] * 4] * 2, 0.95)), "none and placebo: once"
         assert row["placebo_before"] == pytest.approx(0.0)
+
+
+def test_what_neither_run_changed_stands_once_behind_the_range_and_what_either_changed_twice():
+    before, after = scores(0.0), scores(0.3)
+    after["unet", "placebo", "pixel_ap"]["a"] = [0.2, 0.5, 0.9]
+    table = compared(before, after)
+    [row] = table[(table["arm"] == "perlin") & (table["metric"] == "pixel_ap")].to_dict("records")
+    arm = [0.4, 0.5, 0.6]
+    expected = chance_difference([[arm] * 4 + [[0.2, 0.5, 0.9]], [arm] * 4], 0.95)
+    assert row["equal_arms"] == pytest.approx(expected)
 
 
 def test_a_stage_is_stale_when_another_one_has_replaced_what_it_read():

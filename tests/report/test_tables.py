@@ -155,6 +155,17 @@ def test_differences_have_their_interval_over_test_pictures(params: Params):
     assert shown["unet", "AUPRO", "mvp_diff"]["test pictures"] == "-"
 
 
+def test_a_resample_is_hard_or_easy_for_both_arms_and_their_difference_does_not_know_it(params: Params):
+    write_metrics()
+    for category in "ab":
+        write_resamples("unet", category, "none", [0.0, 0.3, -0.2])
+        write_resamples("unet", category, "mvp_diff", [0.1, 0.4, -0.1])
+    contrasts = differences(params, read_scores(params, METRICS / "detection"))
+    rows = over_pictures(params, contrasts, METRICS / "detection").set_index(["detector", "metric", "arm"])
+    bounds = rows.loc[("unet", "pixel_ap", "mvp_diff"), ["pictures_low", "pictures_high"]]
+    assert bounds.tolist() == pytest.approx([0.1, 0.1])
+
+
 @pytest.mark.usefixtures("numbers_only")
 def test_types_that_a_detector_tells_apart_have_their_columns_and_table(params: Params):
     write_metrics()
@@ -245,6 +256,11 @@ def test_a_gain_or_a_harm_that_no_seed_explains_is_beyond(params: Params, effect
     table = contrasts_of(params, gain).set_index(["detector", "metric", "arm"])
     assert table.loc[("unet", "aupro", "mvp_diff"), "verdict"] == "beyond"
     assert table.loc[("unet", "aupro", "placebo"), "verdict"] == "within"
+
+
+def test_arms_that_are_equal_to_the_last_digit_are_within_although_nothing_scatters(params: Params):
+    rows = contrasts_of(params, {key: [0.5, 0.5, 0.5] for key in VALUES})
+    assert set(rows[rows["metric"] == "pixel_ap"]["verdict"]) == {"within"}
 
 
 def test_a_generator_that_fails_changes_no_verdict_on_another_one(inside: Path, raw_params: dict):

@@ -103,6 +103,7 @@ def test_an_arm_without_samples_is_no_arm_that_helps_or_counts(two: Params):
     contrasts = differences(two, scores, ["dmgr"])
     assert "Best: perlin" in headline(contrasts, scores, 7)
     assert set(contrasts[contrasts["arm"] == "dmgr"]["verdict"]) == {"no samples"}
+    assert contrasts[contrasts["arm"] == "dmgr"]["equal_arms"].isna().all(), "no range is drawn for what is no arm"
     lines = verdict(contrasts).splitlines()
     assert "- unet, dmgr: no sample was accepted, so that this arm is real defects alone once more" in lines
     count = len(COLUMNS) - len(SELDOM)
