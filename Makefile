@@ -29,7 +29,7 @@ report: setup  ## the same for what the report needs: not for the demonstration'
 	@$(SHOW)
 
 test: setup-dev  ## all tests, offline
-	python -m pytest -n auto --dist loadfile
+	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: setup-dev  ## style and types
 	ruff check .

@@ -16,6 +16,14 @@ import yaml
 os.environ.setdefault("ACCELERATE_USE_CPU", "1")  # tests promise equal bits, which a GPU does not
 
 ROOT = Path(__file__).resolve().parents[1]
+# Files that take minutes, the longest one first.
+LONG = ["tests/test_chain.py", "tests/test_machines.py", "tests/test_methods.py", "tests/test_inputs.py"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files begin first, so that no worker is left alone with one of them at the end."""
+    order = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.location[0], len(order)))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The whole chain, in small, under real DVC in temporary clones: what people do with it, and what they rely on."""
 
+import hashlib
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lib.core.params import methods
+from lib.core.forms import REQUESTS, REVIEW
 from lib.dataset.workpieces import STATIONS
 from tests.conftest import ROOT
 
@@ -32,7 +33,7 @@ MICRO = {
     "patchcore": {"coreset": 50},
     "rtdetr": {"width": 16, "queries": 8, "steps": 2},
 }
-GENERATORS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["generators"]
+GENERATORS = yaml.safe_load((ROOT / "presets/try.yaml").read_text(encoding="utf-8"))["generators"]
 
 
 def environment() -> dict[str, str]:
@@ -46,6 +47,7 @@ def environment() -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "DVC_NO_ANALYTICS": "1",
+        "PYTHONDONTWRITEBYTECODE": "",  # the stages of a clone share what Python has compiled
     }
 
 
@@ -74,26 +76,78 @@ def clone(folder: Path, tiny_base: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chains(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple[Path, Path]:
-    """Two clones in which `dvc repro` ran to its end, side by side."""
-    folders = [clone(tmp_path_factory.mktemp(name), tiny_base) for name in ("first", "second")]
-    runs = [
-        subprocess.Popen(
-            ["dvc", "repro"], cwd=f, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for f in folders
-    ]
-    for process in runs:
-        output, _ = process.communicate()
-        assert process.returncode == 0, output[-4000:]
-    run(folders[0], "git", "add", "--all")
-    run(folders[0], "git", "commit", "--quiet", "--message", "results")
-    return folders[0], folders[1]
+def chain(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
+    """A clone in which `dvc repro` ran to its end, and whose results are committed."""
+    folder = clone(tmp_path_factory.mktemp("chain"), tiny_base)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    (folder / "params.yaml").write_text(yaml.safe_dump(params | {"generators": GENERATORS}, sort_keys=False))
+    run(folder, "dvc", "repro")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message", "results")
+    return folder
 
 
-def test_two_runs_in_two_folders_give_the_same_lock(chains: tuple[Path, Path]):
-    first, second = ((folder / "dvc.lock").read_text() for folder in chains)
-    assert first == second
+def contents(folder: Path) -> dict[str, str]:
+    """A digest of every file, but those of tries and of Git's and Python's own bookkeeping."""
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    own = {name: path for name, path in files.items() if name.parts[0] not in (".work", ".git")}
+    return {
+        name.as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in own.items()
+        if "__pycache__" not in name.parts
+    }
+
+
+def locked(folder: Path) -> dict[str, dict]:
+    """What `dvc.lock` says of all stages, but for the folders of people's tables, of which a try has its own."""
+    stages = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+    tables = [form.path.parent.as_posix() for form in (REVIEW, REQUESTS)]
+    return {
+        name: stage | {"deps": [dep for dep in stage.get("deps", []) if dep["path"] not in tables]}
+        for name, stage in stages.items()
+    }
+
+
+def test_a_try_leaves_the_user_s_as_it_is_and_gives_what_the_same_settings_give_in_another_folder(
+    chain: Path, tmp_path: Path, tiny_base: Path
+):
+    """`make try` and `dvc repro` run all stages, with the same settings, in two folders: so their locks are equal."""
+    project = clone(tmp_path, tiny_base)
+    params = yaml.safe_load((project / "params.yaml").read_text())
+    params["dataset"]["path"] = "data/mine"  # of which the try wants nothing
+    (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    small = {section: values for section, values in MICRO.items() if section not in ("dataset", "rtdetr")}
+    for name, values in {"fast": small, "try": {"base": MICRO["base"]}}.items():
+        preset = project / f"presets/{name}.yaml"
+        knobs = yaml.safe_load(preset.read_text())
+        for section, more in values.items():
+            knobs[section] = {**knobs.get(section, {}), **more}
+        if name == "try":
+            knobs["workpieces"] = MICRO["workpieces"]
+        preset.write_text("# small\n" + yaml.safe_dump(knobs))
+    for name in ("dvc.lock", "data/mine/a.png", "metrics/summary.json", "models/detectors/mine"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("the user's own" if name != "dvc.lock" else "schema: '2.0'\nstages: {}\n")
+    run(project, "git", "add", "--force", "tiny")
+    before, status = contents(project), run(project, "git", "status", "--porcelain").stdout
+
+    done = run(project, "python", "-m", "lib.trial")
+    page = Path(project, done.stdout.rsplit(": ", 1)[1].strip())
+    assert page.is_file() and page.name == "index.html" and page.is_relative_to(project / ".work/try")
+    assert "stage 1 of" in done.stderr and "| mvp_diff " in done.stdout
+    assert contents(project) == before
+    assert run(project, "git", "status", "--porcelain").stdout == status
+    [one] = (project / ".work/try").iterdir()
+    assert yaml.safe_load((one / "params.yaml").read_text())["dataset"]["categories"] == ["hex_nut"]
+    assert locked(one) == locked(chain) and len(locked(chain)) > 15
+
+    again = run(project, "python", "-m", "lib.trial")
+    assert "Running stage" not in again.stdout, "what is done and has not changed is not done again"
+    (project / "lib/plots.py").write_text((project / "lib/plots.py").read_text() + "\n# changed\n")
+    (project / "stages/workpieces.py").write_text("raise SystemExit(3)\n")
+    assert run(project, "python", "-m", "lib.trial", check=False).returncode == 255
+    [other] = (project / ".work/try").iterdir()
+    assert other != one, "what has changed begins another one"
 
 
 def seconds_of_computing(folder: Path, *command: str) -> tuple[float, str]:
@@ -104,8 +158,8 @@ def seconds_of_computing(folder: Path, *command: str) -> tuple[float, str]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, output
 
 
-def test_a_second_repro_does_nothing_and_is_quick(chains: tuple[Path, Path], tmp_path: Path):
-    idle, output = seconds_of_computing(chains[0], "dvc", "repro")
+def test_a_second_repro_does_nothing_and_is_quick(chain: Path, tmp_path: Path):
+    idle, output = seconds_of_computing(chain, "dvc", "repro")
     assert "Running stage" not in output and "up to date" in output
     run(tmp_path, "git", "init", "--quiet")
     run(tmp_path, "dvc", "init", "--quiet")
@@ -113,78 +167,61 @@ def test_a_second_repro_does_nothing_and_is_quick(chains: tuple[Path, Path], tmp
     assert idle < 6 * bare, "measured: 4 times DVC's own start for these stages, which no machine changes much"
 
 
-def test_nothing_that_the_pipeline_leaves_behind_is_unknown_to_git(chains: tuple[Path, Path]):
-    assert run(chains[0], "git", "status", "--porcelain").stdout == ""
-    ignoring = run(chains[0], "git", "ls-files", "*.gitignore").stdout.split()
+def test_nothing_that_the_pipeline_leaves_behind_is_unknown_to_git(chain: Path):
+    assert run(chain, "git", "status", "--porcelain").stdout == ""
+    ignoring = run(chain, "git", "ls-files", "*.gitignore").stdout.split()
     assert ignoring == [".dvc/.gitignore", ".gitignore"], "DVC has added its own where ours forgets an output"
 
 
-def test_the_report_has_every_arm_and_the_summary_is_what_metrics_show(chains: tuple[Path, Path]):
-    report = (chains[0] / "metrics/report/report.md").read_text()
+def test_the_report_has_every_arm_and_the_summary_is_what_metrics_show(chain: Path):
+    report = (chain / "metrics/report/report.md").read_text()
     assert all(f"| {arm} " in report for arm in ("none", "placebo", *GENERATORS))
     assert "measured" in report and "cosine_rgb_otsu" in report
-    summary = json.loads((chains[0] / "metrics/summary.json").read_text())
+    summary = json.loads((chain / "metrics/summary.json").read_text())
     assert set(summary["unet"]) == {"none", "placebo", *GENERATORS}
     assert set(summary["patchcore"]) == {"none", "placebo"}, "what learns from good pictures is trained once"
-    assert "pixel_ap" in run(chains[0], "dvc", "metrics", "show").stdout
+    assert "pixel_ap" in run(chain, "dvc", "metrics", "show").stdout
 
 
-def test_no_pixel_outside_of_the_boxes_has_changed(chains: tuple[Path, Path]):
+def test_no_pixel_outside_of_the_boxes_has_changed(chain: Path):
     for generator in GENERATORS:
-        numbers = json.loads((chains[0] / f"metrics/masks/{generator}.json").read_text())["hex_nut"]
+        numbers = json.loads((chain / f"metrics/masks/{generator}.json").read_text())["hex_nut"]
         assert numbers["samples"] == 6 and numbers["pixels_changed_outside"] == 0
 
 
-def test_every_synthetic_sample_can_be_traced_to_its_source(chains: tuple[Path, Path]):
+def test_every_synthetic_sample_can_be_traced_to_its_source(chain: Path):
     samples = {
         row["id"]: row
-        for row in map(json.loads, (chains[0] / "data/prepared/hex_nut/samples.jsonl").read_text().splitlines())
+        for row in map(json.loads, (chain / "data/prepared/hex_nut/samples.jsonl").read_text().splitlines())
     }
-    rows = [json.loads(r) for r in (chains[0] / "data/masks/mvp_diff/hex_nut/manifest.jsonl").read_text().splitlines()]
+    rows = [json.loads(r) for r in (chain / "data/masks/mvp_diff/hex_nut/manifest.jsonl").read_text().splitlines()]
     for row in rows:
         assert samples[row["normal"]]["split"] == "train" and samples[row["normal"]]["defect_type"] == "good"
         assert row["model"].startswith("tiny@") and row["knobs"]["guidance_scale"] == 4.5
-        assert (chains[0] / row["image"]).is_file() and (chains[0] / row["mask"]).is_file()
+        assert (chain / row["image"]).is_file() and (chain / row["mask"]).is_file()
 
 
-def test_one_knob_of_synth_reruns_synth_and_what_follows_and_nothing_before(chains: tuple[Path, Path]):
-    output = run(chains[0], "dvc", "exp", "run", "-S", "synth.guidance_scale=5").stdout
+def test_one_knob_of_synth_reruns_synth_and_what_follows_and_nothing_before(chain: Path):
+    output = run(chain, "dvc", "exp", "run", "-S", "synth.guidance_scale=5").stdout
     reran = set(re.findall(r"Running stage '(\w+)", output))
     assert {"synth", "masks"} <= reran
     assert reran <= {"synth", "masks", "fidelity", "detect", "evaluate", "report"}
-    difference = run(chains[0], "dvc", "params", "diff", "HEAD").stdout
+    difference = run(chain, "dvc", "params", "diff", "HEAD").stdout
     assert "synth.guidance_scale" in difference
-    assert run(chains[0], "dvc", "metrics", "diff", "HEAD").returncode == 0
-    page = run(chains[0], "dvc", "plots", "show").stdout.strip().splitlines()[-1]
+    assert run(chain, "dvc", "metrics", "diff", "HEAD").returncode == 0
+    page = run(chain, "dvc", "plots", "show").stdout.strip().splitlines()[-1]
     assert page.endswith("index.html")
 
 
-def test_going_back_after_an_experiment_restores_params_and_results(chains: tuple[Path, Path]):
-    run(chains[0], "sh", "-c", "git checkout . && dvc checkout")
-    assert "guidance_scale: 4.5" in (chains[0] / "params.yaml").read_text()
-    assert "Running stage" not in run(chains[0], "dvc", "repro").stdout
-    assert run(chains[0], "git", "status", "--porcelain").stdout == ""
+def test_going_back_after_an_experiment_restores_params_and_results(chain: Path):
+    run(chain, "sh", "-c", "git checkout . && dvc checkout")
+    assert "guidance_scale: 4.5" in (chain / "params.yaml").read_text()
+    assert "Running stage" not in run(chain, "dvc", "repro").stdout
+    assert run(chain, "git", "status", "--porcelain").stdout == ""
 
 
-def test_own_pictures_are_read_by_the_command_of_the_readme(chains: tuple[Path, Path]):
-    folder = chains[1]
-    shutil.copytree(folder / "data/workpieces/hex_nut", folder / "data/mydata/bracket")
-    run(folder, "git", "add", "dvc.lock", "metrics")
-    run(folder, "git", "commit", "--quiet", "--message", "results")
-    run(folder, "sh", "-c", "dvc exp run -S dataset.path=data/mydata -S 'dataset.categories=[bracket]' prepare")
-    assert (folder / "data/prepared/bracket/samples.jsonl").is_file()
-    output = run(folder, "dvc", "repro", "report").stdout
-    assert "report" in output and "workpieces" not in output, "the demonstration is not rendered"
-    assert "| bracket" in run(folder, "cat", "metrics/report/report.md").stdout
-    committed = run(folder, "sh", "-c", "git for-each-ref --format='%(refname)' refs/exps | xargs -n1 git ls-tree -r")
-    assert "params.yaml" in committed.stdout and "mydata" not in committed.stdout, "own pictures stay out of Git"
-    run(folder, "sh", "-c", "git checkout params.yaml")
-    assert "bracket" not in (folder / "params.yaml").read_text()
-    run(folder, "sh", "-c", "git checkout . && dvc checkout")
-
-
-def test_new_pictures_are_searched_by_the_command_of_the_readme(chains: tuple[Path, Path]):
-    folder = chains[1]
+def test_new_pictures_are_searched_by_the_command_of_the_readme(chain: Path):
+    folder = chain
     shutil.copytree(
         folder / "models/detectors/unet/hex_nut", folder / "models/detectors/unet/bracket", dirs_exist_ok=True
     )
@@ -204,40 +241,42 @@ def test_new_pictures_are_searched_by_the_command_of_the_readme(chains: tuple[Pa
     shutil.rmtree(folder / "models/detectors/unet/bracket")
 
 
-def test_a_knob_that_does_not_exist_is_refused(chains: tuple[Path, Path]):
-    assert run(chains[1], "dvc", "exp", "run", "-S", "synth.guidance=5", check=False).returncode != 0
+def test_a_knob_that_does_not_exist_is_refused(chain: Path):
+    assert run(chain, "dvc", "exp", "run", "-S", "synth.guidance=5", check=False).returncode != 0
 
 
-def test_a_value_that_cannot_be_is_refused_with_its_key(chains: tuple[Path, Path]):
-    done = run(chains[1], "dvc", "repro", "--dry", check=False)
+def test_a_value_that_cannot_be_is_refused_with_its_key(chain: Path):
+    done = run(chain, "dvc", "repro", "--dry", check=False)
     assert done.returncode == 0
-    params = (chains[1] / "params.yaml").read_text()
-    (chains[1] / "params.yaml").write_text(params.replace("strength: 1.0", "strength: 7"))
-    done = run(chains[1], "dvc", "repro", check=False)
-    (chains[1] / "params.yaml").write_text(params)
+    params = (chain / "params.yaml").read_text()
+    (chain / "params.yaml").write_text(params.replace("strength: 1.0", "strength: 7"))
+    done = run(chain, "dvc", "repro", check=False)
+    (chain / "params.yaml").write_text(params)
     assert done.returncode != 0 and "synth.strength" in done.stdout + done.stderr
 
 
 REPLACED = ["workpieces/hex_nut", "prepared", "descriptions", "boxes", "placements"]
 
 
-@pytest.mark.parametrize("name", REPLACED)
-def test_a_folder_that_holds_somebody_s_files_is_not_deleted(chains: tuple[Path, Path], name: str):
-    folder = chains[1]
+def test_a_folder_that_holds_somebody_s_files_is_not_deleted(chain: Path):
+    """By DVC, which leaves what `persist`s to the stage (see below), nor by the stages, which refuse."""
     stages = {"workpieces/hex_nut": "workpieces", "prepared": "prepare", "descriptions": "describe"}
-    own = folder / "data" / name / "bracket" / "train" / "good" / "mine.png"
-    own.parent.mkdir(parents=True)
-    own.write_bytes(b"mine")
-    stage = stages.get(name, name.replace("placements", "random_boxes"))
-    done = run(folder, "dvc", "repro", stage, check=False)
-    assert done.returncode != 0 and "bracket/train/good/mine.png" in done.stdout + done.stderr
-    assert own.read_bytes() == b"mine"
-    shutil.rmtree(folder / "data" / name / "bracket")
-    assert run(folder, "dvc", "status", "--quiet", stage, check=False).returncode == 0, "nothing else was changed"
+    stages = {name: stages.get(name, name.replace("placements", "random_boxes")) for name in REPLACED}
+    for name, stage in stages.items():
+        own = chain / "data" / name / "bracket" / "train" / "good" / "mine.png"
+        own.parent.mkdir(parents=True)
+        own.write_bytes(b"mine")
+        command = ("dvc", "repro", stage) if stage == "prepare" else (sys.executable, "-m", f"stages.{stage}")
+        done = run(chain, *command, check=False)
+        assert done.returncode != 0 and "bracket/train/good/mine.png" in done.stdout + done.stderr
+        assert own.read_bytes() == b"mine"
+        shutil.rmtree(chain / "data" / name / "bracket")
+    left = run(chain, "dvc", "status", "--quiet", *stages.values(), check=False)
+    assert left.returncode == 0, "nothing else was changed"
 
 
-def test_products_beside_the_embedded_ones_outlive_every_command(chains: tuple[Path, Path]):
-    folder, own = chains[1], chains[1] / "data/workpieces/bracket/train/good/mine.png"
+def test_products_beside_the_embedded_ones_outlive_every_command(chain: Path):
+    folder, own = chain, chain / "data/workpieces/bracket/train/good/mine.png"
     own.parent.mkdir(parents=True)
     own.write_bytes(b"mine")
     run(folder, "dvc", "exp", "run", "-S", "workpieces.test_good=3", "--single-item", "workpieces")
@@ -250,8 +289,8 @@ def test_products_beside_the_embedded_ones_outlive_every_command(chains: tuple[P
     assert run(folder, "dvc", "status", "--quiet", "workpieces", check=False).returncode == 0
 
 
-def test_somebody_s_files_in_other_folders_go_as_the_page_of_data_says(chains: tuple[Path, Path]):
-    folder, names = chains[1], ("data/placements/mine.txt", "metrics/report/mine.txt", "metrics/masks/mine.txt")
+def test_somebody_s_files_in_other_folders_go_as_the_page_of_data_says(chain: Path):
+    folder, names = chain, ("data/placements/mine.txt", "metrics/report/mine.txt", "metrics/masks/mine.txt")
 
     def left() -> set[str]:
         return {name for name in names if (folder / name).is_file()}
@@ -276,49 +315,16 @@ def test_every_folder_of_pictures_that_dvc_would_delete_is_left_to_its_stage():
     assert rendered == {f"data/workpieces/{name}" for name in STATIONS}
 
 
-TINY = {
-    "generators": list(methods("generators")),
-    "detectors": list(methods("detectors")),
-    "placements": {"per_type": 1},
-    "detect": {"seeds": [0], "on_synthetic": ["pagmfr"], "steps": 2, "batch_size": 4, "validate_every": 2},
-    "defectfill": {"variants": 1, "candidates": 1},
-    "defect_gen": {"wide_width": 8, "narrow_width": 8, "train_steps": 2, "variants": 1},
-    "dmgr": {"global_width": 8, "local_width": 8, "global_steps": 2, "local_steps": 2, "levels": 3, "good_windows": 1},
-    "rgpkd": {"width": 8, "bank": 4},
-    "pagmfr": {"width": 8},
-    "rtdetr": {"width": 16, "queries": 5, "steps": 2},
-}
-
-
-def test_every_generator_and_every_detector_reach_the_report(tmp_path: Path, tiny_base: Path):
-    folder = clone(tmp_path, tiny_base)
-    run(folder, sys.executable, "-m", "lib.preset", "all-generators", "all-detectors")
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    assert set(params["generators"]) == set(TINY["generators"])
-    for key, values in TINY.items():
-        params[key] = values if isinstance(values, list) else params[key] | values
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    run(folder, "dvc", "repro")
-    summary = json.loads((folder / "metrics/summary.json").read_text())
-    for detector in methods("detectors"):
-        arms = TINY["generators"] if detector == "pagmfr" else []
-        assert set(summary[detector]) == {"none", "placebo", *arms}
-    for generator in methods("generators"):
-        numbers = json.loads((folder / f"metrics/masks/{generator}.json").read_text())["hex_nut"]
-        assert numbers["samples"] == 3 and numbers["pixels_changed_outside"] == 0
-    assert (folder / "metrics/fidelity/hex_nut.png").is_file()
-
-
-def test_bad_data_is_refused_in_one_list_and_nothing_is_written(chains: tuple[Path, Path]):
-    folder = chains[1] / "bad" / "hex_nut"
-    shutil.copytree(chains[1] / "data/workpieces/hex_nut", folder)
+def test_bad_data_is_refused_in_one_list_and_nothing_is_written(chain: Path):
+    folder = chain / "bad" / "hex_nut"
+    shutil.copytree(chain / "data/workpieces/hex_nut", folder)
     (folder / "train/good/000.png").write_bytes(b"")
     (folder / "ground_truth/crack/000_mask.png").unlink()
-    params = (chains[1] / "params.yaml").read_text()
-    (chains[1] / "params.yaml").write_text(params.replace("path: data/workpieces", "path: bad"))
-    before = (chains[1] / "data/prepared/hex_nut/samples.jsonl").read_bytes()
-    done = run(chains[1], sys.executable, "-m", "stages.prepare", check=False)
-    (chains[1] / "params.yaml").write_text(params)
+    params = (chain / "params.yaml").read_text()
+    (chain / "params.yaml").write_text(params.replace("path: data/workpieces", "path: bad"))
+    before = (chain / "data/prepared/hex_nut/samples.jsonl").read_bytes()
+    done = run(chain, sys.executable, "-m", "stages.prepare", check=False)
+    (chain / "params.yaml").write_text(params)
     assert done.returncode == 2
     assert "train/good/000.png" in done.stderr and "crack/000" in done.stderr
-    assert (chains[1] / "data/prepared/hex_nut/samples.jsonl").read_bytes() == before
+    assert (chain / "data/prepared/hex_nut/samples.jsonl").read_bytes() == before

@@ -126,6 +126,7 @@ def reads(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> dict[str
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for section, values in MICRO.items():
         params[section].update(values)
+    params["detect"]["seeds"] = [0]  # another one reads the same
     params["detectors"].append("rtdetr")  # answers boxes, which no default detector does
     params["detect"]["on_synthetic"].append("rtdetr")
     params["export"]["formats"] = ["csv"]  # the default has no stage of it

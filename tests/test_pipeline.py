@@ -4,12 +4,14 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
 from lib.core.params import methods
+from tests.commands import run_here
 from tests.conftest import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -22,6 +24,7 @@ SETTINGS = ROOT / "lib/__init__.py"  # of how fast and how loud, not of what is 
 LIGHT = ["workpieces", "prepare", "describe", "boxes", "random_boxes", "masks", "export", "report"]
 
 
+@cache
 def imported(file: Path) -> set[Path]:
     """The project's own modules that a file names in any import, wherever it stands."""
     found: set[Path] = set()
@@ -39,6 +42,7 @@ def imported(file: Path) -> set[Path]:
     return {path for path in found | packages if path.is_file() and path != SETTINGS and not is_bare(path)}
 
 
+@cache
 def is_bare(file: Path) -> bool:
     """Whether a file holds a docstring and nothing else."""
     return all(isinstance(node, ast.Expr) for node in ast.parse(file.read_text(encoding="utf-8")).body)
@@ -198,22 +202,26 @@ def test_stage_scripts_are_thin():
         assert len(script.read_text(encoding="utf-8").splitlines()) <= 60, script.name
 
 
-@pytest.mark.parametrize("name", LIGHT)
-def test_light_stages_start_without_torch(name: str):
-    check = f"import sys, stages.{name}; sys.exit(any(m in sys.modules for m in ('torch', 'diffusers', 'matplotlib')))"
-    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
-
-
-@pytest.mark.parametrize("name", ["finetune", "synth", "baseline", "detect", "evaluate"])
-def test_diffusers_is_loaded_by_the_method_that_needs_it_alone(name: str):
+def test_light_stages_start_without_torch():
+    """In one process: what none of them has loaded behind the last one, none has loaded."""
     check = (
-        f"import sys, stages.{name}; from lib import generators, detectors; generators.find('perlin');"
-        " detectors.find('unet'); sys.exit('diffusers' in sys.modules)"
+        "import importlib, sys\nfor name in sys.argv[1:]:\n    importlib.import_module(f'stages.{name}')\n"
+        "    assert not {'torch', 'diffusers', 'matplotlib'} & set(sys.modules), name"
     )
-    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+    assert subprocess.run([sys.executable, "-c", check, *LIGHT], cwd=ROOT).returncode == 0
+
+
+def test_diffusers_is_loaded_by_the_method_that_needs_it_alone():
+    check = (
+        "import importlib, sys\nfrom lib import generators, detectors\n"
+        "generators.find('perlin'), detectors.find('unet')\nfor name in sys.argv[1:]:\n"
+        "    importlib.import_module(f'stages.{name}')\n    assert 'diffusers' not in sys.modules, name"
+    )
+    names = ["finetune", "synth", "baseline", "detect", "evaluate"]
+    assert subprocess.run([sys.executable, "-c", check, *names], cwd=ROOT).returncode == 0
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_explains_itself(name: str):
-    done = subprocess.run([sys.executable, "-m", f"stages.{name}", "--help"], cwd=ROOT, capture_output=True, text=True)
+    done = run_here(ROOT, f"stages.{name}", "--help")
     assert done.returncode == 0 and len(done.stdout) > 100

@@ -30,6 +30,7 @@ from lib.trained import Decision
 from tests import brightness
 from tests.blobs import BUDGET
 from tests.brightness import bright_discs
+from tests.commands import run_here
 from tests.conftest import ROOT
 
 THRESHOLD = 150.0
@@ -338,14 +339,9 @@ def test_truncated_or_foreign_weights_are_one_line_with_the_files_name(network: 
         loaded(network)
 
 
-def command(model: Path, *words: str) -> list[str]:
-    places = [str(model.absolute()), str(NEW.absolute()), "--out", str(OUT.absolute())]
-    return [sys.executable, "-m", "lib.predict", *places, *words]
-
-
 def test_the_command_ends_with_1_where_a_picture_failed_and_says_how_many(network: Path):
     def run() -> subprocess.CompletedProcess:
-        return subprocess.run(command(network), cwd=ROOT, capture_output=True, text=True)
+        return run_here(Path(), "lib.predict", network, NEW, "--out", OUT)
 
     (NEW / "._0.png").write_bytes(b"\0\5\x16\7" + bytes(78))  # what a Mac leaves beside a picture
     done = run()
@@ -358,9 +354,10 @@ def test_the_command_ends_with_1_where_a_picture_failed_and_says_how_many(networ
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no such signals to single processes")
 def test_watching_ends_cleanly_by_ctrl_c_and_by_a_services_stop(network: Path):
+    words = [str(network.absolute()), str(NEW.absolute()), "--out", str(OUT.absolute()), "--watch", "--every", "0.1"]
     for number, stop in enumerate((signal.SIGINT, signal.SIGTERM)):
         watching = subprocess.Popen(
-            command(network, "--watch", "--every", "0.1"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "lib.predict", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True
         )
         assert watching.stderr
         write_png(NEW / f"late-{number}.png", read_image(NEW / "0.png"))
@@ -471,8 +468,7 @@ def test_onnxruntime_finds_what_torch_finds(network: Path):
 
 
 def test_the_command_tells_what_is_wrong_in_one_message(trained: Path):
-    command = [sys.executable, "-m", "lib.predict", "empty", str(NEW.absolute()), "--out", "out"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_here(Path(), "lib.predict", "empty", NEW, "--out", "out")
     assert done.returncode == 2 and "holds no trained detector" in done.stderr and "Traceback" not in done.stderr
 
 

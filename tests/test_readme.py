@@ -1,10 +1,11 @@
-"""The commands of README and docs exist and do what they say; heavy ones run in test_chain.py and test_machines.py."""
+"""The commands of README and docs exist and do what they say; heavy ones run in test_chain.py and files like it."""
 
 import json
 import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
 PROGRAMS = "make|dvc|cat|source|git|python|pip|accelerate|pytest|mkdocs|pre-commit|sh|cd|sbatch|sky"
 
-# Commands that test_chain.py runs, word for word.
+# Commands that test_chain.py and test_methods.py run, word for word.
 RUN_IN_CHAIN = {
     "dvc repro",
     "dvc repro report",
@@ -102,20 +103,25 @@ def commands(document: Path) -> set[str]:
     return {command.strip() for command in [*lines, *re.findall(rf"`({starts}[^`]+)`", prose)]}
 
 
+@cache
+def done(program: str, *words: str) -> subprocess.CompletedProcess:
+    """What a command says in the root; once, however many documents show it."""
+    return subprocess.run([program, *words], cwd=ROOT, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda place: place.relative_to(ROOT).as_posix())
 def test_every_command_is_run_by_a_test_or_checked_here(document: Path):
     left = commands(document) - RUN_IN_CHAIN - RUN_ELSEWHERE - NAMED - NOT_RUN_HERE.keys()
     made = {command for command in left if command.startswith("make ")}
     for command in made:
-        assert subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True).returncode == 0, command
+        assert done(*command.split(), "--dry-run").returncode == 0, command
     left -= made
     tried = {command: [*command.split(), "--dry"] for command in left if command.startswith("dvc repro ")}
     tried |= {command: command.split() for command in left if command.endswith(" --help")}
     tried |= {command: shlex.split(command) for command in left if re.match(r"dvc (exp show|stage list)\b", command)}
     for command, words in tried.items():
-        program = str(Path(sys.executable).with_name(words[0]))
-        done = subprocess.run([program, *words[1:]], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}: {done.stderr}"
+        tried_here = done(str(Path(sys.executable).with_name(words[0])), *words[1:])
+        assert tried_here.returncode == 0, f"{command}: {tried_here.stderr}"
     left -= set(tried)
     keys = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     for command in left:  # full-size models and real data, which are not here: their knobs must exist

@@ -1,6 +1,5 @@
 """The recipe as a whole, in small: its two commands make a model that the pipeline loads."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from lib.base import pool
 from lib.base.__main__ import main
 from lib.core.params import Base
 from lib.diffusion.components import load
+from tests.commands import run_here
 from tests.conftest import ROOT
 
 
@@ -31,6 +31,7 @@ def test_the_two_commands_make_a_model_that_the_pipeline_loads(params, inside: P
 
 def test_the_recipe_explains_itself_as_models_dvc_yaml_calls_it():
     command = yaml.safe_load((ROOT / "models/dvc.yaml").read_text(encoding="utf-8"))["stages"]["base"]["cmd"][0]
-    call = [sys.executable, *command.split()[1:-1], "--help"]
-    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    program, option, *words = command.split()[:-1]
+    assert (program, option) == ("python", "-m")
+    done = run_here(ROOT, *words, "--help")
     assert done.returncode == 0 and "{autoencoder,unet}" in done.stdout

@@ -10,14 +10,14 @@ import yaml
 from PIL import Image
 
 from lib.dataset import inspect as dry_run
+from tests.commands import run_here
 from tests.conftest import ROOT
 
 SHARED = ROOT.parent / "shared/data"
 
 
 def inspect(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "lib.dataset.inspect", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
+    return run_here(folder, "lib.dataset.inspect", *arguments)
 
 
 def write_nuts(root: Path) -> Path:

@@ -190,14 +190,14 @@ save_file(dict(line.state_dict()), "weights.safetensors")
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_and_rerun_give_bit_equal_weights(tmp_path: Path):
+def test_kill_9_at_any_moment_and_rerun_give_bit_equal_weights(tmp_path: Path, inside: Path):
     script = textwrap.dedent(KILLED).format(root=str(ROOT))
 
     def start(folder: Path) -> subprocess.Popen:
         folder.mkdir(exist_ok=True)
         return subprocess.Popen([sys.executable, "-c", script], cwd=folder, stderr=subprocess.DEVNULL)
 
-    assert start(tmp_path / "whole").wait() == 0
+    whole = dict(fit("k", steps=60, checkpoint_every=1).state_dict())
     for kills, after in enumerate((0.15, 0.4)):
         run = start(tmp_path / "killed")
         while not list((tmp_path / "killed").glob(f".work/line/k/step-00000{kills + 1}*")):
@@ -207,9 +207,9 @@ def test_kill_9_at_any_moment_and_rerun_give_bit_equal_weights(tmp_path: Path):
         run.kill()  # SIGKILL, where there is one
         run.wait()
     assert start(tmp_path / "killed").wait() == 0
-    whole, killed = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed"))
+    killed = load_file(tmp_path / "killed/weights.safetensors")
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
-    curves = [(tmp_path / name / "curves/plots/metrics/loss.tsv").read_text() for name in ("whole", "killed")]
+    curves = [(tmp_path / name / "curves/plots/metrics/loss.tsv").read_text() for name in (".", "killed")]
     assert curves[0] == curves[1]
 
 
@@ -223,20 +223,19 @@ from tests.diffusion.test_training import Line, settings
 from lib.diffusion.training import train
 line = Line()
 train(line, 5, settings(), 0, "line", "k", Path("curves"))
-save_file(dict(line.state_dict()), f"weights-{{os.environ.get('RANK', 'one')}}.safetensors")
+save_file(dict(line.state_dict()), f"weights-{{os.environ['RANK']}}.safetensors")
 """
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(tmp_path: Path):
+def test_two_processes_learn_what_one_does(tmp_path: Path, inside: Path):
     (tmp_path / "two.py").write_text(TWO.format(root=str(ROOT)))
-    one, two = tmp_path / "one", tmp_path / "both"
-    one.mkdir(), two.mkdir()
+    alone = dict(fit().state_dict())
+    two = tmp_path / "both"
+    two.mkdir()
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, tmp_path / "two.py"], cwd=one, env=environment, check=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([*command, str(tmp_path / "two.py")], cwd=two, env=environment, check=True)
-    alone = load_file(one / "weights-one.safetensors")
     ranks = [load_file(two / f"weights-{rank}.safetensors") for rank in (0, 1)]
     for name in alone:
         assert torch.equal(ranks[0][name], ranks[1][name])

@@ -13,6 +13,7 @@ from lib.core.errors import UserError
 from lib.core.images import write_png
 from lib.core.params import Format, Params
 from lib.export.datasets import FORMATS, write_dataset
+from tests.commands import run_here
 from tests.conftest import ROOT
 from tests.export.conftest import CATEGORY, GENERATORS, Truth
 
@@ -104,15 +105,15 @@ def test_the_stage_and_the_command_write_the_same_without_torch(truth: Truth, in
         (["--generators", "dmgr"], "dmgr: not among generators"),
         (["--categories", "../x"], "../x: not among dataset.categories"),
     ):
-        done = run("lib.export", "coco", "--out", "no", *asked, cwd=inside)
+        done = run_here(inside, "lib.export", "coco", "--out", "no", *asked)
         assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
     Path("file").write_text("mine")
-    done = run("lib.export", "coco", "--out", "file/below", cwd=inside)
+    done = run_here(inside, "lib.export", "coco", "--out", "file/below")
     assert done.returncode == 2 and "Not a directory" in done.stderr and "Traceback" not in done.stderr
     Path("dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
     for place in ("data/prepared", "data/export", "data/masks"):
-        done = run("lib.export", "csv", "--out", place, cwd=inside)
+        done = run_here(inside, "lib.export", "csv", "--out", place)
         assert done.returncode == 2 and f"{place}/csv" in done.stderr and "belongs to the stage" in done.stderr
     assert not Path("data/prepared/csv").exists()
-    done = run("lib.export", "csv", "--out", "real", "--generators", "--parts", "val", cwd=inside)
+    done = run_here(inside, "lib.export", "csv", "--out", "real", "--generators", "--parts", "val")
     assert done.returncode == 0 and "2 of slab" in done.stdout

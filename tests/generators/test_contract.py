@@ -62,6 +62,12 @@ def answers(trained: Trained, *batches: list[Placement]) -> list[Made]:
     return list(chain(*stream))
 
 
+@pytest.fixture(scope="module")
+def together(trained: Trained) -> list[Made]:
+    """The answers to all placements in one batch."""
+    return answers(trained, PLACEMENTS)
+
+
 def test_its_settings_are_a_section_that_knows_its_keys(trained: Trained, raw_params: dict):
     settings = find(trained.name).Settings
     assert issubclass(settings, Section) and settings.__doc__
@@ -111,8 +117,7 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_another_defect(trained: Tr
     assert (other.image != first[0].image).any()
 
 
-def test_neither_order_nor_batches_change_a_sample(trained: Trained):
-    together = answers(trained, PLACEMENTS)
+def test_neither_order_nor_batches_change_a_sample(trained: Trained, together: list[Made]):
     apart = answers(trained, PLACEMENTS[:1], PLACEMENTS[:2:-1], PLACEMENTS[2:0:-1])
     apart = [apart[0], *apart[:0:-1]]
     tolerance = MOST if hasattr(find(trained.name), "finetune") else LEAST
@@ -126,8 +131,8 @@ def test_neither_order_nor_batches_change_a_sample(trained: Trained):
                 assert note == pytest.approx(other.notes[name], abs=0 if tolerance == LEAST else 1e-4)
 
 
-def test_outside_of_the_box_nothing_changes_and_the_mask_lies_within_it(trained: Trained):
-    for answer, request in zip(answers(trained, PLACEMENTS), PLACEMENTS, strict=True):
+def test_outside_of_the_box_nothing_changes_and_the_mask_lies_within_it(together: list[Made]):
+    for answer, request in zip(together, PLACEMENTS, strict=True):
         if answer.own_background:
             continue
         normal = read_image(Path(f"data/prepared/{CATEGORY}/images/{request.normal}.png"))

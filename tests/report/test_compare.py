@@ -14,10 +14,12 @@ import yaml
 
 from lib.core.errors import UserError
 from lib.metrics.intervals import chance_difference
+from lib.report import runs
 from lib.report.before_after import outcomes, verdict_of
 from lib.report.compare import changed_code, changed_params, compared, headline, stale
 from lib.report.runs import Run, find_run
 from lib.report.scores import COLUMNS
+from tests.commands import run_here
 from tests.conftest import ROOT
 from tests.test_chain import BIN, run
 
@@ -111,9 +113,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compare(folder: Path, *names: str, check: bool = True) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "lib.report.compare", *names, "--out", "page.html"]
-    done = subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": f"{BIN}:/usr/bin:/bin"},
-                          capture_output=True, text=True)  # fmt: skip
+    for known in (runs._listing, runs._cache):  # a process of its own would know nothing either
+        known.cache_clear()
+    done = run_here(folder, "lib.report.compare", "--out", "page.html", *names)
     assert not check or done.returncode == 0, done.stderr
     return done
 
