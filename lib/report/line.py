@@ -47,7 +47,7 @@ def line_table(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) ->
     The mean over categories comes first, then each category by itself, of which no verdict is told. A column that
     would name the only detector or category is left out. scores: of `read_scores`; contrasts: of `differences`.
     """
-    rates = spread(_of_hundred(pd.concat([over_categories(scores), scores])))
+    rates = spread(_of_hundred(pd.concat([over_categories(scores), scores]))).to_dict("index")
     verdicts = contrasts.set_index(["detector", "metric", "arm"])["verdict"]
     categories = list(params.dataset.categories)
     judged, *others = [ALL, *categories] if len(categories) > 1 else categories
@@ -56,8 +56,8 @@ def line_table(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) ->
         for arm in params.arms(detector):
             row = {"detector": detector, "category": category, "arm": arm}
             for head, metric in RATES.items():
-                mean, std = rates.loc[(detector, category, arm, metric)]
-                change = mean - rates.loc[(detector, category, REAL_ONLY, metric), "mean"]
+                mean, std = rates[detector, category, arm, metric].values()
+                change = mean - rates[detector, category, REAL_ONLY, metric]["mean"]
                 told = _number(change, "+")
                 if category == judged and arm != REAL_ONLY:
                     told += f" {verdicts[detector, metric, arm]}"

@@ -107,7 +107,7 @@ def write_report(params: Params, metrics: Path) -> str:
     write_text(out / "differences.csv", _csv(contrasts))
     write_json(metrics / "summary.json", summary(params, metrics, scores))
     _write_plots(params, metrics, scores, contrasts)
-    return "\n\n".join([*told, *(markdown(part.table) for part in sections[:2])])
+    return "\n\n".join([*told, *(markdown(part.table) for part in sections[:2] if part.table is not None)])
 
 
 def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> list[Part]:
