@@ -24,10 +24,9 @@ from lib.metrics.intervals import chance_difference, mean_std, paired_difference
 from lib.report.before_after import outcomes, pairs, read_answers
 from lib.report.page import environment
 from lib.report.runs import WORKSPACE, Run, find_run, told
-from lib.report.scores import COLUMNS, LEVEL
+from lib.report.scores import COLUMNS, LEVEL, MAIN
 
 LIMIT = 12_000_000  # bytes of the page, which has all pictures in view
-MAIN = ("pixel_ap", "image_auroc", "pixel_iou_at_val_threshold", "aupro", "box_ap50")  # not folded away
 MARK = "lib.report.compare"  # in the page's head
 
 Scores = dict[tuple[str, str, str], dict[str, list[float]]]  # by detector, arm and metric, then category: over seeds

@@ -69,7 +69,7 @@ def outcomes(answers: Answers) -> pd.DataFrame:
                         "type": name,
                         "asked": len(of_type),
                         **{verdict: counts[verdict] for verdict in VERDICTS},
-                        "because": ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "-",
+                        "because": "; ".join(f"{count} {reason}" for reason, count in sorted(reasons.items())) or "-",
                     }
                 )
     return pd.DataFrame(rows)

@@ -16,15 +16,17 @@ WIDE = 20.0  # a ratio of largest to smallest value from which the axis is logar
 DECADES = 200.0  # a ratio from which such an axis names powers of ten alone
 INK = "#010203"  # stands for the colour of the page's text until the drawing is done
 COLOURS = {"real boxes": "#8a8a8a", "placements": "#1f77b4", "accepted": "#2e9e4f", "rejected": "#d1495b"}
+TICKS = "real boxes"  # few, so that shares of them in bins would be spikes
 
 Rows = Mapping[str, Mapping[str, Sequence[float]]]
 
 
-def histograms(name: str, rows: Rows, label: str, shares: bool = False) -> str:
+def histograms(name: str, rows: Rows, label: str, limits: Sequence[float] = ()) -> str:
     """Rows of histograms over one axis, as an `<svg>` element; `name` makes its ids its own on the page.
 
-    rows: by their names, the values of each series, whose names are keys of COLOURS. shares: each series as shares of
-    itself, so that few real ones compare with many; else counts. Where all values are equal, a sentence says so.
+    rows: by their names, the values of each series, whose names are keys of COLOURS; those of TICKS are drawn one by
+    one. limits: dashed lines through all rows, as far as the axis has them. Where all values are equal, a sentence says
+    so.
     """
     values = np.array([value for series in rows.values() for numbers in series.values() for value in numbers], float)
     if not values.size:
@@ -47,11 +49,16 @@ def histograms(name: str, rows: Rows, label: str, shares: bool = False) -> str:
         panels = figure.subplots(len(rows), sharex=True, squeeze=False)[:, 0]
         for panel, (row, series) in zip(panels, rows.items(), strict=True):
             for kind, numbers in series.items():
-                heights = np.histogram(numbers, edges)[0].astype(float)
-                if shares:
-                    heights /= max(len(numbers), 1)
+                if kind == TICKS:
+                    across = panel.get_xaxis_transform()
+                    panel.vlines(numbers, 0, 0.3, COLOURS[kind], linewidth=1.2, transform=across, zorder=3)
+                    continue
+                heights = np.histogram(numbers, edges)[0]
                 panel.stairs(heights, edges, color=COLOURS[kind], fill=True, alpha=0.3)
-                panel.stairs(heights, edges, color=COLOURS[kind], linewidth=1.2, label=kind)
+                panel.stairs(heights, edges, color=COLOURS[kind], linewidth=1.2)
+            for limit in limits:
+                if low <= limit <= high:
+                    panel.axvline(limit, color=INK, linewidth=0.8, linestyle="--")
             panel.set_title(row, fontsize=8, loc="left", pad=2)
             panel.set_facecolor("none")
             panel.spines[["top", "right"]].set_visible(False)

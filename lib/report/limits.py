@@ -13,6 +13,10 @@ class Limit(NamedTuple):
     least: float | None = None
     most: float | None = None
 
+    def values(self) -> list[float]:
+        """The ends of the range that are there."""
+        return [end for end in (self.least, self.most) if end is not None]
+
     def bounds(self) -> str:
         """The limit in words; empty where there is none."""
         if self.least is not None:

@@ -12,13 +12,16 @@ from markupsafe import Markup
 from lib.core.params import Params
 from lib.core.records import DefectBox, read_records, read_train
 from lib.core.runtime import write_text
+from lib.report.cells import Part
 from lib.report.gallery import VERDICTS, Answers, gallery, outcome, outcomes, read_answers
 from lib.report.goods import forms, good_pictures
 from lib.report.histograms import histograms
 from lib.report.limits import Limit, described, limits, titled
-from lib.report.scores import differences, over_pictures, read_scores
+from lib.report.line import on_the_line, sizes_of_test
+from lib.report.samples import empty_arms, gates, memorised
+from lib.report.scores import COLUMNS, MEANINGS, differences, over_pictures, read_scores
 from lib.report.sheets import error_sheets, place_sheets, uri
-from lib.report.tables import Part, count_test, empty_arms, gates, memorised, parts, pictures
+from lib.report.tables import parts, pictures
 from lib.report.verdict import harvest, headline, verdict
 
 LIMIT = 20_000_000  # bytes of the whole page, which a phone still opens
@@ -26,6 +29,7 @@ NOTE = 1_000  # bytes kept for the sentence that says how many samples there are
 SHEETS = 0.25  # of them, at most, for sheets of errors
 GOODS = 0.15  # of them, at most, for good pictures on which a person can draw
 PLACES = 0.1  # of them, at most, for sheets of places
+NUMBER = re.compile(r"-$|[-+±\[]*\d[^a-z]*(within|beyond|no samples)?$")  # with the verdict on it
 PLOTS = {
     "pixel_ap": "pixel AP of every arm",
     "aupro": "AUPRO of every arm",
@@ -48,11 +52,14 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
     bounds = limits(params.gate)
     sections = parts(params, metrics, scores, contrasts)
     page: dict[str, Any] = {
-        "headline": headline(contrasts, scores, count_test(params)),
+        "headline": headline(contrasts, scores, sum(map(sum, sizes_of_test(params).values()))),
+        "on_the_line": on_the_line(params, scores, contrasts),
         "verdict": verdict(contrasts),
         "harvest": harvest(gates(params, metrics), memorised(params, metrics)),
-        "arms": sections[0],
-        "parts": sections[1:],
+        "line": sections[0],
+        "arms": sections[1],
+        "parts": sections[2:],
+        "meanings": {COLUMNS[name]: MEANINGS[name] for name in scores["metric"].cat.categories},
         "pictures": pictures(params),
         "plots": _plots(metrics / "report"),
         "outcomes": _counts(counts),
@@ -85,7 +92,13 @@ def environment() -> Environment:
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters["prose"] = prose
+    environment.filters["numeric"] = numeric
     return environment
+
+
+def numeric(frame: pd.DataFrame) -> list[bool]:
+    """For each column of a table, whether it holds numbers, which stand flush right."""
+    return [all(NUMBER.match(str(cell)) for cell in column) for _, column in frame.items()]
 
 
 def prose(text: str) -> Markup:
@@ -108,7 +121,7 @@ def _counts(table: pd.DataFrame) -> Part:
     if counts["asked"] != counts[list(VERDICTS)].sum():
         raise ValueError(f"{counts['asked']} requests, {counts[list(VERDICTS)].sum()} with an outcome")
     total = {"generator": "all", "category": "all", "type": "all", **counts, "because": "-"}
-    return Part("Asked = accepted + rejected + failed", pd.concat([table, pd.DataFrame([total])]), "")
+    return Part("Requests and their outcomes", pd.concat([table, pd.DataFrame([total])]))
 
 
 def _box_histograms(params: Params, answers: Answers) -> list[Markup]:
@@ -132,7 +145,7 @@ def _box_histograms(params: Params, answers: Answers) -> list[Markup]:
         ("aspect", "width / height of the box", lambda box: (box[2] - box[0]) / (box[3] - box[1])),
     ):
         rows = {row: {kind: list(map(measure, those)) for kind, those in kinds.items()} for row, kinds in boxes.items()}
-        drawings.append(Markup(histograms(f"boxes-{name}", rows, label, shares=True)))
+        drawings.append(Markup(histograms(f"boxes-{name}", rows, label)))
     return drawings
 
 
@@ -149,7 +162,11 @@ def _score_histograms(answers: Answers, bounds: dict[str, Limit]) -> list[Markup
             }
             for generator, of in records.items()
         }
-        drawings.append(Markup(histograms(f"score-{name}", rows, titled(name, bounds))))
+        drawings.append(
+            Markup(
+                histograms(f"score-{name}", rows, titled(name, bounds), bounds[name].values() if name in bounds else ())
+            )
+        )
     return drawings
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,23 +12,43 @@ import pandas as pd
 from lib.core.params import PLACEBO, REAL_ONLY, Params
 from lib.metrics.intervals import chance_difference, paired_difference
 
-# The columns of the tables: the key in the detection metrics, and its name in the field.
-COLUMNS = {
-    "image_auroc": "image AUROC",
-    "image_ap": "image AP",
-    "image_f1_max": "image F1-max",
-    "pixel_auroc": "pixel AUROC",
+# The columns of the tables: the key in the detection metrics, and its name in the field. What is shown first; the
+# verdict's metric leads.
+MAIN = {
     "pixel_ap": "pixel AP",
-    "pixel_f1_max": "pixel F1-max",
-    "pixel_iou_max": "pixel IoU-max",
+    "image_auroc": "image AUROC",
     "pixel_iou_at_val_threshold": "pixel IoU at val",
     "aupro": "AUPRO",
     "box_ap50": "box AP50",
-    "box_ap": "box AP",
     "defects_alarmed": "defects found",
     "good_alarmed": "false alarms",
     "type_miou": "mIoU of types",
     "type_accuracy": "type accuracy",
+}
+COLUMNS = MAIN | {
+    "image_ap": "image AP",
+    "image_f1_max": "image F1-max",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_f1_max": "pixel F1-max",
+    "pixel_iou_max": "pixel IoU-max",
+    "box_ap": "box AP",
+}
+MEANINGS = {  # on the page, beside the numbers; docs/report.md says more
+    "pixel_ap": "area under precision and recall over all pixels; large defects rule it",
+    "image_auroc": "the chance that a picture with a defect scores higher than a good one; 0.5 is guessing",
+    "pixel_iou_at_val_threshold": "overlap of found and true pixels at the threshold from val, as in use",
+    "aupro": "share of each defect's pixels that is found, averaged over defects, however small they are",
+    "box_ap50": "average precision of boxes that overlap the true ones by half (COCO)",
+    "defects_alarmed": "share of the pictures with a defect that are an alarm at the threshold from val",
+    "good_alarmed": "share of the good pictures that are an alarm at the threshold from val; 0 is best",
+    "type_miou": "overlap of found and true pixels of each defect type, averaged over types",
+    "type_accuracy": "share of the defect pictures whose highest scores are of the right type",
+    "image_ap": "area under precision and recall over pictures",
+    "image_f1_max": "F1 over pictures at the threshold that suits the test part best",
+    "pixel_auroc": "the chance that a pixel of a defect scores higher than another one",
+    "pixel_f1_max": "F1 over pixels at the threshold that suits the test part best",
+    "pixel_iou_max": "overlap of found and true pixels at the threshold that suits the test part best",
+    "box_ap": "as box AP50, averaged over overlaps from 0.5 to 0.95",
 }
 SELDOM = ("type_miou", "type_accuracy")  # told by detectors alone that tell types apart
 RESAMPLED = "resampled.csv"  # of each arm, by the stage evaluate
@@ -45,7 +66,7 @@ def read_scores(params: Params, folder: Path) -> pd.DataFrame:
     """
     rows = []
     for detector in params.detectors:
-        scores = json.loads((folder / f"{detector}.json").read_text(encoding="utf-8"))
+        scores = read_json(folder / f"{detector}.json")
         for category in params.dataset.categories:
             for arm in params.arms(detector):
                 seeds = scores[category][arm]["seeds"]
@@ -139,3 +160,8 @@ def over_pictures(params: Params, contrasts: pd.DataFrame, folder: Path) -> pd.D
             rows += [(detector, metric, arm, *quantiles[metric]) for metric in quantiles]
     table = pd.DataFrame(rows, columns=["detector", "metric", "arm", "pictures_low", "pictures_high"])
     return contrasts.merge(table, how="left", on=["detector", "metric", "arm"])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of metrics."""
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -10,10 +10,10 @@ import pandas as pd
 from lib.core.geometry import resize
 from lib.core.images import read_image
 from lib.core.params import Params
-from lib.core.records import GOOD, Sample, of_split, read_records
 from lib.report.gallery import webp_bytes
+from lib.report.line import sizes_of_test
 
-WIDTH = 640  # px
+WIDTHS = (820, 640)  # px; of an embedded sheet; the smaller where not all of them fit
 QUALITY = 80  # of WebP
 
 
@@ -34,13 +34,11 @@ def error_sheets(params: Params, metrics: Path, scores: pd.DataFrame, room: int)
     first = scores[scores["seed"] == 0].set_index(["detector", "category", "arm", "metric"])["value"]
 
     def places() -> Iterator[tuple[str, str, Path]]:
-        for category in params.dataset.categories:
-            test = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "test")
-            good = sum(sample.defect_type == GOOD for sample in test)
+        for category, (defects, good) in sizes_of_test(params).items():
             for detector in params.detectors:
                 for arm in params.arms(detector):
                     found, alarms = (first[detector, category, arm, m] for m in ("defects_alarmed", "good_alarmed"))
-                    counts = [_of("missed", 1 - found, len(test) - good), _of("false alarms on", alarms, good)]
+                    counts = [_of("missed", 1 - found, defects), _of("false alarms on", alarms, good)]
                     name = ", ".join([detector, arm, *filter(None, counts)])
                     yield category, name, metrics / "detection" / detector / category / arm / "worst.png"
 
@@ -64,15 +62,24 @@ def _of(what: str, share: float, count: int) -> str:
 
 
 def _fitting(places: list[tuple[str, str, Path]], room: int) -> tuple[list[Sheet], str]:
+    for width in WIDTHS:
+        sheets = _shrunk(places, width, room)
+        if len(sheets) == len(places):
+            return sheets, ""
+    left = len(places) - len(sheets)
+    return sheets, f"{left} of {len(places)} sheets are left out, since the page has a bound on its size."
+
+
+def _shrunk(places: list[tuple[str, str, Path]], width: int, room: int) -> list[Sheet]:
+    """The first sheets that fit into `room` bytes, at most `width` px wide."""
     sheets: list[Sheet] = []
     for category, name, file in places:
         image = read_image(file)
-        if image.shape[1] > WIDTH:
-            image = resize(image, WIDTH, round(image.shape[0] * WIDTH / image.shape[1]))
+        if image.shape[1] > width:
+            image = resize(image, width, round(image.shape[0] * width / image.shape[1]))
         data = uri("webp", webp_bytes(image, QUALITY))
         room -= len(data)
         if room < 0:
-            left = len(places) - len(sheets)
-            return sheets, f"{left} of {len(places)} sheets are left out, since the page has a bound on its size."
+            break
         sheets.append(Sheet(category, name, data))
-    return sheets, ""
+    return sheets

@@ -1,32 +1,41 @@
 """The report: one table of all metrics that says whether synthesis helps, where, by how much, and beyond chance."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lib import plots
 from lib.core.params import PLACEBO, REAL_ONLY, Params
-from lib.core.records import Sample, of_split, read_records
 from lib.core.runtime import write_json, write_text
-from lib.report.scores import COLUMNS, LEVEL, differences, over_categories, over_pictures, read_scores, spread
+from lib.report.cells import Part, as_text, markdown, mean_and_std
+from lib.report.line import LINE_NOTE, RATES, line_table, on_the_line, sizes_of_test
+from lib.report.samples import SAMPLES_NOTE, empty_arms, gates, memorised, samples_table, truth
+from lib.report.scores import (
+    COLUMNS,
+    LEVEL,
+    MAIN,
+    differences,
+    over_categories,
+    over_pictures,
+    read_json,
+    read_scores,
+    spread,
+)
 from lib.report.verdict import harvest, headline, interval, signed, verdict
 
-ALARMS = ("defects_alarmed", "good_alarmed")  # what a line stops for: the first columns of the table of arms
+ALARMS = tuple(RATES.values())  # what a line stops for, which has a table of its own
 BARS = ("pixel_ap", "aupro")  # the metrics with bars of their own
-MASK_METHODS = {
-    "measured": "measured",
-    "cosine_rgb_otsu": "cosine_rgb_otsu (published)",
-    "grey_difference": "grey difference, Otsu",
-}
+ARMS_NOTE = f"""Mean ± standard deviation over seeds, on the untouched test part; the verdict is about pixel AP. Every \
+arm has the same real defects and the same training budget. `{REAL_ONLY}` learns from real defects alone, \
+`{PLACEBO}` is `{REAL_ONLY}` once more under other seeds, the others learn from the samples of the generator of that \
+name, too."""
 
-ARMS_NOTE = f"""Mean ± standard deviation over seeds, on the untouched test part. Defects found and false alarms: \
-shares of the pictures with a defect, and of the good ones, that are an alarm at the threshold from val. F1-max \
-and IoU-max are taken at the threshold that suits the test part best, a bound from above; *IoU at val* is taken at the \
-threshold from val, as in use. Every arm has the same real defects and the same training budget; `{PLACEBO}` is \
-`{REAL_ONLY}` once more under other seeds."""
+ALL_NOTE = """The table of arms with every metric. Defects found and false alarms are shares of the pictures with a \
+defect, and of the good ones. F1-max and IoU-max are taken at the threshold that suits the test part best, a bound \
+from above; *IoU at val* is taken at the threshold from val, as in use."""
 
 # The verdict rests on the pooled spread: three pairs have 2 degrees of freedom, and six seeds of one arm on photographs
 # lay 0.1 of pixel AP apart, so that an interval over three pairs that leaves out 0 is easily had among many.
@@ -47,28 +56,17 @@ than that: the verdict *within* is then too careful, and the pairs are the sharp
 is about the noise of training seeds alone. Another split, other test pictures or newly drawn samples would add to \
 it."""
 
-TYPES_NOTE = "Mean ± standard deviation over seeds, each type's pictures beside the good ones."
-
 IOUS_NOTE = """Of detectors that tell types apart, at the threshold from val, over all test pictures: a defect \
 under the name of another type counts against both. Their mean is the mIoU above. The type of a picture is that of its \
 highest scores; its accuracy is over the defect pictures that show one type alone (`type_pictures` in \
 `metrics/detection`)."""
 
-SAMPLES_NOTE = """Requests = accepted + rejected + failed. Masks are known where the generator tells them, else \
-measured from the change. Real ones accepted: the share of the real defects that pass the gate, each compared with the \
-others; where it is low, the gate is too narrow. Kernel distance: about 0 for samples that spread as the real ones do, \
-2 at most; it rises where they lie elsewhere, and where they are too much alike. It and diversity are taken on \
-features of EfficientNet-Lite0, which learned from ImageNet; they rank generators on one data set and are not \
-Inception KID. Memorised: the share of samples that lie much nearer to a real defect than two real ones of a type \
-usually lie to each other; `-` where no type has defects in two pictures."""
-
-
-class Part(NamedTuple):
-    """A table of the report under its title, and what it means, in Markdown; without a table the note says why."""
-
-    title: str
-    table: pd.DataFrame | None
-    note: str
+TYPES_NOTE = "Mean ± standard deviation over seeds, each type's pictures beside the good ones."
+TYPES = {  # tables of every defect type, by their titles: the metric and what it means
+    "Pixel AP by defect type": ("pixel_ap", TYPES_NOTE),
+    "Pixel IoU at val by defect type": ("pixel_iou_at_val_threshold", f"{TYPES_NOTE} At the threshold from val."),
+    "IoU by defect type": ("type_iou", IOUS_NOTE),
+}
 
 
 def summary(params: Params, metrics: Path, scores: pd.DataFrame) -> dict[str, Any]:
@@ -85,68 +83,48 @@ def summary(params: Params, metrics: Path, scores: pd.DataFrame) -> dict[str, An
     for generator, of_category in gates(params, metrics).items():
         shares = [gate["acceptance_rate"] for gate in of_category.values()]
         rates[generator] = _number(float(np.mean(shares)))
-    return tree | {"mask_iou": _json(metrics / "mask_truth.json").get("all", {})}
+    return tree | {"mask_iou": read_json(metrics / "mask_truth.json").get("all", {})}
 
 
 def write_report(params: Params, metrics: Path) -> str:
-    """Write `summary.json` and the folder `report/` below `metrics`; returns verdict and table for the terminal.
+    """Write `summary.json` and the folder `report/` below `metrics`; returns verdict and tables for the terminal.
 
     The folder gets report.md, differences.csv, arms.csv and training/ for DVC's plots, and the same as pictures, since
     DVC's own page needs a network.
     """
     out, scores = metrics / "report", read_scores(params, metrics / "detection")
     contrasts = over_pictures(params, differences(params, scores, empty_arms(params, metrics)), metrics / "detection")
-    told = "\n\n".join(
-        [
-            headline(contrasts, scores, count_test(params)),
-            verdict(contrasts),
-            harvest(gates(params, metrics), memorised(params, metrics)),
-        ]
-    )
-    terminal = f"{told}\n\n{markdown(_arms_table(scores))}"
-    texts = [f"# Does synthesis help?\n\n{terminal}\n\n{ARMS_NOTE}"]
-    texts += [_as_text(part) for part in parts(params, metrics, scores, contrasts)[1:]]
+    told = [
+        headline(contrasts, scores, sum(map(sum, sizes_of_test(params).values()))),
+        on_the_line(params, scores, contrasts),
+        verdict(contrasts),
+        harvest(gates(params, metrics), memorised(params, metrics)),
+    ]
+    sections = parts(params, metrics, scores, contrasts)
+    texts = ["# Does synthesis help?", *told, *map(as_text, sections)]
     texts.append("## Pictures\n\n" + "\n".join(f"- {line}" for line in pictures(params)))
     write_text(out / "report.md", "\n\n".join(texts) + "\n")
     write_text(out / "differences.csv", _csv(contrasts))
     write_json(metrics / "summary.json", summary(params, metrics, scores))
     _write_plots(params, metrics, scores, contrasts)
-    return terminal
-
-
-def count_test(params: Params) -> int:
-    """How many real pictures the test part has, over all categories."""
-    return sum(
-        len(of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "test"))
-        for category in params.dataset.categories
-    )
-
-
-def memorised(params: Params, metrics: Path) -> dict[str, dict[str, float | None]]:
-    """The share in [0, 1] of accepted samples that copy a real defect, by generator and category; None if unknown."""
-    fidelity = _json(metrics / "fidelity.json")
-    return {
-        generator: {name: fidelity[generator][name]["memorised_share"] for name in params.dataset.categories}
-        for generator in params.generators
-    }
-
-
-def empty_arms(params: Params, metrics: Path) -> frozenset[str]:
-    """Generators of whose samples none was accepted: their arms learn from real defects alone."""
-    counts = gates(params, metrics)
-    return frozenset(name for name, of in counts.items() if not any(gate["accepted"] for gate in of.values()))
+    return "\n\n".join([*told, *(markdown(part.table) for part in sections[:2] if part.table is not None)])
 
 
 def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> list[Part]:
-    """The tables of the report, that of all arms first. scores: of `read_scores`; contrasts: of `over_pictures`."""
-    ious = _types_table(params, metrics / "detection", "type_iou")
+    """The tables of the report: first what a line stops for, then all arms. scores: of `read_scores`; contrasts: of
+    `over_pictures`."""
+    shown = [metric for metric in MAIN if metric not in ALARMS]
+    main = contrasts["metric"].isin(MAIN)
+    types = {title: _types_table(params, metrics / "detection", metric) for title, (metric, _) in TYPES.items()}
     return [
-        Part("All arms", _arms_table(scores), ARMS_NOTE),
-        Part("Difference from real defects alone", _differences_table(contrasts), DIFFERENCES_NOTE),
-        Part("Pixel AP by defect type", _types_table(params, metrics / "detection", "pixel_ap"), TYPES_NOTE),
-        *([Part("IoU by defect type", ious, IOUS_NOTE)] if len(ious) else []),
-        Part("Synthetic samples", _samples_table(params, metrics), SAMPLES_NOTE),
-        _truth(metrics / "mask_truth.json"),
+        Part("On the line", line_table(params, scores, contrasts), LINE_NOTE),
+        Part("All arms", _arms_table(scores, shown), ARMS_NOTE),
+        Part("Difference from real defects alone", _differences_table(contrasts[main]), DIFFERENCES_NOTE),
+        *(Part(title, table, TYPES[title][1]) for title, table in types.items() if len(table)),
+        Part("Synthetic samples", samples_table(params, metrics), SAMPLES_NOTE),
+        truth(metrics / "mask_truth.json"),
+        Part("All metrics of all arms", _arms_table(scores, list(COLUMNS)), ALL_NOTE, folded=True),
+        Part("Differences in the other metrics", _differences_table(contrasts[~main]), folded=True),
     ]
 
 
@@ -175,12 +153,13 @@ def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, contrasts:
         plots.bars(out / f"{metric}.png", groups, f"{COLUMNS[metric]}, mean over categories", (REAL_ONLY, PLACEBO))
 
 
-def _arms_table(scores: pd.DataFrame) -> pd.DataFrame:
-    table = spread(pd.concat([scores, over_categories(scores)]))
-    table["cell"] = [_mean_and_std(mean, std) for mean, std in zip(table["mean"], table["std"], strict=True)]
+def _arms_table(scores: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """These metrics of every arm, of each category and, where there are several, of their mean."""
+    several = len(scores["category"].unique()) > 1
+    table = spread(pd.concat([scores, over_categories(scores)]) if several else scores)
+    table["cell"] = [mean_and_std(mean, std) for mean, std in zip(table["mean"], table["std"], strict=True)]
     wide = table.pivot_table(index=["detector", "category", "arm"], columns="metric", values="cell", aggfunc="first")
-    order = [*ALARMS, *(metric for metric in wide.columns if metric not in ALARMS)]
-    return wide[order].rename(columns=COLUMNS).reset_index()
+    return wide[[metric for metric in metrics if metric in wide.columns]].rename(columns=COLUMNS).reset_index()
 
 
 def _differences_table(contrasts: pd.DataFrame) -> pd.DataFrame:
@@ -207,62 +186,18 @@ def _types_table(params: Params, folder: Path, metric: str) -> pd.DataFrame:
     """
     rows = []
     for detector in params.detectors:
-        scores = _json(folder / f"{detector}.json")
+        scores = read_json(folder / f"{detector}.json")
         for category in params.dataset.categories:
             arms = {arm: scores[category][arm]["per_type"] for arm in params.arms(detector)}
             for name, of_type in arms[REAL_ONLY].items():
                 if metric not in of_type["mean"]:
                     continue
                 cells = {
-                    arm: _mean_and_std(types[name]["mean"][metric], types[name]["std"][metric])
+                    arm: mean_and_std(types[name]["mean"][metric], types[name]["std"][metric])
                     for arm, types in arms.items()
                 }
                 rows.append({"detector": detector, "category": category, "defect type": name, **cells})
     return pd.DataFrame(rows).fillna("-")
-
-
-def _samples_table(params: Params, metrics: Path) -> pd.DataFrame:
-    """Raises ValueError where a request is neither accepted nor rejected nor failed."""
-    rows, fidelity = [], _json(metrics / "fidelity.json")
-    for generator, of_category in gates(params, metrics).items():
-        for category, gate in of_category.items():
-            likeness = fidelity[generator][category]
-            accepted, rejected = gate["accepted"], sum(gate["rejected"].values())
-            if (outcomes := accepted + rejected + gate["failed"]) != gate["samples"]:
-                raise ValueError(f"{generator}, {category}: {gate['samples']} requests, {outcomes} with an outcome")
-            reasons = [f"{count} {reason}" for reason, count in (gate["rejected"] | gate["failures"]).items()]
-            rows.append(
-                {
-                    "generator": generator,
-                    "category": category,
-                    "requests": gate["samples"],
-                    "accepted": f"{accepted} ({gate['acceptance_rate']:.0%})",
-                    "rejected": rejected,
-                    "failed": gate["failed"],
-                    "real ones accepted": _share(gate["real_acceptance_rate"]),
-                    "masks": gate["masks"],
-                    "pixels changed outside of the box": gate["pixels_changed_outside"],
-                    "kernel distance": _short(likeness["kernel_distance"]),
-                    "diversity": _short(likeness["diversity"]),
-                    "diversity of real ones": _short(likeness["diversity_real"]),
-                    "memorised": _share(likeness["memorised_share"]),
-                    "rejected or failed because": ", ".join(reasons) or "-",
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def _truth(path: Path) -> Part:
-    title, truth = "Masks against the exact truth", _json(path)
-    if not truth:
-        none = "The data set has no twins (the same picture without its defect), so there is no exact truth to hold."
-        return Part(title, None, none)
-    rows = [
-        {"category and type": name, **{head: _short(scores[key]) for key, head in MASK_METHODS.items()}}
-        for name, scores in truth.items()
-    ]
-    note = "Mean IoU of masks taken from autoencoder round trips of a defect picture and its defect-free twin."
-    return Part(title, pd.DataFrame(rows), note)
 
 
 def pictures(params: Params) -> list[str]:
@@ -275,41 +210,9 @@ def pictures(params: Params) -> list[str]:
     return lines + [f"`metrics/detection/{name}/<category>/<arm>/best.png`, `worst.png`" for name in params.detectors]
 
 
-def _as_text(part: Part) -> str:
-    table = [] if part.table is None else [markdown(part.table)]
-    return "\n\n".join([f"## {part.title}", *table, part.note])
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A Markdown table of the cells as they are, padded, so that it reads well as plain text too."""
-    return frame.astype(str).to_markdown(index=False, disable_numparse=True)
-
-
-def gates(params: Params, metrics: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """The gate's numbers by generator and category."""
-    told = {name: _json(metrics / "masks" / f"{name}.json") for name in params.generators}
-    return {name: {category: of[category] for category in params.dataset.categories} for name, of in told.items()}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def _csv(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, lineterminator="\n", float_format="%.6g")
 
 
 def _number(value: float) -> float | None:
     return None if pd.isna(value) else round(float(value), 4)
-
-
-def _short(value: float | None) -> str:
-    return "-" if pd.isna(value) else f"{value:.3f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if pd.isna(value) else f"{value:.0%}"
-
-
-def _mean_and_std(mean: float | None, std: float | None) -> str:
-    return _short(mean) if pd.isna(std) else f"{_short(mean)} ± {_short(std)}"

@@ -42,7 +42,7 @@ def headline(contrasts: pd.DataFrame, scores: pd.DataFrame, pictures: int) -> st
         before, after = (means.loc[row["detector"], ALL, arm, HEADLINE] for arm in (REAL_ONLY, row["arm"]))
         arm = f"{row['arm']} with {row['detector']}" if several else row["arm"]
         chance = "" if row["verdict"] == "-" else f"; other seeds alone move it by up to {row['equal_arms']:.3f}"
-        return f"{arm} {row['difference']:+.3f} {name} ({before:.3f} to {after:.3f}){chance}."
+        return f"{arm} {signed(row['difference'])} {name} ({before:.3f} to {after:.3f}){chance}."
 
     beyond = [row for row in told if row["verdict"] == "beyond"]
     helps, harms = ([row for row in beyond if (row["difference"] > 0) == wanted] for wanted in (True, False))
@@ -130,7 +130,7 @@ def _sentence(row: Row) -> str:
 
 
 def signed(value: float) -> str:
-    return "-" if pd.isna(value) else f"{value:+.3f}"
+    return "-" if pd.isna(value) else f"{round(value, 3) + 0.0:+.3f}"  # no -0.000
 
 
 def interval(low: float, high: float) -> str:

@@ -24,8 +24,7 @@ from lib.core.params import Params
 from lib.core.records import Sample, Synthetic, read_records, write_records
 from lib.core.runtime import write_json, write_text
 from lib.report.gallery import gallery, outline, read_answers
-from lib.report.histograms import histograms
-from lib.report.page import prose, write_page
+from lib.report.page import write_page
 from lib.report.scores import read_scores
 from lib.report.sheets import error_sheets, place_sheets
 from lib.report.tables import write_report
@@ -37,6 +36,7 @@ PAGE = METRICS / "report/index.html"
 EVIL = "a <b>bold</b> reason </script><script>alert('&amp;')</script>"
 GENERATORS = ("perlin", "dmgr")
 COUNT = 6  # placements
+TOTALS = "".join(f'<td class="right">{count}</td>' for count in (12, 4, 4, 4))  # asked, accepted, rejected, failed
 SEED = 2**62 + 1  # JavaScript would round it
 
 
@@ -118,7 +118,7 @@ def write_inputs(raw_params: dict) -> Params:
     write_text(METRICS / f"finetune/dmgr/{CATEGORY}/plots/metrics/loss.tsv", "step\tloss\n10\t0.9\n20\t0.5\n")
     for arm in ("none", "placebo", *GENERATORS):
         write_png(METRICS / f"detection/unet/{CATEGORY}/{arm}/worst.png", np.full((90, 820, 3), 90, np.uint8))
-    write_png(METRICS / f"placements/{CATEGORY}.png", np.full((700, 660, 3), 200, np.uint8))
+    write_png(METRICS / f"placements/{CATEGORY}.png", np.full((800, 840, 3), 200, np.uint8))
     raw = {**raw_params, "generators": list(GENERATORS), "detectors": ["unet"]}
     return tiny_params(raw, detect={"on_synthetic": ["unet"]})
 
@@ -170,8 +170,7 @@ def test_every_request_is_in_the_island_and_in_the_counts(text: str):
     assert len(samples) == len(GENERATORS) * COUNT and json.loads(page.islands["names"]) == list(GENERATORS)
     verdicts = Counter(sample["verdict"] for sample in samples)
     assert verdicts == {"accepted": 4, "rejected": 4, "failed": 4}
-    total = re.search(r"<tr><td>all</td><td>all</td><td>all</td>((?:<td>\d+</td>)+)", text)
-    assert total and re.findall(r"\d+", total[1]) == ["12", "4", "4", "4"]
+    assert TOTALS in text
     assert "All 12 samples are here." in text
     assert "<li>perlin: 2 of 6 samples accepted; fewer than 3 of slab dent (1), slab scratch (1); copies of" in text
 
@@ -234,7 +233,7 @@ def test_a_page_without_room_leaves_the_same_placements_out_for_all_and_says_so(
     }
     assert shown["perlin"] == shown["dmgr"]
     assert f"{len(samples)} of 12 samples are here, at most {len(shown['perlin'])} of each generator" in short
-    assert "<td>12</td><td>4</td><td>4</td><td>4</td>" in short, "all are counted"
+    assert TOTALS in short, "all are counted"
     used = {number for s in samples for number in (s["good"], s["painted"], s["thumb"])} - {None}
     assert used == set(range(len(json.loads(Page(short).islands["data"])["pictures"]))), "no picture without a sample"
 
@@ -246,11 +245,22 @@ def test_sheets_of_places_and_errors_are_embedded_under_their_names_and_shrunk(p
         attributes for tag, attributes in page.tags if attributes.get("alt") == f"places of defects on {CATEGORY}"
     ]
     picture = Image.open(io.BytesIO(base64.b64decode(str(places["src"]).split(",")[1])))
-    assert picture.size == (640, 679)
+    assert picture.size == (820, 781)
     assert place_sheets(params, METRICS, 100) == (
         [],
         "1 of 1 sheets are left out, since the page has a bound on its size.",
     )
+
+
+def test_sheets_are_embedded_smaller_before_one_is_left_out(params: Params):
+    noise = np.random.default_rng(0).integers(0, 255, (400, 820, 3), dtype=np.uint8)
+    write_png(METRICS / f"placements/{CATEGORY}.png", noise)
+    [[wide], [small]] = (
+        place_sheets(params, METRICS, room)[0]
+        for room in (10**7, len(place_sheets(params, METRICS, 10**7)[0][0].image) - 1)
+    )
+    widths = [Image.open(io.BytesIO(base64.b64decode(one.image.split(",")[1]))).width for one in (wide, small)]
+    assert widths == [820, 640]
 
 
 def test_misses_and_false_alarms_are_counted_on_the_first_seed(params: Params):
@@ -272,26 +282,6 @@ def test_an_outline_runs_on_the_pixels_of_its_mask_and_around_every_piece(mask: 
         moves = [tuple(map(int, step.split(","))) for step in steps.split()]
         points = np.cumsum([(int(x), int(y)), *moves], axis=0)
         assert mask[points[:, 1] // 4, points[:, 0] // 4].all()
-
-
-def test_histograms_are_themed_named_and_equal_for_equal_values():
-    rows = {"slab": {"real boxes": [1.0, 2.0, 500.0], "placements": [3.0, 40.0]}}
-    drawing = histograms("area", rows, "area & <more>", shares=True)
-    assert drawing == histograms("area", rows, "area & <more>", shares=True)
-    page = Page(drawing)
-    assert page.tags[0][0] == "svg" and page.tags[0][1]["aria-label"] == "area & <more>"
-    assert "currentColor" in drawing and "slab" in drawing and "http" not in drawing and "<style" not in drawing
-    other = histograms("score", rows, "area & <more>", shares=True)
-    assert not set(re.findall(r' id="([^"]+)"', drawing)) & set(re.findall(r' id="([^"]+)"', other))
-    assert histograms("x", {"slab": {"accepted": [0.0, 0.0]}}, "outside") == "<p>outside: 0 in all 2.</p>"
-    assert "no sample" in histograms("x", {"slab": {"accepted": []}}, "outside")
-
-
-def test_notes_keep_their_marks_and_nothing_else():
-    shown = prose("a *stress* and `code <b>`\n\n- one\n- two & three")
-    assert shown == (
-        "<p>a <em>stress</em> and <code>code &lt;b&gt;</code></p><ul><li>one\n</li><li>two &amp; three</li></ul>"
-    )
 
 
 @needs_browser

@@ -449,13 +449,16 @@ def test_nothing_makes_the_page_wider_than_the_screen(page: Tab, width: int):
 @pytest.mark.parametrize(("width", "pinned"), [(360, [3]), (600, [3]), (700, [1, 2, 3])])
 def test_the_arm_of_a_row_stays_in_view_when_its_table_is_scrolled_sideways(page: Tab, width: int, pinned: list[int]):
     page.size(width, 800)
-    page.run("document.querySelector('.numbers .wide').scrollLeft = 250")
-    assert page.run("document.querySelector('.numbers .wide').scrollLeft") == 250
+    page.run("document.querySelector('details:has(.numbers)').open = true")
+    wide = "document.querySelector('details .numbers .wide')"
+    page.wait(f"parseFloat({wide}.firstElementChild.style.getPropertyValue('--third')) > 0")  # pinned once it is open
+    page.run(f"{wide}.scrollLeft = 250")
+    assert page.run(f"{wide}.scrollLeft") == 250
     cells = page.run(
-        "[...document.querySelectorAll('.numbers tbody tr:first-child td')].slice(0, 3)"
+        f"[...{wide}.querySelectorAll('tbody tr:first-child td')].slice(0, 3)"
         ".map(e => e.getBoundingClientRect()).map(r => [r.left, r.right])"
     )
-    left = page.run("document.querySelector('.numbers .wide').getBoundingClientRect().left")
+    left = page.run(f"{wide}.getBoundingClientRect().left")
     for number in pinned:
         assert cells[number - 1][0] == pytest.approx(left, abs=0.5)
         left = cells[number - 1][1]

@@ -1,0 +1,121 @@
+"""What a line stops for: defects that give no alarm, good pictures that give one, at the threshold from val."""
+
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from lib.core.params import PLACEBO, REAL_ONLY, Params
+from lib.core.records import GOOD, Sample, of_split, read_records
+from lib.report.scores import ALL, LEVEL, over_categories, spread
+
+RATES = {"missed": "defects_alarmed", "false alarms": "good_alarmed"}  # told of 100, by the metric behind each
+
+LINE_NOTE = f"""Of 100 pictures with a defect, how many give no alarm; of 100 good ones, how many give one: mean ± \
+standard deviation over seeds, at the threshold from val. Change: against `{REAL_ONLY}`, *beyond* where it is larger \
+than what other seeds alone do, else *within*.
+
+- A lower threshold buys fewer misses with more false alarms. An arm that moves both in opposite ways may have another \
+threshold and see no better: compare image AUROC, which knows no threshold.
+- Where image AUROC is near 1 and false alarms are many, the threshold is at fault, not the detector. By default it is \
+that of the best F1 over the pixels of val, which does not look at whole pictures. `detect.false_alarm_rate` bounds \
+false alarms instead, `detect.min_area` ignores small specks, and `python -m lib.recalibrate` sets the threshold of a \
+trained model anew from good pictures."""
+
+
+class Sizes(NamedTuple):
+    """How many pictures of the test part show a defect, and how many are good."""
+
+    defects: int
+    good: int
+
+
+def sizes_of_test(params: Params) -> dict[str, Sizes]:
+    """The pictures of the test part, by category."""
+    counts = {}
+    for category in params.dataset.categories:
+        test = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "test")
+        good = sum(sample.defect_type == GOOD for sample in test)
+        counts[category] = Sizes(len(test) - good, good)
+    return counts
+
+
+def line_table(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Misses and false alarms of every arm, of 100, and how far each moves them.
+
+    The mean over categories comes first, then each category by itself, of which no verdict is told. A column that
+    would name the only detector or category is left out. scores: of `read_scores`; contrasts: of `differences`.
+    """
+    rates = spread(_of_hundred(pd.concat([over_categories(scores), scores]))).to_dict("index")
+    verdicts = contrasts.set_index(["detector", "metric", "arm"])["verdict"]
+    categories = list(params.dataset.categories)
+    judged, *others = [ALL, *categories] if len(categories) > 1 else categories
+    rows = []
+    for category, detector in product((judged, *others), params.detectors):
+        for arm in params.arms(detector):
+            row = {"detector": detector, "category": category, "arm": arm}
+            for head, metric in RATES.items():
+                mean, std = rates[detector, category, arm, metric].values()
+                change = mean - rates[detector, category, REAL_ONLY, metric]["mean"]
+                told = _number(change, "+")
+                if category == judged and arm != REAL_ONLY:
+                    told += f" {verdicts[detector, metric, arm]}"
+                row[f"{head}, of 100"] = _number(mean) if pd.isna(std) else f"{_number(mean)} ± {_number(std)}"
+                row[f"change of {head}"] = "-" if arm == REAL_ONLY else told
+            rows.append(row)
+    alone = {"detector": params.detectors, "category": categories}
+    return pd.DataFrame(rows).drop(columns=[name for name, names in alone.items() if len(names) == 1])
+
+
+def on_the_line(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) -> str:
+    """Misses and false alarms with real defects alone, what the generators change of them beyond chance, and how
+    little the number of test pictures tells of either."""
+    rates = spread(_of_hundred(over_categories(scores)))["mean"]
+    beyond = contrasts[contrasts["metric"].isin(RATES.values()) & (contrasts["verdict"] == "beyond")]
+    learners = set(contrasts[contrasts["arm"] != PLACEBO]["detector"])
+    sentences = ["At the threshold from val:"]
+    for detector in [name for name in params.detectors if name in learners] or params.detectors:
+        missed, false = (_number(rates[detector, ALL, REAL_ONLY, metric]) for metric in RATES.values())
+        sentences.append(
+            f"{detector} with real defects alone misses {missed} of 100 pictures with a defect and gives a false alarm "
+            f"on {false} of 100 good ones."
+        )
+        moved = beyond[beyond["detector"] == detector]
+        told = [
+            f"{arm} makes it {_number(rates[detector, ALL, arm, metric])} {head}"
+            for head, metric in RATES.items()
+            for arm in moved[moved["metric"] == metric]["arm"]
+        ]
+        if set(moved["arm"]) - {PLACEBO}:
+            sentences.append(f"Beyond chance: {', '.join(told)}.")
+        elif detector in learners:
+            sentences.append("No generator is seen to change either by more than other seeds do.")
+        if PLACEBO in set(moved["arm"]):
+            sentences.append(
+                f"But {PLACEBO}, which differs in its seeds alone, moves by more than these ranges, too: trust none of "
+                f"them before there are more seeds."
+            )
+    defects, good = (sum(counts) for counts in zip(*sizes_of_test(params).values(), strict=True))
+    sentences.append(
+        f"The test part has {defects} pictures with a defect and {good} good ones: even without an error on any of "
+        f"them, up to {_most(defects)} of 100 defects could be missed and {_most(good)} of 100 good ones be a false "
+        f"alarm ({LEVEL:.0%} bounds)."
+    )
+    return " ".join(sentences)
+
+
+def _of_hundred(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of both metrics, of 100 pictures: those missed instead of those found."""
+    rows = scores[scores["metric"].isin(RATES.values())]
+    found = rows["metric"] == RATES["missed"]
+    return rows.assign(value=100 * rows["value"].mask(found, 1 - rows["value"]))
+
+
+def _most(count: int) -> int:
+    """Of 100, the largest rate that shows no case among `count` pictures in one of twenty draws (binomial)."""
+    return round(100 * (1 - (1 - LEVEL) ** (1 / count))) if count else 100
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "-" if pd.isna(value) else f"{round(value, 1) + 0.0:{sign}.1f}"
