@@ -114,7 +114,8 @@ def synthesize(
             settings=params.synth,
             other_text=flawless if settings.reference == "flawless" else None,
         )
-        changes = defect_changes(*(pictures if pictures is None else to_pixels(pictures) for pictures in sampled))
+        other = None if sampled.other is None else to_pixels(sampled.other)
+        changes = defect_changes(to_pixels(sampled.generated), to_pixels(sampled.round_trip), other)
         yield [
             Made(
                 apply_change(
