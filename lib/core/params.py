@@ -73,24 +73,9 @@ class Workpieces(Section):
 
 # Layouts of data sets: each except `auto` is a file in lib/dataset/formats.
 Layout = Literal[
-    "auto",
-    "btad",
-    "coco",
-    "cvat",
-    "deeppcb",
-    "kolektor_sdd2",
-    "label_studio",
-    "labelme",
-    "mvtec",
-    "mvtec_3d",
-    "mvtec_ad2",
-    "mvtec_loco",
-    "plain",
-    "table",
-    "visa",
-    "voc",
-    "yolo",
-]
+    "auto", "btad", "coco", "cvat", "deeppcb", "kolektor_sdd2", "label_studio", "labelme", "mvtec", "mvtec_3d",
+    "mvtec_ad2", "mvtec_loco", "plain", "table", "visa", "voc", "yolo",
+]  # fmt: skip
 
 
 def _apart(path: str) -> str:
