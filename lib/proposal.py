@@ -123,7 +123,11 @@ def choices(facts: Facts, thorough: bool = False) -> list[Choice]:
         Choice("unet.encoder_rate", 0.1, "photographs change the encoder's features, too; a step takes twice as long"),
         Choice("unet.classes", "types" if facts.mixed else "defect", _classes(facts)),
         Choice("placements.per_type", 24 if thorough else 8, f"{raised}: synthetic defects of each type"),
-        Choice("finetune.steps", 200 if thorough else 100, f"{raised} of what the generator learns"),
+        Choice(
+            "mvp_diff.adapter", "full", "the embedded base learns photographs with all its weights, hardly by adapters"
+        ),
+        Choice("finetune.learning_rate", 0.0005, "for all weights"),
+        Choice("finetune.steps", 400 if thorough else 200, f"{raised} of what the generator learns"),
     ]
 
 
