@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from lib import plots
@@ -33,6 +34,7 @@ from lib.metrics.types import Overlaps, overlaps, picture_type, type_ious
 
 RECALLS = np.arange(1, 201) / 200  # of the precision-recall curve
 RESAMPLED = "resampled.csv"  # a row for each resample; row n is of the same pictures in every arm of a category
+FOUND = "found.csv"  # a row for each defect of the test part: its size, and the seeds that found it
 VERDICT = "verdict.json"  # written last: with it, the folder of an arm is whole
 
 Metrics = dict[str, float]
@@ -69,7 +71,7 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
 
     Returns mean and sample standard deviation over seeds, each seed, each defect type beside the good pictures, and
     counts. Writes into `out`: pr.csv, the mean curve of the seeds, RESAMPLED, their mean metrics on resampled test
-    parts, and best.png and worst.png of the first seed.
+    parts, FOUND, which defects each seed finds, and best.png and worst.png of the first seed.
     Raises UserError without trained seeds, or defects to find.
     """
     folders = sorted(trained.glob("seed-*"), key=lambda folder: int(folder.name.removeprefix("seed-")))
@@ -82,6 +84,7 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     groups = [sample.group for sample in samples]
     draws = resamples(samples[0].category, groups, [example.has_defect for example in examples])
     replicates = []
+    found = _defects(samples, examples)
     seeds: dict[str, Metrics] = {}
     by_type: dict[str, list[Metrics]] = {name: [] for name in types}
     curves = []
@@ -97,6 +100,7 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
                 _write_overlays(samples, examples, predicted, threshold, params.overlays, out)
             boxes = _box_metrics(examples, predicted, threshold, chosen["min_area"])
             alarms = _alarm_metrics(examples, predicted, threshold, chosen["min_area"])
+            found[folder.name] = _found(examples, predicted, threshold, chosen["min_area"])
             told_apart, ious = _type_metrics(getattr(model, "types", ()), examples, predicted, threshold)
             replicates.append(_replicates(draws, pixels, examples, predicted))
         pictures = rank([one.image_score for one in predicted], [example.has_defect for example in examples])
@@ -112,6 +116,7 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     write_text(out / "pr.csv", f"recall,precision\n{rows}")
     rows = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.mean(replicates, axis=0))
     write_text(out / RESAMPLED, f"pixel_ap,image_auroc\n{rows}")
+    write_text(out / FOUND, found.to_csv(index=False, lineterminator="\n"))
     numbers = {name: sum(name in example.types for example in examples) for name in [GOOD, *types]}
     return {
         **_mean_and_std(list(seeds.values())),
@@ -169,6 +174,31 @@ def _alarm_metrics(
         return _mean(these)
 
     return {"defects_alarmed": share(True), "good_alarmed": share(False)}
+
+
+def _defects(samples: Sequence[Sample], examples: Sequence[Example]) -> pd.DataFrame:
+    """The defects of the pictures: all pixels of one type in a picture are one. Columns picture, type and area, px."""
+    rows = [
+        (sample.id, name, int(example.mask_of([name]).sum()))
+        for sample, example in zip(samples, examples, strict=True)
+        for name in _types_in(example)
+    ]
+    return pd.DataFrame(rows, columns=["picture", "type", "area"])
+
+
+def _found(examples: Sequence[Example], predicted: Sequence[Prediction], threshold: float, min_area: int) -> list[int]:
+    """1 for each of the `_defects` that a marked pixel lies in, at the threshold from val, else 0."""
+
+    def found(example: Example, one: Prediction) -> list[int]:
+        marks = marked(one.scores, threshold, min_area)
+        return [int((marks & example.mask_of([name])).any()) for name in _types_in(example)]
+
+    return [is_found for of_picture in on_cores(device(), found, examples, predicted) for is_found in of_picture]
+
+
+def _types_in(example: Example) -> list[str]:
+    """The types of which a pixel counts."""
+    return [name for name in example.types if example.has_defect and example.mask_of([name]).any()]
 
 
 def _type_metrics(

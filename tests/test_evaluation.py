@@ -1,5 +1,6 @@
 """Judging on the test part: every number again from all pixels at once, and each arm once while nothing changes."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,8 @@ from lib.core.errors import UserError
 from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.detection import Prediction, image_score, read_examples, train_arm
-from lib.evaluation import RECALLS, _type_metrics, judge, judge_arm
+from lib.detectors import Example
+from lib.evaluation import RECALLS, _found, _type_metrics, judge, judge_arm
 from lib.metrics.bootstrap import RESAMPLES, resamples
 from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, painted, truth_boxes
 from lib.metrics.intervals import mean_std
@@ -132,6 +134,36 @@ def test_every_number_is_that_of_all_pixels_at_once(project: Path):
     np.testing.assert_allclose(table, np.column_stack([RECALLS, np.mean(curves, axis=0)]), atol=1e-6)
 
 
+def test_each_defect_is_told_with_its_size_and_the_seeds_that_found_it(project: Path):
+    judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))
+    with open("out/found.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with_defect = [example for example in TEST if example.has_defect]
+    assert [(row["type"], int(row["area"])) for row in rows] == [
+        (one.defect_type, one.mask.sum()) for one in with_defect
+    ]
+    for seed in (0, 1):
+        trained = Path(f"models/detectors/unet/{CATEGORY}/none/seed-{seed}")
+        model, threshold = brightness.load(trained), json.loads((trained / "threshold.json").read_text())["threshold"]
+        hits = [(brightness.predict(model, one.image) >= threshold)[one.mask].any() for one in with_defect]
+        assert [row[f"seed-{seed}"] for row in rows] == [str(int(hit)) for hit in hits]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "min_area", "found"), [(9, 1, [1, 1]), (9, 5, [0, 1]), (10.5, 1, [0, 1]), (99, 1, [0, 0])]
+)
+def test_a_defect_is_found_by_a_mark_within_it_that_is_large_enough(tmp_path: Path, threshold, min_area, found):
+    scores = np.zeros((20, 20), np.float32)
+    scores[2:4, 2:4], scores[10:13, 10:13], scores[17, 17] = 10, 11, 90
+    masks = np.zeros((2, 20, 20), bool)
+    masks[0, 3:6, 3:6], masks[1, 12:15, 12:15] = True, True
+    examples = [Example(np.zeros((20, 20, 3), np.uint8), mask, False, "dent") for mask in masks]
+    good = Example(np.zeros((20, 20, 3), np.uint8), None, False, GOOD)
+    np.save(tmp_path / "map.npy", scores)
+    one = Prediction(tmp_path / "map.npy", defect_pixels(scores, masks[0]), 0.0, 0.0, 90.0)
+    assert _found([*examples, good], [one] * 3, threshold, min_area) == found
+
+
 def test_the_metrics_of_resamples_lie_around_those_of_the_test_part(project: Path):
     verdict = judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))
     table = np.loadtxt("out/resampled.csv", delimiter=",", skiprows=1)
@@ -239,7 +271,7 @@ def test_the_stage_writes_every_arm_and_nothing_else(project: Path):
     files = {
         f"{folder}/{arm}/{name}"
         for arm in ("none", "placebo")
-        for name in ("best.png", "worst.png", "pr.csv", "resampled.csv")
+        for name in ("best.png", "worst.png", "pr.csv", "resampled.csv", "found.csv")
     }
     assert set(outputs()) == {*files, "metrics/detection/unet.json"}
     verdicts = json.loads(Path("metrics/detection/unet.json").read_text())[CATEGORY]
@@ -313,7 +345,13 @@ def test_a_killed_run_leaves_no_half_a_verdict(project: Path, monkeypatch: pytes
     (work,) = Path(".work").glob(f"evaluate-unet/{CATEGORY}-none/*")
     (work / "maps-left").mkdir()  # what SIGKILL would have left
     assert judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))["counts"] == expected["counts"]
-    assert sorted(path.name for path in Path("out").iterdir()) == ["best.png", "pr.csv", "resampled.csv", "worst.png"]
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "best.png",
+        "found.csv",
+        "pr.csv",
+        "resampled.csv",
+        "worst.png",
+    ]
 
 
 def test_without_trained_seeds_or_defects_it_says_so(project: Path, tmp_path: Path):

@@ -12,6 +12,7 @@ from lib.core.params import PLACEBO, REAL_ONLY, Params
 from lib.core.runtime import write_json, write_text
 from lib.report.cells import Part, as_text, markdown, mean_and_std
 from lib.report.line import LINE_NOTE, RATES, line_table, on_the_line, sizes_of_test
+from lib.report.missed import LIST_NOTE, SIZES_NOTE, most_missed, read_found, sizes_table
 from lib.report.samples import SAMPLES_NOTE, empty_arms, gates, memorised, samples_table, truth
 from lib.report.scores import (
     COLUMNS,
@@ -116,10 +117,13 @@ def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.Dat
     shown = [metric for metric in MAIN if metric not in ALARMS]
     main = contrasts["metric"].isin(MAIN)
     types = {title: _types_table(params, metrics / "detection", metric) for title, (metric, _) in TYPES.items()}
+    found = read_found(params, metrics / "detection")
     return [
         Part("On the line", line_table(params, scores, contrasts), LINE_NOTE),
         Part("All arms", _arms_table(scores, shown), ARMS_NOTE),
         Part("Difference from real defects alone", _differences_table(contrasts[main]), DIFFERENCES_NOTE),
+        Part("Missed defects by size", sizes_table(found), SIZES_NOTE),
+        Part("Defects that are missed most", most_missed(found), LIST_NOTE, folded=True),
         *(Part(title, table, TYPES[title][1]) for title, table in types.items() if len(table)),
         Part("Synthetic samples", samples_table(params, metrics), SAMPLES_NOTE),
         truth(metrics / "mask_truth.json"),

@@ -16,6 +16,7 @@ from lib.core.params import Params
 from lib.core.records import Sample, write_records
 from lib.core.runtime import write_json, write_text
 from lib.report.cells import markdown
+from lib.report.missed import FOUND
 from lib.report.scores import (
     COLUMNS,
     RESAMPLED,
@@ -79,7 +80,8 @@ def write_detection(values: dict[tuple[str, str], list[float]], undefined: tuple
 
 
 def write_resamples(detector: str, category: str, arm: str, gains: list[float]) -> None:
-    """Pixel AP and image AUROC of as many resamples of the test part as there are gains."""
+    """Pixel AP and image AUROC of as many resamples of the test part as there are gains, and one defect."""
+    write_text(METRICS / f"detection/{detector}/{category}/{arm}/{FOUND}", "picture,type,area,a,b,c\nq,dent,9,0,1,0\n")
     rows = "".join(f"{0.5 + gain:.6f},{0.6 + gain:.6f}\n" for gain in gains)
     write_text(METRICS / f"detection/{detector}/{category}/{arm}/{RESAMPLED}", f"pixel_ap,image_auroc\n{rows}")
 

@@ -1,0 +1,69 @@
+"""Which defects of the test part are missed, by how large they are, and one by one."""
+
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+
+from lib.core.params import Params
+from lib.report.cells import share
+
+FOUND = "found.csv"  # of each arm, by the stage evaluate
+THIRDS = ("small", "middle", "large")
+LISTED = 20  # defects in the list of the most missed ones
+
+SIZES_NOTE = """The share of the defects of each size without any marked pixel in them, at the threshold from val, \
+mean over seeds. All pixels of one type in a picture are one defect. Sizes are thirds of the test part. Where small \
+defects are missed, a larger `detect.scale` may see them."""
+
+LIST_NOTE = """The defects that are found by the fewest of all trainings (detectors, arms and seeds). A defect that \
+all miss may be marked wrongly, or be unlike everything in the train part. *best*: the arm that finds it most often."""
+
+
+def read_found(params: Params, folder: Path) -> pd.DataFrame:
+    """Each defect of the test part and each arm: columns detector, category, arm, picture, type, area (px) and found,
+    the share of the arm's seeds that found it. folder: what the stage evaluate writes."""
+    frames = []
+    for detector, category in product(params.detectors, params.dataset.categories):
+        for arm in params.arms(detector):
+            table = pd.read_csv(folder / detector / category / arm / FOUND, dtype={"picture": str, "type": str})
+            seeds = table.drop(columns=["picture", "type", "area"])
+            defects = table[["picture", "type", "area"]].assign(found=seeds.mean(axis="columns"))
+            frames.append(defects.assign(detector=detector, category=category, arm=arm))
+    return pd.concat(frames, ignore_index=True)
+
+
+def sizes_table(found: pd.DataFrame) -> pd.DataFrame:
+    """The share of small, middle and large defects that each arm misses; found: of `read_found`."""
+    rank = found.groupby(["detector", "category", "arm"])["area"].rank(method="first", pct=True)
+    sizes = pd.cut(rank, [0, 1 / 3, 2 / 3, 1], labels=list(THIRDS))
+    missed = found.assign(size=sizes, missed=1 - found["found"])
+    extent = missed.groupby(["category", "size"], observed=True)["area"].agg(["min", "max"])
+    wide = missed.pivot_table(
+        index=["detector", "category", "size"], columns="arm", values="missed", observed=True, sort=False
+    )
+    wide = wide.sort_index(level=["detector", "category", "size"], sort_remaining=False)
+    pixels = [f"{extent.loc[key, 'min']} to {extent.loc[key, 'max']}" for key in wide.index.droplevel("detector")]
+    cells = wide.map(share).reset_index()
+    cells.insert(3, "px", pixels)
+    return cells
+
+
+def most_missed(found: pd.DataFrame) -> pd.DataFrame:
+    """The LISTED defects that are found least; found: of `read_found`."""
+    rows = []
+    for (category, picture, kind), arms in found.groupby(["category", "picture", "type"]):
+        best = arms.loc[arms["found"].idxmax()]
+        rows.append(
+            {
+                "category": category,
+                "picture": picture,
+                "type": kind,
+                "px": best["area"],
+                "missed": 1 - arms["found"].mean(),
+                "best": f"{best['detector']} {best['arm']}, {share(best['found'])}" if best["found"] else "-",
+            }
+        )
+    table = pd.DataFrame(rows, columns=["category", "picture", "type", "px", "missed", "best"])
+    table = table[table["missed"] > 0].sort_values("missed", ascending=False, kind="stable").head(LISTED)
+    return table.assign(missed=table["missed"].map(share))
