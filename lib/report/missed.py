@@ -38,14 +38,12 @@ def sizes_table(found: pd.DataFrame) -> pd.DataFrame:
     rank = found.groupby(["detector", "category", "arm"])["area"].rank(method="first", pct=True)
     sizes = pd.cut(rank, [0, 1 / 3, 2 / 3, 1], labels=list(THIRDS))
     missed = found.assign(size=sizes, missed=1 - found["found"])
-    extent = missed.groupby(["category", "size"], observed=True)["area"].agg(["min", "max"])
-    wide = missed.pivot_table(
-        index=["detector", "category", "size"], columns="arm", values="missed", observed=True, sort=False
-    )
-    wide = wide.sort_index(level=["detector", "category", "size"], sort_remaining=False)
-    pixels = [f"{extent.loc[key, 'min']} to {extent.loc[key, 'max']}" for key in wide.index.droplevel("detector")]
-    cells = wide.map(share).reset_index()
-    cells.insert(3, "px", pixels)
+    rows = ["detector", "category", "size"]
+    wide = missed.pivot_table(index=rows, columns="arm", values="missed", observed=True, sort=False)
+    cells = wide.sort_index(level=rows, sort_remaining=False).map(share).reset_index()
+    extent = missed.groupby(["category", "size"], observed=True)["area"].agg(["min", "max"]).to_dict("index")
+    limits = [extent[key] for key in zip(cells["category"], cells["size"], strict=True)]
+    cells.insert(3, "px", [f"{limit['min']} to {limit['max']}" for limit in limits])
     return cells
 
 
@@ -53,7 +51,7 @@ def most_missed(found: pd.DataFrame) -> pd.DataFrame:
     """The LISTED defects that are found least; found: of `read_found`."""
     rows = []
     for (category, picture, kind), arms in found.groupby(["category", "picture", "type"]):
-        best = arms.loc[arms["found"].idxmax()]
+        best = arms.sort_values("found", ascending=False, kind="stable").iloc[0]
         rows.append(
             {
                 "category": category,
