@@ -30,12 +30,14 @@ def read_found(params: Params, folder: Path) -> pd.DataFrame:
             seeds = table.drop(columns=["picture", "type", "area"])
             defects = table[["picture", "type", "area"]].assign(found=seeds.mean(axis="columns"))
             frames.append(defects.assign(detector=detector, category=category, arm=arm))
-    return pd.concat(frames, ignore_index=True)
+    found = pd.concat(frames, ignore_index=True)
+    orders = {"detector": params.detectors, "category": params.dataset.categories}
+    return found.assign(**{name: pd.Categorical(found[name], list(order)) for name, order in orders.items()})
 
 
 def sizes_table(found: pd.DataFrame) -> pd.DataFrame:
     """The share of small, middle and large defects that each arm misses; found: of `read_found`."""
-    rank = found.groupby(["detector", "category", "arm"])["area"].rank(method="first", pct=True)
+    rank = found.groupby(["detector", "category", "arm"], observed=True)["area"].rank(method="first", pct=True)
     sizes = pd.cut(rank, [0, 1 / 3, 2 / 3, 1], labels=list(THIRDS))
     missed = found.assign(size=sizes, missed=1 - found["found"])
     rows = ["detector", "category", "size"]
@@ -50,7 +52,7 @@ def sizes_table(found: pd.DataFrame) -> pd.DataFrame:
 def most_missed(found: pd.DataFrame) -> pd.DataFrame:
     """The LISTED defects that are found least; found: of `read_found`."""
     rows = []
-    for (category, picture, kind), arms in found.groupby(["category", "picture", "type"]):
+    for (category, picture, kind), arms in found.groupby(["category", "picture", "type"], observed=True):
         best = arms.sort_values("found", ascending=False, kind="stable").iloc[0]
         rows.append(
             {

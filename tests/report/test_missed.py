@@ -35,6 +35,7 @@ def test_small_middle_and_large_defects_are_told_apart(params: Params):
     write_found(params, {"none": ["00"] * 2 + ["01"] * 2 + ["11"] * 2, "placebo": ["11"] * 6, "perlin": ["10"] * 6})
     table = sizes_table(read_found(params, FOLDER))
     assert table.columns.tolist() == ["detector", "category", "size", "px", "none", "placebo", "perlin"]
+    assert table["detector"].tolist() == ["unet"] * 3 + ["patchcore"] * 3, "in the order of params.yaml"
     unet = table[table["detector"] == "unet"]
     assert unet.drop(columns=["detector", "category"]).to_numpy().tolist() == [
         ["small", "10 to 20", "100%", "0%", "50%"],
