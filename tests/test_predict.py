@@ -218,7 +218,7 @@ def test_a_picture_of_another_depth_is_named_with_its_values_and_the_others_are_
     Image.fromarray(read_image(NEW / "0.png")[..., 0].astype(np.uint16) * 16).save(NEW / "0.png")
     look(trained)
     assert [row["alarm"] for row in rows()] == ["", "yes"]
-    assert "0.png: holds values from" in rows()[0]["error"] and "depth 8" in rows()[0]["error"]
+    assert "0.png: holds values from" in rows()[0]["error"] and "training was 8" in rows()[0]["error"]
 
 
 @pytest.mark.parametrize(("colours", "refused"), [("colour", [0]), ("grey", [1]), ("both", []), (None, [])])

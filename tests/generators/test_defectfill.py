@@ -340,8 +340,8 @@ def test_a_candidate_that_is_no_picture_is_passed_over(
     plain, number = defectfill.inpaint, iter(range(9))
 
     def breaking(*args: Any, **named: Any) -> Any:
-        generated, round_trip = plain(*args, **named)
-        return (generated * torch.nan if next(number) in broken else generated), round_trip
+        sampled = plain(*args, **named)
+        return sampled._replace(generated=sampled.generated * torch.nan) if next(number) in broken else sampled
 
     monkeypatch.setattr(defectfill, "inpaint", breaking)
     [answer] = answers(params, model[0], REQUESTS[:1])
