@@ -84,8 +84,7 @@ class Inspector:
 
     def boxes(self, scores: Scores, found: list[ScoredBox] | None, mask: Mask) -> list[ScoredBox]:
         """The boxes of detected defects: the detector's own from the threshold on that contain a marked pixel, or, if
-        it
-        predicts none, those of the regions of the mask (`lib/metrics/boxes.py`)."""
+        it predicts none, those of the regions of the mask (`lib/metrics/boxes.py`)."""
         if found is None:
             return component_boxes(np.where(mask, scores, -np.inf), self.decision.threshold)
         return [one for one in found if one.score >= self.decision.threshold and _holds(mask, one)]
