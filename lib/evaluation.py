@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lib import plots
-from lib.alarms import marked
+from lib.alarms import alarm_level, marked
 from lib.core.errors import UserError
 from lib.core.geometry import Box
 from lib.core.images import write_png
@@ -35,6 +35,7 @@ from lib.metrics.types import Overlaps, overlaps, picture_type, type_ious
 RECALLS = np.arange(1, 201) / 200  # of the precision-recall curve
 RESAMPLED = "resampled.csv"  # a row for each resample; row n is of the same pictures in every arm of a category
 FOUND = "found.csv"  # a row for each defect of the test part: its size, and the seeds that found it
+LEVELS = "levels.csv"  # a row for each picture of the test part: up to which threshold each seed gives an alarm
 VERDICT = "verdict.json"  # written last: with it, the folder of an arm is whole
 
 Metrics = dict[str, float]
@@ -71,7 +72,8 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
 
     Returns mean and sample standard deviation over seeds, each seed, each defect type beside the good pictures, and
     counts. Writes into `out`: pr.csv, the mean curve of the seeds, RESAMPLED, their mean metrics on resampled test
-    parts, FOUND, which defects each seed finds, and best.png and worst.png of the first seed.
+    parts, FOUND, which defects each seed finds, LEVELS, up to which threshold a picture is an alarm, and best.png and
+    worst.png of the first seed.
     Raises UserError without trained seeds, or defects to find.
     """
     folders = sorted(trained.glob("seed-*"), key=lambda folder: int(folder.name.removeprefix("seed-")))
@@ -85,6 +87,9 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     draws = resamples(samples[0].category, groups, [example.has_defect for example in examples])
     replicates = []
     found = _defects(samples, examples)
+    levels = pd.DataFrame(
+        {"picture": [sample.id for sample in samples], "defect": [int(example.has_defect) for example in examples]}
+    )
     seeds: dict[str, Metrics] = {}
     by_type: dict[str, list[Metrics]] = {name: [] for name in types}
     curves = []
@@ -99,7 +104,8 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
             if folder == folders[0]:
                 _write_overlays(samples, examples, predicted, threshold, params.overlays, out)
             boxes = _box_metrics(examples, predicted, threshold, chosen["min_area"])
-            alarms = _alarm_metrics(examples, predicted, threshold, chosen["min_area"])
+            levels[folder.name] = _alarm_levels(predicted, chosen["min_area"])
+            alarms = _alarm_metrics(examples, levels[folder.name].to_numpy(), threshold)
             found[folder.name] = _found(examples, predicted, threshold, chosen["min_area"])
             told_apart, ious = _type_metrics(getattr(model, "types", ()), examples, predicted, threshold)
             replicates.append(_replicates(draws, pixels, examples, predicted))
@@ -117,6 +123,7 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     rows = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.mean(replicates, axis=0))
     write_text(out / RESAMPLED, f"pixel_ap,image_auroc\n{rows}")
     write_text(out / FOUND, found.to_csv(index=False, lineterminator="\n"))
+    write_text(out / LEVELS, levels.to_csv(index=False, lineterminator="\n", float_format="%.9g"))
     numbers = {name: sum(name in example.types for example in examples) for name in [GOOD, *types]}
     return {
         **_mean_and_std(list(seeds.values())),
@@ -163,17 +170,20 @@ def _box_metrics(
     return {"box_ap50": ap50, "box_ap": ap}
 
 
-def _alarm_metrics(
-    examples: Sequence[Example], predicted: Sequence[Prediction], threshold: float, min_area: int
-) -> Metrics:
+def _alarm_levels(predicted: Sequence[Prediction], min_area: int) -> NDArray[np.float32]:
+    """The highest threshold at which each picture is an alarm; minus infinity for one of less than min_area pixels."""
+
+    def level(one: Prediction) -> float:
+        return alarm_level(one.scores, min_area) if one.scores.size >= min_area else -math.inf
+
+    return np.array(on_cores(device(), level, predicted), np.float32)
+
+
+def _alarm_metrics(examples: Sequence[Example], levels: NDArray[np.float32], threshold: float) -> Metrics:
     """The shares of defect and of good pictures that are an alarm at the threshold from val; NaN without such."""
-    alarms = on_cores(device(), lambda one: bool(marked(one.scores, threshold, min_area).any()), predicted)
-
-    def share(of_defects: bool) -> float:
-        these = [alarm for example, alarm in zip(examples, alarms, strict=True) if example.has_defect == of_defects]
-        return _mean(these)
-
-    return {"defects_alarmed": share(True), "good_alarmed": share(False)}
+    alarms = levels >= threshold
+    defects = np.array([example.has_defect for example in examples], bool)
+    return {"defects_alarmed": _mean(alarms[defects]), "good_alarmed": _mean(alarms[~defects])}
 
 
 def _defects(samples: Sequence[Sample], examples: Sequence[Example]) -> pd.DataFrame:

@@ -162,6 +162,36 @@ def bars(path: Path, groups: Mapping[str, Mapping[str, Bar]], label: str, refere
     _save(figure, path)
 
 
+def trade_offs(
+    path: Path,
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    x: str,
+    y: str,
+    references: Sequence[str],
+) -> None:
+    """Draw stairs of (x, y) points as PNG, one panel for each key; x and y name the axes.
+
+    A name has the same colour in all panels; those in `references` are grey, all except the first of them dashed.
+    """
+    others = [name for panel in panels.values() for name in panel if name not in references]
+    styles: dict[str, dict[str, Any]] = {name: {"color": colour} for name, colour in _colours(others).items()}
+    styles |= {name: {"color": "#757575", "linestyle": "--"} for name in references}
+    styles[references[0]] = {"color": "#757575", "linewidth": 2}
+    columns = max(min(len(panels), MAX_COLUMNS), 1)
+    rows = max(-(-len(panels) // columns), 1)
+    figure = _figure(PANEL * columns, PANEL * rows)
+    handles: dict[str, Any] = {}
+    for place, (title, panel) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(rows, columns, place, xlabel=x, ylabel=y, title=title)
+        for name, points in panel.items():
+            handles[name] = axes.plot(*zip(*points, strict=True), drawstyle="steps-post", **styles[name])[0]
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0)
+        axes.grid(alpha=0.3)
+    _legend(figure, handles)
+    _save(figure, path)
+
+
 def _colours(names: Sequence[str]) -> dict[str, Any]:
     """A colour for each distinct name: of ten strong ones, or of twenty where ten are too few."""
     from matplotlib import colormaps

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from lib.alarms import marked
 from lib.core.errors import UserError
 from lib.core.params import Params
 from lib.core.records import GOOD
@@ -257,6 +258,12 @@ def test_boxes_and_alarms_are_judged_as_they_are_in_use_without_pieces_that_do_n
     in_use = box_precision(found, [truth_boxes(example.mask) for example in TEST])
     of_seed = verdict["seeds"]["0"]
     assert (of_seed["box_ap50"], of_seed["box_ap"]) == pytest.approx(in_use, abs=1e-6) and 0 < in_use[1] < 1
+    with open("out/levels.csv", newline="") as file:
+        levels = list(csv.DictReader(file))
+    assert [int(row["defect"]) for row in levels] == [one.has_defect for one in TEST]
+    for example, row in zip(TEST, levels, strict=True):
+        scores, level = inspector.predict(example.image), np.float32(row["seed-0"])
+        assert marked(scores, level, min_area).any() and not marked(scores, np.nextafter(level, 999), min_area).any()
     shares = [of_seed["defects_alarmed"], of_seed["good_alarmed"]]
     assert shares == pytest.approx([np.mean(alarms[True]), np.mean(alarms[False])], abs=1e-6)
     assert (shares[1] < 1) == (min_area > 1), "specks alone made good pictures alarm"
@@ -271,7 +278,7 @@ def test_the_stage_writes_every_arm_and_nothing_else(project: Path):
     files = {
         f"{folder}/{arm}/{name}"
         for arm in ("none", "placebo")
-        for name in ("best.png", "worst.png", "pr.csv", "resampled.csv", "found.csv")
+        for name in ("best.png", "worst.png", "pr.csv", "resampled.csv", "found.csv", "levels.csv")
     }
     assert set(outputs()) == {*files, "metrics/detection/unet.json"}
     verdicts = json.loads(Path("metrics/detection/unet.json").read_text())[CATEGORY]
@@ -348,6 +355,7 @@ def test_a_killed_run_leaves_no_half_a_verdict(project: Path, monkeypatch: pytes
     assert sorted(path.name for path in Path("out").iterdir()) == [
         "best.png",
         "found.csv",
+        "levels.csv",
         "pr.csv",
         "resampled.csv",
         "worst.png",

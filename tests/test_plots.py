@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lib import plots
 from lib.core.images import read_image, write_png
-from lib.plots import CAPTION, GAP, Bar, Overlay, bars, comparison_sheet, heat_map, learning_curve, overlay_sheet
+from lib.plots import CAPTION, GAP, Bar, Overlay, bars, comparison_sheet, heat_map, learning_curve, overlay_sheet, trade_offs
 
 
 @pytest.fixture
@@ -82,11 +82,14 @@ GROUPS = {
     "patchcore": {"none": Bar(0.6, 0.01), "placebo": Bar(0.6, nan, nan)},
 }
 
+TRADES = {"unet": {"none": [(0, 50), (1, 25)], "perlin": [(0, 25), (1, 0)], "placebo": [(0, 50), (1, 0)]}}
+
 
 def test_learning_curves_and_bars_are_png_with_equal_bytes_twice(tmp_path: Path):
     draw = {
         "learning": lambda path: learning_curve(path, {"loss, seed 0": [(1, 0.9), (2, 0.5)], "pixel AP, seed 0": []}),
         "bars": lambda path: bars(path, GROUPS, "pixel AP", ("none", "placebo")),
+        "trade-offs": lambda path: trade_offs(path, TRADES, "false alarms", "missed", ("none", "placebo")),
     }
     for name, function in draw.items():
         function(tmp_path / f"{name}-1.png")
@@ -133,11 +136,26 @@ def test_the_band_of_chance_lies_around_the_mean_of_the_reference(figures: list[
     assert [(band.y0, band.y1) for band in bands] == [pytest.approx(ends) for ends in ((0.34, 0.46), (0.35, 0.45))]
 
 
+def test_trade_offs_are_stairs_in_a_panel_for_each_detector(figures: list[Figure], tmp_path: Path):
+    panels = {**TRADES, "patchcore": {"none": TRADES["unet"]["none"]}}
+    trade_offs(tmp_path / "trade.png", panels, "false alarms", "missed", ("none", "placebo"))
+    [figure] = figures
+    unet, patchcore = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == ["unet", "patchcore"]
+    assert (unet.get_xlabel(), unet.get_ylabel(), unet.get_ylim()[0]) == ("false alarms", "missed", 0)
+    assert [line.get_drawstyle() for line in unet.lines] == ["steps-post"] * 3
+    assert [line.get_xydata().tolist() for line in patchcore.lines] == [[[0, 50], [1, 25]]]
+    assert [line.get_linestyle() for line in unet.lines] == ["-", "-", "--"]
+    grey, colour, placebo = (line.get_color() for line in unet.lines)
+    assert grey == placebo == patchcore.lines[0].get_color() != colour
+
+
 @pytest.mark.filterwarnings("error")
 def test_nothing_to_draw_is_an_empty_drawing(tmp_path: Path):
     learning_curve(tmp_path / "none.png", {})
+    trade_offs(tmp_path / "trades.png", {}, "false alarms", "missed", ("none", "placebo"))
     bars(tmp_path / "bars.png", {"unet": {"none": Bar(nan, nan, nan)}}, "AUPRO", ("none", "placebo"))
-    assert read_image(tmp_path / "none.png").size and read_image(tmp_path / "bars.png").size
+    assert all(read_image(tmp_path / f"{name}.png").size for name in ("none", "bars", "trades"))
 
 
 def test_a_loss_above_one_stays_inside_of_the_drawing(figures: list[Figure], tmp_path: Path):

@@ -38,3 +38,12 @@ def share(value: float | None) -> str:
 
 def mean_and_std(mean: float | None, std: float | None) -> str:
     return short(mean) if pd.isna(std) else f"{short(mean)} ± {short(std)}"
+
+
+def tenths(value: float, sign: str = "") -> str:
+    """A number of 100 to its first decimal place; sign: "+" writes that of positive numbers, too."""
+    return "-" if pd.isna(value) else f"{round(value, 1) + 0.0:{sign}.1f}"
+
+
+def tenths_and_std(mean: float, std: float) -> str:
+    return tenths(mean) if pd.isna(std) else f"{tenths(mean)} ± {tenths(std)}"

@@ -8,6 +8,7 @@ import pandas as pd
 
 from lib.core.params import PLACEBO, REAL_ONLY, Params
 from lib.core.records import GOOD, Sample, of_split, read_records
+from lib.report.cells import tenths, tenths_and_std
 from lib.report.scores import ALL, LEVEL, over_categories, spread
 
 RATES = {"missed": "defects_alarmed", "false alarms": "good_alarmed"}  # told of 100, by the metric behind each
@@ -17,7 +18,7 @@ standard deviation over seeds, at the threshold from val. Change: against `{REAL
 than what other seeds alone do, else *within*.
 
 - A lower threshold buys fewer misses with more false alarms. An arm that moves both in opposite ways may have another \
-threshold and see no better: compare image AUROC, which knows no threshold.
+threshold and see no better: the next table and image AUROC know no threshold.
 - Where image AUROC is near 1 and false alarms are many, the threshold is at fault, not the detector. By default it is \
 that of the best F1 over the pixels of val, which does not look at whole pictures. `detect.false_alarm_rate` bounds \
 false alarms instead, `detect.min_area` ignores small specks, and `python -m lib.recalibrate` sets the threshold of a \
@@ -58,10 +59,10 @@ def line_table(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) ->
             for head, metric in RATES.items():
                 mean, std = rates[detector, category, arm, metric].values()
                 change = mean - rates[detector, category, REAL_ONLY, metric]["mean"]
-                told = _number(change, "+")
+                told = tenths(change, "+")
                 if category == judged and arm != REAL_ONLY:
                     told += f" {verdicts[detector, metric, arm]}"
-                row[f"{head}, of 100"] = _number(mean) if pd.isna(std) else f"{_number(mean)} ± {_number(std)}"
+                row[f"{head}, of 100"] = tenths_and_std(mean, std)
                 row[f"change of {head}"] = "-" if arm == REAL_ONLY else told
             rows.append(row)
     alone = {"detector": params.detectors, "category": categories}
@@ -76,14 +77,14 @@ def on_the_line(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) -
     learners = set(contrasts[contrasts["arm"] != PLACEBO]["detector"])
     sentences = ["At the threshold from val:"]
     for detector in [name for name in params.detectors if name in learners] or params.detectors:
-        missed, false = (_number(rates[detector, ALL, REAL_ONLY, metric]) for metric in RATES.values())
+        missed, false = (tenths(rates[detector, ALL, REAL_ONLY, metric]) for metric in RATES.values())
         sentences.append(
             f"{detector} with real defects alone misses {missed} of 100 pictures with a defect and gives a false alarm "
             f"on {false} of 100 good ones."
         )
         moved = beyond[beyond["detector"] == detector]
         told = [
-            f"{arm} makes it {_number(rates[detector, ALL, arm, metric])} {head}"
+            f"{arm} makes it {tenths(rates[detector, ALL, arm, metric])} {head}"
             for head, metric in RATES.items()
             for arm in moved[moved["metric"] == metric]["arm"]
         ]
@@ -115,7 +116,3 @@ def _of_hundred(scores: pd.DataFrame) -> pd.DataFrame:
 def _most(count: int) -> int:
     """Of 100, the largest rate that shows no case among `count` pictures in one of twenty draws (binomial)."""
     return round(100 * (1 - (1 - LEVEL) ** (1 / count))) if count else 100
-
-
-def _number(value: float, sign: str = "") -> str:
-    return "-" if pd.isna(value) else f"{round(value, 1) + 0.0:{sign}.1f}"

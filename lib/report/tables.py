@@ -25,6 +25,7 @@ from lib.report.scores import (
     read_scores,
     spread,
 )
+from lib.report.tradeoff import DRAWN, SHOWN, TRADE_NOTE, read_trade, trade_curves, trade_table
 from lib.report.verdict import harvest, headline, interval, signed, verdict
 
 ALARMS = tuple(RATES.values())  # what a line stops for, which has a table of its own
@@ -108,18 +109,20 @@ def write_report(params: Params, metrics: Path) -> str:
     write_text(out / "differences.csv", _csv(contrasts))
     write_json(metrics / "summary.json", summary(params, metrics, scores))
     _write_plots(params, metrics, scores, contrasts)
-    return "\n\n".join([*told, *(markdown(part.table) for part in sections[:2] if part.table is not None)])
+    return "\n\n".join([*told, *(markdown(part.table) for part in sections[:3] if part.table is not None)])
 
 
 def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> list[Part]:
-    """The tables of the report: first what a line stops for, then all arms. scores: of `read_scores`; contrasts: of
+    """The tables of the report: first what a line stops for, then at what price, then all arms. scores: of `read_scores`; contrasts: of
     `over_pictures`."""
     shown = [metric for metric in MAIN if metric not in ALARMS]
     main = contrasts["metric"].isin(MAIN)
     types = {title: _types_table(params, metrics / "detection", metric) for title, (metric, _) in TYPES.items()}
     found = read_found(params, metrics / "detection")
+    trade = read_trade(params, metrics / "detection", SHOWN)
     return [
         Part("On the line", line_table(params, scores, contrasts), LINE_NOTE),
+        Part("Misses for false alarms", trade_table(trade), TRADE_NOTE),
         Part("All arms", _arms_table(scores, shown), ARMS_NOTE),
         Part("Difference from real defects alone", _differences_table(contrasts[main]), DIFFERENCES_NOTE),
         Part("Missed defects by size", sizes_table(found), SIZES_NOTE),
@@ -147,6 +150,9 @@ def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, contrasts:
                 write_text(out / "training" / f"{generator}-{category}.csv", _csv(points))
                 curves[f"loss of {generator}, {category}"] = points.to_numpy().tolist()
     plots.learning_curve(out / "training.png", curves)
+    trade = trade_curves(read_trade(params, metrics / "detection", DRAWN))
+    axes = ("false alarms, of 100 good pictures", "missed, of 100 pictures with a defect")
+    plots.trade_offs(out / "alarms.png", trade, *axes, (REAL_ONLY, PLACEBO))
     heights = spread(over_categories(scores)).reset_index()
     chance = contrasts.set_index(["detector", "metric", "arm"])["equal_arms"].to_dict()
     for metric in BARS:
@@ -207,7 +213,7 @@ def _types_table(params: Params, folder: Path, metric: str) -> pd.DataFrame:
 def pictures(params: Params) -> list[str]:
     """Where which pictures lie, one line for each place, in Markdown."""
     lines = ["`metrics/report/index.html`: this report with every sample, to be filtered and compared; opens offline"]
-    lines.append("`metrics/report/`: this page, bars and training curves")
+    lines.append("`metrics/report/`: this page, bars, misses for false alarms, and training curves")
     for name in params.generators:
         lines.append(f"`metrics/synth/{name}/`, `metrics/masks/{name}/`, `metrics/fidelity/{name}/`")
     lines.append("`metrics/fidelity/<category>.png`: the same placements through every generator")

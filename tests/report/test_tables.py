@@ -28,6 +28,7 @@ from lib.report.scores import (
     spread,
 )
 from lib.report.tables import write_report
+from lib.report.tradeoff import LEVELS
 from lib.report.verdict import verdict
 from tests.category import tiny_params
 
@@ -80,8 +81,10 @@ def write_detection(values: dict[tuple[str, str], list[float]], undefined: tuple
 
 
 def write_resamples(detector: str, category: str, arm: str, gains: list[float]) -> None:
-    """Pixel AP and image AUROC of as many resamples of the test part as there are gains, and one defect."""
+    """Pixel AP and image AUROC of as many resamples of the test part as there are gains, one defect and levels."""
     write_text(METRICS / f"detection/{detector}/{category}/{arm}/{FOUND}", "picture,type,area,a,b,c\nq,dent,9,0,1,0\n")
+    levels = "picture,defect,seed-0,seed-1,seed-2\nq,1,0.5,0.75,0.5\ng,0,0.25,0.5,0.75\n"
+    write_text(METRICS / f"detection/{detector}/{category}/{arm}/{LEVELS}", levels)
     rows = "".join(f"{0.5 + gain:.6f},{0.6 + gain:.6f}\n" for gain in gains)
     write_text(METRICS / f"detection/{detector}/{category}/{arm}/{RESAMPLED}", f"pixel_ap,image_auroc\n{rows}")
 
@@ -117,7 +120,7 @@ def params(inside: Path, raw_params: dict) -> Params:
 @pytest.fixture
 def numbers_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing: drawing takes longer than all the rest."""
-    for drawing in ("bars", "learning_curve"):
+    for drawing in ("bars", "learning_curve", "trade_offs"):
         monkeypatch.setattr(plots, drawing, lambda *args: None)
 
 
@@ -453,7 +456,7 @@ def test_the_pictures_can_be_opened_and_two_reports_are_equal_byte_for_byte(para
     write_metrics()
     write_report(params, METRICS)
     pictures = sorted((METRICS / "report").glob("*.png"))
-    assert [path.stem for path in pictures] == ["aupro", "pixel_ap", "training"]
+    assert [path.stem for path in pictures] == ["alarms", "aupro", "pixel_ap", "training"]
     assert all(read_image(path).std() > 1 for path in pictures)
     files = [*sorted(path for path in (METRICS / "report").rglob("*") if path.is_file()), METRICS / "summary.json"]
     first = [path.read_bytes() for path in files]
