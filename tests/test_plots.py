@@ -10,7 +10,18 @@ from matplotlib.figure import Figure
 
 from lib import plots
 from lib.core.images import read_image, write_png
-from lib.plots import CAPTION, GAP, Bar, Overlay, bars, comparison_sheet, heat_map, learning_curve, overlay_sheet, trade_offs
+from lib.plots import (
+    CAPTION,
+    GAP,
+    Bar,
+    Overlay,
+    bars,
+    comparison_sheet,
+    heat_map,
+    learning_curve,
+    overlay_sheet,
+    trade_offs,
+)
 
 
 @pytest.fixture

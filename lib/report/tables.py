@@ -113,8 +113,10 @@ def write_report(params: Params, metrics: Path) -> str:
 
 
 def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> list[Part]:
-    """The tables of the report: first what a line stops for, then at what price, then all arms. scores: of `read_scores`; contrasts: of
-    `over_pictures`."""
+    """The tables of the report: what a line stops for, at what price, all arms, and all else.
+
+    scores: of `read_scores`; contrasts: of `over_pictures`.
+    """
     shown = [metric for metric in MAIN if metric not in ALARMS]
     main = contrasts["metric"].isin(MAIN)
     types = {title: _types_table(params, metrics / "detection", metric) for title, (metric, _) in TYPES.items()}

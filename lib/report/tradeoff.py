@@ -16,10 +16,11 @@ LEVELS = "levels.csv"  # of each arm, by the stage evaluate
 SHOWN = (0, 5, 10, 20)  # false alarms, of 100 good pictures, in the table
 DRAWN = range(51)  # and in the drawing
 
-TRADE_NOTE = """Of 100 pictures with a defect, how many are missed where so many of 100 good ones may be a false alarm: \
-mean ± standard deviation over seeds, mean over categories. The threshold is set on the good pictures of the test part \
-itself: a bound, of which the threshold from val (table above) is one point. So arms compare without any threshold, \
-and the cost of a stricter one can be read. With 16 good pictures *5* allows no false alarm, and *10* one."""
+TRADE_NOTE = """Of 100 pictures with a defect, how many are missed where so many of 100 good ones may be a false \
+alarm: mean ± standard deviation over seeds, mean over categories. The threshold is set on the good pictures of the \
+test part itself: a bound, of which the threshold from val, above, is one point. So arms compare whatever their \
+threshold is, and the price of a stricter one can be read: of 16 good pictures 5 of 100 are none, and 10 are one. \
+`placebo` shows how little a small difference means."""
 
 
 def read_trade(params: Params, folder: Path, rates: Sequence[int]) -> pd.DataFrame:
@@ -42,9 +43,7 @@ def read_trade(params: Params, folder: Path, rates: Sequence[int]) -> pd.DataFra
     return trade.assign(**{name: pd.Categorical(trade[name], list(order)) for name, order in orders.items()})
 
 
-def missed_at(
-    defects: NDArray[np.floating], good: NDArray[np.floating], rates: Sequence[int]
-) -> NDArray[np.float64]:
+def missed_at(defects: NDArray[np.floating], good: NDArray[np.floating], rates: Sequence[int]) -> NDArray[np.float64]:
     """(R,) share of defect pictures, of 100, that give no alarm at the lowest threshold at which no more than each rate
     (R,), of 100, of the good ones do; (D,) and (G,) alarm levels. NaN without either."""
     if not len(defects) or not len(good):
@@ -59,17 +58,22 @@ def trade_table(trade: pd.DataFrame) -> pd.DataFrame:
     shown = trade[trade["false alarms"].isin(SHOWN)]
     means = _over_categories(shown)
     spread = means.groupby(["detector", "arm", "false alarms"], observed=True)["missed"].agg(["mean", "std"])
-    cells = spread.apply(lambda row: tenths_and_std(row["mean"], row["std"]), axis="columns")
-    wide = cells.unstack("false alarms").reset_index()
-    return wide.rename(columns={rate: f"at {rate} false alarms" for rate in SHOWN}).rename_axis(columns=None)
+    cells = [tenths_and_std(mean, std) for mean, std in zip(spread["mean"], spread["std"], strict=True)]
+    wide = spread.assign(cell=cells).pivot_table(
+        index=["detector", "arm"], columns="false alarms", values="cell", aggfunc="first", observed=True
+    )
+    return (
+        wide.reset_index().rename(columns={rate: f"at {rate} false alarms" for rate in SHOWN}).rename_axis(columns=None)
+    )
 
 
 def trade_curves(trade: pd.DataFrame) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """By detector and arm the points (false alarms, misses) of 100, mean over categories and seeds; none undefined."""
     means = _over_categories(trade).groupby(["detector", "arm", "false alarms"], observed=True)["missed"]
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for (detector, arm, rate), missed in means.mean().dropna().items():
-        curves.setdefault(detector, {}).setdefault(arm, []).append((rate, missed))
+    for row in means.mean().dropna().reset_index().to_dict("records"):
+        points = curves.setdefault(row["detector"], {}).setdefault(row["arm"], [])
+        points.append((row["false alarms"], row["missed"]))
     return curves
 
 
