@@ -169,7 +169,7 @@ def trade_offs(
     y: str,
     references: Sequence[str],
 ) -> None:
-    """Draw stairs of (x, y) points as PNG, one panel for each key; x and y name the axes.
+    """Draw stairs of (x, y) points as PNG, one panel for each key, on one scale; x and y name the axes.
 
     A name has the same colour in all panels; those in `references` are grey, all except the first of them dashed.
     """
@@ -185,9 +185,11 @@ def trade_offs(
         axes = figure.add_subplot(rows, columns, place, xlabel=x, ylabel=y, title=title)
         for name, points in panel.items():
             handles[name] = axes.plot(*zip(*points, strict=True), drawstyle="steps-post", **styles[name])[0]
-        axes.set_ylim(bottom=0)
         axes.margins(x=0)
         axes.grid(alpha=0.3)
+    highest = max((axes.get_ylim()[1] for axes in figure.axes), default=1)
+    for axes in figure.axes:
+        axes.set_ylim(0, highest)
     _legend(figure, handles)
     _save(figure, path)
 

@@ -154,6 +154,7 @@ def test_trade_offs_are_stairs_in_a_panel_for_each_detector(figures: list[Figure
     unet, patchcore = figure.axes
     assert [axes.get_title() for axes in figure.axes] == ["unet", "patchcore"]
     assert (unet.get_xlabel(), unet.get_ylabel(), unet.get_ylim()[0]) == ("false alarms", "missed", 0)
+    assert unet.get_ylim() == patchcore.get_ylim(), "panels compare at a glance"
     assert [line.get_drawstyle() for line in unet.lines] == ["steps-post"] * 3
     assert [line.get_xydata().tolist() for line in patchcore.lines] == [[[0, 50], [1, 25]]]
     assert [line.get_linestyle() for line in unet.lines] == ["-", "-", "--"]
