@@ -31,7 +31,7 @@ NARROW = {
     "unet": {"width": 8},
     "patchcore": {"coreset": 40},
     "rgpkd": {"width": 8, "bank": 3},
-    "pagmfr": {"width": 8},
+    "pagmfr": {"width": 8, "steps": 2},
 }
 TOLERANCE = 1e-4
 

@@ -21,7 +21,7 @@ TINY = {
     "defect_gen": {"wide_width": 8, "narrow_width": 8, "train_steps": 2, "variants": 1},
     "dmgr": {"global_width": 8, "local_width": 8, "global_steps": 2, "local_steps": 2, "levels": 3, "good_windows": 1},
     "rgpkd": {"width": 8, "bank": 4},
-    "pagmfr": {"width": 8},
+    "pagmfr": {"width": 8, "steps": 2},
     "rtdetr": {"width": 16, "queries": 5, "steps": 2},
 }
 

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.core.geometry import RGB, Scores
-from lib.core.params import Detect, Params, Section
+from lib.core.params import Detect, Params, Positive, Section
 from lib.core.runtime import device, seed_for, write_json
 from lib.detectors import Example, History
 from lib.metrics.ranking import average_precision
@@ -62,7 +62,7 @@ class Settings(Section):
     pseudo_share: share of a batch's windows that are from good pictures, half of them with a pseudo anomaly; the others
     show the arm's real and synthetic defects; 1, as published, uses no defects. route: kind of pseudo anomalies; auto
     decides from the good pictures. textures, objects: folders of pictures to make them of, or null for the category's
-    good pictures. gamma: of the focal loss. *_weight: of the terms of the loss. branches: what the score uses.
+    good pictures. steps, learning_rate: instead of those in `detect`. gamma: of the focal loss. *_weight: of the terms of the loss. branches: what the score uses.
     """
 
     width: Annotated[int, Field(ge=8, multiple_of=2)]
@@ -70,6 +70,7 @@ class Settings(Section):
     route: Route
     textures: str | None
     objects: str | None
+    steps: Positive
     learning_rate: Annotated[float, Field(gt=0)]
     gamma: Annotated[float, Field(ge=0, le=5)]
     detection_weight: Annotated[float, Field(gt=0)]
@@ -110,7 +111,7 @@ def fit(
         model.network,
         (lambda: select(model)) if select else None,
         detect.validate_every,
-        detect.steps,
+        settings.steps,
         "pixel AP on val",
     )
     _write(model, weights, out)
@@ -156,8 +157,9 @@ def _training(
         rng = np.random.default_rng(seed_for(seed, "windows", step))
         return total_loss(model, draw(foreign, pools, model.settings, detect, rng))
 
-    rate = model.settings.learning_rate
-    return training_steps(model.network, parameter_groups(model.network, None, rate, rate), detect.steps, seed, loss_of)
+    settings = model.settings
+    groups = parameter_groups(model.network, None, settings.learning_rate, settings.learning_rate)
+    return training_steps(model.network, groups, settings.steps, seed, loss_of)
 
 
 def draw(

@@ -19,7 +19,7 @@ from lib.vision.reconstruction import ssim
 from lib.vision.windows import Pools, Windows
 from tests.blobs import BUDGET
 
-DETECT = BUDGET.model_copy(update={"encoder": DEFAULT, "window": 64, "steps": 2, "validate_every": 1, "batch_size": 4})
+DETECT = BUDGET.model_copy(update={"encoder": DEFAULT, "window": 64, "validate_every": 1, "batch_size": 4})
 
 
 def cloth(seed: int, side: int = 64) -> np.ndarray:
@@ -54,7 +54,7 @@ def params(raw_params) -> Params:
 
 @pytest.fixture(scope="module")
 def small(raw_params) -> pagmfr.Settings:
-    return pagmfr.Settings.model_validate(raw_params["pagmfr"] | {"width": 8})
+    return pagmfr.Settings.model_validate(raw_params["pagmfr"] | {"width": 8, "steps": 2})
 
 
 def untrained(params, small) -> pagmfr.Model:
@@ -90,9 +90,12 @@ def test_the_backbone_stays_as_it_was(params, small, tmp_path):
 
 
 def test_it_learns_what_is_torn_and_what_cloth_would_be_there(raw_params, small, tmp_path):
-    budget = DETECT.model_copy(update={"steps": 60, "validate_every": 60})
-    params = Params.model_validate(raw_params | {"detect": budget.model_dump()})
-    history = pagmfr.fit([*good(4), *torn(6, 20, True)], torn(2, 40, False), params, small, 0, tmp_path)
+    budget = DETECT.model_copy(update={"steps": 2, "validate_every": 60})
+    params, settings = (
+        Params.model_validate(raw_params | {"detect": budget.model_dump()}),
+        small.model_copy(update={"steps": 60}),
+    )
+    history = pagmfr.fit([*good(4), *torn(6, 20, True)], torn(2, 40, False), params, settings, 0, tmp_path)
     losses = [loss for _, loss in history.curves["loss"]]
     assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
     model, (unseen,) = pagmfr.load(tmp_path), torn(1, 60, True)
