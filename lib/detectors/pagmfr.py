@@ -62,7 +62,8 @@ class Settings(Section):
     pseudo_share: share of a batch's windows that are from good pictures, half of them with a pseudo anomaly; the others
     show the arm's real and synthetic defects; 1, as published, uses no defects. route: kind of pseudo anomalies; auto
     decides from the good pictures. textures, objects: folders of pictures to make them of, or null for the category's
-    good pictures. steps, learning_rate: instead of those in `detect`. gamma: of the focal loss. *_weight: of the terms of the loss. branches: what the score uses.
+    good pictures. steps, learning_rate: instead of those in `detect`. gamma: of the focal loss. *_weight: of the terms
+    of the loss. branches: what the score uses.
     """
 
     width: Annotated[int, Field(ge=8, multiple_of=2)]
