@@ -12,8 +12,9 @@ from lib.core.params import Params
 # CPU seconds with one thread, measured on 2026-11-29 on one core of a shared server, with the settings of `lib.start`
 # for 33 pictures of 512 px with 5 types: of single stages where possible, else derived from the whole run.
 STAGE = 2.0  # start of a stage: its imports, and DVC's work
-STEP = {"perlin": 0.0, "cutpaste": 0.0, "mvp_diff": 0.37}  # per step of finetune on 12 samples, with models/base
-PAINT = {"perlin": 0.04, "cutpaste": 0.04, "mvp_diff": 0.58}  # per sample
+# Per step of finetune on 12 samples, with models/base (defectfill: 2026-12-01, beside mvp_diff on another machine).
+STEP = {"perlin": 0.0, "cutpaste": 0.0, "mvp_diff": 0.37, "defectfill": 0.67}
+PAINT = {"perlin": 0.04, "cutpaste": 0.04, "mvp_diff": 0.58, "defectfill": 1.2}  # per sample, of four candidates
 JUDGE = 0.15  # per sample in masks, fidelity and report
 FIT = {"unet": 0.055, "patchcore": 0.0}  # per step on 4 windows of 128 px, encoder frozen; twice if it is trained
 VALIDATE = 1.0  # per megapixel of val, after scaling

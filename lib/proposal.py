@@ -101,7 +101,7 @@ def choices(facts: Facts, thorough: bool = False) -> list[Choice]:
     scale, why_scale = scale_for(facts)
     window, why_window = window_for(facts, scale)
     dataset = facts.dataset
-    generators = ["perlin", "cutpaste", "mvp_diff"] if thorough else ["cutpaste", "mvp_diff"]
+    generators = ["perlin", "cutpaste", "mvp_diff", "defectfill"] if thorough else ["cutpaste", "defectfill"]
     raised = "for figures to rely on" if thorough else "a first look"
     return [
         Choice("dataset.path", dataset.path, "your pictures"),
@@ -126,7 +126,7 @@ def choices(facts: Facts, thorough: bool = False) -> list[Choice]:
         Choice(
             "mvp_diff.adapter", "full", "the embedded base learns photographs with all its weights, hardly by adapters"
         ),
-        Choice("finetune.learning_rate", 0.0005, "for all weights"),
+        Choice("finetune.learning_rate", 0.0005 if thorough else 0.001, "the longer, the lower"),
         Choice("finetune.steps", 400 if thorough else 200, f"{raised} of what the generator learns"),
     ]
 
@@ -214,8 +214,8 @@ def window_for(facts: Facts, scale: float) -> tuple[int, str]:
 
 
 def _arms(thorough: bool) -> str:
-    pair = "cutpaste pastes real defects elsewhere, mvp_diff learns to paint them"
-    return f"{pair}; perlin needs none at all" if thorough else pair
+    pair = "cutpaste pastes real defects elsewhere, defectfill learns to paint them into their shape"
+    return f"{pair}, mvp_diff into a box; perlin needs none at all" if thorough else pair
 
 
 def _classes(facts: Facts) -> str:

@@ -237,7 +237,7 @@ def test_from_a_clone_and_a_folder_of_pictures_to_the_report_it_takes_at_most_fi
     assert params["dataset"]["path"] == "../my pictures" and params["dataset"]["categories"] == ["my_pictures"]
     assert "python -m lib.repro report" in run(project, "make", "--dry-run", "report").stdout
     stages = run(project, "dvc", "stage", "list", "--name-only").stdout.split()
-    assert {"prepare", "finetune@mvp_diff-my_pictures", "evaluate@unet", "report"} <= set(stages)
+    assert {"prepare", "finetune@defectfill-my_pictures", "evaluate@unet", "report"} <= set(stages)
     done = run(project, "python", "-m", "lib.repro", "placements", check=False)
     assert done.returncode == 2, "an unknown stage is told before anything runs"
     run(project, "python", "-m", "lib.repro", "random_boxes")
