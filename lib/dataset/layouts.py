@@ -37,8 +37,7 @@ from lib.dataset.validation import DEFECTS, GOODS
 
 class Format(NamedTuple):
     """How a layout is recognised (the reason, or None), how a category is read, and, for messages, how good pictures
-    and
-    defects are marked."""
+    and defects are marked."""
 
     recognises: Callable[[Path], str | None]
     read: Callable[[Path, Findings], list[Picture]]

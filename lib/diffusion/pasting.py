@@ -40,8 +40,8 @@ def defect_changes(
     """
     if flawless is None:
         return generated - round_trip
-    low, high = np.clip(generated, 0, 255) + 1, np.clip(flawless, 0, 255) + 1  # no division by 0
-    transmission = np.minimum(np.minimum(low / high, (257 - low) / (257 - high)), 1)
+    light, without = np.clip(generated, 0, 255) + 1, np.clip(flawless, 0, 255) + 1  # no division by 0
+    transmission = np.minimum(np.minimum(light / without, (257 - light) / (257 - without)), 1)
     return generated - round_trip - transmission * (flawless - round_trip)
 
 

@@ -3,16 +3,17 @@
 After the public parts of `JJessicaYao/MvP-Diff`: an inpainting model learns to restore real defect pictures whose
 defect is masked by a box, from captions that name the defect and its place (its section "training"). It then paints
 into boxes of good pictures (its section "inference"). Intended differences: some captions are dropped in training
-(guidance needs it); every sample has its own noise, without low frequencies, which would tint the defect; the model
-works in a window around the box at native scale; only its change is added to the good picture, so that the
-autoencoder's error does not get into the result, nor the ground that the model repaints around the defect.
+(guidance needs it); a share of the training views shows good pictures under the caption of one; every sample has its
+own noise, without low frequencies, which would tint the defect; the model works in a window around the box at native
+scale; only its change is added to the good picture, so that the autoencoder's error does not get into the result, nor
+the ground that the model repaints around the defect.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,13 +21,14 @@ from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict
+from pydantic import Field
 from torch import Tensor
 
 from lib import language
 from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, resize, scaled, window_around
 from lib.core.images import read_image, recent
 from lib.core.params import Params, Positive, Section
-from lib.core.records import DefectBox, Placement
+from lib.core.records import GOOD, Placement
 from lib.core.runtime import device, progress, seed_for, write_json
 from lib.diffusion.adapters import LORA_FILE, UNET_HALVES, UNET_TARGETS, adapter_keys, check_adapters
 from lib.diffusion.components import Components, embed, load, provenance, to_pixels, to_tensor
@@ -38,17 +40,27 @@ from lib.diffusion.views import Flips, flipped, flips_of, random_window
 from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 
 SHARED = (*SAMPLER_SETTINGS, "synth.feather", *WINDOW)
-View = tuple[DefectBox, Flips, int]  # a real defect, how its view is flipped, the seed of the view
+
+
+class View(NamedTuple):
+    """A window for training: id of the picture, the box to restore in it, how the window is flipped, its seed."""
+
+    sample: str
+    box: Box
+    flips: Flips
+    seed: int
 
 
 class Settings(Section):
     """adapter: lora trains adapters of `rank` on the attention layers, full trains all weights of the U-Net; variants:
-    cached views of each real defect; reference: the picture whose difference to the generated one is the defect:
-    flawless, painted from the same noise without a defect, or round_trip, the encoded and decoded good picture."""
+    cached views of each real defect; good_share: of all views, those that show good pictures; reference: the picture
+    whose difference to the generated one is the defect: flawless, painted from the same noise without a defect, or
+    round_trip, the encoded and decoded good picture."""
 
     adapter: Literal["lora", "full"]
     rank: Positive
     variants: Positive
+    good_share: Annotated[float, Field(ge=0, lt=1)]
     reference: Literal["flawless", "round_trip"]
 
 
@@ -153,7 +165,8 @@ def adapted(params: Params, model: Path, where: torch.device, dtype: torch.dtype
 
 
 def cached_views(params: Params, settings: Settings, real: RealData, parts: Components) -> tuple[Cache, list[str]]:
-    """Encode several views of every real defect once, and list the captions that the cache refers to.
+    """Encode several views of every real defect, and views of good pictures, once; and list the captions that the cache
+    refers to.
 
     Caption 0 is the empty one.
     """
@@ -162,24 +175,51 @@ def cached_views(params: Params, settings: Settings, real: RealData, parts: Comp
         described = real.descriptions[item.sample, item.component]
         for variant in range(settings.variants):
             flips = flips_of(variant)
-            views.append((item, flips, seed_for(params.seed, item.sample, item.component, variant)))
+            seed = seed_for(params.seed, item.sample, item.component, variant)
+            views.append(View(item.sample, item.box, flips, seed))
             mirrored = language.mirrored(described.location, *flips)
             texts = language.captions(item.defect_type, real.category, mirrored) if any(flips) else described.captions
             rows.append(tuple(table.setdefault(text, len(table)) for text in texts))
+    if good := good_views(real, views, settings.good_share):
+        views += good
+        rows += [(table.setdefault(language.normal_caption(real.category), len(table)),)] * len(good)
     read = recent(read_image)
 
     def cut(batch: list[View]) -> tuple[RGB, NDArray[np.bool_], Tensor]:
         pairs = [
-            view_of(read(Path(real.samples[item.sample].image)), item.box, flips, params, parts.resolution, seed)
-            for item, flips, seed in batch
+            view_of(read(Path(real.samples[sample].image)), box, flips, params, parts.resolution, seed)
+            for sample, box, flips, seed in batch
         ]
         pictures, masks = zip(*pairs, strict=True)
-        return np.stack(pictures), np.stack(masks), torch.tensor([seed % 2**31 for *_, seed in batch])
+        return np.stack(pictures), np.stack(masks), torch.tensor([view.seed % 2**31 for view in batch])
 
     size = params.finetune.batch_size
     batches = [views[start : start + size] for start in range(0, len(views), size)]
     latents, masked, masks = encode_views(parts.vae, (cut(batch) for batch in progress(batches, "encode views")))
     return Cache(latents, masked, masks, tuple(rows)), list(table)
+
+
+def good_views(real: RealData, views: Sequence[View], share: float) -> list[View]:
+    """As many views of good pictures as make up this share, in [0, 1), of all views: in the boxes of real defects.
+
+    Fine-tuned on defects alone, a model would paint them whatever the caption says, also where a good part is asked
+    for. So the caption of a good part keeps its meaning (prior preservation: Ruiz et al. 2023).
+    """
+    good = sorted(sample.id for sample in real.samples.values() if sample.defect_type == GOOD)
+    count = round(len(views) * share / (1 - share)) if good else 0
+    chosen = []
+    for number in range(count):
+        like = views[number * len(views) // count]
+        seed = seed_for(like.seed, "good", number)
+        sample = real.samples[good[seed % len(good)]]
+        chosen.append(View(sample.id, fitting(like.box, *sample.size), like.flips, seed))
+    return chosen
+
+
+def fitting(box: Box, width: int, height: int) -> Box:
+    """The box, moved into a picture of this size, and cut where it is larger than that."""
+    x0, y0 = max(min(box[0], width - (box[2] - box[0])), 0), max(min(box[1], height - (box[3] - box[1])), 0)
+    return x0, y0, min(x0 + box[2] - box[0], width), min(y0 + box[3] - box[1], height)
 
 
 def view_of(image: RGB, box: Box, flips: Flips, params: Params, side: int, seed: int) -> tuple[RGB, Mask]:

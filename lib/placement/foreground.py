@@ -72,8 +72,7 @@ def foreground_mask(image: RGB, least: float = MIN_SHARE) -> Mask:
 
 def cielab(image: RGB) -> NDArray[np.float32]:
     """A picture in CIELAB (lightness 0 to 100), (H, W, 3), rounded to 8 bits: ten times as fast as exact values, and
-    the
-    error of half a unit is below noise."""
+    the error of half a unit is below noise."""
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32)
     return lab * np.array([100 / 255, 1, 1], np.float32) - np.array([0, 128, 128], np.float32)
 

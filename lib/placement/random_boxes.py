@@ -145,8 +145,7 @@ def _nearest_open(box: NDArray[np.int64], good: View) -> Box | None:
 
 def _anywhere(rng: np.random.Generator, real: Place, good: View, sides: Boxes) -> Boxes:
     """Upper left corners (CANDIDATES, 2) of boxes on a texture. If the real box is near a border, half of the boxes are
-    as
-    near to it, which uniform boxes would hardly ever be."""
+    as near to it, which uniform boxes would hardly ever be."""
     starts, beside = rng.integers(good.size - sides + 1), rng.random(sides.shape) < 0.5
     apart = rng.uniform(0.5, 1.5, sides.shape)
     before, behind = np.array(real.box[:2]), real.view.size - np.array(real.box[2:])

@@ -88,8 +88,7 @@ def _quadratic(rows: int, columns: int) -> NDArray[np.float32]:
 
 def alignment(pictures: Sequence[Features]) -> float:
     """How far pictures show the same thing in the same place, up to 1: the share of the colours' variance on a coarse
-    grid
-    that is explained by the place (intraclass correlation)."""
+    grid that is explained by the place (intraclass correlation)."""
     if len(pictures) < 2:
         return 0.0
     cells = np.stack([resize(one.maps[..., :3], GRID, GRID) for one in pictures]).astype(np.float64)

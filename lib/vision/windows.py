@@ -168,8 +168,7 @@ def _view(
     types: Sequence[str] = (),
 ) -> tuple[list[RGB], Labels, bool]:
     """A window of `side` px after scaling, (side, side, 3) uint8, its labels (side, side), and whether the window
-    without
-    its defects is known. With `twin` a second window follows: the one without its defects, if known."""
+    without its defects is known. With `twin` a second window follows: the one without its defects, if known."""
     example = source.example
     image, clean = example.image, example.clean if twin else None
     window = _window(image.shape, source.pixels if on_defect else None, round(side / scale), rng)

@@ -19,9 +19,11 @@ from lib.core.errors import UserError
 from lib.core.geometry import Window, box_mask, window_around
 from lib.core.images import png_bytes, read_image
 from lib.core.params import Params
+from lib.core.records import GOOD, Sample
 from lib.diffusion.components import Components, load
-from lib.generators import NON_FINITE, Failed, Made, mvp_diff, read_real
-from lib.generators.mvp_diff import LORA_FILE, Settings, adapted, finetune, hole, synthesize, view_of
+from lib.diffusion.inpainting import Cache
+from lib.generators import NON_FINITE, Failed, Made, RealData, mvp_diff, read_real
+from lib.generators.mvp_diff import LORA_FILE, Settings, View, adapted, finetune, hole, synthesize, view_of
 from lib.language import normal_caption
 from tests.category import CATEGORY, placement, tiny_params, write_category
 
@@ -141,14 +143,62 @@ def test_the_model_says_what_it_is_and_which_base_it_stands_on(tiny_base: Path, 
     assert (lora[0] / "curves/plots/metrics/loss.tsv").exists()
 
 
-def test_the_unet_gets_the_train_part_alone(params: Params, monkeypatch: pytest.MonkeyPatch, tiny_base: Path):
+def cached(params: Params, share: float) -> tuple[Cache, list[str]]:
+    chosen = settings_of(params).model_copy(update={"good_share": share})
+    return mvp_diff.cached_views(params, chosen, read_real(CATEGORY), load(params.base, CPU))
+
+
+def test_the_unet_gets_the_train_part_alone(params: Params, monkeypatch: pytest.MonkeyPatch):
     read: list[str] = []
     monkeypatch.setattr(mvp_diff, "read_image", lambda path: read.append(path.stem) or read_image(path))
-    cache, captions = mvp_diff.cached_views(params, settings_of(params), read_real(CATEGORY), load(params.base, CPU))
+    cache, captions = cached(params, 0)
     assert set(read) == {"scratch-0", "scratch-1", "dent-0"}
     assert len(cache.latents) == len(cache.masked) == len(cache.masks) == len(cache.captions) == 3 * 2
     assert captions[0] == "" and all(captions[row] for rows in cache.captions for row in rows)
     assert set(cache.masks.unique().tolist()) == {0, 1} and (cache.masks.flatten(1).sum(dim=1) > 0).all()
+
+
+def test_a_share_of_the_views_shows_good_pictures_under_the_caption_of_one(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    defects, known = cached(params, 0)
+    read: list[str] = []
+    monkeypatch.setattr(mvp_diff, "read_image", lambda path: read.append(path.stem) or read_image(path))
+    cache, captions = cached(params, 0.34)
+    good = {Path(one.image).stem for one in read_real(CATEGORY).samples.values() if one.defect_type == GOOD}
+    assert set(read) & good and set(read) - good == {"scratch-0", "scratch-1", "dent-0"}
+    assert captions == [*known, normal_caption(CATEGORY)]
+    assert cache.captions == (*defects.captions, *[(len(known),)] * 3), "three of nine"
+    assert torch.equal(cache.latents[:6], defects.latents), "views of defects stay as they were"
+    assert (cache.masks[6:].flatten(1).sum(dim=1) > 0).all()
+
+
+def test_good_views_are_spread_over_the_boxes_of_all_defects_and_differ():
+    samples = {name: Sample(name, "a", GOOD, "", None, name, "train", (30, 20), "") for name in "xyz"}
+    views = [View("d", (n, n, n + 9, n + 8), (False, n > 3), n) for n in range(6)]
+    real = RealData("a", samples, (), {})
+    for share, count in ((0, 0), (0.25, 2), (0.5, 6), (0.75, 18)):
+        good = mvp_diff.good_views(real, views, share)
+        assert len(good) == len({view.seed for view in good}) == count
+    assert {view.sample for view in good} == set("xyz")
+    assert {(view.box, view.flips) for view in good} == {(view.box, view.flips) for view in views}
+    assert mvp_diff.good_views(RealData("a", {}, (), {}), views, 0.5) == []
+
+
+@given(
+    x0=st.integers(0, 50),
+    y0=st.integers(0, 50),
+    width=st.integers(1, 30),
+    height=st.integers(1, 30),
+    size=st.tuples(st.integers(4, 60), st.integers(4, 60)),
+)
+def test_a_box_is_moved_into_a_smaller_picture(x0: int, y0: int, width: int, height: int, size: tuple[int, int]):
+    box = (x0, y0, x0 + width, y0 + height)
+    left, top, right, bottom = mvp_diff.fitting(box, *size)
+    assert 0 <= left < right <= size[0] and 0 <= top < bottom <= size[1]
+    assert (right - left, bottom - top) == (min(width, size[0]), min(height, size[1]))
+    if box[2] <= size[0] and box[3] <= size[1]:
+        assert (left, top, right, bottom) == box
 
 
 @settings(max_examples=50, deadline=None)
