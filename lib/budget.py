@@ -16,7 +16,8 @@ STAGE = 2.0  # start of a stage: its imports, and DVC's work
 STEP = {"perlin": 0.0, "cutpaste": 0.0, "mvp_diff": 0.37, "defectfill": 0.67}
 PAINT = {"perlin": 0.04, "cutpaste": 0.04, "mvp_diff": 0.58, "defectfill": 1.2}  # per sample, of four candidates
 JUDGE = 0.15  # per sample in masks, fidelity and report
-FIT = {"unet": 0.055, "patchcore": 0.0}  # per step on 4 windows of 128 px, encoder frozen; twice if it is trained
+# Per step on 4 windows of 128 px; unet: encoder frozen, twice if it is trained.
+FIT = {"unet": 0.055, "patchcore": 0.0, "pagmfr": 0.28}
 VALIDATE = 1.0  # per megapixel of val, after scaling
 EVALUATE = 2.0  # per megapixel of test, after scaling, with all metrics
 READ = 0.05  # per picture, before the split
@@ -35,13 +36,14 @@ def seconds(params: Params, counts: Mapping[str, int], types: int, megapixels: f
     detect, finetune, categories = params.detect, params.finetune, len(params.dataset.categories)
     samples, scaled = types * params.placements.per_type, megapixels * detect.scale**2
     batch = detect.batch_size / 4 * (detect.window / 128) ** 2
-    validations = math.ceil(detect.steps / detect.validate_every) + 1  # the last one chooses the threshold
-    learning = 2.0 if (params.model_extra or {})["unet"]["encoder_rate"] else 1.0
     detectors = evaluation = 0.0
     for name in params.detectors:
-        arms, seeds = len(params.arms(name)), len(params.detect.seeds)
-        training = categories * detect.steps * FIT[name] * batch * learning
-        looks = validations if FIT[name] else 1
+        own = (params.model_extra or {})[name]
+        arms, seeds, steps = len(params.arms(name)), len(params.detect.seeds), own.get("steps", detect.steps)
+        learning = 2.0 if own.get("encoder_rate") else 1.0
+        training = categories * steps * FIT[name] * batch * learning
+        # The last look chooses the threshold.
+        looks = math.ceil(steps / detect.validate_every) + 1 if FIT[name] else 1
         detectors += arms * (seeds * (training + looks * counts["val"] * scaled * VALIDATE) + categories * STAGE)
         evaluation += STAGE + arms * seeds * counts["test"] * scaled * EVALUATE
     return {

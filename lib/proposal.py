@@ -102,6 +102,7 @@ def choices(facts: Facts, thorough: bool = False) -> list[Choice]:
     window, why_window = window_for(facts, scale)
     dataset = facts.dataset
     generators = ["perlin", "cutpaste", "mvp_diff", "defectfill"] if thorough else ["cutpaste", "defectfill"]
+    detectors = ["unet", "patchcore", "pagmfr"] if thorough else ["unet", "patchcore"]
     raised = "for figures to rely on" if thorough else "a first look"
     return [
         Choice("dataset.path", dataset.path, "your pictures"),
@@ -112,7 +113,7 @@ def choices(facts: Facts, thorough: bool = False) -> list[Choice]:
         *split_for(facts),
         Choice("split.fold", 0, SILENT),
         Choice("generators", generators, _arms(thorough)),
-        Choice("detectors", ["unet", "patchcore"], "one that learns defects, and one that learns good pictures alone"),
+        Choice("detectors", detectors, _detectors(thorough)),
         Choice("detect.on_synthetic", ["unet"], "patchcore would learn nothing from synthetic defects"),
         Choice("detect.scale", scale, why_scale),
         Choice("detect.window", window, why_window),
@@ -216,6 +217,11 @@ def window_for(facts: Facts, scale: float) -> tuple[int, str]:
 def _arms(thorough: bool) -> str:
     pair = "cutpaste pastes real defects elsewhere, defectfill learns to paint them into their shape"
     return f"{pair}, mvp_diff into a box; perlin needs none at all" if thorough else pair
+
+
+def _detectors(thorough: bool) -> str:
+    pair = "one that learns defects, and one that learns good pictures alone"
+    return f"{pair}; pagmfr learns both, takes long, and is the best on some photographs" if thorough else pair
 
 
 def _classes(facts: Facts) -> str:

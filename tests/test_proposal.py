@@ -107,7 +107,7 @@ def test_every_choice_has_a_reason_in_one_line(thorough: bool):
     for choice in chosen:
         assert len(choice.reason) > 10 and "\n" not in choice.reason, choice
     settings = settings_of(chosen)
-    assert settings["dataset"]["path"] == "data/mine" and settings["detectors"] == ["unet", "patchcore"]
+    assert settings["dataset"]["path"] == "data/mine" and settings["detectors"][:2] == ["unet", "patchcore"]
     assert settings["detect"]["learning_rate"] == 0.003 and settings["unet"]["encoder_rate"] == 0.1
     assert (settings["detect"]["steps"] == 600, len(settings["detect"]["seeds"])) == (thorough, 3 if thorough else 1)
 
