@@ -38,7 +38,7 @@ def main() -> int:
         "--category", action="append", metavar="NAME", help="one of them, or more by more; default: all"
     )
     parser.add_argument("--layout", choices=get_args(Layout), help="what to take the folder for; default: auto")
-    parser.add_argument("--thorough", action="store_true", help="more seeds, steps and samples, and one more arm")
+    parser.add_argument("--thorough", action="store_true", help="more seeds, steps, samples, generators and detectors")
     parser.add_argument("--yes", action="store_true", help="write without asking")
     parser.add_argument("--dry-run", action="store_true", help="write nothing")
     args = parser.parse_args()
