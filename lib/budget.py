@@ -23,7 +23,7 @@ EVALUATE = 2.0  # per megapixel of test, after scaling, with all metrics
 READ = 0.05  # per picture, before the split
 TRUTH = 8.0  # mask_truth and the features of fidelity, which are constant
 
-SORT = 0.055  # of a million floats, on that core
+SORT = 0.135  # of a million floats by merging, on a core where a step of finetune takes as long (2026-12-01)
 SHARED = 0.6  # wall time on two cores, relative to CPU seconds on one: half of the stages use only one
 
 
@@ -61,13 +61,14 @@ def seconds(params: Params, counts: Mapping[str, int], types: int, megapixels: f
 def pace() -> float:
     """Wall time on this machine at present, relative to the CPU seconds above.
 
-    The time of a sort shows the speed of a core; the load average of the last minute, which Windows lacks, shows how
+    The time of a sort shows the speed of a core, a stable one, since numpy's default runs eight times as fast on cores
+    with AVX-512, and the pipeline does not; the load average of the last minute, which Windows lacks, shows how
     many processes compete. Most stages do not use more than two cores.
     """
     numbers, taken = np.random.default_rng(0).random(1_000_000), []
     for _ in range(10):
         started = time.thread_time()
-        np.sort(numbers)
+        np.sort(numbers, kind="stable")
         taken.append(time.thread_time() - started)
     cores = os.cpu_count() or 1
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
