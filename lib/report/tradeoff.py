@@ -54,17 +54,15 @@ def missed_at(defects: NDArray[np.floating], good: NDArray[np.floating], rates: 
 
 
 def trade_table(trade: pd.DataFrame) -> pd.DataFrame:
-    """Misses at SHOWN false alarms, of 100, by detector and arm; trade: of `read_trade`, with these rates."""
-    shown = trade[trade["false alarms"].isin(SHOWN)]
-    means = _over_categories(shown)
+    """Misses of 100 by detector and arm, a column for each rate of false alarms; trade: of `read_trade`."""
+    means = _over_categories(trade)
     spread = means.groupby(["detector", "arm", "false alarms"], observed=True)["missed"].agg(["mean", "std"])
     cells = [tenths_and_std(mean, std) for mean, std in zip(spread["mean"], spread["std"], strict=True)]
     wide = spread.assign(cell=cells).pivot_table(
         index=["detector", "arm"], columns="false alarms", values="cell", aggfunc="first", observed=True
     )
-    return (
-        wide.reset_index().rename(columns={rate: f"at {rate} false alarms" for rate in SHOWN}).rename_axis(columns=None)
-    )
+    heads = {rate: f"at {rate} false alarms" for rate in wide.columns}
+    return wide.rename(columns=heads).rename_axis(columns=None).reset_index()
 
 
 def trade_curves(trade: pd.DataFrame) -> dict[str, dict[str, list[tuple[float, float]]]]:
