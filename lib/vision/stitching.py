@@ -11,6 +11,7 @@ from lib.metrics.boxes import ScoredBox
 
 CONSIDERED = 1000  # boxes with the highest scores of a picture; the rest are duplicates or irrelevant
 BORDER = 2.0  # pixels; a box this close to its tile's border counts as cut
+NO_GROUP = CONSIDERED  # greater than the number of any group
 AS_SURE = 0.5  # least score for a join, relative to that of the box: uncertain boxes must not enlarge it
 
 
@@ -20,7 +21,6 @@ class Group:
 
     box: NDArray[np.float64]
     score: float
-    members: list[int]
     tiles: set[int]
     is_cut: bool
 
@@ -45,15 +45,19 @@ def stitched(
     same = _iou_in_common(boxes, views[of_tile]) > most_iou
     is_cut = _is_cut(boxes, views[of_tile], shape)
     groups: list[Group] = []
+    group_of = np.full(len(boxes), NO_GROUP)  # the group that a box is a member of
     for n, (one, number) in enumerate(numbered):
-        group = next((group for group in groups if same[n, group.members].any()), None)
-        if group is None:
-            groups.append(Group(boxes[n], one.score, [n], {number}, bool(is_cut[n])))
-        elif group.is_cut and number not in group.tiles and one.score >= AS_SURE * group.score:
+        first = group_of[same[n]].min(initial=NO_GROUP)
+        if first == NO_GROUP:
+            group_of[n] = len(groups)
+            groups.append(Group(boxes[n], one.score, {number}, bool(is_cut[n])))
+            continue
+        group = groups[first]
+        if group.is_cut and number not in group.tiles and one.score >= AS_SURE * group.score:
             low, high = np.minimum(group.box, boxes[n])[:2], np.maximum(group.box, boxes[n])[2:]
             group.box, group.is_cut = np.concatenate([low, high]), bool(is_cut[n])
-            group.members.append(n)
             group.tiles.add(number)
+            group_of[n] = first
     corners = [group.box.tolist() for group in groups]
     return [ScoredBox((x0, y0, x1, y1), group.score) for (x0, y0, x1, y1), group in zip(corners, groups, strict=True)]
 
