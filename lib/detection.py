@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,14 +25,14 @@ from lib import plots
 from lib.alarms import alarm_level, refuse_small, threshold_for
 from lib.core.defects import Labels
 from lib.core.errors import UserError
-from lib.core.geometry import Scores
+from lib.core.geometry import RGB, Scores
 from lib.core.images import is_grey, write_png
 from lib.core.params import PLACEBO, PLACEBO_SEED, REAL_ONLY, Detect, Params
 from lib.core.records import GOOD, RegionMap, Sample, Synthetic, TypeMap, by_id, of_split, read_records
 from lib.core.regions import ignored_pixels, silenced
 from lib.core.runtime import atomic_folder, device, on_cores, progress, replace_folder, work_folder, write_json
 from lib.detectors import Example, find
-from lib.metrics.boxes import ScoredBox, painted
+from lib.metrics.boxes import ScoredBox, painted, painted_labels
 from lib.metrics.ranking import DefectPixels, Ranking, defect_pixels, rank_pixels
 
 Place = TypeVar("Place", TypeMap, RegionMap)
@@ -207,6 +207,24 @@ def image_score(scores: Scores) -> float:
     return float(np.partition(scores, -count, axis=None)[-count:].mean())
 
 
+class Answer(NamedTuple):
+    """What a detector says of a picture: its score map (H, W) float32; the type of each pixel (H, W), also where there
+    is no defect, None if it does not tell types apart; its boxes, None if it predicts none."""
+
+    scores: Scores
+    labels: Labels | None = None
+    boxes: list[ScoredBox] | None = None
+
+
+def answer(module: ModuleType, model: Any, image: RGB) -> Answer:
+    """The answer of a detector to a picture (H, W, 3) uint8. One that predicts boxes gets its maps painted of these."""
+    types = getattr(model, "types", ())
+    if hasattr(module, "boxes"):
+        boxes = module.boxes(model, image)
+        return Answer(painted(boxes, image.shape), painted_labels(boxes, image.shape) if types else None, boxes)
+    return Answer(*module.predict_typed(model, image)) if types else Answer(module.predict(model, image))
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What is kept in memory of a picture's score map, which itself lies in a file: thousands do not fit.
@@ -248,16 +266,11 @@ def predictions(
         bar = progress(examples, what)  # moved on by hand, since pictures are done in any order
 
         def predict(number: int, example: Example) -> Prediction:
-            file, types, boxes = Path(spool, f"{number}.npy"), None, None
-            if getattr(model, "types", ()):
-                scores, labels = module.predict_typed(model, example.image)
+            file, types = Path(spool, f"{number}.npy"), None
+            scores, labels, boxes = answer(module, model, example.image)
+            if labels is not None:
                 types = Path(spool, f"{number}-types.npy")
                 np.save(types, labels)
-            elif hasattr(module, "boxes"):
-                boxes = module.boxes(model, example.image)
-                scores = painted(boxes, example.image.shape)
-            else:
-                scores = module.predict(model, example.image)
             if not np.isfinite(scores).all():
                 raise diverged(module)
             if example.ignored is not None:

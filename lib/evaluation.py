@@ -27,7 +27,7 @@ from lib.core.runtime import device, on_cores, work_folder, write_json, write_te
 from lib.detection import SCORING_SHARE, Prediction, predictions, rank_parts, read_examples
 from lib.detectors import Example, find
 from lib.metrics.bootstrap import Counts, Weights, aurocs, average_precisions, counts_of, levels_of, resamples
-from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, truth_boxes
+from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, truth_boxes, typed_precision
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import Ranking, rank
 from lib.metrics.types import Overlaps, overlaps, picture_type, type_ious
@@ -103,11 +103,12 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
             pixels, *of_types = rank_parts(examples, predicted, parts, threshold)
             if folder == folders[0]:
                 _write_overlays(samples, examples, predicted, threshold, params.overlays, out)
-            boxes = _box_metrics(examples, predicted, threshold, chosen["min_area"])
+            known = getattr(model, "types", ())
+            boxes = _box_metrics(known, examples, predicted, threshold, chosen["min_area"])
             levels[folder.name] = _alarm_levels(predicted, chosen["min_area"])
             alarms = _alarm_metrics(examples, levels[folder.name].to_numpy(), threshold)
             found[folder.name] = _found(examples, predicted, threshold, chosen["min_area"])
-            told_apart, ious = _type_metrics(getattr(model, "types", ()), examples, predicted, threshold)
+            told_apart, ious = _type_metrics(known, examples, predicted, threshold)
             replicates.append(_replicates(draws, pixels, examples, predicted))
         pictures = rank([one.image_score for one in predicted], [example.has_defect for example in examples])
         seeds[folder.name.removeprefix("seed-")] = _metrics(pictures, pixels, params.fpr_limit) | boxes | alarms
@@ -152,22 +153,31 @@ def _metrics(pictures: Ranking, pixels: Ranking, fpr_limit: float) -> Metrics:
 
 
 def _box_metrics(
-    examples: Sequence[Example], predicted: Sequence[Prediction], threshold: float, min_area: int
+    types: Sequence[str],
+    examples: Sequence[Example],
+    predicted: Sequence[Prediction],
+    threshold: float,
+    min_area: int,
 ) -> Metrics:
     """COCO's average precision of a box detector's own boxes, or of those of what counts in the score maps: pieces of
-    min_area px above the threshold."""
+    min_area px above the threshold. Of a detector that tells types apart also the mean over types."""
 
     def found_and_truth(example: Example, prediction: Prediction) -> tuple[list[ScoredBox], list[Box]]:
         if prediction.boxes is None:
             scores = prediction.scores
-            found = component_boxes(np.where(marked(scores, threshold, min_area), scores, -np.inf), threshold)
+            counted = np.where(marked(scores, threshold, min_area), scores, -np.inf)
+            found = component_boxes(counted, threshold, prediction.labels if types else None)
         else:
             found = [one for one in prediction.boxes if example.counts_within(one.box)]
         return found, truth_boxes(example.mask) if example.has_defect else []
 
     found, truth = zip(*on_cores(device(), found_and_truth, examples, predicted), strict=True)
     ap50, ap = box_precision(found, truth)
-    return {"box_ap50": ap50, "box_ap": ap}
+    if not types:
+        return {"box_ap50": ap50, "box_ap": ap}
+    of_types = [[truth_boxes(example.mask_of([name])) for example in examples] for name in types]
+    map50, mean_ap = typed_precision(found, of_types)
+    return {"box_ap50": ap50, "box_ap": ap, "box_map50": map50, "box_map": mean_ap}
 
 
 def _alarm_levels(predicted: Sequence[Prediction], min_area: int) -> NDArray[np.float32]:

@@ -42,9 +42,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Mask, Scores
+from lib.core.geometry import RGB, Mask
 from lib.core.images import png_bytes
 from lib.core.runtime import fingerprint, write_bytes
+from lib.detection import Answer
 from lib.trained import (
     WEIGHTS,
     Decision,
@@ -301,8 +302,8 @@ def load_exchanged(place: Path) -> Inspector:
         parts = [windows[first : first + most] for first in range(0, len(windows), most)]
         return np.concatenate(list(workers.map(lambda part: session.run(None, {"windows": part})[0], parts)))
 
-    def look(image: RGB) -> tuple[Scores, None]:
-        return predict_whole(image, score, sight), None
+    def look(image: RGB) -> Answer:
+        return Answer(predict_whole(image, score, sight))
 
     ignored = read_ignored(place) if place.is_dir() else _unpacked(read["ignored"], file)
     return Inspector(

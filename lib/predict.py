@@ -12,8 +12,9 @@ command has written. FOLDER gets for each picture NAME, where a.png and a.jpg of
                     yellow twice the threshold
     scores.csv      the picture's anomaly score, by which pictures are ranked, how many pixels are marked, alarm yes or
                     no, what went wrong, and NAME
-    boxes.json      boxes as COCO results: image_id is the picture's row in scores.csv, from 1 on
-    run.json        what looked: detector, weights, threshold, min_area, the range of the heat map
+    boxes.json      boxes as COCO results: image_id is the picture's row in scores.csv, from 1 on, category_id the place
+                    in the types of run.json, or 1 where the detector does not tell types apart
+    run.json        what looked: detector, weights, threshold, min_area, types, the range of the heat map
 
 "min_area" in the model's threshold.json, in pixels, is how large a piece of the mask must be to count; smaller ones are
 neither marked nor an alarm. A picture that cannot be read, or that is smaller itself, is named in scores.csv, and the
@@ -159,6 +160,7 @@ def described(inspector: Inspector) -> dict[str, Any]:
         "weights": inspector.weights,
         "threshold": decision.threshold,
         "min_area": decision.min_area,
+        "types": list(inspector.types),
         "heat": list(heat_range(decision.threshold)),
     }
 
@@ -173,12 +175,13 @@ def _look(inspector: Inspector, pictures: Iterable[Picture], results: Results) -
                 raise UserError(f"{picture.shown}: a name that is no UTF-8, as all results are; rename it")
             image = inspector.read(picture.path)
             refuse_small(image[..., 0].size, inspector.decision.min_area, "min_area of the model", picture.path)
-            scores, boxes = inspector.look(image)
+            seen = inspector.look(image)
         except (UserError, OSError) as error:
             results.fail(picture, str(error))
             return
-        mask = inspector.decision.mask(scores)
-        results.add(picture, image, scores, mask, inspector.boxes(scores, boxes, mask), image_score(scores))
+        mask = inspector.decision.mask(seen.scores)
+        boxes = inspector.boxes(seen, mask)
+        results.add(picture, image, seen.scores, mask, boxes, image_score(seen.scores))
 
     for _ in _side_by_side(look, pictures, inspector.at_once):
         if time.monotonic() - written > WRITTEN_EVERY:

@@ -124,11 +124,11 @@ class Results:
         self.rows[picture.name] = Row(picture.shown, f"{score:.6f}", str(int(mask.sum())), alarm, "", picture.name)
         self.boxes[picture.name] = [
             {
-                "category_id": 1,
+                "category_id": label or 1,
                 "bbox": [round(float(value), 2) for value in (x0, y0, x1 - x0, y1 - y0)],
                 "score": float(certainty),
             }
-            for (x0, y0, x1, y1), certainty in boxes
+            for (x0, y0, x1, y1), certainty, label in boxes
         ]
 
     def fail(self, picture: Picture, error: str) -> None:

@@ -7,6 +7,7 @@ with no others is not an alarm. If it is missing, every pixel counts.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,16 +20,15 @@ from lib.core.geometry import RGB, Mask, Scores
 from lib.core.images import Depth, is_grey, read_image, read_mask
 from lib.core.regions import blanked, silenced
 from lib.core.runtime import fingerprint
-from lib.detection import IGNORED_PIXELS
+from lib.detection import IGNORED_PIXELS, Answer, answer
 from lib.detectors import find
-from lib.metrics.boxes import ScoredBox, component_boxes, painted
+from lib.metrics.boxes import ScoredBox, component_boxes
 
 WEIGHTS = "model.safetensors"
 DEPTHS = (8, 10, 12, 14, 16, "unit")
 
 
-# (H, W, 3) uint8 -> (H, W) float32, and the boxes that the detector found, or None where it answers none.
-Look = Callable[[RGB], tuple[Scores, list[ScoredBox] | None]]
+Look = Callable[[RGB], Answer]  # of a picture (H, W, 3) uint8
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Decision:
 class Inspector:
     """A trained detector, run by torch or onnxruntime. provenance: of detector.json; weights: their fingerprint.
 
-    at_once: the number of pictures to process in parallel; `look` must be thread-safe if it is above 1.
+    at_once: the number of pictures to process in parallel; `look` must be thread-safe if it is above 1. types: those
+    that it tells apart.
     """
 
     look: Look
@@ -55,10 +56,11 @@ class Inspector:
     provenance: dict[str, Any]
     weights: str
     at_once: int = 1
+    types: tuple[str, ...] = ()
 
     def predict(self, image: RGB) -> Scores:
         """(H, W, 3) uint8 -> (H, W) float32."""
-        return self.look(image)[0]
+        return self.look(image).scores
 
     def read(self, path: Path) -> RGB:
         """The picture in a file, (H, W, 3) uint8, its values scaled as in training.
@@ -82,12 +84,13 @@ class Inspector:
         depth: Depth = self.provenance["depth"]
         return depth
 
-    def boxes(self, scores: Scores, found: list[ScoredBox] | None, mask: Mask) -> list[ScoredBox]:
+    def boxes(self, seen: Answer, mask: Mask) -> list[ScoredBox]:
         """The boxes of detected defects: the detector's own from the threshold on that contain a marked pixel, or, if
         it predicts none, those of the regions of the mask (`lib/metrics/boxes.py`)."""
-        if found is None:
-            return component_boxes(np.where(mask, scores, -np.inf), self.decision.threshold)
-        return [one for one in found if one.score >= self.decision.threshold and _holds(mask, one)]
+        if seen.boxes is None:
+            counted = np.where(mask, seen.scores, -np.inf)
+            return component_boxes(counted, self.decision.threshold, seen.labels)
+        return [one for one in seen.boxes if one.score >= self.decision.threshold and _holds(mask, one)]
 
 
 def _holds(mask: Mask, box: ScoredBox) -> bool:
@@ -107,15 +110,9 @@ class Trained:
     ignored: Mask | None  # (H, W): pixels that never count
 
     def inspector(self) -> Inspector:
-        module, model = self.module, self.model
-
-        def look(image: RGB) -> tuple[Scores, list[ScoredBox] | None]:
-            if not hasattr(module, "boxes"):
-                return module.predict(model, image), None
-            boxes = module.boxes(model, image)  # which its map is painted of: one look gives both
-            return painted(boxes, image.shape), boxes
-
-        return Inspector(counting(look, self.ignored), self.decision, self.provenance, self.weights)
+        look = counting(partial(answer, self.module, self.model), self.ignored)
+        types = getattr(self.model, "types", ())
+        return Inspector(look, self.decision, self.provenance, self.weights, types=types)
 
 
 def counting(look: Look, ignored: Mask | None) -> Look:
@@ -123,9 +120,9 @@ def counting(look: Look, ignored: Mask | None) -> Look:
     if ignored is None:
         return look
 
-    def counted(image: RGB) -> tuple[Scores, list[ScoredBox] | None]:
-        scores, boxes = look(shown(image, ignored))
-        return silenced(scores, ignored), boxes
+    def counted(image: RGB) -> Answer:
+        seen = look(shown(image, ignored))
+        return seen._replace(scores=silenced(seen.scores, ignored))
 
     return counted
 

@@ -93,8 +93,8 @@ def test_boxes_are_results_of_coco(trained: Path):
     for number in (0, 1):
         expected = component_boxes(scores_of(trained, NEW / f"{number}.png"), THRESHOLD)
         found = [one for one in answers if one["image_id"] == number + 1]
-        assert [one["bbox"] for one in found] == [[x0, y0, x1 - x0, y1 - y0] for (x0, y0, x1, y1), _ in expected]
-        assert [one["score"] for one in found] == pytest.approx([score for _, score in expected])
+        assert [one["bbox"] for one in found] == [[x0, y0, x1 - x0, y1 - y0] for (x0, y0, x1, y1), *_ in expected]
+        assert [one["score"] for one in found] == pytest.approx([one.score for one in expected])
         assert {one["file_name"] for one in found} == {f"data/new/{number}.png"}
     from pycocotools.coco import COCO
 
@@ -465,6 +465,26 @@ def test_onnxruntime_finds_what_torch_finds(network: Path):
         for ours, theirs in zip(rows(), by_torch, strict=True):
             assert float(ours["anomaly_score"]) == pytest.approx(float(theirs["anomaly_score"]), abs=1e-4)
             assert ours["alarm"] == theirs["alarm"]
+
+
+def test_boxes_are_told_with_their_types(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    class Model(float):
+        types = ("blob", "ring")
+
+    def predict_typed(model: Model, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return brightness.predict(model, image), np.full(image.shape[:2], 2, np.uint8)
+
+    number = brightness.load(trained)
+    look(trained)
+    plain = json.loads((OUT / "boxes.json").read_text())
+    assert json.loads((OUT / "run.json").read_text())["types"] == []
+    monkeypatch.setattr(brightness, "load", lambda folder: Model(number))
+    monkeypatch.setattr(brightness, "predict_typed", predict_typed, raising=False)
+    predict_all(loaded(trained), listed([NEW], Path("data/typed")), Path("data/typed"))
+    typed = json.loads(Path("data/typed/boxes.json").read_text())
+    assert json.loads(Path("data/typed/run.json").read_text())["types"] == ["blob", "ring"]
+    assert {box["category_id"] for box in plain} == {1} and {box["category_id"] for box in typed} == {2}
+    assert [box | {"category_id": 1} for box in typed] == plain
 
 
 def test_the_command_tells_what_is_wrong_in_one_message(trained: Path):

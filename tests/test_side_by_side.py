@@ -9,6 +9,7 @@ import pytest
 
 from lib.core.images import read_image, read_mask
 from lib.core.runtime import write_bytes
+from lib.detection import Answer
 from lib.intake import Picture, listed
 from lib.predict import _side_by_side, predict_all
 from lib.results import quick_png
@@ -19,8 +20,8 @@ NEW = Path("data/new")
 PROVENANCE = {"detector": "brightness", "depth": 8}
 
 
-def redness(image: np.ndarray) -> tuple[np.ndarray, None]:
-    return image[..., 0].astype(np.float32), None
+def redness(image: np.ndarray) -> Answer:
+    return Answer(image[..., 0].astype(np.float32))
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_as_many_pictures_as_asked_are_looked_at_at_a_time_and_few_more_are_begu
 
 
 def test_an_error_of_one_picture_ends_the_run_and_keeps_the_table(inspector: Inspector):
-    def broken(image: np.ndarray) -> tuple[np.ndarray, None]:
+    def broken(image: np.ndarray) -> Answer:
         raise MemoryError
 
     several = dataclasses.replace(inspector, look=broken, at_once=2)

@@ -2,7 +2,7 @@
 
 Network, matching and loss are those of transformers; this file defines size, data and tiles. By default the network is
 small and uses the backbone of `detect.encoder`, or, with `none`, a thin ResNet that is trained from scratch. With
-`rtdetr.weights` it is a published network with a new class head: all defects are one class.
+`rtdetr.weights` it is a published network with a new class head. All defects are one class, or each type is one.
 
 A defect that is longer than the overlap of two tiles is cut in each: its boxes are joined (`lib/vision/stitching.py`).
 """
@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib.boxes import mask_boxes
+from lib.core.defects import Labels
 from lib.core.errors import UserError, first_line
-from lib.core.geometry import RGB, Mask, Scores, Window, crop
+from lib.core.geometry import RGB, Scores, Window, crop
 from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, seed_for, write_json
 from lib.detectors import Example, History
@@ -47,6 +48,7 @@ BATCH = 16  # tiles per call in prediction
 class Settings(Section):
     """The keys are explained in params.yaml; sizes apply to the small network only."""
 
+    classes: Literal["defect", "types"]
     weights: str | None
     width: Annotated[int, Field(ge=16, multiple_of=16)]
     layers: Annotated[int, Field(ge=2)]  # transformers ties the heads of all layers to those of the first
@@ -79,12 +81,13 @@ class Pyramid(nn.Module):
 
 @dataclass(frozen=True)
 class Model:
-    """A trained network, with the window and the scale of its training."""
+    """A trained network, with the window and the scale of its training, and the types that it classifies."""
 
     network: Any  # RTDetrV2ForObjectDetection
     window: int
     scale: float
     most_iou: float
+    types: tuple[str, ...] = ()
 
     @property
     def multiple(self) -> int:
@@ -101,8 +104,9 @@ def fit(
     Raises UserError if there is no defect to learn from, backbone or weights are missing, or the window does not fit.
     """
     detect, pools = params.detect, Pools.of(train)
-    network = _untrained(params, settings, seed)
-    model = Model(network, detect.window, detect.scale, settings.most_iou)
+    types = tuple(pools.types) if settings.classes == "types" else ()
+    network = _untrained(params, settings, seed, max(1, len(types)))
+    model = Model(network, detect.window, detect.scale, settings.most_iou, types)
     if detect.window % model.multiple:
         raise UserError(f"detect.window is {detect.window}, this RT-DETR needs a multiple of {model.multiple} px")
     few = evenly_by_type(val, VALIDATED)
@@ -116,7 +120,7 @@ def fit(
         return box_precision(found, truth)[1]
 
     weights, history = best_weights(
-        _training(network, pools, detect, settings, seed),
+        _training(model, pools, detect, settings, seed),
         network,
         score if selects else None,
         detect.validate_every,
@@ -131,6 +135,7 @@ def fit(
         "window": detect.window,
         "scale": detect.scale,
         "most_iou": settings.most_iou,
+        "types": types,
     }
     write_json(out / "config.json", config)
     return history
@@ -145,7 +150,8 @@ def load(folder: Path) -> Model:
         backbone = rebuild(config["backbone"]) if config["backbone"] else None
         network = _built(RTDetrV2Config.from_dict(config["network"]), backbone)
     network.load_state_dict(load_file(folder / "model.safetensors"))
-    return Model(network.to(device()).eval(), config["window"], config["scale"], config["most_iou"])
+    types = tuple(config.get("types", ()))  # models of earlier versions have none
+    return Model(network.to(device()).eval(), config["window"], config["scale"], config["most_iou"], types)
 
 
 def predict(model: Model, image: RGB) -> Scores:
@@ -158,7 +164,10 @@ def predict(model: Model, image: RGB) -> Scores:
 
 @torch.no_grad()
 def boxes(model: Model, image: RGB) -> list[ScoredBox]:
-    """The scored boxes of a whole picture (H, W, 3) uint8, in its pixels, by falling score, at most MOST."""
+    """The scored boxes of a whole picture (H, W, 3) uint8, in its pixels, by falling score, at most MOST.
+
+    Each query gives one box, of its most likely type.
+    """
     network, where = model.network.eval(), next(model.network.parameters()).device
     small = resized(image, model.scale)
     places = tiles(small.shape, model.window, model.window // 4, model.multiple)
@@ -166,41 +175,45 @@ def boxes(model: Model, image: RGB) -> list[ScoredBox]:
     for first in range(0, len(places), BATCH):
         batch = np.stack([crop(small, place) for place in places[first : first + BATCH]])
         answer = network(pixel_values=_tensor(batch, where))
-        scores = answer.logits.float().sigmoid()[..., 0].cpu().numpy()
+        scores = answer.logits.float().sigmoid().cpu().numpy()
         centres = answer.pred_boxes.float().cpu().numpy().astype(np.float64)
         corners = np.concatenate([centres[..., :2] - centres[..., 2:] / 2, centres[..., :2] + centres[..., 2:] / 2], -1)
         for place, of_tile, sure in zip(places[first : first + BATCH], corners, scores, strict=True):
             found.append(_in_picture(of_tile, sure, place, small.shape))
     factors = np.tile(image.shape[1::-1], 2) / np.tile(small.shape[1::-1], 2)
     surest = stitched(found, places, small.shape, model.most_iou)[:MOST]
-    return [_scored(np.array(box) * factors, score) for box, score in surest]
+    return [_scored(np.array(box) * factors, score, label if model.types else 0) for box, score, label in surest]
 
 
 def _in_picture(corners: NDArray, scores: NDArray, place: Window, shape: Sequence[int]) -> list[ScoredBox]:
-    """The boxes (Q, 4) of a tile, given as shares of its side, in pixels of the picture and clipped to it."""
+    """The boxes (Q, 4) of a tile, given as shares of its side, in pixels of the picture and clipped to it.
+
+    scores: (Q, K), of each type. A box has its highest score, and the label of that type, from 1 on.
+    """
     low, high = np.zeros(4), np.tile(shape[1::-1], 2)
     pixels = np.clip(corners * place.side + np.array([place.x0, place.y0] * 2), low, high)
     inside = (pixels[:, 2:] > pixels[:, :2]).all(axis=1)
-    surest = np.argsort(-scores, kind="stable")[:MOST]
-    return [_scored(pixels[n], scores[n]) for n in surest if inside[n]]
+    highest, labels = scores.max(axis=1), scores.argmax(axis=1) + 1
+    surest = np.argsort(-highest, kind="stable")[:MOST]
+    return [_scored(pixels[n], highest[n], labels[n]) for n in surest if inside[n]]
 
 
-def _scored(corners: NDArray, score: float) -> ScoredBox:
+def _scored(corners: NDArray, score: float, label: int) -> ScoredBox:
     x0, y0, x1, y1 = corners.tolist()
-    return ScoredBox((x0, y0, x1, y1), float(score))
+    return ScoredBox((x0, y0, x1, y1), float(score), int(label))
 
 
-def _untrained(params: Params, settings: Settings, seed: int) -> Any:
+def _untrained(params: Params, settings: Settings, seed: int, classes: int) -> Any:
     """The network before its first step, on this machine's device."""
     name = params.detect.encoder
     with DRAWING, torch.random.fork_rng():
         torch.manual_seed(seed_for(seed, "weights"))
         if settings.weights is not None:
-            network = _published(settings.weights, settings, params.base.allow_download)
+            network = _published(settings.weights, settings, params.base.allow_download, classes)
         else:
             backbone = None if name == NONE else load_backbone(name, params.base.allow_download)
             torch.manual_seed(seed_for(seed, "weights"))  # again: the backbone may have used random numbers
-            network = _built(_small(settings, backbone), backbone)
+            network = _built(_small(settings, backbone, classes), backbone)
             # transformers initialises norm weights around 0, to be overwritten by a checkpoint; they would block
             # signals.
             for module in network.modules():
@@ -211,7 +224,7 @@ def _untrained(params: Params, settings: Settings, seed: int) -> Any:
     return network.to(device())
 
 
-def _small(settings: Settings, backbone: Backbone | None) -> Any:
+def _small(settings: Settings, backbone: Backbone | None, classes: int) -> Any:
     """The configuration of a network of this size, on the backbone's maps or on those of a thin ResNet."""
     from transformers import RTDetrResNetConfig, RTDetrV2Config
 
@@ -223,7 +236,7 @@ def _small(settings: Settings, backbone: Backbone | None) -> Any:
         embedding_size=width // 4, hidden_sizes=channels, depths=[1] * 3, layer_type="basic", out_indices=[1, 2, 3]
     )
     return RTDetrV2Config(
-        num_labels=1,
+        num_labels=classes,
         backbone_config=resnet,
         freeze_backbone_batch_norms=False,
         feat_strides=list(STRIDES),
@@ -253,7 +266,7 @@ def _built(config: Any, backbone: Backbone | None) -> Any:
     return network
 
 
-def _published(name: str, settings: Settings, allow_download: bool) -> Any:
+def _published(name: str, settings: Settings, allow_download: bool, classes: int) -> Any:
     """A complete RT-DETRv2 with its weights, except for new class heads. Raises UserError if it cannot be loaded."""
     from transformers import RTDetrV2ForObjectDetection
 
@@ -272,7 +285,7 @@ def _published(name: str, settings: Settings, allow_download: bool) -> Any:
             local_files_only=local,
             use_safetensors=True,
             dtype=torch.float32,
-            num_labels=1,
+            num_labels=classes,
             num_denoising=settings.denoising,
             anchor_image_size=None,  # windows have another size than the pictures that it was published for
             eval_size=None,
@@ -283,13 +296,13 @@ def _published(name: str, settings: Settings, allow_download: bool) -> Any:
         raise UserError(f"rtdetr.weights: {name} gives no RT-DETRv2{where}: {first_line(error)}") from error
 
 
-def _training(network: Any, pools: Pools, detect: Detect, settings: Settings, seed: int) -> Iterator[tuple[int, float]]:
+def _training(model: Model, pools: Pools, detect: Detect, settings: Settings, seed: int) -> Iterator[tuple[int, float]]:
     """Train the network, and yield each step, from 1 on, with its loss."""
-    where = next(network.parameters()).device
+    network, where = model.network, next(model.network.parameters()).device
 
     def loss_of(step: int) -> Tensor:
-        batch = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)))
-        labels = [{name: value.to(where) for name, value in labels_of(mask).items()} for mask in batch.masks]
+        batch = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)), types=model.types)
+        labels = [{name: value.to(where) for name, value in labels_of(window).items()} for window in batch.labels]
         pixels = _tensor(batch.images, where)
         if not settings.denoising:
             return network(pixel_values=pixels, labels=labels).loss
@@ -308,14 +321,22 @@ def _groups(network: Any, settings: Settings) -> list[dict[str, Any]]:
     return parameter_groups(network, backbone if is_pretrained else None, rate, settings.encoder_rate * rate)
 
 
-def labels_of(mask: Mask) -> dict[str, Tensor]:
-    """The loss's targets for a window's mask (H, W) bool: `boxes` (N, 4), centre, width and height as shares of the
-    window, and `class_labels` (N,) zeros. Pieces of less than SPECK px, cut by the window's border, are left out."""
-    height, width = mask.shape
-    pieces = [piece.box for piece in mask_boxes(mask, 0, SPECK) if piece.area >= SPECK]
-    corners = torch.tensor(pieces, dtype=torch.float32).reshape(-1, 2, 2) / torch.tensor([width, height])
+def labels_of(labels: Labels) -> dict[str, Tensor]:
+    """The loss's targets for a window's labels (H, W), 0 without a defect: `boxes` (N, 4), centre, width and height as
+    shares of the window, and `class_labels` (N,), from 0 on. Defects of different labels have boxes of their own.
+    Pieces of less than SPECK px, cut by the window's border, are left out."""
+    height, width = labels.shape
+    pieces = [
+        (piece.box, label - 1)
+        for label in np.unique(labels[labels > 0]).tolist()
+        for piece in mask_boxes(labels == label, 0, SPECK)
+        if piece.area >= SPECK
+    ]
+    corners = torch.tensor([box for box, _ in pieces], dtype=torch.float32).reshape(-1, 2, 2)
+    corners = corners / torch.tensor([width, height])
     centres, extents = corners.mean(dim=1), corners[:, 1] - corners[:, 0]
-    return {"boxes": torch.cat([centres, extents], 1), "class_labels": torch.zeros(len(pieces), dtype=torch.int64)}
+    classes = torch.tensor([label for _, label in pieces], dtype=torch.int64)
+    return {"boxes": torch.cat([centres, extents], 1), "class_labels": classes}
 
 
 def _tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:

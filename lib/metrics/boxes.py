@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lib.boxes import mask_boxes
+from lib.core.defects import Labels
 from lib.core.geometry import Box, Mask, Scores
 
 SPECK = 4  # pixels; smaller pieces of a mask or of a map get no box, unless there is no larger one
@@ -16,10 +17,12 @@ MOST = 100  # boxes of a picture that count, the highest ones, as in COCO
 
 
 class ScoredBox(NamedTuple):
-    """x0, y0, x1, y1 in pixels, x1 and y1 exclusive, fractions allowed; and how surely there is a defect in it."""
+    """x0, y0, x1, y1 in pixels, x1 and y1 exclusive, fractions allowed; how surely there is a defect in it; and k for
+    the k-th of the detector's types, 0 if it does not tell types apart."""
 
     box: tuple[float, float, float, float]
     score: float
+    label: int = 0
 
 
 def truth_boxes(mask: Mask) -> list[Box]:
@@ -27,7 +30,7 @@ def truth_boxes(mask: Mask) -> list[Box]:
     return [component.box for component in mask_boxes(mask, 0, SPECK)]
 
 
-def component_boxes(scores: Scores, threshold: float) -> list[ScoredBox]:
+def component_boxes(scores: Scores, threshold: float, labels: Labels | None = None) -> list[ScoredBox]:
     """The boxes of what a score map (H, W) marks, scores >= threshold, cut by the rule of `truth_boxes`, so that a map
     that equals the mask finds every box exactly.
 
@@ -35,11 +38,16 @@ def component_boxes(scores: Scores, threshold: float) -> list[ScoredBox]:
     well as faint, and where scores saturate many a maximum is the same 1. Places below the threshold give no box, since
     in a map they have no border of their own, and boxes of several thresholds at once are worse than those of one
     (docs/results.md). So this is the precision of a detector as it is used, at the threshold that its masks have, too.
+
+    labels: (H, W), the type of each pixel. A box is of the type that most of its marked pixels have.
     """
     boxes = []
     for box in truth_boxes(scores >= threshold):
-        excess = scores[box[1] : box[3], box[0] : box[2]].astype(np.float64) - threshold
-        boxes.append(ScoredBox(box, float(excess[excess >= 0].sum())))
+        rows, columns = slice(box[1], box[3]), slice(box[0], box[2])
+        excess = scores[rows, columns].astype(np.float64) - threshold
+        is_marked = excess >= 0
+        label = 0 if labels is None else int(np.bincount(labels[rows, columns][is_marked]).argmax())
+        boxes.append(ScoredBox(box, float(excess[is_marked].sum()), label))
     return boxes
 
 
@@ -65,6 +73,25 @@ def box_precision(found: Sequence[Sequence[ScoredBox]], truth: Sequence[Sequence
         judge.accumulate()
     by_iou = judge.eval["precision"].mean(axis=(1, 2, 3, 4))
     return float(np.round(by_iou[0], 12)), float(np.round(by_iou.mean(), 12))
+
+
+def typed_precision(
+    found: Sequence[Sequence[ScoredBox]], truth: Sequence[Sequence[Sequence[Box]]]
+) -> tuple[float, float]:
+    """The `box_precision` of each type's boxes alone, averaged over the types that `truth` has: COCO's mAP.
+
+    found: the boxes of each picture. truth: for each type, in the order of labels, the boxes of each picture.
+
+    >>> typed_precision([[ScoredBox((0, 0, 4, 4), 0.9, 2)]], [[[]], [[(0, 0, 4, 4)]]])
+    (1.0, 1.0)
+    """
+    of_types = [
+        box_precision([[one for one in boxes if one.label == label] for boxes in found], of_type)
+        for label, of_type in enumerate(truth, start=1)
+        if any(of_type)
+    ]
+    ap50, ap = np.mean(of_types, axis=0) if of_types else (nan, nan)
+    return float(ap50), float(ap)
 
 
 def _dataset(pictures: int, boxes: Sequence[tuple[int, Sequence[float], float]]) -> Any:
@@ -96,7 +123,17 @@ def painted(boxes: Sequence[ScoredBox], shape: Sequence[int]) -> Scores:
     """The score map (H, W) float32 of boxes in a picture of shape (H, W, ...): everywhere the highest score of the
     boxes that hold the pixel's centre, 0 outside of all."""
     scores = np.zeros(shape[:2], np.float32)
-    for (x0, y0, x1, y1), score in boxes:
+    for (x0, y0, x1, y1), score, _ in boxes:
         rows, columns = (slice(max(round(a), 0), max(round(b), 0)) for a, b in ((y0, y1), (x0, x1)))
         np.maximum(scores[rows, columns], np.float32(score), out=scores[rows, columns])
     return scores
+
+
+def painted_labels(boxes: Sequence[ScoredBox], shape: Sequence[int]) -> Labels:
+    """The label map (H, W) uint8 of boxes with types: everywhere that of the box whose score `painted` gives, of equal
+    scores the first box's; 1, the first type, outside of all."""
+    labels = np.ones(shape[:2], np.uint8)
+    for (x0, y0, x1, y1), _, label in sorted(boxes, key=lambda one: -one.score)[::-1]:
+        rows, columns = (slice(max(round(a), 0), max(round(b), 0)) for a, b in ((y0, y1), (x0, x1)))
+        labels[rows, columns] = label
+    return labels

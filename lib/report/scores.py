@@ -22,6 +22,7 @@ MAIN = {
     "box_ap50": "box AP50",
     "defects_alarmed": "defects found",
     "good_alarmed": "false alarms",
+    "box_map50": "box mAP50",
     "type_miou": "mIoU of types",
     "type_accuracy": "type accuracy",
 }
@@ -32,6 +33,7 @@ COLUMNS = MAIN | {
     "pixel_f1_max": "pixel F1-max",
     "pixel_iou_max": "pixel IoU-max",
     "box_ap": "box AP",
+    "box_map": "box mAP",
 }
 MEANINGS = {  # on the page, beside the numbers; docs/report.md says more
     "pixel_ap": "area under precision and recall over all pixels; large defects rule it",
@@ -41,6 +43,7 @@ MEANINGS = {  # on the page, beside the numbers; docs/report.md says more
     "box_ap50": "average precision of boxes that overlap the true ones by half (COCO)",
     "defects_alarmed": "share of the pictures with a defect that are an alarm at the threshold from val",
     "good_alarmed": "share of the good pictures that are an alarm at the threshold from val; 0 is best",
+    "box_map50": "box AP50 of each defect type, averaged over types: a box of the wrong type is a false alarm",
     "type_miou": "overlap of found and true pixels of each defect type, averaged over types",
     "type_accuracy": "share of the defect pictures whose highest scores are of the right type",
     "image_ap": "area under precision and recall over pictures",
@@ -49,8 +52,9 @@ MEANINGS = {  # on the page, beside the numbers; docs/report.md says more
     "pixel_f1_max": "F1 over pixels at the threshold that suits the test part best",
     "pixel_iou_max": "overlap of found and true pixels at the threshold that suits the test part best",
     "box_ap": "as box AP50, averaged over overlaps from 0.5 to 0.95",
+    "box_map": "as box mAP50, averaged over overlaps from 0.5 to 0.95",
 }
-SELDOM = ("type_miou", "type_accuracy")  # told by detectors alone that tell types apart
+SELDOM = ("box_map50", "type_miou", "type_accuracy", "box_map")  # told by detectors alone that tell types apart
 RESAMPLED = "resampled.csv"  # of each arm, by the stage evaluate
 ALL = "all categories"  # the row of their mean; a blank keeps it apart from every category's name
 NO_SAMPLES = "no samples"  # the verdict of an arm that had none to learn from

@@ -17,10 +17,12 @@ AS_SURE = 0.5  # least score for a join, relative to that of the box: uncertain 
 
 @dataclass
 class Group:
-    """Boxes of one defect: their union, their tiles, and whether the defect may continue in another tile."""
+    """Boxes of one defect: their union, score and type of the first, their tiles, and whether the defect may continue
+    in another tile."""
 
     box: NDArray[np.float64]
     score: float
+    label: int
     tiles: set[int]
     is_cut: bool
 
@@ -33,7 +35,7 @@ def stitched(
     Two boxes belong to one defect if their IoU is above `most_iou`, computed in the area that both tiles see: a tile
     may see only a part of a defect that another sees whole. The box with the highest score is kept (greedy non-maximum
     suppression). If its tile cuts it, it is united with the best box of every other tile that sees the same defect and
-    has at least AS_SURE of its score.
+    has at least AS_SURE of its score. Types are not looked at: one defect gets one box, of the type of its best box.
     """
     numbered = [(one, number) for number, of_tile in enumerate(found) for one in of_tile]
     numbered = sorted(numbered, key=lambda pair: -pair[0].score)[:CONSIDERED]
@@ -50,7 +52,7 @@ def stitched(
         first = group_of[same[n]].min(initial=NO_GROUP)
         if first == NO_GROUP:
             group_of[n] = len(groups)
-            groups.append(Group(boxes[n], one.score, {number}, bool(is_cut[n])))
+            groups.append(Group(boxes[n], one.score, one.label, {number}, bool(is_cut[n])))
             continue
         group = groups[first]
         if group.is_cut and number not in group.tiles and one.score >= AS_SURE * group.score:
@@ -59,7 +61,10 @@ def stitched(
             group.tiles.add(number)
             group_of[n] = first
     corners = [group.box.tolist() for group in groups]
-    return [ScoredBox((x0, y0, x1, y1), group.score) for (x0, y0, x1, y1), group in zip(corners, groups, strict=True)]
+    return [
+        ScoredBox((x0, y0, x1, y1), group.score, group.label)
+        for (x0, y0, x1, y1), group in zip(corners, groups, strict=True)
+    ]
 
 
 def _iou_in_common(boxes: NDArray[np.float64], views: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,8 +11,9 @@ from lib.core.errors import UserError
 from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.core.runtime import on_cores
+from lib.detection import answer
 from lib.detectors import Example, rtdetr
-from lib.metrics.boxes import box_precision, painted, truth_boxes
+from lib.metrics.boxes import box_precision, painted, truth_boxes, typed_precision
 from lib.vision.backbones import DEFAULT, load_backbone
 from tests.blobs import BUDGET, blobs
 
@@ -184,10 +185,42 @@ def test_labels_are_the_defects_of_a_window_as_shares_of_it():
     mask = np.zeros((40, 80), bool)
     mask[10:20, 20:60] = True
     mask[39, 79] = True  # a sliver at the border
-    labels = rtdetr.labels_of(mask)
+    labels = rtdetr.labels_of(mask.astype(np.uint8))
     np.testing.assert_allclose(labels["boxes"], [[0.5, 0.375, 0.5, 0.25]])
     assert labels["class_labels"].tolist() == [0]
-    assert rtdetr.labels_of(np.zeros((8, 8), bool))["boxes"].shape == (0, 4)
+    empty = rtdetr.labels_of(np.zeros((8, 8), np.uint8))
+    assert empty["boxes"].shape == (0, 4) and empty["class_labels"].shape == (0,)
+
+
+def test_defects_of_two_types_that_touch_have_a_box_each():
+    window = np.zeros((40, 80), np.uint8)
+    window[10:20, 20:60], window[20:30, 20:60] = 2, 1
+    labels = rtdetr.labels_of(window)
+    np.testing.assert_allclose(labels["boxes"], [[0.5, 0.625, 0.5, 0.25], [0.5, 0.375, 0.5, 0.25]])
+    assert labels["class_labels"].tolist() == [0, 1]
+
+
+@pytest.mark.slow
+def test_it_learns_which_type_a_defect_is_of(fitted):
+    """Bright squares, and dark ones."""
+    examples = []
+    for n, one in enumerate(squares(10, 0, good=2)):
+        is_dark = n % 2 == 1 and one.has_defect
+        image = np.where(one.mask[..., None], 20, one.image).astype(np.uint8) if is_dark else one.image
+        examples.append(Example(image, one.truth, False, "dark" if is_dark else one.defect_type))
+    detect = {"window": 64, "batch_size": 8, "validate_every": 60}
+    folder = fitted(
+        examples, examples, detect=detect, classes="types", width=32, queries=20, steps=180, learning_rate=0.003
+    )
+    model = rtdetr.load(folder)
+    assert model.types == ("dark", "square")
+    answers = [answer(rtdetr, model, one.image) for one in examples]
+    truth = [[truth_boxes(one.mask_of([name])) for one in examples] for name in model.types]
+    map50, _ = typed_precision([one.boxes for one in answers], truth)
+    assert map50 > 0.6
+    for example, one in zip(examples, answers, strict=True):
+        assert one.labels.dtype == np.uint8 and set(np.unique(one.labels)) <= {1, 2}
+        np.testing.assert_array_equal(one.scores, rtdetr.predict(model, example.image))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1])
@@ -210,13 +243,13 @@ def test_a_published_network_comes_from_its_folder_with_a_new_class_head(fitted,
     from transformers import RTDetrV2ForObjectDetection
 
     settings = rtdetr.Settings(**{**raw_params["rtdetr"], **TINY})
-    config = rtdetr._small(settings, None)
+    config = rtdetr._small(settings, None, 1)
     config.num_labels, config.num_denoising, config.anchor_image_size = 80, 10, [64, 64]
     torch.manual_seed(0)
     published = RTDetrV2ForObjectDetection(config)
     published.save_pretrained(tmp_path / "rtdetr")
     name = str(tmp_path / "rtdetr")
-    network = rtdetr._untrained(params, settings.model_copy(update={"weights": name, "encoder_rate": 0.0}), 0)
+    network = rtdetr._untrained(params, settings.model_copy(update={"weights": name, "encoder_rate": 0.0}), 0, 1)
     assert network.config.num_labels == 1 and network.config.num_denoising == settings.denoising
     for part in ("backbone", "encoder_input_proj", "encoder"):
         for key, weight in getattr(published.model, part).state_dict().items():

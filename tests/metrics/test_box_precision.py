@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.metrics import boxes
-from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, painted, truth_boxes
+from lib.metrics.boxes import (
+    ScoredBox,
+    box_precision,
+    component_boxes,
+    painted,
+    painted_labels,
+    truth_boxes,
+    typed_precision,
+)
 
 CORNERS = st.tuples(*[st.integers(0, 12)] * 2, *[st.integers(1, 8)] * 2).map(
     lambda box: (box[0], box[1], box[0] + box[2], box[1] + box[3])
@@ -120,3 +128,50 @@ def test_painting_keeps_the_highest_score_and_the_picture_s_border():
 
 def test_the_examples_of_its_docstrings_hold():
     assert doctest.testmod(boxes).failed == 0
+
+
+TYPED = st.lists(st.builds(ScoredBox, CORNERS, st.integers(0, 20).map(lambda n: n / 20), st.integers(1, 3)), max_size=5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(TYPED, st.lists(st.tuples(CORNERS, st.integers(1, 3)), max_size=4)), min_size=1, max_size=3))
+def test_with_types_it_is_the_mean_over_the_types_that_occur(pictures):
+    found = [list(one) for one, _ in pictures]
+    truth = [[[box for box, of_type in boxes if of_type == label] for _, boxes in pictures] for label in (1, 2, 3)]
+    ap50, _ = typed_precision(found, truth)
+    expected = []
+    for label in (1, 2, 3):
+        if any(truth[label - 1]):
+            of_type = [[one for one in boxes if one.label == label] for boxes in found]
+            expected.append(plain_precision(of_type, truth[label - 1], 0.5))
+    if not expected:
+        assert math.isnan(ap50)
+        return
+    assert ap50 == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+def test_a_box_under_the_name_of_another_type_is_a_false_alarm_and_a_miss():
+    box = (0.0, 0.0, 4.0, 4.0)
+    right, wrong = [[ScoredBox(box, 0.9, 2)]], [[ScoredBox(box, 0.9, 1)]]
+    truth = [[[]], [[box]]]
+    assert typed_precision(right, truth) == (1.0, 1.0) and typed_precision(wrong, truth) == (0.0, 0.0)
+    assert box_precision(wrong, truth[1]) == (1.0, 1.0), "types are not looked at there"
+
+
+def test_a_box_of_a_map_is_of_the_type_of_most_of_its_marked_pixels():
+    scores, labels = np.zeros((10, 20), np.float32), np.full((10, 20), 3, np.uint8)
+    scores[2:6, 2:6], labels[2:6, 2:4], labels[2:6, 4:6], labels[2, 3] = 0.9, 1, 2, 2
+    scores[2:6, 12:16] = 0.8
+    assert sorted(one.label for one in component_boxes(scores, 0.5, labels)) == [2, 3]
+    assert {one.label for one in component_boxes(scores, 0.5)} == {0}
+
+
+@settings(max_examples=100, deadline=None)
+@given(TYPED)
+def test_labels_are_painted_as_scores_are(boxes):
+    scores, labels = painted(boxes, (20, 20)), painted_labels(boxes, (20, 20))
+    for y, x in np.ndindex(20, 20):
+        inside = [one for one in boxes if one.box[0] <= x < one.box[2] and one.box[1] <= y < one.box[3]]
+        best = max(inside, key=lambda one: one.score, default=None)
+        assert labels[y, x] == (best.label if best else 1)
+        assert scores[y, x] == np.float32(best.score if best else 0)

@@ -83,3 +83,48 @@ def test_within_one_tile_it_is_greedy_suppression(drawn: list):
         if all(iou(one, other) <= 0.5 for other in kept):
             kept.append(one)
     assert stitched([boxes], [Window(0, 0, 100)], (100, 100), 0.5) == kept
+
+
+def test_a_defect_has_the_type_of_its_surest_box():
+    found = [[ScoredBox((70, 10, 90, 30), 0.6, 1)], [ScoredBox((71, 10, 91, 30), 0.9, 2)]]
+    assert stitched(found, [LEFT, RIGHT], SHAPE, 0.5) == [ScoredBox((71, 10, 91, 30), 0.9, 2)]
+    cut = [[ScoredBox((20, 10, 100, 20), 0.7, 1)], [ScoredBox((60, 11, 140, 20), 0.8, 2)]]
+    assert stitched(cut, [LEFT, RIGHT], SHAPE, 0.5) == [ScoredBox((20, 10, 140, 20), 0.8, 2)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1), SIZES, st.integers(1, 9)), max_size=14))
+def test_a_box_joins_the_first_group_of_which_a_member_is_the_same_defect(drawn: list):
+    """Groups in plain loops, from the rule of `stitched` alone."""
+    views = [LEFT, RIGHT]
+    found: list[list[ScoredBox]] = [[], []]
+    for tile, (x, y, wide, high), score in drawn:
+        view = views[tile]
+        found[tile].append(ScoredBox((view.x0 + x, y, view.x0 + x + wide, y + high), score / 10))
+    order = sorted(((one, n) for n in (0, 1) for one in found[n]), key=lambda pair: -pair[0].score)
+    groups: list[dict] = []
+    for one, n in order:
+        group = next((g for g in groups if any(same(one, n, other, m, views) for other, m in g["members"])), None)
+        if group is None:
+            groups.append({"box": one.box, "score": one.score, "members": [(one, n)], "cut": cut(one.box, views[n])})
+        elif group["cut"] and n not in {m for _, m in group["members"]} and one.score >= 0.5 * group["score"]:
+            low, high = np.minimum(group["box"], one.box)[:2], np.maximum(group["box"], one.box)[2:]
+            group.update(box=(*low, *high), cut=cut(one.box, views[n]))
+            group["members"].append((one, n))
+    assert stitched(found, views, SHAPE, 0.3) == [ScoredBox(tuple(g["box"]), g["score"]) for g in groups]
+
+
+def same(one: ScoredBox, n: int, other: ScoredBox, m: int, views: list[Window]) -> bool:
+    """IoU above 0.3 in what both views show."""
+    shown = [seen(seen(box.box, views[n]) or (0, 0, 0, 0), views[m]) for box in (one, other)]
+    if None in shown:
+        return False
+    a, b = shown
+    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(wide, 0) * max(high, 0)
+    return shared / (sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - shared) > 0.3
+
+
+def cut(box: tuple, view: Window) -> bool:
+    """Whether it reaches a border of its view that is not the picture's."""
+    return (view.x0 > 0 and box[0] <= view.x0 + 2) or (view.x0 + 100 < SHAPE[1] and box[2] >= view.x0 + 98)
