@@ -2,18 +2,19 @@
 
     python bench/predict.py [--side 1024] [--pictures 6] [--rounds 5] [--cores 1 2] [--detectors unet patchcore]
 
-A U-Net of params.yaml's width and a patchcore with a bank of 2000 patches, both behind EfficientNet-Lite0 and of the
-default window; weights are those of a training of two steps, which cost as much as any other. The threshold marks one
-pixel in 2000. Each number of cores has a process of its own, since both runtimes read it once. Within it, each round
-has a folder of pictures read, looked at and written by torch, then by onnxruntime, in the other order in the next
-round, so that what else the machine does meets both alike. Told are the medians, and the ratio of the two of each
-round: its median and range. `CPU s` is the time of all cores that onnxruntime takes for a picture, which others on the
-machine do not stretch as they do the rates.
+Detectors have the settings of params.yaml and are behind EfficientNet-Lite0; weights are those of a training of two
+steps, which cost as much as any other, and patchcore has a bank of 2000 patches. The threshold marks one pixel in 2000.
+rtdetr, which cannot be written as ONNX, runs by torch alone. Each number of cores has a process of its own, since both
+runtimes read it once. Within it, each round has a folder of pictures read, looked at and written by torch, then by
+onnxruntime, in the other order in the next round, so that what else the machine does meets both alike. Told are the
+medians, and the ratio of the two of each round: its median and range. `CPU s` is the time of all cores that a picture
+takes by torch and by onnxruntime, which others on the machine do not stretch as they do the rates.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -48,7 +49,7 @@ def picture(seed: int, side: int) -> np.ndarray:
 
 
 def trained(name: str, folder: Path) -> None:
-    """A trained seed and its ONNX file."""
+    """A trained seed and, of a detector that can be exported, its ONNX file."""
     from lib.exchange import export
 
     params = load()
@@ -59,32 +60,31 @@ def trained(name: str, folder: Path) -> None:
     good = [Example(picture(2 * n, side), None, False, "good") for n in range(4)]
     bad = [Example(picture(2 * n + 1, side), mask, False, "hole") for n in range(2)]
     module = find(name)
-    params = params.model_copy(update={"detect": detect})
-    module.fit(
-        good if module.LEARNS_FROM == "good" else [*good, *bad],
-        bad,
-        params,
-        params.section(name, module.Settings),
-        0,
-        folder,
-    )
+    params, settings = params.model_copy(update={"detect": detect}), params.section(name, module.Settings)
+    if "steps" in module.Settings.model_fields:
+        settings = settings.model_copy(update={"steps": 2})
+    module.fit(good if module.LEARNS_FROM == "good" else [*good, *bad], bad, params, settings, 0, folder)
     write_json(folder / "threshold.json", {"threshold": 0.5})
     write_json(folder / "detector.json", {"detector": name, "depth": 8})
-    export(folder)
+    if hasattr(module, "window_scores"):
+        export(folder)
 
 
-def measured(folder: Path, side: int, pictures: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds for a picture in each round by each runtime, and of the CPU by onnxruntime."""
+def measured(folder: Path, side: int, pictures: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """By runtime: seconds for a picture in each round by the clock, `wall`, and of all cores, `cpu`."""
+    from lib.exchange import FILE
     from lib.predict import loaded, predict_all
 
-    times: dict[str, list[float]] = {"torch": [], "onnx": [], "cpu": []}
+    runtimes = ("torch", "onnx") if (folder / FILE).exists() else ("torch",)
+    times: dict[str, dict[str, list[float]]] = {runtime: {"wall": [], "cpu": []} for runtime in runtimes}
     with tempfile.TemporaryDirectory() as temporary:
         for number in range(pictures):
             write_png(Path(temporary, "in", f"{number}.png"), picture(number, side))
-        runs = {runtime: loaded(folder, runtime) for runtime in ("torch", "onnx")}
+        runs = {runtime: loaded(folder, runtime) for runtime in runtimes}
         found = {runtime: run.predict(picture(1, side)) for runtime, run in runs.items()}  # warm
         reach = max(1.0, float(found["torch"].max()))
-        assert np.abs(found["torch"] - found["onnx"]).max() <= 1e-4 * reach, "the runtimes differ"
+        for scores in found.values():
+            assert np.abs(found["torch"] - scores).max() <= 1e-4 * reach, "the runtimes differ"
         decision = Decision(float(np.quantile(found["torch"], 1 - MARKED)), 1)
         for number in range(rounds):
             for runtime in sorted(runs, reverse=bool(number % 2)):
@@ -92,9 +92,8 @@ def measured(folder: Path, side: int, pictures: int, rounds: int) -> dict[str, l
                 listed_pictures = listed([Path(temporary, "in")], out)
                 wall, cpu = time.perf_counter(), time.process_time()
                 predict_all(dataclasses.replace(runs[runtime], decision=decision), listed_pictures, out)
-                times[runtime].append((time.perf_counter() - wall) / pictures)
-                if runtime == "onnx":
-                    times["cpu"].append((time.process_time() - cpu) / pictures)
+                times[runtime]["wall"].append((time.perf_counter() - wall) / pictures)
+                times[runtime]["cpu"].append((time.process_time() - cpu) / pictures)
     return times
 
 
@@ -112,7 +111,8 @@ def main() -> None:
         print(json.dumps(measured(args.measure, args.side, args.pictures, args.rounds)))
         return
     print(f"pictures of {args.side} px a second, medians of {args.rounds} rounds")
-    print("| detector | cores | torch | onnxruntime | ratio | CPU s |\n|---|---|---|---|---|---|")
+    print("| detector | cores | torch | onnxruntime | ratio | CPU s, torch | CPU s, onnxruntime |")
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
         for name in args.detectors:
             folder = Path(temporary) / name
@@ -128,11 +128,16 @@ def main() -> None:
                     check=True,
                 )
                 times = json.loads(done.stdout.splitlines()[-1])
-                ratios = [a / b for a, b in zip(times["torch"], times["onnx"], strict=True)]
-                rates = [1 / statistics.median(times[runtime]) for runtime in ("torch", "onnx")]
-                told = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-                cpu = statistics.median(times["cpu"])
-                print(f"| {name} | {cores} | {rates[0]:.2f} | {rates[1]:.2f} | {told} | {cpu:.2f} |", flush=True)
+                row = [name, str(cores)]
+                for kind, invert in (("wall", True), ("cpu", False)):
+                    for runtime in ("torch", "onnx"):
+                        middle = statistics.median(times[runtime][kind]) if runtime in times else math.nan
+                        row.append("-" if math.isnan(middle) else f"{1 / middle if invert else middle:.2f}")
+                ratio = "-"
+                if "onnx" in times:
+                    ratios = [a / b for a, b in zip(times["torch"]["wall"], times["onnx"]["wall"], strict=True)]
+                    ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+                print(f"| {' | '.join([*row[:4], ratio, *row[4:]])} |", flush=True)
 
 
 if __name__ == "__main__":
