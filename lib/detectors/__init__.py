@@ -10,8 +10,9 @@ A method's module offers
   a defect is more likely, on one scale for all pictures; may be called from several threads;
 - `boxes(model, image)`, if it predicts boxes: its scored boxes, on which it is evaluated; `predict` then returns their
   `painted` map. For other detectors the boxes come from the score map, above the threshold (`lib/metrics/boxes.py`);
-- `predict_typed(model, image)`, if its models may classify types, which `model.types` then names: the scores, and the
-  most likely type of each pixel, (H, W) uint8, k for the k-th type, also where there is no defect;
+- `model.types`, if it classifies types: their names. Its boxes then have labels, k for the k-th type; if it predicts no
+  boxes, it offers `predict_typed(model, image)`: the scores, and the most likely type of each pixel, (H, W) uint8, also
+  where there is no defect;
 - `sight(model)` and `window_scores(model, images)`, if it is one network on windows: how a whole picture is predicted
   (`lib/vision/tiles.py`), and (B, 3, H, W) float in [0, 1] -> (B, H, W); `lib/exchange.py` exports it as ONNX.
 
