@@ -161,7 +161,8 @@ def test_a_box_under_the_name_of_another_type_is_a_false_alarm_and_a_miss():
 def test_a_box_of_a_map_is_of_the_type_of_most_of_its_marked_pixels():
     scores, labels = np.zeros((10, 20), np.float32), np.full((10, 20), 3, np.uint8)
     scores[2:6, 2:6], labels[2:6, 2:4], labels[2:6, 4:6], labels[2, 3] = 0.9, 1, 2, 2
-    scores[2:6, 12:16] = 0.8
+    scores[2:8, 12:14] = scores[6:8, 12:18] = 0.8  # an L, in whose corner nothing is marked
+    labels[2:6, 14:18] = 1
     assert sorted(one.label for one in component_boxes(scores, 0.5, labels)) == [2, 3]
     assert {one.label for one in component_boxes(scores, 0.5)} == {0}
 

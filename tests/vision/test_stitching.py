@@ -92,6 +92,15 @@ def test_a_defect_has_the_type_of_its_surest_box():
     assert stitched(cut, [LEFT, RIGHT], SHAPE, 0.5) == [ScoredBox((20, 10, 140, 20), 0.8, 2)]
 
 
+def test_a_box_of_a_tile_that_has_given_one_already_joins_no_more():
+    cut, whole = (20, 10, 100, 20, 0.9), (60, 10, 140, 20, 0.8)
+    assert stitch([cut], [whole, (60, 10, 158, 20, 0.7)], 0.4) == [(20, 10, 140, 20, 0.9)]
+    ends = [(60, 10, 159, 20, 0.8), (60, 10, 160, 20, 0.7)]  # the first is cut, too, by the border of its own view
+    views = [Window(0, 0, 100), Window(60, 0, 100), Window(120, 0, 100)]
+    found = [[ScoredBox(cut[:4], 0.9)], [ScoredBox(tuple(box), score) for *box, score in ends], []]
+    assert stitched(found, views, (100, 220), 0.4) == [ScoredBox((20, 10, 159, 20), 0.9)]
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1), SIZES, st.integers(1, 9)), max_size=14))
 def test_a_box_joins_the_first_group_of_which_a_member_is_the_same_defect(drawn: list):
