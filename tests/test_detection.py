@@ -240,7 +240,16 @@ def test_one_that_learns_from_good_pictures_sees_no_others_and_is_refused_for_sy
 def test_a_training_that_diverges_is_told_with_the_rate_to_lower(params: Params, monkeypatch, name: str, section: str):
     monkeypatch.setattr("lib.detection.find", find)
     detect = BUDGET.model_copy(update={"seeds": (0,), "learning_rate": 1e20})
-    own = {"weights": None, "width": 32, "layers": 2, "queries": 8, "denoising": 0, "encoder_rate": 0, "steps": 4}
+    own = {
+        "classes": "defect",
+        "weights": None,
+        "width": 32,
+        "layers": 2,
+        "queries": 8,
+        "denoising": 0,
+        "encoder_rate": 0,
+        "steps": 4,
+    }
     rtdetr = own | {"learning_rate": 1e20, "most_iou": 0.5}
     params = Params.model_validate(params.model_dump() | {"detect": detect.model_dump(), "rtdetr": rtdetr})
     with pytest.raises(UserError, match=rf"^{name}: the training diverged.*: lower {section}\.learning_rate$"):
