@@ -2,7 +2,7 @@
 
     python bench/predict.py [--side 1024] [--pictures 6] [--rounds 5] [--cores 1 2] [--detectors unet patchcore]
 
-Detectors have the settings of params.yaml and are behind EfficientNet-Lite0; weights are those of a training of two
+Detectors have the settings of params.yaml and use EfficientNet-Lite0's features; weights are those of a training of two
 steps, which cost as much as any other, and patchcore has a bank of 2000 patches. The threshold marks one pixel in 2000.
 rtdetr, which cannot be written as ONNX, runs by torch alone. Each number of cores has a process of its own, since both
 runtimes read it once. Within it, each round has a folder of pictures read, looked at and written by torch, then by

@@ -103,12 +103,12 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
             pixels, *of_types = rank_parts(examples, predicted, parts, threshold)
             if folder == folders[0]:
                 _write_overlays(samples, examples, predicted, threshold, params.overlays, out)
-            known = getattr(model, "types", ())
-            boxes = _box_metrics(known, examples, predicted, threshold, chosen["min_area"])
+            told = _types_told(getattr(model, "types", ()), types)
+            boxes = _box_metrics(told, examples, predicted, threshold, chosen["min_area"])
             levels[folder.name] = _alarm_levels(predicted, chosen["min_area"])
             alarms = _alarm_metrics(examples, levels[folder.name].to_numpy(), threshold)
             found[folder.name] = _found(examples, predicted, threshold, chosen["min_area"])
-            told_apart, ious = _type_metrics(known, examples, predicted, threshold)
+            told_apart, ious = _type_metrics(told, examples, predicted, threshold)
             replicates.append(_replicates(draws, pixels, examples, predicted))
         pictures = rank([one.image_score for one in predicted], [example.has_defect for example in examples])
         seeds[folder.name.removeprefix("seed-")] = _metrics(pictures, pixels, params.fpr_limit) | boxes | alarms
@@ -160,24 +160,35 @@ def _box_metrics(
     min_area: int,
 ) -> Metrics:
     """COCO's average precision of a box detector's own boxes, or of those of what counts in the score maps: pieces of
-    min_area px above the threshold. Of a detector that tells types apart also the mean over types."""
+    min_area px above the threshold. With types also the mean over types, of boxes that are cut by type."""
+
+    def found_in(example: Example, prediction: Prediction, is_typed: bool) -> list[ScoredBox]:
+        if prediction.boxes is not None:
+            return [one for one in prediction.boxes if example.counts_within(one.box)]
+        scores = prediction.scores
+        counted = np.where(marked(scores, threshold, min_area), scores, -np.inf)
+        return component_boxes(counted, threshold, prediction.labels if is_typed else None)
 
     def found_and_truth(example: Example, prediction: Prediction) -> tuple[list[ScoredBox], list[Box]]:
-        if prediction.boxes is None:
-            scores = prediction.scores
-            counted = np.where(marked(scores, threshold, min_area), scores, -np.inf)
-            found = component_boxes(counted, threshold, prediction.labels if types else None)
-        else:
-            found = [one for one in prediction.boxes if example.counts_within(one.box)]
-        return found, truth_boxes(example.mask) if example.has_defect else []
+        return found_in(example, prediction, False), truth_boxes(example.mask) if example.has_defect else []
 
-    found, truth = zip(*on_cores(device(), found_and_truth, examples, predicted), strict=True)
-    ap50, ap = box_precision(found, truth)
+    def of_types(example: Example, prediction: Prediction) -> tuple[list[ScoredBox], list[list[Box]]]:
+        shown = set(_types_in(example))
+        truth = [truth_boxes(example.mask_of([name])) if name in shown else [] for name in types]
+        return found_in(example, prediction, True), truth
+
+    ap50, ap = box_precision(*zip(*on_cores(device(), found_and_truth, examples, predicted), strict=True))
     if not types:
         return {"box_ap50": ap50, "box_ap": ap}
-    of_types = [[truth_boxes(example.mask_of([name])) for example in examples] for name in types]
-    map50, mean_ap = typed_precision(found, of_types)
+    found, truth = zip(*on_cores(device(), of_types, examples, predicted), strict=True)
+    map50, mean_ap = typed_precision(found, list(zip(*truth, strict=True)))
     return {"box_ap50": ap50, "box_ap": ap, "box_map50": map50, "box_map": mean_ap}
+
+
+def _types_told(known: Sequence[str], shown: Sequence[str]) -> Sequence[str]:
+    """The types that a detector knows, then those of the test part that it does not, which it must miss; none of one
+    that does not tell types apart."""
+    return [*known, *(name for name in shown if name not in known)] if known else []
 
 
 def _alarm_levels(predicted: Sequence[Prediction], min_area: int) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@
 
 The first command writes `model.onnx` into the folder, or to --out; DVC does not track that file. The file alone is a
 model for `lib.predict`, too. `unet`, `patchcore`, `rgpkd` and `pagmfr` can be exported; a detector that predicts boxes
-cannot.
+cannot. The file tells no types apart, even if the detector does.
 
 The graph: `windows`, (batch, side, side, 3) uint8 RGB -> `scores`, (batch, side, side) float32. It includes scaling and
 normalisation of values, and patchcore's memory bank. Batch and sides are variable; sides must be multiples of

@@ -12,8 +12,8 @@ command has written. FOLDER gets for each picture NAME, where a.png and a.jpg of
                     yellow twice the threshold
     scores.csv      the picture's anomaly score, by which pictures are ranked, how many pixels are marked, alarm yes or
                     no, what went wrong, and NAME
-    boxes.json      boxes as COCO results: image_id is the picture's row in scores.csv, from 1 on, category_id the place
-                    in the types of run.json, or 1 where the detector does not tell types apart
+    boxes.json      boxes as COCO results: image_id is the picture's row in scores.csv, category_id the type's place in
+                    the types of run.json, both from 1 on; 1 where no types are told, as by an ONNX file
     run.json        what looked: detector, weights, threshold, min_area, types, the range of the heat map
 
 "min_area" in the model's threshold.json, in pixels, is how large a piece of the mask must be to count; smaller ones are

@@ -205,7 +205,9 @@ def test_a_detector_that_tells_types_apart_is_judged_by_that_too(project: Path, 
     defects = sum(example.has_defect for example in TEST)
     assert verdict["mean"]["type_accuracy"] == pytest.approx(1 - 1 / defects, abs=1e-6)
     assert verdict["mean"]["type_pictures"] == defects
-    assert verdict["mean"]["box_map50"] < verdict["mean"]["box_ap50"], "the ring under another name is found and missed"
+    assert 0 < verdict["mean"]["box_map50"] < verdict["mean"]["box_ap50"], (
+        "the ring under another name is found and missed"
+    )
     of_seeds = []
     for seed in (0, 1):
         trained = Path(f"models/detectors/unet/{CATEGORY}/none/seed-{seed}")
@@ -387,6 +389,9 @@ def test_a_type_that_training_never_showed_is_judged_as_one_that_was_not_found(
     verdict = judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))
     kinds = [example.defect_type for example in TEST if example.has_defect]
     assert "ring" in kinds
+    assert 0 < verdict["mean"]["box_map50"] <= 0.5 and verdict["mean"]["box_map"] < verdict["mean"]["box_map50"]
+    assert verdict["per_type"]["ring"]["mean"]["type_iou"] == 0
+    assert verdict["mean"]["type_miou"] == pytest.approx(verdict["per_type"]["blob"]["mean"]["type_iou"] / 2, abs=1e-5)
     assert verdict["mean"]["type_accuracy"] == pytest.approx(kinds.count("blob") / len(kinds), abs=1e-6)
 
 

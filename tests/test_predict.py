@@ -467,6 +467,28 @@ def test_onnxruntime_finds_what_torch_finds(network: Path):
             assert ours["alarm"] == theirs["alarm"]
 
 
+def test_boxes_that_a_detector_answers_keep_their_types(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    class Model(float):
+        types = ("blob", "ring")
+
+    answers = [ScoredBox((0, 0, 40, 40), THRESHOLD + 1, 2), ScoredBox((0, 0, 30, 40), THRESHOLD, 1)]
+    monkeypatch.setattr(brightness, "load", lambda folder: Model(0))
+    monkeypatch.setattr(brightness, "boxes", lambda model, image: answers, raising=False)
+    look(trained)
+    found = json.loads((OUT / "boxes.json").read_text())
+    assert [(one["bbox"][2], one["category_id"]) for one in found] == [(40, 2), (30, 1)] * 2
+
+
+def test_watching_goes_on_with_what_a_version_without_types_wrote(trained: Path):
+    once(trained, nothing)
+    run = json.loads((OUT / "run.json").read_text())
+    write_json(OUT / "run.json", {name: value for name, value in run.items() if name != "types"})
+    once(trained, nothing)
+    write_json(OUT / "run.json", run | {"types": ["blob"]})
+    with pytest.raises(UserError, match="or another model's"):
+        once(trained, nothing)
+
+
 def test_boxes_are_told_with_their_types(trained: Path, monkeypatch: pytest.MonkeyPatch):
     class Model(float):
         types = ("blob", "ring")

@@ -29,7 +29,7 @@ from lib.core.geometry import RGB, Scores, Window, crop
 from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, seed_for, write_json
 from lib.detectors import Example, History
-from lib.metrics.boxes import MOST, SPECK, ScoredBox, box_precision, painted, truth_boxes
+from lib.metrics.boxes import MOST, SPECK, ScoredBox, box_precision, painted, truth_boxes, typed_precision
 from lib.vision.backbones import HUB_ID, NONE, Backbone, image_tensor, load_backbone, rebuild, taps
 from lib.vision.fitting import DRAWING, VALIDATED, best_weights, parameter_groups, training_steps
 from lib.vision.stitching import stitched
@@ -98,7 +98,8 @@ class Model:
 def fit(
     train: Sequence[Example], val: Sequence[Example], params: Params, settings: Settings, seed: int, out: Path
 ) -> History:
-    """Train on windows and write the weights with the best box AP on val; without defects in val, the last ones.
+    """Train on windows and write the weights with the best box AP on val, with types the best mean over types; without
+    defects in val, the last ones.
 
     Step n of a seed always draws the same windows, so that equal input gives equal weights, bit for bit on a CPU.
     Raises UserError if there is no defect to learn from, backbone or weights are missing, or the window does not fit.
@@ -115,9 +116,10 @@ def fit(
         warnings.warn("the val part holds no defect: the last weights are kept, not the best ones", stacklevel=2)
 
     def score() -> float:
-        truth = [truth_boxes(example.mask) for example in few]
         found = [[one for one in boxes(model, example.image) if example.counts_within(one.box)] for example in few]
-        return box_precision(found, truth)[1]
+        if not types:
+            return box_precision(found, [truth_boxes(example.mask) for example in few])[1]
+        return typed_precision(found, [[truth_boxes(one.mask_of([name])) for one in few] for name in types])[1]
 
     weights, history = best_weights(
         _training(model, pools, detect, settings, seed),
@@ -125,7 +127,7 @@ def fit(
         score if selects else None,
         detect.validate_every,
         settings.steps,
-        "box AP on val",
+        "box mAP on val" if types else "box AP on val",
     )
     save_file(weights, out / "model.safetensors")
     pyramid = network.model.backbone

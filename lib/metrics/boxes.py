@@ -39,15 +39,19 @@ def component_boxes(scores: Scores, threshold: float, labels: Labels | None = No
     in a map they have no border of their own, and boxes of several thresholds at once are worse than those of one
     (docs/results.md). So this is the precision of a detector as it is used, at the threshold that its masks have, too.
 
-    labels: (H, W), the type of each pixel. A box is of the type that most of its marked pixels have.
+    labels: (H, W), the type of each pixel. The marked pixels of each type then have boxes of their own.
     """
+    is_marked = scores >= threshold
+    if labels is not None:
+        of_types = [(label, is_marked & (labels == label)) for label in np.unique(labels[is_marked]).tolist()]
+    else:
+        of_types = [(0, is_marked)]
     boxes = []
-    for box in truth_boxes(scores >= threshold):
-        rows, columns = slice(box[1], box[3]), slice(box[0], box[2])
-        excess = scores[rows, columns].astype(np.float64) - threshold
-        is_marked = excess >= 0
-        label = 0 if labels is None else int(np.bincount(labels[rows, columns][is_marked]).argmax())
-        boxes.append(ScoredBox(box, float(excess[is_marked].sum()), label))
+    for label, mask in of_types:
+        for box in truth_boxes(mask):
+            rows, columns = slice(box[1], box[3]), slice(box[0], box[2])
+            excess = scores[rows, columns].astype(np.float64) - threshold
+            boxes.append(ScoredBox(box, float(excess[mask[rows, columns]].sum()), label))
     return boxes
 
 

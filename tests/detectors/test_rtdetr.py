@@ -148,6 +148,7 @@ def test_what_is_loaded_answers_as_what_was_trained(fitted, monkeypatch, encoder
     model, image = rtdetr.load(folder), blobs(1, 2)[0].image
     trained = rtdetr.Model(networks[0], model.window, model.scale, model.most_iou)
     assert rtdetr.boxes(model, image) == rtdetr.boxes(trained, image) != []
+    assert {one.label for one in rtdetr.boxes(model, image)} == {0}, "it tells no types apart"
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 

@@ -158,13 +158,22 @@ def test_a_box_under_the_name_of_another_type_is_a_false_alarm_and_a_miss():
     assert box_precision(wrong, truth[1]) == (1.0, 1.0), "types are not looked at there"
 
 
-def test_a_box_of_a_map_is_of_the_type_of_most_of_its_marked_pixels():
-    scores, labels = np.zeros((10, 20), np.float32), np.full((10, 20), 3, np.uint8)
-    scores[2:6, 2:6], labels[2:6, 2:4], labels[2:6, 4:6], labels[2, 3] = 0.9, 1, 2, 2
-    scores[2:8, 12:14] = scores[6:8, 12:18] = 0.8  # an L, in whose corner nothing is marked
-    labels[2:6, 14:18] = 1
-    assert sorted(one.label for one in component_boxes(scores, 0.5, labels)) == [2, 3]
-    assert {one.label for one in component_boxes(scores, 0.5)} == {0}
+def test_a_map_that_equals_the_masks_of_touching_types_finds_every_box_exactly():
+    labels = np.zeros((20, 30), np.uint8)
+    labels[4:10, 4:12], labels[4:10, 12:20], labels[14:18, 5:9] = 1, 2, 2
+    truth = [[truth_boxes(labels == label)] for label in (1, 2)]
+    scores = np.where(labels > 0, 0.9, 0.1).astype(np.float32)
+    found = component_boxes(scores, 0.5, np.maximum(labels, 1))
+    assert typed_precision([found], truth) == (1.0, 1.0) and [one.label for one in found] == [1, 2, 2]
+    assert found[0].score == pytest.approx(48 * 0.4)
+    (whole, _) = component_boxes(scores, 0.5)
+    assert whole.label == 0 and whole.box == (4, 4, 20, 10), "without types the two are one"
+
+
+def test_a_threshold_between_two_floats_marks_what_the_map_marks():
+    scores = np.full((8, 8), 0.7, np.float32)  # a little less than 0.7
+    (box,) = component_boxes(scores, 0.7, np.ones((8, 8), np.uint8))
+    assert box.box == (0, 0, 8, 8) and box.label == 1
 
 
 @settings(max_examples=100, deadline=None)

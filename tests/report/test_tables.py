@@ -187,12 +187,13 @@ def test_types_that_a_detector_tells_apart_have_their_columns_and_table(params: 
     for category in told.values():
         for arm in category.values():
             for seed in arm["seeds"].values():
-                seed |= {"type_miou": 0.25, "type_accuracy": 0.75}
+                seed |= {"type_miou": 0.25, "type_accuracy": 0.75, "box_map50": 0.5, "box_map": 0.125}
             for of_type in arm["per_type"].values():
                 of_type["mean"]["type_iou"], of_type["std"]["type_iou"] = 0.5, 0.0
     write_json(file, told)
     rows = arms(params)
     assert rows["unet", "a", "none"]["mIoU of types"] == "0.250 ± 0.000"
+    assert rows["unet", "a", "none"]["box mAP50"] == "0.500 ± 0.000"
     assert rows["patchcore", "a", "none"]["type accuracy"] == "-"
     page = (METRICS / "report/report.md").read_text(encoding="utf-8")
     table = cells(page, "## IoU by defect type", 3)
