@@ -28,7 +28,7 @@ from lib import evaluation
 from lib.core.images import read_image, read_mask, write_png
 from lib.core.params import Evaluate
 from lib.core.records import GOOD, Sample
-from lib.detection import image_score
+from lib.scoring import image_score
 from lib.metrics.ranking import defect_pixels, rank, rank_pixels
 
 DISTINCT = 16  # pictures, of which all are copies: the disk holds links
@@ -96,7 +96,7 @@ def in_memory(samples: list[Sample], folder: Path) -> dict[str, float]:
     regions = rank_pixels([defect_pixels(scores, mask) for scores, mask in zip(maps, masks, strict=True)])
     scores, truth = (np.concatenate([array.ravel() for array in arrays]) for arrays in (maps, masks))
     regions.count(scores[~truth])
-    pixels = rank(scores, truth, THRESHOLD)
+    pixels, marks = rank(scores, truth), scores >= THRESHOLD
     pictures = rank([image_score(one) for one in maps], [mask.any() for mask in masks])
     return {
         "image_auroc": pictures.auroc(),
@@ -104,7 +104,7 @@ def in_memory(samples: list[Sample], folder: Path) -> dict[str, float]:
         "pixel_ap": pixels.average_precision(),
         "pixel_f1_max": pixels.f1_max()[0],
         "aupro": regions.aupro(PARAMS.fpr_limit),
-        "pixel_iou_at_val_threshold": pixels.iou(),
+        "pixel_iou_at_val_threshold": float((marks & truth).sum() / (marks | truth).sum()),
     }
 
 

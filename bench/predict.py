@@ -33,7 +33,7 @@ from lib.core.params import load
 from lib.core.runtime import write_json
 from lib.detectors import Example, find
 from lib.intake import listed
-from lib.trained import Decision
+from lib.alarms import Decision
 
 BANK = 2000  # patches in patchcore's memory
 MARKED = 1 / 2000  # of the pixels
@@ -85,7 +85,8 @@ def measured(folder: Path, side: int, pictures: int, rounds: int) -> dict[str, d
         reach = max(1.0, float(found["torch"].max()))
         for scores in found.values():
             assert np.abs(found["torch"] - scores).max() <= 1e-4 * reach, "the runtimes differ"
-        decision = Decision(float(np.quantile(found["torch"], 1 - MARKED)), 1)
+        threshold = float(np.quantile(found["torch"], 1 - MARKED))
+        decision = Decision(threshold, threshold)
         for number in range(rounds):
             for runtime in sorted(runs, reverse=bool(number % 2)):
                 out = Path(temporary, f"out-{runtime}")

@@ -16,29 +16,27 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lib import plots
-from lib.alarms import alarm_level, marked
+from lib.alarms import Decision
 from lib.core.errors import UserError
-from lib.core.geometry import Box
 from lib.core.images import write_png
 from lib.core.params import Evaluate, Params
 from lib.core.pipeline import part_key
 from lib.core.records import GOOD, Sample, of_split, read_records
 from lib.core.runtime import device, on_cores, work_folder, write_json, write_text
-from lib.detection import SCORING_SHARE, Prediction, predictions, rank_parts, read_examples
+from lib.detection import read_examples
 from lib.detectors import Example, find
+from lib.marks import Marks, Metrics, alarm_levels, ious_of_types, mark_metrics, marks_of, overlap
 from lib.metrics.bootstrap import Counts, Weights, aurocs, average_precisions, counts_of, levels_of, resamples
-from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, truth_boxes, typed_precision
 from lib.metrics.intervals import mean_std
-from lib.metrics.ranking import Ranking, rank
-from lib.metrics.types import Overlaps, overlaps, picture_type, type_ious
+from lib.metrics.ranking import Ranking, average_precision, rank
+from lib.scoring import Prediction, predictions, rank_parts
+from lib.trained import read_decision
 
 RECALLS = np.arange(1, 201) / 200  # of the precision-recall curve
 RESAMPLED = "resampled.csv"  # a row for each resample; row n is of the same pictures in every arm of a category
 FOUND = "found.csv"  # a row for each defect of the test part: its size, and the seeds that found it
 LEVELS = "levels.csv"  # a row for each picture of the test part: up to which threshold each seed gives an alarm
 VERDICT = "verdict.json"  # written last: with it, the folder of an arm is whole
-
-Metrics = dict[str, float]
 
 
 def judge_arm(params: Params, detector: str, category: str, arm: str, out: Path) -> dict[str, Any]:
@@ -86,7 +84,7 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     groups = [sample.group for sample in samples]
     draws = resamples(samples[0].category, groups, [example.has_defect for example in examples])
     replicates = []
-    found = _defects(samples, examples)
+    found = pd.DataFrame()
     levels = pd.DataFrame(
         {"picture": [sample.id for sample in samples], "defect": [int(example.has_defect) for example in examples]}
     )
@@ -94,27 +92,28 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     by_type: dict[str, list[Metrics]] = {name: [] for name in types}
     curves = []
     for folder in folders:
-        chosen = json.loads((folder / "threshold.json").read_text(encoding="utf-8"))
-        threshold = chosen["threshold"]
+        decision = read_decision(folder)
         what = f"predict {trained.parent.name} {trained.name} {folder.name}"
         model = module.load(folder)
         with predictions(module, model, examples, out, what) as predicted:
             parts = [{GOOD, *types}, *({GOOD, name} for name in types)]
-            pixels, *of_types = rank_parts(examples, predicted, parts, threshold)
+            pixels, *of_types = rank_parts(examples, predicted, parts)
             if folder == folders[0]:
-                _write_overlays(samples, examples, predicted, threshold, params.overlays, out)
+                _write_overlays(samples, examples, predicted, decision, params.overlays, out)
             told = _types_told(getattr(model, "types", ()), types)
-            boxes = _box_metrics(told, examples, predicted, threshold, chosen["min_area"])
-            levels[folder.name] = _alarm_levels(predicted, chosen["min_area"])
-            alarms = _alarm_metrics(examples, levels[folder.name].to_numpy(), threshold)
-            found[folder.name] = _found(examples, predicted, threshold, chosen["min_area"])
-            told_apart, ious = _type_metrics(told, examples, predicted, threshold)
+            marks = on_cores(
+                device(), marks_of, examples, predicted, [decision] * len(examples), [told] * len(examples)
+            )
             replicates.append(_replicates(draws, pixels, examples, predicted))
         pictures = rank([one.image_score for one in predicted], [example.has_defect for example in examples])
-        seeds[folder.name.removeprefix("seed-")] = _metrics(pictures, pixels, params.fpr_limit) | boxes | alarms
-        seeds[folder.name.removeprefix("seed-")] |= told_apart
+        seeds[folder.name.removeprefix("seed-")] = _metrics(pictures, pixels, params.fpr_limit)
+        seeds[folder.name.removeprefix("seed-")] |= mark_metrics(marks, decision, told)
+        levels[folder.name] = alarm_levels(marks)
+        found = _defects(samples, marks) if found.empty else found
+        found[folder.name] = [int(pixels > 0) for one in marks for pixels in one.found.values()]
+        ious = ious_of_types(marks, told)
         for name, ranking in zip(types, of_types, strict=True):
-            of_type = {"pixel_ap": ranking.average_precision(), "pixel_iou_at_val_threshold": ranking.iou()}
+            of_type = {"pixel_ap": ranking.average_precision(), "pixel_iou_at_val_threshold": overlap(marks, name)}
             by_type[name].append(of_type | ({"type_iou": ious[name]} if name in ious else {}))
         curves.append(pixels.precision_at(RECALLS))
     rows = "".join(
@@ -135,8 +134,8 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
 
 
 def _metrics(pictures: Ranking, pixels: Ranking, fpr_limit: float) -> Metrics:
-    """All metrics of one seed. F1-max and IoU-max share one threshold, chosen on these very pictures: an upper bound,
-    not a forecast, which those at the threshold from val are."""
+    """The metrics of one seed that know no threshold. F1-max and IoU-max share one that is chosen on these very
+    pictures: an upper bound, not a forecast, which those at the thresholds from val are."""
     f1, _ = pixels.f1_max()
     return {
         "image_auroc": pictures.auroc(),
@@ -147,42 +146,7 @@ def _metrics(pictures: Ranking, pixels: Ranking, fpr_limit: float) -> Metrics:
         "pixel_f1_max": f1,
         "pixel_iou_max": f1 / (2 - f1),
         "aupro": pixels.aupro(fpr_limit),
-        "pixel_f1_at_val_threshold": pixels.f1(),
-        "pixel_iou_at_val_threshold": pixels.iou(),
     }
-
-
-def _box_metrics(
-    types: Sequence[str],
-    examples: Sequence[Example],
-    predicted: Sequence[Prediction],
-    threshold: float,
-    min_area: int,
-) -> Metrics:
-    """COCO's average precision of a box detector's own boxes, or of those of what counts in the score maps: pieces of
-    min_area px above the threshold. With types also the mean over types, of boxes that are cut by type."""
-
-    def found_in(example: Example, prediction: Prediction, is_typed: bool) -> list[ScoredBox]:
-        if prediction.boxes is not None:
-            return [one for one in prediction.boxes if example.counts_within(one.box)]
-        scores = prediction.scores
-        counted = np.where(marked(scores, threshold, min_area), scores, -np.inf)
-        return component_boxes(counted, threshold, prediction.labels if is_typed else None)
-
-    def found_and_truth(example: Example, prediction: Prediction) -> tuple[list[ScoredBox], list[Box]]:
-        return found_in(example, prediction, False), truth_boxes(example.mask) if example.has_defect else []
-
-    def of_types(example: Example, prediction: Prediction) -> tuple[list[ScoredBox], list[list[Box]]]:
-        shown = set(_types_in(example))
-        truth = [truth_boxes(example.mask_of([name])) if name in shown else [] for name in types]
-        return found_in(example, prediction, True), truth
-
-    ap50, ap = box_precision(*zip(*on_cores(device(), found_and_truth, examples, predicted), strict=True))
-    if not types:
-        return {"box_ap50": ap50, "box_ap": ap}
-    found, truth = zip(*on_cores(device(), of_types, examples, predicted), strict=True)
-    map50, mean_ap = typed_precision(found, list(zip(*truth, strict=True)))
-    return {"box_ap50": ap50, "box_ap": ap, "box_map50": map50, "box_map": mean_ap}
 
 
 def _types_told(known: Sequence[str], shown: Sequence[str]) -> Sequence[str]:
@@ -191,77 +155,12 @@ def _types_told(known: Sequence[str], shown: Sequence[str]) -> Sequence[str]:
     return [*known, *(name for name in shown if name not in known)] if known else []
 
 
-def _alarm_levels(predicted: Sequence[Prediction], min_area: int) -> NDArray[np.float32]:
-    """The highest threshold at which each picture is an alarm; minus infinity for one of less than min_area pixels."""
-
-    def level(one: Prediction) -> float:
-        return alarm_level(one.scores, min_area) if one.scores.size >= min_area else -math.inf
-
-    return np.array(on_cores(device(), level, predicted), np.float32)
-
-
-def _alarm_metrics(examples: Sequence[Example], levels: NDArray[np.float32], threshold: float) -> Metrics:
-    """The shares of defect and of good pictures that are an alarm at the threshold from val; NaN without such."""
-    alarms = levels >= threshold
-    defects = np.array([example.has_defect for example in examples], bool)
-    return {"defects_alarmed": _mean(alarms[defects]), "good_alarmed": _mean(alarms[~defects])}
-
-
-def _defects(samples: Sequence[Sample], examples: Sequence[Example]) -> pd.DataFrame:
+def _defects(samples: Sequence[Sample], marks: Sequence[Marks]) -> pd.DataFrame:
     """The defects of the pictures: all pixels of one type in a picture are one. Columns picture, type and area, px."""
     rows = [
-        (sample.id, name, int(example.mask_of([name]).sum()))
-        for sample, example in zip(samples, examples, strict=True)
-        for name in _types_in(example)
+        (sample.id, name, area) for sample, one in zip(samples, marks, strict=True) for name, area in one.areas.items()
     ]
     return pd.DataFrame(rows, columns=["picture", "type", "area"])
-
-
-def _found(examples: Sequence[Example], predicted: Sequence[Prediction], threshold: float, min_area: int) -> list[int]:
-    """1 for each of the `_defects` that a marked pixel lies in, at the threshold from val, else 0."""
-
-    def found(example: Example, one: Prediction) -> list[int]:
-        marks = marked(one.scores, threshold, min_area)
-        return [int((marks & example.mask_of([name])).any()) for name in _types_in(example)]
-
-    return [is_found for of_picture in on_cores(device(), found, examples, predicted) for is_found in of_picture]
-
-
-def _types_in(example: Example) -> list[str]:
-    """The types of which a pixel counts."""
-    return [name for name in example.types if example.has_defect and example.mask_of([name]).any()]
-
-
-def _type_metrics(
-    types: Sequence[str], examples: Sequence[Example], predicted: Sequence[Prediction], threshold: float
-) -> tuple[Metrics, dict[str, float]]:
-    """How well a detector tells types apart, and the IoU of each; nothing of one that does not.
-
-    IoU at the threshold from val. Pictures with defects of one type alone have the right type or another:
-    `type_pictures` is how many of them `type_accuracy` is about.
-    """
-    if not types:
-        return {}, {}
-
-    def judged(example: Example, one: Prediction) -> tuple[Overlaps, float]:
-        scores, labels = one.scores, one.labels
-        found = np.where(scores >= threshold, labels, np.uint8(0))
-        if example.ignored is not None:
-            found[example.ignored] = 0
-        named = types[picture_type(scores, labels, SCORING_SHARE) - 1]
-        is_right = float(named == example.types[0]) if example.has_defect and len(example.types) == 1 else math.nan
-        return overlaps(found, example.labels(types), len(types)), is_right
-
-    of_pictures, right = zip(*on_cores(device(), judged, examples, predicted), strict=True)
-    ious = type_ious(of_pictures)
-    told = [value for value in right if not math.isnan(value)]
-    metrics = {"type_miou": _mean(ious[~np.isnan(ious)]), "type_accuracy": _mean(told)}
-    metrics["type_pictures"] = len(told)
-    return metrics, dict(zip(types, ious.tolist(), strict=True))
-
-
-def _mean(values: Sequence[float] | NDArray[np.float64]) -> float:
-    return float(np.mean(values)) if len(values) else math.nan
 
 
 def _replicates(
@@ -282,7 +181,7 @@ def _write_overlays(
     samples: Sequence[Sample],
     examples: Sequence[Example],
     predicted: Sequence[Prediction],
-    threshold: float,
+    decision: Decision,
     count: int,
     out: Path,
 ) -> None:
@@ -292,9 +191,9 @@ def _write_overlays(
         """What a picture is sorted by, and how that is told."""
         if not example.has_defect:
             return prediction.image_score, f"good, score {prediction.image_score:.3f}"
-        ranking = rank(prediction.scores[example.counting], example.mask[example.counting], threshold)
-        precision = ranking.average_precision()
-        return precision, f"AP {precision:.3f}  IoU {ranking.iou():.3f}"
+        scores, truth, marks = prediction.scores, example.mask, decision.mask(prediction.scores)
+        precision = average_precision(scores[example.counting], truth[example.counting])
+        return precision, f"AP {precision:.3f}  IoU {(marks & truth).sum() / (marks | truth).sum():.3f}"
 
     measured = on_cores(device(), measure, examples, predicted)
     downwards = sorted(range(len(examples)), key=lambda number: -measured[number][0])
@@ -306,11 +205,12 @@ def _write_overlays(
 
     def overlay(number: int) -> plots.Overlay:
         example, caption = examples[number], f"{samples[number].id}  {measured[number][1]}"
-        return plots.Overlay(caption, example.image, example.mask, (predicted[number].scores - lowest) / extent)
+        scores = predicted[number].scores
+        heat = (scores - lowest) / extent
+        return plots.Overlay(caption, example.image, example.mask, heat, decision.mask(scores))
 
     for name, chosen in (("best", best[:count]), ("worst", [*loudest, *best[::-1][:count]])):
-        level = float((np.float32(threshold) - lowest) / extent)
-        write_png(out / f"{name}.png", plots.overlay_sheet([overlay(number) for number in chosen], level))
+        write_png(out / f"{name}.png", plots.overlay_sheet([overlay(number) for number in chosen]))
 
 
 def _mean_and_std(rows: Sequence[Metrics]) -> dict[str, Metrics]:

@@ -13,8 +13,9 @@ normalisation of values, and patchcore's memory bank. Batch and sides are variab
 
     sight       window, overlap, multiple, batch, scale, smoothing, highest, largest: how a whole picture is predicted,
                 see `lib/vision/tiles.py`
-    threshold   the score from which on a pixel is a defect
-    min_area    pixels; smaller regions of the mask do not count
+    threshold   the score from which on a pixel belongs to a defect
+    alarm_threshold, min_area
+                the score that so many connected pixels of a defect must reach, or it is not marked: see lib/alarms.py
     detector    provenance: detector, category, arm, seed, depth, as in detector.json
     weights     the fingerprint of the model.safetensors that was exported
     ignored     null, or PNG in Base64: 255 where pixels never count; pictures are grey (128) there, scores the lowest
@@ -41,14 +42,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.alarms import Decision
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask
 from lib.core.images import png_bytes
 from lib.core.runtime import fingerprint, write_bytes
-from lib.detection import Answer
+from lib.scoring import Answer
 from lib.trained import (
     WEIGHTS,
-    Decision,
     Inspector,
     Trained,
     checked_decision,
@@ -233,7 +234,7 @@ def _described(data: bytes, trained: Trained) -> bytes:
 
 
 def with_decision(file: Path, decision: Decision) -> bytes:
-    """The content of an exported ONNX file, with another threshold and least area in its metadata.
+    """The content of an exported ONNX file, with another decision in its metadata.
 
     Raises UserError if it cannot be read, or the package onnx is missing.
     """
@@ -247,10 +248,8 @@ def with_decision(file: Path, decision: Decision) -> bytes:
         raise UserError(
             f"{file}: cannot be read as ONNX; delete it, or write it anew with python -m lib.exchange"
         ) from error
-    changes = asdict(decision)
-    for value in graph.metadata_props:
-        if value.key in changes:
-            value.value = json.dumps(changes[value.key])
+    changes = {name: json.dumps(value) for name, value in asdict(decision).items()}
+    onnx.helper.set_model_props(graph, {one.key: one.value for one in graph.metadata_props} | changes)
     return bytes(graph.SerializeToString())
 
 
@@ -288,10 +287,11 @@ def load_exchanged(place: Path) -> Inspector:
             name: json.loads(values[name])
             for name in ("sight", "threshold", "min_area", "detector", "weights", "ignored")
         }
+        read["alarm_threshold"] = json.loads(values.get("alarm_threshold", values["threshold"]))  # once there was none
         sight = Sight(**read["sight"])
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{file}: lacks the metadata of python -m lib.exchange, write it with that") from error
-    decision = checked_decision(read["threshold"], read["min_area"], file)
+    decision = checked_decision(read, file)
     if place.is_dir():
         decision = _beside(place, read["weights"])
 

@@ -34,12 +34,13 @@ BAND: dict[str, Any] = {"color": "black", "alpha": 0.18, "linewidth": 0, "zorder
 
 @dataclass(frozen=True)
 class Overlay:
-    """One row of a sheet. image: (H, W, 3) uint8; truth: (H, W) bool; scores: (H, W) float in [0, 1]."""
+    """One row of a sheet. image: (H, W, 3) uint8; truth, marks: (H, W) bool; scores: (H, W) float in [0, 1]."""
 
     caption: str
     image: RGB
     truth: Mask
     scores: Scores
+    marks: Mask
 
 
 def heat_map(scores: Scores) -> RGB:
@@ -52,8 +53,8 @@ def heat_levels(scores: Scores) -> NDArray[np.uint8]:
     return np.rint(np.clip(scores, 0, 1) * np.float32(255)).astype(np.uint8)
 
 
-def overlay_sheet(overlays: Sequence[Overlay], threshold: float, tile: int = 200) -> RGB:
-    """Rows of picture, outline of the truth, score map, outline of `scores >= threshold`, each under its caption.
+def overlay_sheet(overlays: Sequence[Overlay], tile: int = 200) -> RGB:
+    """Rows of picture, outline of the truth, score map, outline of the marks, each under its caption.
 
     The shorter side of a picture has `tile` px, or less if the longer side is more than 2.4 times as long.
     """
@@ -67,7 +68,7 @@ def overlay_sheet(overlays: Sequence[Overlay], threshold: float, tile: int = 200
                     overlay.image,
                     outlined(overlay.image, overlay.truth),
                     heat_map(overlay.scores),
-                    outlined(overlay.image, overlay.scores >= threshold, (40, 200, 255)),
+                    outlined(overlay.image, overlay.marks, (40, 200, 255)),
                 ]
             ],
             side,

@@ -6,7 +6,7 @@
 Folders are searched with their subfolders, which the results mirror; hidden files are skipped, and so is what this
 command has written. FOLDER gets for each picture NAME, where a.png and a.jpg of one shot are a and a.png:
 
-    NAME_mask.png   255 where the score reaches the threshold that was chosen on the val part
+    NAME_mask.png   255 where a defect is marked, by the two thresholds that were chosen on the val part
     NAME_found.png  the picture with these places outlined
     NAME_heat.png   the scores as colours, of all pictures alike: black is 0, the middle colour the threshold, pale
                     yellow twice the threshold
@@ -14,12 +14,12 @@ command has written. FOLDER gets for each picture NAME, where a.png and a.jpg of
                     no, what went wrong, and NAME
     boxes.json      boxes as COCO results: image_id is the picture's row in scores.csv, category_id the type's place in
                     the types of run.json, both from 1 on; 1 where no types are told, as by an ONNX file
-    run.json        what looked: detector, weights, threshold, min_area, types, the range of the heat map
+    run.json        what looked: detector, weights, thresholds, min_area, types, the range of the heat map
 
-"min_area" in the model's threshold.json, in pixels, is how large a piece of the mask must be to count; smaller ones are
-neither marked nor an alarm. A picture that cannot be read, or that is smaller itself, is named in scores.csv, and the
-others are looked at all the same; the exit code is then 1. An earlier run on these pictures is replaced; no other file
-is.
+A picture is an alarm if "min_area" connected pixels reach the "alarm_threshold" of the model's threshold.json. Marked
+is then the region around them in which pixels reach "threshold", and without an alarm nothing. A picture that cannot
+be read, or that is smaller itself, is named in scores.csv, and the others are looked at all the same; the exit code is
+then 1. An earlier run on these pictures is replaced; no other file is.
 
 --watch goes on until Ctrl-C: pictures are looked at as they arrive, once they no longer grow. It goes on with what it
 wrote before, where the model is the same.
@@ -35,6 +35,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,10 @@ from lib.alarms import refuse_small
 from lib.core.errors import UserError
 from lib.core.pipeline import refuse_outputs
 from lib.core.runtime import progress
-from lib.detection import image_score
 from lib.exchange import load_exchanged
 from lib.intake import Picture, arrivals, listed
 from lib.results import Results, heat_range, refuse_loss, summary
+from lib.scoring import image_score
 from lib.trained import Inspector, load_trained
 
 WRITTEN_EVERY = 10.0  # seconds between tables, which are written whole
@@ -158,8 +159,7 @@ def described(inspector: Inspector) -> dict[str, Any]:
     return {
         "detector": inspector.provenance,
         "weights": inspector.weights,
-        "threshold": decision.threshold,
-        "min_area": decision.min_area,
+        **asdict(decision),
         "types": list(inspector.types),
         "heat": list(heat_range(decision.threshold)),
     }

@@ -1,25 +1,27 @@
-"""Set the threshold of a trained detector anew, from good pictures: for a new lamp, a new camera, another line.
+"""Set the thresholds of a trained detector anew, from good pictures: for a new lamp, a new camera, another line.
 
     python -m lib.recalibrate models/detectors/unet/bracket/none/seed-0 FOLDER-OF-GOOD --false-alarm-rate 0.01
 
-The pictures in the folder must show no defects; afterwards at most this share of them is an alarm. The model's
-threshold.json stores how the threshold was chosen, and what training chose; a `model.onnx` in the folder gets the new
-threshold, too, but copies elsewhere do not. Nothing else changes. A folder below models/detectors is an output of DVC,
+The pictures in the folder must show no defects; afterwards at most this share of them is an alarm. The threshold of
+masks moves by the same factor as that of alarms. The model's threshold.json stores how they were chosen, and what
+training chose; a `model.onnx` in the folder gets the new thresholds, too, but copies elsewhere do not. Nothing else
+changes. A folder below models/detectors is an output of DVC,
 and the next `dvc repro` trains it again: recalibrate the copy that runs on the line.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lib.alarms import alarm_level, refuse_small, threshold_for
+from lib.alarms import Decision, alarm_level, refuse_small, threshold_for
 from lib.core.errors import UserError
 from lib.core.runtime import progress, write_bytes, write_json
 from lib.exchange import FILE, with_decision
 from lib.intake import Picture, listed
-from lib.trained import Decision, load_trained
+from lib.trained import checked_decision, load_trained
 
 
 def main() -> None:
@@ -34,13 +36,14 @@ def main() -> None:
         before, after = recalibrated(args.model, listed(args.good, args.model), args.false_alarm_rate, args.min_area)
         if not args.dry_run:
             graph = args.model / FILE
-            data = with_decision(graph, Decision(after["threshold"], after["min_area"])) if graph.exists() else None
+            data = with_decision(graph, checked_decision(after, args.model)) if graph.exists() else None
             write_json(args.model / "threshold.json", after)
             if data is not None:
                 write_bytes(graph, data)
     except (UserError, OSError) as error:
         parser.error(str(error))
-    print(f"threshold {before['threshold']:.6g} -> {after['threshold']:.6g}, on {after['good_pictures']} good pictures")
+    was, now = (checked_decision(values, args.model).alarm_threshold for values in (before, after))
+    print(f"alarm threshold {was:.6g} -> {now:.6g}, on {after['good_pictures']} good pictures")
 
 
 def recalibrated(
@@ -73,14 +76,20 @@ def recalibrated(
             raise UserError(f"{picture.path}: {error}") from error
 
     levels = [level(picture) for picture in progress(good, "look at good pictures")]
-    return before, {
-        "threshold": threshold_for(levels, rate),
-        "min_area": area,
+    return before, asdict(_moved(trained.decision, threshold_for(levels, rate), area)) | {
         "chosen_on": "good pictures, recalibrated",
         "false_alarm_rate": rate,
         "good_pictures": len(levels),
         "trained": before.get("trained", before),
     }
+
+
+def _moved(decision: Decision, alarm_threshold: float, min_area: int) -> Decision:
+    """The decision with another threshold of alarms, and that of masks in the same ratio to it: a lamp that doubles all
+    scores of good pictures has moved both. Where there is no ratio, masks reach no further than alarms."""
+    if decision.alarm_threshold > 0 and alarm_threshold > 0:
+        return Decision(decision.threshold * alarm_threshold / decision.alarm_threshold, alarm_threshold, min_area)
+    return Decision(min(decision.threshold, alarm_threshold), alarm_threshold, min_area)
 
 
 if __name__ == "__main__":

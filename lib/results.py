@@ -83,8 +83,8 @@ class Results:
         if not there:
             return
         try:
-            before = {"types": []} | json.loads((self.out / RUN).read_text(encoding="utf-8"))  # once there were none
-            same = before == self.run
+            before = json.loads((self.out / RUN).read_text(encoding="utf-8"))
+            same = {"types": [], "alarm_threshold": before["threshold"]} | before == self.run  # once there were neither
             answers = json.loads((self.out / BOXES).read_text(encoding="utf-8"))
             rows = read_rows(self.out)
         except (OSError, ValueError, TypeError, KeyError):

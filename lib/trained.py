@@ -1,11 +1,11 @@
 """Load the folder of a trained seed for inspection; errors name the broken file.
 
-"min_area" in `threshold.json`, in pixels, is `detect.min_area`: smaller regions of a mask do not count, and a picture
-with no others is not an alarm. If it is missing, every pixel counts.
+`threshold.json` holds a `lib.alarms.Decision`. If "min_area" is missing, one pixel can be an alarm; if
+"alarm_threshold" is, as in models of an earlier version, every pixel from "threshold" on gives one.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,33 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from lib.alarms import marked
+from lib.alarms import Decision
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Scores
 from lib.core.images import Depth, is_grey, read_image, read_mask
 from lib.core.regions import blanked, silenced
 from lib.core.runtime import fingerprint
-from lib.detection import IGNORED_PIXELS, Answer, answer
+from lib.detection import IGNORED_PIXELS
 from lib.detectors import find
-from lib.metrics.boxes import ScoredBox, component_boxes
+from lib.metrics.boxes import ScoredBox
+from lib.scoring import Answer, answer, marked_boxes
 
 WEIGHTS = "model.safetensors"
 DEPTHS = (8, 10, 12, 14, 16, "unit")
 
 
 Look = Callable[[RGB], Answer]  # of a picture (H, W, 3) uint8
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The score from which on a pixel is a defect, and the least number of connected pixels."""
-
-    threshold: float
-    min_area: int
-
-    def mask(self, scores: Scores) -> Mask:
-        """(H, W) -> (H, W) bool: where the score reaches the threshold, but for 8-connected pieces below min_area."""
-        return marked(scores, self.threshold, self.min_area)
 
 
 @dataclass(frozen=True)
@@ -85,12 +74,11 @@ class Inspector:
         return depth
 
     def boxes(self, seen: Answer, mask: Mask) -> list[ScoredBox]:
-        """The boxes of detected defects: the detector's own from the threshold on that contain a marked pixel, or, if
-        it predicts none, those of the regions of the mask (`lib/metrics/boxes.py`)."""
+        """The boxes of detected defects: the detector's own that can be marked and contain a marked pixel, or, if it
+        predicts none, those of the regions of the mask."""
         if seen.boxes is None:
-            counted = np.where(mask, seen.scores, -np.inf)
-            return component_boxes(counted, self.decision.threshold, seen.labels)
-        return [one for one in seen.boxes if one.score >= self.decision.threshold and _holds(mask, one)]
+            return marked_boxes(self.decision, mask, seen.scores, seen.labels)
+        return [one for one in seen.boxes if one.score >= self.decision.lowest and _holds(mask, one)]
 
 
 def _holds(mask: Mask, box: ScoredBox) -> bool:
@@ -188,17 +176,22 @@ def read_decision(folder: Path) -> Decision:
     """threshold.json. Raises UserError where it is missing or does not hold what it should."""
     file = folder / "threshold.json"
     values = _read_object(file)
-    return checked_decision(values.get("threshold"), values.get("min_area", 1), file)
+    return checked_decision(values, file)
 
 
-def checked_decision(threshold: Any, min_area: Any, file: Path) -> Decision:
-    """Raises UserError unless they are a finite number, and a whole one of at least 1."""
-    number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-    if not number or not np.isfinite(threshold):
-        raise UserError(f"{file}: threshold is {threshold!r}, expected a number")
+def checked_decision(values: Mapping[str, Any], file: Path) -> Decision:
+    """The Decision among the values of a file. Raises UserError unless thresholds are finite numbers, and the least
+    area a whole one of at least 1."""
+    values, min_area = {"alarm_threshold": values.get("threshold")} | {**values}, values.get("min_area", 1)
+    thresholds = []
+    for name in ("threshold", "alarm_threshold"):
+        value = values.get(name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not np.isfinite(value):
+            raise UserError(f"{file}: {name} is {value!r}, expected a number")
+        thresholds.append(float(value))
     if not isinstance(min_area, int) or isinstance(min_area, bool) or min_area < 1:
         raise UserError(f"{file}: min_area is {min_area!r}, expected a whole number of pixels, at least 1")
-    return Decision(float(threshold), min_area)
+    return Decision(thresholds[0], thresholds[1], min_area)
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -11,24 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from lib.alarms import marked
+from lib.alarms import Decision, alarm_level, balanced_threshold
 from lib.core.errors import UserError
 from lib.core.images import read_image, read_mask, recent, write_png
 from lib.core.params import PLACEBO_SEED, Params
 from lib.core.records import GOOD, Sample, Synthetic, read_records
 from lib.core.runtime import write_json
-from lib.detection import (
-    choose_threshold,
-    colours_of,
-    image_score,
-    predictions,
-    rank_parts,
-    read_examples,
-    train_arm,
-    train_seeds,
-)
+from lib.detection import choose_thresholds, colours_of, read_examples, train_arm, train_seeds
 from lib.detectors import Example, find
 from lib.metrics.ranking import rank
+from lib.scoring import image_score, predictions, rank_parts
 from tests import brightness
 from tests.blobs import BUDGET
 from tests.brightness import bright_discs, write_discs
@@ -111,7 +103,7 @@ def test_a_synthetic_example_says_so_and_knows_the_good_picture_beneath(inside: 
 
 def test_weights_and_threshold_are_chosen_on_val_alone_and_train_alone_is_learned(params: Params, monkeypatch):
     seen: dict[str, list[list[Path]]] = {"train": [], "val": [], "threshold": []}
-    fit, choose = brightness.fit, choose_threshold
+    fit, choose = brightness.fit, choose_thresholds
 
     def remembered_fit(train: Any, val: Any, *rest: Any) -> Any:
         seen["train"].append([example.picture for example in train])
@@ -123,7 +115,7 @@ def test_weights_and_threshold_are_chosen_on_val_alone_and_train_alone_is_learne
         return choose(module, model, val, *rest)
 
     monkeypatch.setattr(brightness, "fit", remembered_fit)
-    monkeypatch.setattr("lib.detection.choose_threshold", remembered_choice)
+    monkeypatch.setattr("lib.detection.choose_thresholds", remembered_choice)
     train_arm(params, "unet", "none", CATEGORY, [], "key")
     records = read_records(Path(f"data/prepared/{CATEGORY}/samples.jsonl"), Sample)
     for what, part in (("train", "train"), ("val", "val"), ("threshold", "val")):
@@ -271,7 +263,7 @@ def test_other_errors_of_a_method_keep_their_traceback(params: Params, monkeypat
 def test_a_map_that_is_no_numbers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float):
     monkeypatch.setattr(brightness, "predict", lambda model, image: np.full(image.shape[:2], value, np.float32))
     with pytest.raises(UserError, match=r"^brightness: the training diverged.*: lower detect\.learning_rate$"):
-        choose_threshold(brightness, 3.0, bright_discs(4, 1), BUDGET, tmp_path)
+        choose_thresholds(brightness, 3.0, bright_discs(4, 1), BUDGET, tmp_path)
 
 
 def test_a_finished_seed_is_not_trained_again_and_a_killed_one_leaves_nothing_behind(tmp_path: Path):
@@ -294,12 +286,22 @@ def test_a_finished_seed_is_not_trained_again_and_a_killed_one_leaves_nothing_be
     assert sorted(path.name for path in work.iterdir()) == ["learning.png", "seed-0", "seed-1"]
 
 
-def test_the_threshold_is_that_of_the_best_f1_over_all_pixels_of_val(tmp_path: Path):
+def test_masks_have_the_best_f1_over_all_pixels_of_val_and_alarms_the_fewest_errors_over_its_pictures(tmp_path: Path):
     val = bright_discs(6, 1)
     scores = np.concatenate([brightness.predict(3.0, example.image).ravel() for example in val])
     truth = np.concatenate([example.mask.ravel() for example in val])
-    threshold = choose_threshold(brightness, 3.0, val, BUDGET, tmp_path)
-    assert threshold == {"threshold": rank(scores, truth).f1_max()[1], "chosen_on": "val", "min_area": 1}
+    chosen = choose_thresholds(brightness, 3.0, val, BUDGET, tmp_path)
+    levels = [alarm_level(brightness.predict(3.0, example.image), 1) for example in val]
+    assert chosen == {
+        "threshold": rank(scores, truth).f1_max()[1],
+        "alarm_threshold": balanced_threshold(levels[2:], levels[:2]),
+        "min_area": 1,
+        "chosen_on": "val",
+        "good_pictures": 2,
+        "defect_pictures": 4,
+        "false_alarm_rate": None,
+    }
+    assert chosen["threshold"] != chosen["alarm_threshold"]
     assert not list(tmp_path.iterdir()), "the score maps are gone"
 
 
@@ -307,10 +309,11 @@ def test_without_defects_in_val_the_threshold_is_above_every_good_picture(tmp_pa
     val = bright_discs(3, 1, good=3)
     highest = max(float(brightness.predict(3.0, example.image).max()) for example in val)
     with pytest.warns(UserWarning, match="val part holds no defect"):
-        chosen = choose_threshold(brightness, 3.0, val, BUDGET, tmp_path)
+        chosen = choose_thresholds(brightness, 3.0, val, BUDGET, tmp_path)
     assert highest < chosen["threshold"] < highest * 1.001 and chosen["good_pictures"] == 3
+    assert chosen["alarm_threshold"] == chosen["threshold"] and chosen["defect_pictures"] == 0
     with pytest.raises(UserError, match="holds no picture"):
-        choose_threshold(brightness, 3.0, [], BUDGET, tmp_path)
+        choose_thresholds(brightness, 3.0, [], BUDGET, tmp_path)
 
 
 @pytest.mark.parametrize("min_area", [1, 12])
@@ -318,25 +321,38 @@ def test_without_defects_in_val_the_threshold_is_above_every_good_picture(tmp_pa
 def test_a_rate_of_false_alarms_is_kept_on_the_good_pictures_of_val(tmp_path: Path, rate: float, min_area: int):
     val = bright_discs(12, 1, good=8)
     detect = BUDGET.model_copy(update={"false_alarm_rate": rate, "min_area": min_area})
-    chosen = choose_threshold(brightness, 3.0, val, detect, tmp_path)
-    alarms = [marked(brightness.predict(3.0, e.image), chosen["threshold"], min_area).any() for e in val[:8]]
+    chosen = choose_thresholds(brightness, 3.0, val, detect, tmp_path)
+    decision = Decision(chosen["threshold"], chosen["alarm_threshold"], chosen["min_area"])
+    alarms = [decision.mask(brightness.predict(3.0, example.image)).any() for example in val[:8]]
     assert np.mean(alarms) == rate, "brightness differs from picture to picture, so that the share is met exactly"
     assert chosen["min_area"] == min_area and chosen["good_pictures"] == 8 and chosen["false_alarm_rate"] == rate
+
+
+def test_without_good_pictures_in_val_alarms_have_the_threshold_of_masks(tmp_path: Path):
+    chosen = choose_thresholds(brightness, 3.0, bright_discs(4, 1, good=0), BUDGET, tmp_path)
+    assert chosen["alarm_threshold"] == chosen["threshold"] and chosen["good_pictures"] == 0
+
+
+def test_a_rate_of_false_alarms_leaves_the_threshold_of_masks_as_it_is(tmp_path: Path):
+    val = bright_discs(12, 1, good=8)
+    rates = [BUDGET.model_copy(update={"false_alarm_rate": rate}) for rate in (None, 0.0, 0.5)]
+    chosen = [choose_thresholds(brightness, 3.0, val, detect, tmp_path) for detect in rates]
+    assert len({one["threshold"] for one in chosen}) == 1 and len({one["alarm_threshold"] for one in chosen}) == 3
 
 
 def test_a_rate_that_val_cannot_show_is_warned_of_or_refused(tmp_path: Path):
     detect = BUDGET.model_copy(update={"false_alarm_rate": 0.01})
     with pytest.warns(UserWarning, match="less than one of the 2 good val pictures"):
-        choose_threshold(brightness, 3.0, bright_discs(4, 1), detect, tmp_path)
+        choose_thresholds(brightness, 3.0, bright_discs(4, 1), detect, tmp_path)
     with pytest.raises(UserError, match="no good picture"):
-        choose_threshold(brightness, 3.0, bright_discs(4, 1, good=0), detect, tmp_path)
+        choose_thresholds(brightness, 3.0, bright_discs(4, 1, good=0), detect, tmp_path)
 
 
 @pytest.mark.parametrize("rate", [None, 0.0])
 def test_no_threshold_is_chosen_where_a_whole_picture_could_be_no_alarm(tmp_path: Path, rate: float | None):
     detect = BUDGET.model_copy(update={"min_area": 1601, "false_alarm_rate": rate})
     with pytest.raises(UserError, match=r"^detect\.min_area: 1601 is more than the 1600 pixels of a picture"):
-        choose_threshold(brightness, 3.0, bright_discs(4, 1), detect, tmp_path)
+        choose_thresholds(brightness, 3.0, bright_discs(4, 1), detect, tmp_path)
 
 
 def test_predictions_and_rankings_are_the_same_on_one_core_and_on_several(
@@ -397,9 +413,9 @@ def test_rankings_are_the_same_for_any_number_of_pictures_that_are_counted_in_on
     with predictions(brightness, 5.0, examples, tmp_path) as predicted:  # type: ignore[arg-type]
         size = predicted[0].file.stat().st_size
         for room in (1, 3 * size, 100 * size):
-            monkeypatch.setattr("lib.detection.COUNTED_BYTES", room)
-            rankings = rank_parts(examples, predicted, parts, threshold=2.0)
-            results.append([(r.negatives, r.average_precision(), r.iou(), r.aupro()) for r in rankings])
+            monkeypatch.setattr("lib.scoring.COUNTED_BYTES", room)
+            rankings = rank_parts(examples, predicted, parts)
+            results.append([(r.negatives, r.average_precision(), r.aupro()) for r in rankings])
     assert results[0] == results[1] == results[2]
 
 

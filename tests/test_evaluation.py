@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,23 @@ import numpy as np
 import pytest
 import yaml
 
-from lib.alarms import marked
+from lib.alarms import Decision, pieces
 from lib.core.errors import UserError
 from lib.core.params import Params
 from lib.core.records import GOOD
-from lib.detection import Answer, Prediction, image_score, read_examples, train_arm
-from lib.detectors import Example
-from lib.evaluation import RECALLS, _found, _type_metrics, judge, judge_arm
+from lib.core.runtime import write_json
+from lib.detection import train_arm
+from lib.evaluation import RECALLS, judge, judge_arm
 from lib.metrics.bootstrap import RESAMPLES, resamples
 from lib.metrics.boxes import ScoredBox, box_precision, component_boxes, painted, truth_boxes
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import defect_pixels, rank, rank_pixels
-from lib.trained import load_trained
+from lib.scoring import Answer, image_score
+from lib.trained import load_trained, read_decision
 from stages import evaluate
 from tests import brightness
 from tests.brightness import bright_discs, write_discs
 from tests.conftest import ROOT
-from tests.mixed import DENT, SCRATCH, mixed_sample
 
 CATEGORY = "slab"
 TEST = bright_discs(9, 2)
@@ -82,21 +83,30 @@ def test_every_number_is_that_of_all_pixels_at_once(project: Path):
     curves = []
     for seed in (0, 1):
         trained = Path(f"models/detectors/unet/{CATEGORY}/none/seed-{seed}")
-        model, threshold = brightness.load(trained), json.loads((trained / "threshold.json").read_text())["threshold"]
+        model, decision = brightness.load(trained), read_decision(trained)
         maps = [brightness.predict(model, example.image) for example in TEST]
+        marks = [decision.mask(scores) for scores in maps]
+        assert sum(mask.any() for mask in marks) > 0 and decision.threshold != decision.alarm_threshold
 
-        def pixels(*types: str, maps: Any = maps, threshold: float = threshold) -> Any:
-            chosen = [n for n, example in enumerate(TEST) if example.defect_type in types]
-            scores, truth = (
-                np.concatenate([arrays[n].ravel() for n in chosen])
-                for arrays in (maps, [example.mask for example in TEST])
-            )
-            return rank(scores, truth, threshold)
+        def flat(arrays: Any, types: Any) -> np.ndarray:
+            return np.concatenate([one.ravel() for one, e in zip(arrays, TEST, strict=True) if e.defect_type in types])
+
+        def pixels(*types: str, maps: Any = maps) -> Any:
+            return rank(flat(maps, types), flat([example.mask for example in TEST], types))
+
+        def iou(*types: str, marks: Any = marks) -> float:
+            marked, truth = flat(marks, types), flat([example.mask for example in TEST], types)
+            return float((marked & truth).sum() / (marked | truth).sum())
 
         everything = pixels(GOOD, "blob", "ring")
+        in_use = iou(GOOD, "blob", "ring")
         pictures = rank([image_score(scores) for scores in maps], [example.has_defect for example in TEST])
         ap50, ap = box_precision(
-            [component_boxes(scores, threshold) for scores in maps], [truth_boxes(example.mask) for example in TEST]
+            [
+                component_boxes(np.where(mask, scores, -np.inf), decision.lowest)
+                for mask, scores in zip(marks, maps, strict=True)
+            ],
+            [truth_boxes(example.mask) for example in TEST],
         )
         regions = rank_pixels([defect_pixels(one, example.mask) for one, example in zip(maps, TEST, strict=True)])
         for scores, example in zip(maps, TEST, strict=True):
@@ -114,19 +124,19 @@ def test_every_number_is_that_of_all_pixels_at_once(project: Path):
             "pixel_auroc": everything.auroc(),
             "pixel_ap": everything.average_precision(),
             "pixel_f1_max": everything.f1_max()[0],
-            "pixel_f1_at_val_threshold": everything.f1(),
-            "pixel_iou_at_val_threshold": everything.iou(),
+            "pixel_f1_at_val_threshold": 2 * in_use / (1 + in_use),
+            "pixel_iou_at_val_threshold": in_use,
         }
         for name, value in expected.items():
             assert verdict["seeds"][str(seed)][name] == round(value, 6), name
         assert 0.2 < expected["pixel_ap"] < 1 and 0 < verdict["seeds"][str(seed)]["aupro"] < 1
         curves.append(everything.precision_at(RECALLS))
-        blobs = pixels(GOOD, "blob")
+        blobs = pixels(GOOD, "blob").average_precision(), iou(GOOD, "blob")
         if seed == 0:
             first = blobs
     assert verdict["per_type"]["blob"]["mean"] == {
-        "pixel_ap": round(mean_std([first.average_precision(), blobs.average_precision()])[0], 6),
-        "pixel_iou_at_val_threshold": round(mean_std([first.iou(), blobs.iou()])[0], 6),
+        "pixel_ap": round(mean_std([first[0], blobs[0]])[0], 6),
+        "pixel_iou_at_val_threshold": round(mean_std([first[1], blobs[1]])[0], 6),
     }
     assert verdict["counts"] == {"seeds": 2, "good": 2, "blob": 3, "ring": 4}
     of_seeds = [verdict["seeds"][seed]["aupro"] for seed in ("0", "1")]
@@ -145,24 +155,9 @@ def test_each_defect_is_told_with_its_size_and_the_seeds_that_found_it(project: 
     ]
     for seed in (0, 1):
         trained = Path(f"models/detectors/unet/{CATEGORY}/none/seed-{seed}")
-        model, threshold = brightness.load(trained), json.loads((trained / "threshold.json").read_text())["threshold"]
-        hits = [(brightness.predict(model, one.image) >= threshold)[one.mask].any() for one in with_defect]
+        model, decision = brightness.load(trained), read_decision(trained)
+        hits = [decision.mask(brightness.predict(model, one.image))[one.mask].any() for one in with_defect]
         assert [row[f"seed-{seed}"] for row in rows] == [str(int(hit)) for hit in hits]
-
-
-@pytest.mark.parametrize(
-    ("threshold", "min_area", "found"), [(9, 1, [1, 1]), (9, 5, [0, 1]), (10.5, 1, [0, 1]), (99, 1, [0, 0])]
-)
-def test_a_defect_is_found_by_a_mark_within_it_that_is_large_enough(tmp_path: Path, threshold, min_area, found):
-    scores = np.zeros((20, 20), np.float32)
-    scores[2:4, 2:4], scores[10:13, 10:13], scores[17, 17] = 10, 11, 90
-    masks = np.zeros((2, 20, 20), bool)
-    masks[0, 3:6, 3:6], masks[1, 12:15, 12:15] = True, True
-    examples = [Example(np.zeros((20, 20, 3), np.uint8), mask, False, "dent") for mask in masks]
-    good = Example(np.zeros((20, 20, 3), np.uint8), None, False, GOOD)
-    np.save(tmp_path / "map.npy", scores)
-    one = Prediction(tmp_path / "map.npy", defect_pixels(scores, masks[0]), 0.0, 0.0, 90.0)
-    assert _found([*examples, good], [one] * 3, threshold, min_area) == found
 
 
 def test_the_metrics_of_resamples_lie_around_those_of_the_test_part(project: Path):
@@ -211,10 +206,10 @@ def test_a_detector_that_tells_types_apart_is_judged_by_that_too(project: Path, 
     of_seeds = []
     for seed in (0, 1):
         trained = Path(f"models/detectors/unet/{CATEGORY}/none/seed-{seed}")
-        threshold, both, either = json.loads((trained / "threshold.json").read_text())["threshold"], 0, 0
+        decision, both, either = read_decision(trained), 0, 0
         for number, example in enumerate(TEST):
             truth = example.mask & (example.defect_type == "ring")
-            told = (plain(20.0, example.image) >= threshold) & (example.defect_type == "ring" and number != 2)
+            told = decision.mask(plain(20.0, example.image)) & (example.defect_type == "ring" and number != 2)
             both, either = both + (truth & told).sum(), either + (truth | told).sum()
         of_seeds.append(both / either)
     ious = {name: of_type["mean"]["type_iou"] for name, of_type in verdict["per_type"].items()}
@@ -244,11 +239,13 @@ def test_a_detector_that_finds_boxes_is_asked_once_and_judged_by_these_and_their
     assert of_boxes["pixel_ap"] == round(pixels.average_precision(), 6)
 
 
-@pytest.mark.parametrize("min_area", [1, 12])
-def test_boxes_and_alarms_are_judged_as_they_are_in_use_without_pieces_that_do_not_count(project: Path, min_area: int):
+@pytest.mark.parametrize(("alarm_threshold", "min_area"), [(140, 1), (140, 12), (190, 1), (130, 12)])
+def test_boxes_and_alarms_are_judged_as_they_are_in_use_without_pieces_that_do_not_count(
+    project: Path, alarm_threshold: float, min_area: int
+):
     folder = Path(f"models/detectors/unet/{CATEGORY}/none")
     for trained in folder.glob("seed-*"):
-        (trained / "threshold.json").write_text(f'{{"threshold": 140.0, "chosen_on": "val", "min_area": {min_area}}}')
+        write_json(trained / "threshold.json", asdict(Decision(140.0, alarm_threshold, min_area)))
     verdict = judge_arm(read_params(), "unet", CATEGORY, "none", Path("out"))
     inspector, found, alarms = load_trained(folder / "seed-0").inspector(), [], {True: [], False: []}
     for example in TEST:
@@ -257,7 +254,7 @@ def test_boxes_and_alarms_are_judged_as_they_are_in_use_without_pieces_that_do_n
         found.append(inspector.boxes(Answer(scores), mask))
         alarms[example.has_defect].append(mask.any())
     of_all = [component_boxes(inspector.predict(example.image), 140) for example in TEST]
-    assert (sum(map(len, found)) < sum(map(len, of_all))) == (min_area > 1)
+    assert (sum(map(len, found)) < sum(map(len, of_all))) == (min_area > 1 or alarm_threshold > 140)
     in_use = box_precision(found, [truth_boxes(example.mask) for example in TEST])
     of_seed = verdict["seeds"]["0"]
     assert (of_seed["box_ap50"], of_seed["box_ap"]) == pytest.approx(in_use, abs=1e-6) and 0 < in_use[1] < 1
@@ -266,10 +263,10 @@ def test_boxes_and_alarms_are_judged_as_they_are_in_use_without_pieces_that_do_n
     assert [int(row["defect"]) for row in levels] == [one.has_defect for one in TEST]
     for example, row in zip(TEST, levels, strict=True):
         scores, level = inspector.predict(example.image), np.float32(row["seed-0"])
-        assert marked(scores, level, min_area).any() and not marked(scores, np.nextafter(level, 999), min_area).any()
+        assert pieces(scores, level, min_area).any() and not pieces(scores, np.nextafter(level, 999), min_area).any()
     shares = [of_seed["defects_alarmed"], of_seed["good_alarmed"]]
     assert shares == pytest.approx([np.mean(alarms[True]), np.mean(alarms[False])], abs=1e-6)
-    assert (shares[1] < 1) == (min_area > 1), "specks alone made good pictures alarm"
+    assert (shares[1] < 1) == (min_area > 1 or alarm_threshold > 140), "specks alone made good pictures alarm"
 
 
 def test_the_stage_writes_every_arm_and_nothing_else(project: Path):
@@ -393,14 +390,3 @@ def test_a_type_that_training_never_showed_is_judged_as_one_that_was_not_found(
     assert verdict["per_type"]["ring"]["mean"]["type_iou"] == 0
     assert verdict["mean"]["type_miou"] == pytest.approx(verdict["per_type"]["blob"]["mean"]["type_iou"] / 2, abs=1e-5)
     assert verdict["mean"]["type_accuracy"] == pytest.approx(kinds.count("blob") / len(kinds), abs=1e-6)
-
-
-def test_a_picture_of_several_types_counts_for_their_ious_and_not_for_the_accuracy_of_pictures(tmp_path: Path):
-    examples = read_examples([mixed_sample(tmp_path)])
-    np.save(tmp_path / "scores.npy", (DENT | SCRATCH).astype(np.float32))
-    np.save(tmp_path / "types.npy", examples[0].labels(["dent", "scratch"]))
-    scores, types = tmp_path / "scores.npy", tmp_path / "types.npy"
-    one = Prediction(scores, defect_pixels(np.load(scores), examples[0].mask), 1.0, 0.0, 1.0, types)
-    metrics, ious = _type_metrics(["dent", "scratch"], examples, [one], 0.5)
-    assert metrics["type_miou"] == 1 and ious == {"dent": 1, "scratch": 1}
-    assert np.isnan(metrics["type_accuracy"]) and metrics["type_pictures"] == 0

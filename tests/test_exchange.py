@@ -60,7 +60,9 @@ def train(name: str, raw_params: dict, folder: Path, **changes) -> Path:
     examples = [example(seed) for seed in range(8)]
     kept = [one for one in examples if not one.has_defect] if module.LEARNS_FROM == "good" else examples
     module.fit(kept, examples[:3], params, settings, 0, folder)
-    write_json(folder / "threshold.json", {"threshold": 0.25, "chosen_on": "val", "min_area": 3})
+    write_json(
+        folder / "threshold.json", {"threshold": 0.25, "alarm_threshold": 0.5, "chosen_on": "val", "min_area": 3}
+    )
     write_json(folder / "detector.json", {"detector": name, "category": "cloth", "arm": "none", "seed": 0, "depth": 8})
     return folder
 
@@ -129,7 +131,7 @@ def test_whole_pictures_score_as_in_torch(exported: Path, shape: tuple[int, int]
 def test_the_file_tells_all_that_a_program_needs(exported: Path):
     values = {one.key: json.loads(one.value) for one in onnx.load(exported / FILE).metadata_props}
     trained = load_trained(exported)
-    assert values["threshold"] == 0.25 and values["min_area"] == 3
+    assert (values["threshold"], values["alarm_threshold"], values["min_area"]) == (0.25, 0.5, 3)
     assert values["detector"] == trained.provenance and values["weights"] == trained.weights
     sight = trained.module.sight(trained.model)
     assert values["sight"]["window"] == sight.window and values["sight"]["scale"] == sight.scale

@@ -130,11 +130,12 @@ LAYERS_UP = [
     ["lib/boxes.py", "lib/metrics"],
     ["lib/placement", "lib/labels", "lib/generators/__init__.py", "lib/detectors/__init__.py"],
     ["lib/vision"],
-    ["lib/generators", "lib/detectors"],
+    ["lib/generators", "lib/detectors", "lib/scoring.py"],
     [
         "lib/finetuning.py",
         "lib/synthesis.py",
         "lib/detection.py",
+        "lib/marks.py",
         "lib/report",
         "lib/base",
         "lib/launch.py",

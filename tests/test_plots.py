@@ -42,29 +42,35 @@ def overlay(caption="hex_nut/crack/003"):
     rng = np.random.default_rng(0)
     truth = np.zeros((40, 30), bool)
     truth[10:20, 5:15] = True
-    return Overlay(caption, rng.integers(0, 256, (40, 30, 3)).astype(np.uint8), truth, truth * np.float32(0.9))
+    return Overlay(caption, rng.integers(0, 256, (40, 30, 3)).astype(np.uint8), truth, truth * np.float32(0.9), truth)
 
 
 def test_a_sheet_has_a_row_of_four_panels_and_a_caption_per_overlay():
-    sheet = overlay_sheet([overlay(), overlay()], threshold=0.5, tile=60)
+    sheet = overlay_sheet([overlay(), overlay()], tile=60)
     assert sheet.shape == (2 * (CAPTION + 80 + 8), 4 * 84 + 4, 3), "30 x 40 px are shown with 60 x 80"
 
 
 def test_a_wide_picture_is_shown_wide_and_leaves_no_white_below():
-    wide = Overlay("", np.zeros((20, 100, 3), np.uint8), np.zeros((20, 100), bool), np.zeros((20, 100), np.float32))
-    sheet = overlay_sheet([wide, wide], threshold=0.5, tile=50)
+    wide = Overlay(
+        "",
+        np.zeros((20, 100, 3), np.uint8),
+        np.zeros((20, 100), bool),
+        np.zeros((20, 100), np.float32),
+        np.zeros((20, 100), bool),
+    )
+    sheet = overlay_sheet([wide, wide], tile=50)
     assert sheet.shape == (2 * (CAPTION + 24 + 8), 4 * 124 + 4, 3)
     assert (sheet[-5] == 0).all(axis=-1).any(), "the last row but the gap is picture"
 
 
 def test_the_caption_is_written_above_its_row():
-    named, unnamed = (overlay_sheet([overlay(caption)], 0.5, tile=60) for caption in ("crack/003", ""))
+    named, unnamed = (overlay_sheet([overlay(caption)], tile=60) for caption in ("crack/003", ""))
     assert (named[:CAPTION] != unnamed[:CAPTION]).any()
     np.testing.assert_array_equal(named[CAPTION:], unnamed[CAPTION:])
 
 
 def test_a_sheet_of_nothing_can_still_be_written(tmp_path):
-    write_png(tmp_path / "none.png", overlay_sheet([], 0.5))
+    write_png(tmp_path / "none.png", overlay_sheet([]))
     assert read_image(tmp_path / "none.png").min() == 255
 
 

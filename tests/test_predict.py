@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,10 @@ from PIL import Image
 from scipy import ndimage
 
 from lib import predict
+from lib.alarms import Decision
 from lib.core.errors import UserError
 from lib.core.images import read_image, read_mask, write_png
 from lib.core.runtime import write_json
-from lib.detection import image_score
 from lib.detectors import Example, find
 from lib.exchange import export
 from lib.intake import listed
@@ -26,7 +27,7 @@ from lib.metrics.boxes import ScoredBox, component_boxes
 from lib.plots import heat_map
 from lib.predict import loaded, predict_all, watch
 from lib.results import Results
-from lib.trained import Decision
+from lib.scoring import image_score
 from tests import brightness
 from tests.blobs import BUDGET
 from tests.brightness import bright_discs
@@ -134,9 +135,25 @@ def test_pieces_below_the_least_area_neither_count_nor_alarm(trained: Path):
     assert [row["anomaly_score"] for row in rows()] == [row["anomaly_score"] for row in before]
 
 
+def test_a_picture_without_an_alarm_has_no_marks_and_one_with_an_alarm_has_the_whole_region(trained: Path):
+    maps = [scores_of(trained, NEW / f"{number}.png") for number in (0, 1)]
+    lower, higher = sorted(float(scores.max()) for scores in maps)
+    decision = Decision(THRESHOLD, (lower + higher) / 2)
+    write_json(trained / "threshold.json", asdict(decision))
+    look(trained)
+    assert sorted(row["alarm"] for row in rows()) == ["no", "yes"]
+    for number, scores in enumerate(maps):
+        mask = read_mask(OUT / f"{number}_mask.png")
+        np.testing.assert_array_equal(mask, decision.mask(scores))
+        assert (rows()[number]["alarm"] == "yes") == mask.any() == (scores.max() == higher)
+        boxes = [one for one in json.loads((OUT / "boxes.json").read_text()) if one["image_id"] == number + 1]
+        assert bool(boxes) == mask.any()
+    assert json.loads((OUT / "run.json").read_text())["alarm_threshold"] == decision.alarm_threshold
+
+
 def test_pieces_hang_together_over_corners_too():
     scores = np.array([[9, 0, 0], [0, 9, 0], [0, 0, 0]], np.float32)
-    assert Decision(1, 2).mask(scores).sum() == 2 and not Decision(1, 3).mask(scores).any()
+    assert Decision(1, 1, 2).mask(scores).sum() == 2 and not Decision(1, 1, 3).mask(scores).any()
 
 
 def test_a_run_may_be_repeated_after_a_kill_too_and_with_more_pictures(trained: Path, monkeypatch: pytest.MonkeyPatch):
@@ -287,6 +304,11 @@ def test_results_within_the_folder_of_pictures_are_not_looked_at(trained: Path):
         ("threshold.json", "[]", r"threshold\.json: expected an object"),
         ("threshold.json", "{}", r"threshold\.json: threshold is None, expected a number"),
         ("threshold.json", '{"threshold": NaN}', r"threshold\.json: threshold is nan, expected a number"),
+        (
+            "threshold.json",
+            '{"threshold": 1, "alarm_threshold": "a"}',
+            r"threshold\.json: alarm_threshold is 'a', expected",
+        ),
         ("threshold.json", '{"threshold": 1, "min_area": 0}', r"threshold\.json: min_area is 0, expected a whole"),
         ("threshold.json", '{"threshold": 1, "min_area": 2.5}', r"threshold\.json: min_area is 2\.5, expected a whole"),
         ("config.json", "{", r"config\.json: cannot be read as JSON"),

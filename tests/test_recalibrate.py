@@ -14,6 +14,7 @@ from lib import recalibrate
 from lib.core.images import read_image, write_png
 from lib.core.runtime import write_json
 from lib.detectors import patchcore
+from lib.trained import read_decision
 from tests import brightness
 
 RNG_SIDE = 24
@@ -42,14 +43,27 @@ def test_the_new_threshold_lets_the_asked_share_of_good_pictures_alarm(stored: P
     call(monkeypatch, stored, stored.parent / "good", "--false-alarm-rate", 0.2)
     chosen = json.loads((stored / "threshold.json").read_text())
     pictures = [read_image(path) for path in sorted((stored.parent / "good").iterdir())]
-    assert sum(bool((brightness.predict(0.0, one) >= chosen["threshold"]).any()) for one in pictures) == 2
+    decision = read_decision(stored)
+    assert sum(bool(decision.mask(brightness.predict(0.0, one)).any()) for one in pictures) == 2
     assert chosen["trained"] == {"threshold": 250.0, "chosen_on": "val", "min_area": 1}
     assert chosen["good_pictures"] == 10 and "250 -> " in capsys.readouterr().out
     call(monkeypatch, stored, stored.parent / "good", "--min-area", 30)
     again = json.loads((stored / "threshold.json").read_text())
     assert (
-        again["min_area"] == 30 and again["trained"] == chosen["trained"] and again["threshold"] > chosen["threshold"]
+        again["min_area"] == 30
+        and again["trained"] == chosen["trained"]
+        and again["alarm_threshold"] > chosen["alarm_threshold"]
     )
+
+
+def test_the_threshold_of_masks_moves_by_the_same_factor(stored: Path, monkeypatch):
+    write_json(stored / "threshold.json", {"threshold": 50.0, "alarm_threshold": 100.0, "min_area": 2})
+    call(monkeypatch, stored, stored.parent / "good")
+    decision = read_decision(stored)
+    assert 145 < decision.alarm_threshold < 146 and decision.threshold == decision.alarm_threshold / 2
+    write_json(stored / "threshold.json", {"threshold": 200.0, "alarm_threshold": 0.0, "min_area": 2})
+    call(monkeypatch, stored, stored.parent / "good")
+    assert read_decision(stored).threshold == read_decision(stored).alarm_threshold > 145
 
 
 def test_a_dry_run_changes_nothing(stored: Path, monkeypatch):

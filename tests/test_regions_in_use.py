@@ -14,7 +14,7 @@ from lib.core.images import read_image, write_png
 from lib.core.params import Params
 from lib.core.records import GOOD, DefectBox, RegionMap, Sample, read_records, write_records
 from lib.core.regions import GREY, blanked, silenced
-from lib.detection import IGNORED_PIXELS, image_score, predictions, rank_parts, read_examples, train_arm
+from lib.detection import IGNORED_PIXELS, read_examples, train_arm
 from lib.detectors import Example, History, pagmfr, rgpkd, rtdetr, unet
 from lib.evaluation import judge
 from lib.exchange import FILE, load_exchanged
@@ -23,6 +23,7 @@ from lib.labels import labelling
 from lib.metrics.boxes import ScoredBox, truth_boxes
 from lib.metrics.boxes import painted as boxes_painted
 from lib.placement.random_boxes import place_boxes
+from lib.scoring import image_score, predictions, rank_parts
 from lib.trained import load_trained
 from lib.vision.foreign import Foreign
 from lib.vision.windows import Pools, batch_of

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lib.alarms import Decision
 from lib.core.images import read_image, read_mask
 from lib.core.runtime import write_bytes
-from lib.detection import Answer
 from lib.intake import Picture, listed
 from lib.predict import _side_by_side, predict_all
 from lib.results import quick_png
-from lib.trained import Decision, Inspector
+from lib.scoring import Answer
+from lib.trained import Inspector
 from tests.brightness import bright_discs
 
 NEW = Path("data/new")
@@ -30,7 +31,7 @@ def inspector(inside: Path) -> Inspector:
     for number, example in enumerate(bright_discs(6, 7, good=3)):
         write_bytes(NEW / f"{number}.png", quick_png(example.image))
     write_bytes(NEW / "3.png", b"no picture")
-    return Inspector(redness, Decision(150.0, 1), PROVENANCE, "w")
+    return Inspector(redness, Decision(150.0, 150.0), PROVENANCE, "w")
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ A method's module offers
 - `load(folder)`: the model that `fit` wrote; `predict(model, image)`: (H, W, 3) uint8 -> (H, W) float32, higher where
   a defect is more likely, on one scale for all pictures; may be called from several threads;
 - `boxes(model, image)`, if it predicts boxes: its scored boxes, on which it is evaluated; `predict` then returns their
-  `painted` map. For other detectors the boxes come from the score map, above the threshold (`lib/metrics/boxes.py`);
+  `painted` map. For other detectors the boxes are those of what is marked in the map (`lib/metrics/boxes.py`);
 - `model.types`, if it classifies types: their names. Its boxes then have labels, k for the k-th type; if it predicts no
   boxes, it offers `predict_typed(model, image)`: the scores, and the most likely type of each pixel, (H, W) uint8, also
   where there is no defect;

@@ -35,22 +35,17 @@ class Ranking:
     0.75
     """
 
-    def __init__(self, positives: ArrayLike, weights: ArrayLike | None = None, threshold: float | None = None) -> None:
+    def __init__(self, positives: ArrayLike, weights: ArrayLike | None = None) -> None:
         """positives: (P,) scores of all positives, in any order. weights: (P,) what each adds to the per-region
-        overlap, 1 in all, which `aupro` needs. threshold: chosen beforehand, elsewhere, which `f1` and `iou` need.
+        overlap, 1 in all, which `aupro` needs.
 
-        Raises ValueError for a NaN score or threshold.
+        Raises ValueError for a NaN score.
         """
-        if threshold is not None and np.isnan(threshold):
-            raise ValueError("threshold is NaN; choose it on a set with both classes")
         unordered = _floats(positives, "positives")
         order = np.argsort(unordered)
         self.positives = unordered[order]
         self.weights = None if weights is None else np.asarray(weights, np.float64)[order]
-        # A Python float would be rounded to float32 beside float32 scores.
-        self.threshold = None if threshold is None else np.float64(threshold)
         self.negatives = 0
-        self._alarms = 0  # negatives >= threshold
         # How many negatives are above, or not below, exactly the i lowest positives, i = 0 ... P.
         self._above, self._not_below = np.zeros((2, unordered.size + 1), np.int64)
         self._lock = Lock()
@@ -61,12 +56,10 @@ class Ranking:
         Raises ValueError for a NaN score.
         """
         ascending = np.sort(_floats(negatives, "negatives"))
-        alarms = 0 if self.threshold is None else int(np.count_nonzero(ascending >= self.threshold))
         few = self.positives.size < ascending.size
         places = _places(ascending, self.positives) if few else _places(self.positives, ascending)[::-1]
         with self._lock:
             self.negatives += ascending.size
-            self._alarms += alarms
             for counts, place in zip((self._above, self._not_below), places, strict=True):
                 if few:  # how many negatives lie between each positive and the next
                     counts[1:] += np.diff(place, append=ascending.size)
@@ -125,24 +118,6 @@ class Ranking:
         tp, fp = self._tp[least], self._fp()[least]
         return tp / (tp + fp)
 
-    def f1(self) -> float:
-        """F1 of `score >= threshold`; NaN where there are no positives to find. Raises ValueError without threshold."""
-        tp, union = self._at_threshold()
-        return 2 * tp / (union + tp) if union else nan
-
-    def iou(self) -> float:
-        """Intersection over union of `score >= threshold` and the positives; otherwise as `f1`."""
-        tp, union = self._at_threshold()
-        return tp / union if union else nan
-
-    def _at_threshold(self) -> tuple[int, int]:
-        """Positives >= threshold, and the union of what it lets through and all positives; (0, 0) without positives."""
-        if self.threshold is None:
-            raise ValueError("the ranking was made without a threshold")
-        if not self.positives.size:
-            return 0, 0
-        return int(np.count_nonzero(self.positives >= self.threshold)), self.positives.size + self._alarms
-
     def aupro(self, fpr_limit: float = 0.3) -> float:
         """Area under the per-region-overlap curve up to a false positive rate in (0, 1], divided by that rate.
 
@@ -167,7 +142,7 @@ class Ranking:
         return float(np.dot(self.weights, area) / fp_limit)
 
 
-def rank(scores: ArrayLike, labels: ArrayLike, threshold: float | None = None) -> Ranking:
+def rank(scores: ArrayLike, labels: ArrayLike) -> Ranking:
     """The ranking of (N,) scores with their (N,) labels, bool or 0/1.
 
     Raises ValueError for NaN scores, other labels or unequal shapes.
@@ -176,7 +151,7 @@ def rank(scores: ArrayLike, labels: ArrayLike, threshold: float | None = None) -
     (0.8, 0.4)
     """
     scores, labels = _checked(scores, labels, ndim=1)
-    ranking = Ranking(scores[labels], threshold=threshold)
+    ranking = Ranking(scores[labels])
     ranking.count(scores[~labels])
     return ranking
 
@@ -208,17 +183,17 @@ def defect_pixels(scores: ArrayLike, mask: ArrayLike) -> DefectPixels:
     return DefectPixels(scores[mask], 1 / np.bincount(region)[region], count - 1)  # label 0 is the background
 
 
-def rank_pixels(pictures: Sequence[DefectPixels], threshold: float | None = None) -> Ranking:
+def rank_pixels(pictures: Sequence[DefectPixels]) -> Ranking:
     """The ranking of all defect pixels of a set of pictures, in which its normal pixels are still to be counted.
 
     In AUPRO regions weigh the same whatever their size; the false positive rate is over all normal pixels that are
     counted, those of good pictures included.
     """
     if not pictures:
-        return Ranking([], [], threshold)
+        return Ranking([], [])
     regions = max(sum(picture.regions for picture in pictures), 1)
     shares = np.concatenate([picture.shares for picture in pictures])
-    return Ranking(np.concatenate([picture.scores for picture in pictures]), shares / regions, threshold)
+    return Ranking(np.concatenate([picture.scores for picture in pictures]), shares / regions)
 
 
 def _suffix_sums(counts: Counts) -> Counts:

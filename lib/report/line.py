@@ -1,4 +1,4 @@
-"""What a line stops for: defects that give no alarm, good pictures that give one, at the threshold from val."""
+"""What a line stops for: defects that give no alarm, good pictures that give one, at the thresholds from val."""
 
 from itertools import product
 from pathlib import Path
@@ -19,10 +19,10 @@ than what other seeds alone do, else *within*.
 
 - A lower threshold buys fewer misses with more false alarms. An arm that moves both in opposite ways may have another \
 threshold and see no better: the next table and image AUROC know no threshold.
-- Where image AUROC is near 1 and false alarms are many, the threshold is at fault, not the detector. By default it is \
-that of the best F1 over the pixels of val, which does not look at whole pictures. `detect.false_alarm_rate` bounds \
-false alarms instead, `detect.min_area` ignores small specks, and `python -m lib.recalibrate` sets the threshold of a \
-trained model anew from good pictures."""
+- Where image AUROC is near 1 and errors are many, the threshold is at fault, not the detector: few pictures of val had \
+to settle it. By default it is where misses and false alarms, as shares of the val pictures with and without a defect, \
+have the smallest sum. `detect.false_alarm_rate` bounds false alarms instead, `detect.min_area` ignores small specks, \
+and `python -m lib.recalibrate` sets the threshold of a trained model anew from good pictures."""
 
 
 class Sizes(NamedTuple):

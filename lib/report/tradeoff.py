@@ -48,8 +48,7 @@ def missed_at(defects: NDArray[np.floating], good: NDArray[np.floating], rates: 
     (R,), of 100, of the good ones do; (D,) and (G,) alarm levels. NaN without either."""
     if not len(defects) or not len(good):
         return np.full(len(rates), np.nan)
-    levels = good.tolist()
-    thresholds = np.array([threshold_for(levels, rate / 100) for rate in rates], np.float32)
+    thresholds = np.array([threshold_for(good, rate / 100) for rate in rates], np.float32)
     return 100 * np.mean(defects.astype(np.float32)[:, None] < thresholds, axis=0)
 
 

@@ -10,9 +10,10 @@ from lib.boxes import real_defects
 from lib.core.defects import defect_mask, read_labels, types_of
 from lib.core.errors import UserError
 from lib.core.records import GOOD, TypeMap, read_records, write_records
-from lib.detection import Prediction, rank_parts, read_examples
+from lib.detection import read_examples
 from lib.labels import labelling
 from lib.metrics.ranking import defect_pixels
+from lib.scoring import Prediction, rank_parts
 from lib.vision.windows import Pools, batch_of
 from tests.blobs import BUDGET
 from tests.mixed import DENT, SCRATCH, mixed_sample

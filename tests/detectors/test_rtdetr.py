@@ -11,9 +11,9 @@ from lib.core.errors import UserError
 from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.core.runtime import on_cores
-from lib.detection import answer
 from lib.detectors import Example, rtdetr
 from lib.metrics.boxes import box_precision, painted, truth_boxes, typed_precision
+from lib.scoring import answer
 from lib.vision.backbones import DEFAULT, load_backbone
 from tests.blobs import BUDGET, blobs
 

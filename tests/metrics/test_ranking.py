@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
 from lib.metrics.ranking import Ranking, average_precision, defect_pixels, rank, rank_pixels
 
@@ -24,17 +24,9 @@ def f1_max(scores, labels):
     return rank(scores, labels).f1_max()
 
 
-def f1_at(scores, labels, threshold):
-    return rank(scores, labels, threshold).f1()
-
-
-def iou_at(scores, labels, threshold):
-    return rank(scores, labels, threshold).iou()
-
-
-def streamed(maps, masks, threshold=None):
+def streamed(maps, masks):
     """The ranking of all pixels, whose pictures come one by one, twice."""
-    ranking = rank_pixels([defect_pixels(scores, mask) for scores, mask in zip(maps, masks, strict=True)], threshold)
+    ranking = rank_pixels([defect_pixels(scores, mask) for scores, mask in zip(maps, masks, strict=True)])
     for scores, mask in zip(maps, masks, strict=True):
         ranking.count(scores[~mask.astype(bool)])
     return ranking
@@ -112,9 +104,6 @@ def test_golden_values_of_one_picture():
     # At 0.4: two hits, one false alarm.
     best, threshold = f1_max(SCORES.ravel(), MASK.ravel())
     assert best == pytest.approx(0.8, abs=1e-15) and threshold == np.float32(0.4)
-    assert iou_at(SCORES.ravel(), MASK.ravel(), threshold) == pytest.approx(2 / 3, abs=1e-15)
-    assert f1_at(SCORES.ravel(), MASK.ravel(), 0.9) == pytest.approx(0.0, abs=0)  # float32(0.9) < 0.9
-    assert f1_at(SCORES.ravel(), MASK.ravel(), 0.89) == pytest.approx(2 / 3, abs=1e-15)
 
 
 def test_of_equal_f1_the_highest_threshold_wins():
@@ -158,8 +147,7 @@ def test_equal_to_sklearn_with_and_without_ties(case):
     assert average_precision(scores, labels) == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
     best, threshold = f1_max(scores, labels)
     assert best == pytest.approx(sklearn_f1_max(scores, labels), abs=1e-12)
-    assert f1_at(scores, labels, threshold) == best
-    assert iou_at(scores, labels, threshold) == pytest.approx(best / (2 - best), abs=1e-12)
+    assert f1_score(labels, scores >= threshold) == pytest.approx(best, abs=1e-12)
 
 
 @pytest.mark.parametrize("levels", [0, 4])
@@ -193,18 +181,15 @@ def test_aupro_equals_brute_force(seed, sizes, levels, limit):
     share=st.sampled_from([0.0, 0.1, 0.5, 0.95, 1.0]),
     levels=st.sampled_from([0, 1, 3, 50]),
     dtype=st.sampled_from([np.float32, np.float64]),
-    threshold=st.floats(-3, 3),
 )
-def test_pictures_one_by_one_give_to_the_last_bit_what_all_pixels_at_once_give(
-    seed, sizes, share, levels, dtype, threshold
-):
+def test_pictures_one_by_one_give_to_the_last_bit_what_all_pixels_at_once_give(seed, sizes, share, levels, dtype):
     rng = np.random.default_rng(seed)
     masks = [rng.random(size) < share for size in sizes]
     maps = [rng.normal(size=mask.shape) + mask for mask in masks]
     maps = [(np.round(scores * levels) / levels if levels else scores).astype(dtype) for scores in maps]
     scores, labels = (np.concatenate([array.ravel() for array in arrays]) for arrays in (maps, masks))
-    one_by_one, at_once = streamed(maps, masks, threshold), rank(scores, labels, threshold)
-    for metric in ("auroc", "average_precision", "f1_max", "f1", "iou"):
+    one_by_one, at_once = streamed(maps, masks), rank(scores, labels)
+    for metric in ("auroc", "average_precision", "f1_max"):
         np.testing.assert_array_equal(getattr(one_by_one, metric)(), getattr(at_once, metric)(), strict=True)
     if labels.any():
         recalls = np.arange(1, 201) / 200
@@ -274,8 +259,6 @@ def test_one_class_sets_give_nan():
         assert math.isnan(average_precision(np.arange(3.0), labels))
         assert all(math.isnan(value) for value in f1_max(np.arange(3.0), labels))
     assert all(math.isnan(value) for value in all_metrics(rank_pixels([]))) and math.isnan(auroc([], []))
-    assert math.isnan(f1_at([1.0], [False], 0.5)) and math.isnan(iou_at([1.0], [False], 2.0))
-    assert f1_at([1.0, 2.0], [True, True], 2.0) == pytest.approx(2 / 3)
 
 
 def test_a_million_normals_and_one_defect_pixel():
@@ -337,9 +320,7 @@ def test_masks_may_be_zero_and_one_in_any_memory_order():
         (lambda: aupro([SCORES], [MASK], fpr_limit=0.0), "fpr_limit is 0.0"),
         (lambda: aupro([SCORES], [MASK], fpr_limit=30), "fpr_limit is 30"),
         (lambda: Ranking([0.1]).aupro(), "without weights"),
-        (lambda: Ranking([0.1]).iou(), "without a threshold"),
         (lambda: Ranking([]).precision_at([1.0]), "no recall"),
-        (lambda: f1_at([0.1], [1], math.nan), "threshold is NaN"),
     ],
 )
 def test_errors_name_what_was_wrong(call, message):
