@@ -21,16 +21,31 @@ from lib import plots
 from lib.alarms import Decision, alarm_level, balanced_threshold, refuse_small, threshold_for
 from lib.core.errors import UserError
 from lib.core.images import is_grey, write_png
+from lib.core.ownership import owned_folder
 from lib.core.params import PLACEBO, PLACEBO_SEED, REAL_ONLY, Detect, Params
+from lib.core.pipeline import part_key
 from lib.core.records import GOOD, RegionMap, Sample, Synthetic, TypeMap, by_id, of_split, read_records
 from lib.core.regions import ignored_pixels
-from lib.core.runtime import atomic_folder, device, on_cores, replace_folder, work_folder, write_json
+from lib.core.runtime import (
+    atomic_folder,
+    device,
+    discard_work,
+    fingerprint,
+    on_cores,
+    threads_each,
+    work_folder,
+    write_json,
+)
 from lib.detectors import Example, find
 from lib.scoring import diverged, predictions, rank_parts
 
 Place = TypeVar("Place", TypeMap, RegionMap)
 
 IGNORED_PIXELS = "ignored.png"  # in a trained seed's folder: pixels that never count, if they are the same everywhere
+PROVENANCE = "detector.json"
+THRESHOLDS = "threshold.json"
+LEARNING = "learning.png"  # in an arm's folder: the curves of all seeds
+EXPORTED = "model.onnx"  # what `lib.exchange` adds to a trained seed's folder
 NO_NUMBER = re.compile(r"\b(nan|inf)\b", re.IGNORECASE)  # in messages about values
 
 
@@ -68,7 +83,8 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
     """Train one detector per seed on the train part and the accepted synthetic defects, into its place in `models`.
 
     One that learns from good pictures alone sees these alone. The placebo is trained under other seeds. key: the
-    fingerprint of all inputs; finished seeds outlive a kill as long as it stays the same.
+    fingerprint of what a training reads (`training_key`). As long as it stays the same, trained seeds outlive a kill
+    and are kept from one run to the next, so that more seeds or other thresholds train nothing twice.
     Raises UserError when a detector that learns from good pictures is to be trained on a generator's samples, and for a
     training that diverged.
     """
@@ -99,15 +115,53 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
             if isinstance(error, UserError) or not NO_NUMBER.search(str(error)):
                 raise
             raise diverged(module) from error
-        write_json(out / "threshold.json", choose_thresholds(module, module.load(out), val, params.detect, out))
-        method = {"detector": detector, "category": category, "arm": arm, "seed": seed}
-        write_json(out / "detector.json", method | {"depth": samples[0].depth, "colours": colours})
         if shared is not None:
             write_png(out / IGNORED_PIXELS, ignored_pixels(shared))
+        method = {"detector": detector, "category": category, "arm": arm, "seed": seed}
+        method |= {"depth": samples[0].depth, "colours": colours}
+        write_json(out / PROVENANCE, method | {"training": key, "content": _content(out)})
 
-    work = work_folder(f"detect-{detector}-{category}-{arm}", key)
-    train_seeds(train_seed, [seed + PLACEBO_SEED * (arm == PLACEBO) for seed in params.detect.seeds], work)
-    replace_folder(work, Path(f"models/detectors/{detector}/{category}/{arm}"))
+    def decide(folder: Path) -> None:
+        decision = choose_thresholds(module, module.load(folder), val, params.detect, work)
+        write_json(folder / THRESHOLDS, decision)
+
+    seeds = [seed + PLACEBO_SEED * (arm == PLACEBO) for seed in params.detect.seeds]
+    key = f"{key}-{threads_each(device(), len(seeds))}"
+    stage, trained = f"detect-{detector}-{category}-{arm}", Path(f"models/detectors/{detector}/{category}/{arm}")
+    work = work_folder(stage, key)
+    folders = [work / f"seed-{seed}" for seed in seeds]
+    for folder in folders:
+        _keep(trained / folder.name, folder, key)
+    train_seeds(train_seed, seeds, work)
+    on_cores(device(), decide, folders)
+    with owned_folder(trained, spared=(EXPORTED,)) as out:
+        shutil.copy(work / LEARNING, out)
+        for folder in folders:
+            shutil.copytree(folder, out / folder.name)
+    discard_work(stage)
+
+
+def _keep(trained: Path, folder: Path, key: str) -> None:
+    """Copy a seed's folder of an earlier run if its training is the same, its files are those of that training, and
+    `folder` is not there yet."""
+    if folder.exists() or not (trained / PROVENANCE).is_file():
+        return
+    told = json.loads((trained / PROVENANCE).read_text(encoding="utf-8"))
+    if told.get("training") == key and told.get("content") == _content(trained):
+        with atomic_folder(folder) as out:
+            shutil.copytree(trained, out, ignore=shutil.ignore_patterns(EXPORTED), dirs_exist_ok=True)
+
+
+def _content(folder: Path) -> str:
+    """The fingerprint of what a training wrote."""
+    later = {PROVENANCE, THRESHOLDS, EXPORTED}
+    return fingerprint(*sorted(file for file in folder.iterdir() if file.name not in later))
+
+
+def training_key(stage: str, **item: str) -> str:
+    """The fingerprint of what the trainings of a stage read: all that `input_key` counts but which seeds there are, and
+    how thresholds are chosen."""
+    return part_key(stage, {}, ("detect.seeds", "detect.false_alarm_rate", "detect.min_area"), **item)
 
 
 def colours_of(examples: Iterable[Example]) -> str:
@@ -119,7 +173,7 @@ def colours_of(examples: Iterable[Example]) -> str:
 def train_seeds(train_seed: Callable[[int, Path], None], seeds: Sequence[int], folder: Path) -> None:
     """Call `train_seed(seed, out)` for each seed, side by side on the cores, whose `out` becomes `folder/seed-<n>`.
 
-    What already lies there is whole and stays as it is. Also draws the curves of all seeds: `learning.png`.
+    What already lies there is whole and stays as it is. Also draws the curves of all seeds, LEARNING.
     """
     for unfinished in folder.glob("*.tmp-*"):  # of a run that was killed
         shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
@@ -134,7 +188,7 @@ def train_seeds(train_seed: Callable[[int, Path], None], seeds: Sequence[int], f
     for seed in seeds:
         history = json.loads((folder / f"seed-{seed}" / "history.json").read_text(encoding="utf-8"))
         curves |= {f"{name}, seed {seed}": points for name, points in history.items()}
-    plots.learning_curve(folder / "learning.png", curves)
+    plots.learning_curve(folder / LEARNING, curves)
 
 
 def choose_thresholds(

@@ -2,13 +2,12 @@
 
 from lib.core.command import run
 from lib.core.params import PLACEBO, REAL_ONLY, load
-from lib.core.pipeline import input_key
-from lib.detection import train_arm
+from lib.detection import train_arm, training_key
 
 
 def main(detector: str, category: str) -> None:
     params = load()
-    key = input_key("baseline", detector=detector, category=category)
+    key = training_key("baseline", detector=detector, category=category)
     for arm in (REAL_ONLY, PLACEBO):
         train_arm(params, detector, arm, category, [], key)
 

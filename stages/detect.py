@@ -4,16 +4,15 @@ from pathlib import Path
 
 from lib.core.command import run
 from lib.core.params import load
-from lib.core.pipeline import input_key
 from lib.core.records import Synthetic, read_records
-from lib.detection import train_arm
+from lib.detection import train_arm, training_key
 
 
 def main(detector: str, generator: str, category: str) -> None:
     records = read_records(Path(f"data/masks/{generator}/{category}/manifest.jsonl"), Synthetic)
     accepted = [record for record in records if record.accepted]
     params = load()
-    key = input_key("detect", detector=detector, generator=generator, category=category)
+    key = training_key("detect", detector=detector, generator=generator, category=category)
     train_arm(params, detector, generator, category, accepted, key)
 
 

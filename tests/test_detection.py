@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from lib.alarms import Decision, alarm_level, balanced_threshold
 from lib.core.errors import UserError
 from lib.core.images import read_image, read_mask, recent, write_png
 from lib.core.params import PLACEBO_SEED, Params
 from lib.core.records import GOOD, Sample, Synthetic, read_records
-from lib.core.runtime import write_json
-from lib.detection import choose_thresholds, colours_of, read_examples, train_arm, train_seeds
+from lib.core.runtime import threads_each, write_bytes, write_json, write_text
+from lib.detection import choose_thresholds, colours_of, read_examples, train_arm, train_seeds, training_key
 from lib.detectors import Example, find
 from lib.metrics.ranking import rank
 from lib.scoring import image_score, predictions, rank_parts
@@ -25,6 +27,7 @@ from tests import brightness
 from tests.blobs import BUDGET
 from tests.brightness import bright_discs, write_discs
 from tests.category import tiny_params
+from tests.conftest import ROOT
 from tests.mixed import DENT, SCRATCH, mixed_sample
 
 CATEGORY = "slab"
@@ -36,6 +39,22 @@ def params(raw_params: dict, inside: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setattr("lib.detection.find", lambda name: brightness)
     write_discs(CATEGORY, {"train": bright_discs(5, 0), "val": bright_discs(4, 1), "test": bright_discs(3, 2)})
     return tiny_params(raw_params, detect={"seeds": [0, 1]})
+
+
+STAGES_OF_TRAINING = {
+    "baseline": {"detector": "unet", "category": CATEGORY},
+    "detect": {"detector": "unet", "category": CATEGORY, "generator": "perlin"},
+}
+
+
+@pytest.fixture
+def project_inputs(params: Params, inside: Path) -> None:
+    """All that the stages of training read."""
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, inside)
+    for folder in ("lib", "stages"):
+        (inside / folder).symlink_to(ROOT / folder)
+    write_text(Path(f"data/masks/perlin/{CATEGORY}/manifest.jsonl"), "")
 
 
 def sample(**changes: Any) -> Sample:
@@ -177,7 +196,7 @@ def test_a_thousand_examples_hold_no_more_pixels_than_the_cache(inside: Path, mo
 def test_every_seed_tells_what_it_is_and_what_it_was_trained_on(params: Params):
     train_arm(params, "unet", "perlin", CATEGORY, [synthetic()], "key")
     folder = Path(f"models/detectors/unet/{CATEGORY}/perlin")
-    assert sorted(path.name for path in folder.iterdir()) == ["learning.png", "seed-0", "seed-1"]
+    assert sorted(path.name for path in folder.iterdir()) == [".own-files", "learning.png", "seed-0", "seed-1"]
     for seed in (0, 1):
         files = {path.name: read_json(path) for path in (folder / f"seed-{seed}").iterdir()}
         assert files["detector.json"] == {
@@ -185,12 +204,109 @@ def test_every_seed_tells_what_it_is_and_what_it_was_trained_on(params: Params):
             "category": CATEGORY,
             "arm": "perlin",
             "seed": seed,
+            "training": f"key-{threads_each(torch.device('cpu'), 2)}",
+            "content": files["detector.json"]["content"],
             "depth": 8,
             "colours": "colour",
         }
         assert files["config.json"] == {"seed": seed, "width": 16, "examples": 6}
         assert files["history.json"] == {"loss": [[1, 1.0], [2, 1 / (1 + seed)]]}
         assert set(files) == {"detector.json", "config.json", "history.json", "threshold.json"}
+
+
+@pytest.fixture
+def fitted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The seeds that have been trained."""
+    seeds: list[int] = []
+    fit = brightness.fit
+
+    def remembered(train: Any, val: Any, params: Any, settings: Any, seed: int, out: Path) -> Any:
+        seeds.append(seed)
+        return fit(train, val, params, settings, seed, out)
+
+    monkeypatch.setattr(brightness, "fit", remembered)
+    return seeds
+
+
+def test_other_thresholds_and_more_seeds_train_nothing_twice(params: Params, raw_params: dict, fitted: list[int]):
+    def contents(seed: int) -> dict[str, bytes]:
+        folder = Path(f"models/detectors/unet/{CATEGORY}/none/seed-{seed}")
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "threshold.json"}
+
+    def train(**detect: Any) -> Path:
+        train_arm(tiny_params(raw_params, detect=detect), "unet", "none", CATEGORY, [], "key")
+        return Path(f"models/detectors/unet/{CATEGORY}/none")
+
+    first = train(seeds=[0, 1])
+    weights, threshold = contents(0), read_json(first / "seed-0/threshold.json")
+    write_bytes(first / "seed-0/model.onnx", b"with the threshold of before")
+    train(seeds=[0, 1], false_alarm_rate=0.5)
+    changed = read_json(first / "seed-0/threshold.json")
+    assert sorted(fitted) == [0, 1] and contents(0) == weights, "the exported file is outdated and gone"
+    assert changed["alarm_threshold"] != threshold["alarm_threshold"] and changed["false_alarm_rate"] == 0.5
+    train(seeds=[0, 1, 2, 3])
+    assert sorted(fitted) == [0, 1, 2, 3] and contents(0) == weights
+    assert read_json(first / "seed-0/threshold.json") == threshold
+    fewer = train(seeds=[3, 0])
+    assert sorted(path.name for path in fewer.iterdir()) == [".own-files", "learning.png", "seed-0", "seed-3"]
+    assert sorted(fitted) == [0, 1, 2, 3] and not list(Path(".work").glob("detect-*/*/*"))
+    train_arm(tiny_params(raw_params, detect={"seeds": [0, 3]}), "unet", "none", CATEGORY, [], "of other inputs")
+    assert sorted(fitted) == [0, 0, 1, 2, 3, 3]
+
+
+def test_a_trained_seed_is_not_kept_where_its_thread_had_another_share_of_the_cores(
+    params: Params, raw_params: dict, fitted: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    for threads in (1, 2):
+        monkeypatch.setattr("lib.detection.threads_each", lambda where, calls, threads=threads: threads)
+        train_arm(tiny_params(raw_params, detect={"seeds": [0]}), "unet", "none", CATEGORY, [], "key")
+    assert fitted == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["config.json", "history.json", "detector.json"])
+def test_a_seed_whose_files_were_edited_is_trained_again(params: Params, fitted: list[int], name: str):
+    train_arm(params, "unet", "none", CATEGORY, [], "key")
+    file = Path(f"models/detectors/unet/{CATEGORY}/none/seed-1/{name}")
+    before = file.read_bytes()
+    write_json(file, read_json(file) | {"training": "another", "width": 99})
+    train_arm(params, "unet", "none", CATEGORY, [], "key")
+    assert sorted(fitted) == [0, 1, 1] and file.read_bytes() == before
+
+
+def test_a_killed_run_goes_on_with_its_seeds_and_chooses_all_thresholds(params: Params, fitted: list[int], monkeypatch):
+    def killed(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lib.detection.choose_thresholds", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_arm(params, "unet", "none", CATEGORY, [], "key")
+    assert not Path("models").exists()
+    train_arm(params, "unet", "none", CATEGORY, [], "key")
+    assert sorted(fitted) == [0, 1]
+    assert len(list(Path(f"models/detectors/unet/{CATEGORY}/none").glob("seed-*/threshold.json"))) == 2
+
+
+def test_files_that_no_training_wrote_are_not_lost(params: Params, fitted: list[int]):
+    train_arm(params, "unet", "none", CATEGORY, [], "key")
+    own = Path(f"models/detectors/unet/{CATEGORY}/none/seed-0/notes.txt")
+    own.write_text("mine")
+    with pytest.raises(UserError, match=r"none: holds what no stage made.*seed-0/notes\.txt"):
+        train_arm(params, "unet", "none", CATEGORY, [], "other key")
+    assert own.read_text() == "mine"
+
+
+def test_a_training_reads_all_inputs_of_its_stage_but_seeds_and_thresholds(project_inputs: None):
+    before = {stage: training_key(stage, **item) for stage, item in STAGES_OF_TRAINING.items()}
+    changes = [("seeds", [0, 7]), ("false_alarm_rate", 0.1), ("min_area", 3), ("steps", 7), ("window", 64)]
+    for name, value in changes:
+        settings = yaml.safe_load(Path("params.yaml").read_text())
+        settings["detect"][name] = value
+        Path("params.yaml").write_text(yaml.safe_dump(settings))
+        after = {stage: training_key(stage, **item) for stage, item in STAGES_OF_TRAINING.items()}
+        for stage in before:
+            assert (after[stage] != before[stage]) == (name in ("steps", "window")), name
+        before = after
 
 
 def test_grey_and_colour_are_told_of_real_pictures_alone(params: Params):

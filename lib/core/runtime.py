@@ -218,17 +218,28 @@ def side_by_side(where: "torch.device", calls: int) -> Iterator[Callable[..., li
     """
     import torch
 
-    threads, available = torch.get_num_threads(), cores(where)
-    calls = calls if calls < 2 * available else available
+    threads, calls, share = torch.get_num_threads(), *_shared(where, calls)
     if calls < 2:
         yield lambda function, *columns: list(map(function, *columns))
         return
-    share = max(threads // calls, 1)
     try:
         with ThreadPoolExecutor(calls, initializer=torch.set_num_threads, initargs=(share,)) as pool:
             yield lambda function, *columns: list(pool.map(function, *columns))
     finally:
         torch.set_num_threads(threads)
+
+
+def _shared(where: "torch.device", calls: int) -> tuple[int, int]:
+    """How many of so many calls `side_by_side` runs at once, and the threads of each."""
+    import torch
+
+    at_once = min(calls, cores(where)) if calls >= 2 * cores(where) else calls
+    return at_once, max(torch.get_num_threads() // max(at_once, 1), 1)
+
+
+def threads_each(where: "torch.device", calls: int) -> int:
+    """The number of threads that each of so many calls by `side_by_side` has, on which the last bits of sums depend."""
+    return _shared(where, calls)[1]
 
 
 def on_cores(

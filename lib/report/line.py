@@ -19,7 +19,7 @@ than what other seeds alone do, else *within*.
 
 - A lower threshold buys fewer misses with more false alarms. An arm that moves both in opposite ways may have another \
 threshold and see no better: the next table and image AUROC know no threshold.
-- Where image AUROC is near 1 and errors are many, the threshold is at fault, not the detector: few pictures of val had \
+- Where image AUROC is near 1 and errors are many, the threshold is at fault, not the detector: few val pictures had \
 to settle it. By default it is where misses and false alarms, as shares of the val pictures with and without a defect, \
 have the smallest sum. `detect.false_alarm_rate` bounds false alarms instead, `detect.min_area` ignores small specks, \
 and `python -m lib.recalibrate` sets the threshold of a trained model anew from good pictures."""
