@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from lib.core.errors import UserError
 from lib.core.geometry import Mask, Scores
@@ -17,8 +17,8 @@ from lib.core.geometry import Mask, Scores
 
 @dataclass(frozen=True)
 class Decision:
-    """threshold: from which score on a pixel belongs to a defect. alarm_threshold: which score some pixels of a
-    defect reach, at least min_area of them in one piece, or it gives no alarm."""
+    """threshold: the score to which masks reach. alarm_threshold: the score that some pixels of a defect reach, at
+    least min_area of them in one piece, or it gives no alarm."""
 
     threshold: float
     alarm_threshold: float
@@ -28,18 +28,20 @@ class Decision:
         """(H, W) -> (H, W) bool: the marked pixels; some if the picture is an alarm, none if it is not.
 
         Marked are the 8-connected regions of scores from `threshold` on that hold a piece which gives an alarm: a
-        threshold with hysteresis (Canny 1986). Where `alarm_threshold` is the lower one, it is the pieces that give an
-        alarm: what of each reaches `threshold`, or, if nothing does, all of it.
+        threshold with hysteresis (Canny 1986). Where `alarm_threshold` is the lower one, it is what of those pieces
+        reaches `threshold`, or, if nothing does, all of them.
         """
         alarms = pieces(scores, self.alarm_threshold, self.min_area)
-        if not alarms.any():
+        if self.threshold == self.alarm_threshold or not alarms.any():
             return alarms
-        surely = np.asarray(scores >= self.threshold)
-        if self.threshold <= self.alarm_threshold:
-            regions, kept = _labelled(surely), alarms
-            return np.isin(regions, np.unique(regions[kept]))
-        regions, kept = _labelled(alarms), surely & alarms
-        return np.asarray(kept | (alarms & ~np.isin(regions, np.unique(regions[kept]))))
+        reached = np.asarray(scores >= self.threshold)
+        if self.threshold > self.alarm_threshold:
+            certain = reached & alarms
+            return certain if certain.any() else alarms
+        count, regions = cv2.connectedComponents(reached.view(np.uint8), connectivity=8)
+        holds_alarm = np.zeros(count, bool)
+        holds_alarm[regions[alarms]] = True
+        return np.asarray(holds_alarm[regions])
 
     @property
     def lowest(self) -> float:
@@ -56,11 +58,6 @@ def pieces(scores: Scores, threshold: float, min_area: int) -> Mask:
     large = stats[:, cv2.CC_STAT_AREA] >= min_area
     large[0] = False  # the background
     return np.asarray(large[labels])
-
-
-def _labelled(mask: Mask) -> NDArray[np.int32]:
-    """(H, W) bool -> (H, W): the number of each 8-connected region, 0 outside."""
-    return np.asarray(cv2.connectedComponents(np.ascontiguousarray(mask).view(np.uint8), connectivity=8)[1])
 
 
 def refuse_small(pixels: int, min_area: int, key: str, picture: object) -> None:

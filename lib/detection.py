@@ -199,9 +199,10 @@ def choose_thresholds(
     The threshold of masks is that of the best F1 over all pixels of val. That of alarms is where val has the smallest
     sum of misses and false alarms, as shares (`balanced_threshold`), or, with `detect.false_alarm_rate`, the lowest at
     which no more than that share of good val pictures is an alarm. Where val holds no good picture it is the threshold
-    of masks; where it holds no defect, both are the lowest at which no good picture is an alarm, with a warning if no
-    rate is asked for. Score maps lie in `folder` meanwhile. Raises UserError without any picture in val, without a
-    good one for a rate, and for one that is smaller than what counts.
+    of masks, with a warning, and there is one where no threshold tells val's pictures apart. Where val holds no defect,
+    both are the lowest at which no good picture is an alarm, with a warning if no rate is asked for. Score maps lie in
+    `folder` meanwhile. Raises UserError without any picture in val, without a good one for a rate, and for one that is
+    smaller than what counts.
     """
     if not val:
         raise UserError("the val part holds no picture to choose a threshold on: raise split.val_fraction")
@@ -214,7 +215,7 @@ def choose_thresholds(
     if rate is None and is_good.all():
         rate = 0.0
         warnings.warn(
-            "the val part holds no defect: the threshold is the lowest at which no good picture there is an alarm; set "
+            "the val part holds no defect: thresholds are the lowest at which no good picture there is an alarm; set "
             "detect.false_alarm_rate, raise split.val_fraction or add defects",
             stacklevel=2,
         )
@@ -236,8 +237,22 @@ def choose_thresholds(
                 stacklevel=2,
             )
         of_alarms = threshold_for(good, rate)
+    elif not len(good):
+        of_alarms = of_masks
+        warnings.warn(
+            "the val part holds no good picture to count false alarms on: a picture with any mask is an alarm; raise "
+            "split.val_fraction",
+            stacklevel=2,
+        )
     else:
-        of_alarms = balanced_threshold(defects, good) if len(good) else of_masks
+        of_alarms = balanced_threshold(defects, good)
+        if np.mean(defects < of_alarms) + np.mean(good >= of_alarms) >= 1:
+            warnings.warn(
+                "no threshold tells defect pictures of val from good ones: this detector is of no use there, and every "
+                "picture may be an alarm",
+                stacklevel=2,
+            )
     decision = Decision(of_masks if len(defects) else of_alarms, of_alarms, detect.min_area)
     chosen = {"chosen_on": "val", "good_pictures": len(good), "defect_pictures": len(defects)}
-    return asdict(decision) | chosen | {"false_alarm_rate": rate}
+    errors = {"missed": int((defects < of_alarms).sum()), "false_alarms": int((good >= of_alarms).sum())}
+    return asdict(decision) | chosen | errors | {"false_alarm_rate": rate}

@@ -25,7 +25,7 @@ from lib.core.records import GOOD, Sample, of_split, read_records
 from lib.core.runtime import device, on_cores, work_folder, write_json, write_text
 from lib.detection import read_examples
 from lib.detectors import Example, find
-from lib.marks import Marks, Metrics, alarm_levels, ious_of_types, mark_metrics, marks_of, overlap
+from lib.marks import Marks, Metrics, alarm_levels, ious_of_types, mark_metrics, marked, marks_of, overlap
 from lib.metrics.bootstrap import Counts, Weights, aurocs, average_precisions, counts_of, levels_of, resamples
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import Ranking, average_precision, rank
@@ -84,7 +84,7 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     groups = [sample.group for sample in samples]
     draws = resamples(samples[0].category, groups, [example.has_defect for example in examples])
     replicates = []
-    found = pd.DataFrame()
+    found: pd.DataFrame | None = None
     levels = pd.DataFrame(
         {"picture": [sample.id for sample in samples], "defect": [int(example.has_defect) for example in examples]}
     )
@@ -109,7 +109,7 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
         seeds[folder.name.removeprefix("seed-")] = _metrics(pictures, pixels, params.fpr_limit)
         seeds[folder.name.removeprefix("seed-")] |= mark_metrics(marks, decision, told)
         levels[folder.name] = alarm_levels(marks)
-        found = _defects(samples, marks) if found.empty else found
+        found = _defects(samples, marks) if found is None else found
         found[folder.name] = [int(pixels > 0) for one in marks for pixels in one.found.values()]
         ious = ious_of_types(marks, told)
         for name, ranking in zip(types, of_types, strict=True):
@@ -122,6 +122,7 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     write_text(out / "pr.csv", f"recall,precision\n{rows}")
     rows = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.mean(replicates, axis=0))
     write_text(out / RESAMPLED, f"pixel_ap,image_auroc\n{rows}")
+    assert found is not None
     write_text(out / FOUND, found.to_csv(index=False, lineterminator="\n"))
     write_text(out / LEVELS, levels.to_csv(index=False, lineterminator="\n", float_format="%.9g"))
     numbers = {name: sum(name in example.types for example in examples) for name in [GOOD, *types]}
@@ -191,7 +192,7 @@ def _write_overlays(
         """What a picture is sorted by, and how that is told."""
         if not example.has_defect:
             return prediction.image_score, f"good, score {prediction.image_score:.3f}"
-        scores, truth, marks = prediction.scores, example.mask, decision.mask(prediction.scores)
+        scores, truth, marks = prediction.scores, example.mask, marked(example, prediction, decision)
         precision = average_precision(scores[example.counting], truth[example.counting])
         return precision, f"AP {precision:.3f}  IoU {(marks & truth).sum() / (marks | truth).sum():.3f}"
 
@@ -205,9 +206,8 @@ def _write_overlays(
 
     def overlay(number: int) -> plots.Overlay:
         example, caption = examples[number], f"{samples[number].id}  {measured[number][1]}"
-        scores = predicted[number].scores
-        heat = (scores - lowest) / extent
-        return plots.Overlay(caption, example.image, example.mask, heat, decision.mask(scores))
+        heat, marks = (predicted[number].scores - lowest) / extent, marked(example, predicted[number], decision)
+        return plots.Overlay(caption, example.image, example.mask, heat, marks)
 
     for name, chosen in (("best", best[:count]), ("worst", [*loudest, *best[::-1][:count]])):
         write_png(out / f"{name}.png", plots.overlay_sheet([overlay(number) for number in chosen]))

@@ -18,7 +18,8 @@ normalisation of values, and patchcore's memory bank. Batch and sides are variab
                 the score that so many connected pixels of a defect must reach, or it is not marked: see lib/alarms.py
     detector    provenance: detector, category, arm, seed, depth, as in detector.json
     weights     the fingerprint of the model.safetensors that was exported
-    ignored     null, or PNG in Base64: 255 where pixels never count; pictures are grey (128) there, scores the lowest
+    ignored     null, or PNG in Base64: 255 where pixels never count; pictures are grey (128) there, scores lower than
+                all others
 
 Tracing makes constants of all decisions that Python takes by the size of the input. So before the file is written, the
 graph is run with other sides and batches than the traced ones, and must agree with torch within TOLERANCE.

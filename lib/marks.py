@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.alarms import Decision, alarm_level
-from lib.core.geometry import Box
+from lib.core.geometry import Box, Mask
 from lib.core.records import GOOD
 from lib.detectors import Example
 from lib.metrics.boxes import ScoredBox, box_precision, truth_boxes, typed_precision
@@ -41,11 +41,17 @@ class Marks(NamedTuple):
     is_right: float
 
 
+def marked(example: Example, prediction: Prediction, decision: Decision) -> Mask:
+    """(H, W) bool: the marked pixels of those that count."""
+    mask = decision.mask(prediction.scores)
+    return mask if example.ignored is None else mask & ~example.ignored
+
+
 def marks_of(example: Example, prediction: Prediction, decision: Decision, types: Sequence[str]) -> Marks:
     """What is marked in a picture, and what is there. types: those of a detector that tells them apart, else none."""
     scores = prediction.scores
     level = alarm_level(scores, decision.min_area) if scores.size >= decision.min_area else -math.inf
-    mask = decision.mask(scores)
+    mask = marked(example, prediction, decision)
     masks = {name: example.mask_of([name]) for name in example.types if example.has_defect}
     masks = {name: shown for name, shown in masks.items() if shown.any()}
     labels = prediction.labels if types else None
@@ -56,10 +62,7 @@ def marks_of(example: Example, prediction: Prediction, decision: Decision, types
         typed_boxes = boxes if labels is None else marked_boxes(decision, mask, scores, labels)
     told, is_right = np.zeros((2, 0), np.int64), math.nan
     if labels is not None:
-        found = np.where(mask, labels, np.uint8(0))
-        if example.ignored is not None:
-            found[example.ignored] = 0
-        told = overlaps(found, example.labels(types), len(types))
+        told = overlaps(np.where(mask, labels, np.uint8(0)), example.labels(types), len(types))
         if example.has_defect and len(example.types) == 1:
             is_right = float(types[picture_type(scores, labels, SCORING_SHARE) - 1] == example.types[0])
     return Marks(

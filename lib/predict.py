@@ -8,8 +8,8 @@ command has written. FOLDER gets for each picture NAME, where a.png and a.jpg of
 
     NAME_mask.png   255 where a defect is marked, by the two thresholds that were chosen on the val part
     NAME_found.png  the picture with these places outlined
-    NAME_heat.png   the scores as colours, of all pictures alike: black is 0, the middle colour the threshold, pale
-                    yellow twice the threshold
+    NAME_heat.png   the scores as colours, of all pictures alike: black is 0, the middle colour the threshold of
+                    masks, pale yellow twice that
     scores.csv      the picture's anomaly score, by which pictures are ranked, how many pixels are marked, alarm yes or
                     no, what went wrong, and NAME
     boxes.json      boxes as COCO results: image_id is the picture's row in scores.csv, category_id the type's place in
@@ -17,9 +17,10 @@ command has written. FOLDER gets for each picture NAME, where a.png and a.jpg of
     run.json        what looked: detector, weights, thresholds, min_area, types, the range of the heat map
 
 A picture is an alarm if "min_area" connected pixels reach the "alarm_threshold" of the model's threshold.json. Marked
-is then the region around them in which pixels reach "threshold", and without an alarm nothing. A picture that cannot
-be read, or that is smaller itself, is named in scores.csv, and the others are looked at all the same; the exit code is
-then 1. An earlier run on these pictures is replaced; no other file is.
+is then the region around them in which pixels reach "threshold", or, if that is the higher one, what of them reaches
+it, if anything does. Without an alarm nothing is marked. A picture that cannot be read, or that is smaller itself, is
+named in scores.csv, and the others are looked at all the same; the exit code is then 1. An earlier run on these
+pictures is replaced; no other file is.
 
 --watch goes on until Ctrl-C: pictures are looked at as they arrive, once they no longer grow. It goes on with what it
 wrote before, where the model is the same.

@@ -3,10 +3,10 @@
     python -m lib.recalibrate models/detectors/unet/bracket/none/seed-0 FOLDER-OF-GOOD --false-alarm-rate 0.01
 
 The pictures in the folder must show no defects; afterwards at most this share of them is an alarm. The threshold of
-masks moves by the same factor as that of alarms. The model's threshold.json stores how they were chosen, and what
-training chose; a `model.onnx` in the folder gets the new thresholds, too, but copies elsewhere do not. Nothing else
-changes. A folder below models/detectors is an output of DVC,
-and the next `dvc repro` trains it again: recalibrate the copy that runs on the line.
+masks is raised where half of the pictures would have some. The model's threshold.json stores how they were chosen, and
+what training chose; a `model.onnx` in the folder gets the new thresholds, too, but copies elsewhere do not. Nothing
+else changes. A folder below models/detectors is an output of DVC, and the next `dvc repro` sets its thresholds back:
+recalibrate the copy that runs on the line.
 """
 
 import argparse
@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lib.alarms import Decision, alarm_level, refuse_small, threshold_for
 from lib.core.errors import UserError
@@ -42,8 +44,11 @@ def main() -> None:
                 write_bytes(graph, data)
     except (UserError, OSError) as error:
         parser.error(str(error))
-    was, now = (checked_decision(values, args.model).alarm_threshold for values in (before, after))
-    print(f"alarm threshold {was:.6g} -> {now:.6g}, on {after['good_pictures']} good pictures")
+    was, now = (checked_decision(values, args.model) for values in (before, after))
+    print(
+        f"threshold of alarms {was.alarm_threshold:.6g} -> {now.alarm_threshold:.6g}, of masks {was.threshold:.6g} -> "
+        f"{now.threshold:.6g}, on {after['good_pictures']} good pictures"
+    )
 
 
 def recalibrated(
@@ -76,20 +81,13 @@ def recalibrated(
             raise UserError(f"{picture.path}: {error}") from error
 
     levels = [level(picture) for picture in progress(good, "look at good pictures")]
-    return before, asdict(_moved(trained.decision, threshold_for(levels, rate), area)) | {
+    of_masks = max(trained.decision.threshold, float(np.median(levels)))
+    return before, asdict(Decision(of_masks, threshold_for(levels, rate), area)) | {
         "chosen_on": "good pictures, recalibrated",
         "false_alarm_rate": rate,
         "good_pictures": len(levels),
         "trained": before.get("trained", before),
     }
-
-
-def _moved(decision: Decision, alarm_threshold: float, min_area: int) -> Decision:
-    """The decision with another threshold of alarms, and that of masks in the same ratio to it: a lamp that doubles all
-    scores of good pictures has moved both. Where there is no ratio, masks reach no further than alarms."""
-    if decision.alarm_threshold > 0 and alarm_threshold > 0:
-        return Decision(decision.threshold * alarm_threshold / decision.alarm_threshold, alarm_threshold, min_area)
-    return Decision(min(decision.threshold, alarm_threshold), alarm_threshold, min_area)
 
 
 if __name__ == "__main__":

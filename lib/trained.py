@@ -78,7 +78,8 @@ class Inspector:
         predicts none, those of the regions of the mask."""
         if seen.boxes is None:
             return marked_boxes(self.decision, mask, seen.scores, seen.labels)
-        return [one for one in seen.boxes if one.score >= self.decision.lowest and _holds(mask, one)]
+        lowest = np.float32(self.decision.lowest)  # as in masks, whose scores have no more digits
+        return [one for one in seen.boxes if np.float32(one.score) >= lowest and _holds(mask, one)]
 
 
 def _holds(mask: Mask, box: ScoredBox) -> bool:
@@ -182,13 +183,14 @@ def read_decision(folder: Path) -> Decision:
 def checked_decision(values: Mapping[str, Any], file: Path) -> Decision:
     """The Decision among the values of a file. Raises UserError unless thresholds are finite numbers, and the least
     area a whole one of at least 1."""
-    values, min_area = {"alarm_threshold": values.get("threshold")} | {**values}, values.get("min_area", 1)
+    values = {"alarm_threshold": values.get("threshold"), "min_area": 1} | {**values}
     thresholds = []
     for name in ("threshold", "alarm_threshold"):
         value = values.get(name)
         if not isinstance(value, int | float) or isinstance(value, bool) or not np.isfinite(value):
             raise UserError(f"{file}: {name} is {value!r}, expected a number")
         thresholds.append(float(value))
+    min_area = values["min_area"]
     if not isinstance(min_area, int) or isinstance(min_area, bool) or min_area < 1:
         raise UserError(f"{file}: min_area is {min_area!r}, expected a whole number of pixels, at least 1")
     return Decision(thresholds[0], thresholds[1], min_area)

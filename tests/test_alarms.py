@@ -66,14 +66,13 @@ THRESHOLDS = st.sampled_from([0.0, 0.2, 1 / 3, 0.5, 0.7, 1.0, 1.5])
 def test_marked_are_the_regions_that_hold_what_gives_an_alarm(scores, threshold, alarm_threshold, min_area):
     decision = Decision(threshold, alarm_threshold, min_area)
     alarms, expected = pieces(scores, alarm_threshold, min_area), np.zeros(scores.shape, bool)
-    _, regions = cv2.connectedComponents((scores >= decision.lowest).astype(np.uint8), connectivity=8)
-    for number in range(1, regions.max() + 1):
-        region = (regions == number) & ((scores >= threshold) | alarms)
-        if threshold <= alarm_threshold:
-            expected |= region & (region & alarms).any()
-        elif (region & alarms).any():  # a region of the lower threshold is a piece that gives an alarm
-            certain = region & (scores >= threshold)
-            expected |= certain if certain.any() else region
+    if threshold > alarm_threshold:
+        certain = alarms & (scores >= np.float32(threshold))
+        expected = certain if certain.any() else alarms
+    else:
+        _, regions = cv2.connectedComponents((scores >= threshold).astype(np.uint8), connectivity=8)
+        for number in range(1, regions.max() + 1):
+            expected |= (regions == number) & ((regions == number) & alarms).any()
     mask = decision.mask(scores)
     np.testing.assert_array_equal(mask, expected)
     assert mask.any() == alarms.any() == (alarm_level(scores, min_area) >= np.float32(alarm_threshold))
@@ -98,9 +97,9 @@ def test_a_certain_core_marks_its_whole_region_and_a_faint_speck_nothing():
 def test_where_alarms_come_early_masks_stay_tight_and_a_faint_alarm_is_marked_all_the_same():
     scores = np.zeros((12, 12), np.float32)
     scores[1:5, 1:5], scores[2:4, 2:4], scores[8:10, 8:10] = 0.3, 0.9, 0.3
-    expected = np.zeros((12, 12), bool)
-    expected[2:4, 2:4] = expected[8:10, 8:10] = True
-    np.testing.assert_array_equal(Decision(0.8, 0.2).mask(scores), expected)
+    np.testing.assert_array_equal(Decision(0.8, 0.2).mask(scores), scores == np.float32(0.9))
+    np.testing.assert_array_equal(Decision(0.95, 0.2).mask(scores), scores > 0)
+    np.testing.assert_array_equal(Decision(0.95, 0.2, 5).mask(scores), (scores > 0) & (np.arange(12) < 6))
 
 
 LEVELS_OF = st.lists(

@@ -312,9 +312,7 @@ def test_every_folder_of_pictures_that_dvc_would_delete_is_left_to_its_stage():
     kept = [name for stage in stages.values() for out in stage["outs"] if isinstance(out, dict) for name in out]
     assert {name for name in kept if name.startswith("data/")} >= {f"data/{name}" for name in REPLACED}
     arms = "models/detectors/${item.detector}/${item.category}"
-    assert {f"{arms}/{arm}" for arm in ("none", "placebo", "${item.generator}")} <= set(kept), (
-        "or seeds are not kept"
-    )
+    assert {f"{arms}/{arm}" for arm in ("none", "placebo", "${item.generator}")} <= set(kept), "or seeds are not kept"
     rendered = {stages["workpieces"]["outs"][n].popitem()[0] for n in range(3)}
     assert rendered == {f"data/workpieces/{name}" for name in STATIONS}
 

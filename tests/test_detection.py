@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 import threading
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -415,6 +416,8 @@ def test_masks_have_the_best_f1_over_all_pixels_of_val_and_alarms_the_fewest_err
         "chosen_on": "val",
         "good_pictures": 2,
         "defect_pictures": 4,
+        "missed": sum(level < chosen["alarm_threshold"] for level in levels[2:]),
+        "false_alarms": sum(level >= chosen["alarm_threshold"] for level in levels[:2]),
         "false_alarm_rate": None,
     }
     assert chosen["threshold"] != chosen["alarm_threshold"]
@@ -445,8 +448,20 @@ def test_a_rate_of_false_alarms_is_kept_on_the_good_pictures_of_val(tmp_path: Pa
 
 
 def test_without_good_pictures_in_val_alarms_have_the_threshold_of_masks(tmp_path: Path):
-    chosen = choose_thresholds(brightness, 3.0, bright_discs(4, 1, good=0), BUDGET, tmp_path)
+    with pytest.warns(UserWarning, match="no good picture to count false alarms on"):
+        chosen = choose_thresholds(brightness, 3.0, bright_discs(4, 1, good=0), BUDGET, tmp_path)
     assert chosen["alarm_threshold"] == chosen["threshold"] and chosen["good_pictures"] == 0
+
+
+def test_a_detector_that_tells_nothing_apart_is_told(tmp_path: Path):
+    val = bright_discs(6, 1)
+    with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="no threshold tells defect pictures"):
+        patch.setattr(brightness, "predict", lambda model, image: np.full(image.shape[:2], 7, np.float32))
+        chosen = choose_thresholds(brightness, 3.0, val, BUDGET, tmp_path)
+    assert (chosen["missed"], chosen["false_alarms"]) == (0, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choose_thresholds(brightness, 3.0, val, BUDGET, tmp_path)
 
 
 def test_a_rate_of_false_alarms_leaves_the_threshold_of_masks_as_it_is(tmp_path: Path):

@@ -13,12 +13,13 @@ import torch
 from skimage import data
 
 from lib import recalibrate
+from lib.alarms import Decision
 from lib.core.errors import UserError
 from lib.core.images import write_png
 from lib.core.params import Params
 from lib.core.runtime import write_json
 from lib.detectors import Example, find
-from lib.exchange import FILE, export, load_exchanged, network_of
+from lib.exchange import FILE, export, load_exchanged, network_of, with_decision
 from lib.trained import load_trained, read_decision
 from tests.blobs import BUDGET
 from tests.commands import run_here
@@ -151,6 +152,16 @@ def test_other_weights_beside_the_file_are_noticed_and_the_threshold_beside_it_c
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(UserError, match=r"model\.onnx: made of other weights"):
         load_exchanged(tmp_path)
+
+
+def test_a_file_of_before_there_were_two_thresholds_has_the_one_for_both(exported: Path, tmp_path: Path):
+    graph = onnx.load(exported / FILE)
+    kept = {one.key: one.value for one in graph.metadata_props if one.key != "alarm_threshold"}
+    onnx.helper.set_model_props(graph, kept)
+    onnx.save(graph, tmp_path / FILE)
+    assert load_exchanged(tmp_path / FILE).decision == Decision(0.25, 0.25, 3)
+    (tmp_path / "new.onnx").write_bytes(with_decision(tmp_path / FILE, Decision(0.1, 0.2, 7)))
+    assert load_exchanged(tmp_path / "new.onnx").decision == Decision(0.1, 0.2, 7)
 
 
 def test_a_threshold_set_anew_is_the_lone_files_too(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

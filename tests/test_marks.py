@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from lib.alarms import Decision, alarm_level
-from lib.core.records import GOOD
+from lib.core.images import write_png
+from lib.core.records import GOOD, RegionMap
 from lib.detection import read_examples
 from lib.detectors import Example
-from lib.marks import Marks, alarm_levels, ious_of_types, mark_metrics, marks_of, overlap
+from lib.marks import Marks, alarm_levels, ious_of_types, mark_metrics, marked, marks_of, overlap
 from lib.metrics.boxes import ScoredBox
 from lib.metrics.ranking import defect_pixels
 from lib.scoring import Prediction
@@ -31,7 +32,8 @@ def predicted(folder: Path, scores: np.ndarray, mask: np.ndarray, **more: object
         (9, 9, 5, [0, 1]),
         (10.5, 10.5, 1, [0, 1]),
         (9, 10.5, 1, [0, 1]),
-        (10.5, 9, 1, [1, 1]),
+        (10.5, 9, 1, [0, 1]),
+        (95, 9, 1, [1, 1]),
         (99, 99, 1, [0, 0]),
     ],
 )
@@ -81,6 +83,28 @@ def test_a_map_with_fewer_pixels_than_count_is_no_alarm(tmp_path: Path):
     one = predicted(tmp_path, scores, scores > 1)
     marks = marks_of(Example(BLACK, None, False, GOOD), one, Decision(0.5, 0.5, 401), [])
     assert marks.level == -math.inf and marks.false == 0
+
+
+def test_pixels_that_never_count_are_neither_marked_nor_false(tmp_path: Path):
+    regions, ignored = np.full((20, 20, 3), 255, np.uint8), np.zeros((20, 20), bool)
+    ignored[:7] = True
+    regions[ignored] = (255, 0, 0)
+    place = RegionMap((tmp_path / "regions.png").as_posix(), write_png(tmp_path / "regions.png", regions))
+    good = Example(BLACK, None, False, GOOD, regions=place)
+    scores, types = np.ones(ignored.shape, np.float32), tmp_path / "types.npy"
+    np.save(types, np.ones(ignored.shape, np.uint8))
+    one, decision = predicted(tmp_path, scores, scores > 1, types=types), Decision(0.5, 0.5)
+    np.testing.assert_array_equal(marked(good, one, decision), ~ignored)
+    marks = marks_of(good, one, decision, ["dent"])
+    assert marks.false == (~ignored).sum() and marks.overlaps.tolist() == [[0], [(~ignored).sum()]]
+
+
+def test_a_faint_alarm_has_a_box_with_a_rank(tmp_path: Path):
+    scores = np.zeros((20, 20), np.float32)
+    scores[4:8, 4:8] = 0.3
+    one = predicted(tmp_path, scores, scores > 1)
+    (box,) = marks_of(Example(BLACK, None, False, GOOD), one, Decision(0.7, 0.2), []).boxes
+    assert box.box == (4, 4, 8, 8) and box.score == pytest.approx(16 * 0.1, abs=1e-6)
 
 
 def test_boxes_of_a_detector_that_answers_them_are_its_own(tmp_path: Path):

@@ -108,12 +108,17 @@ def test_boxes_are_results_of_coco(trained: Path):
 def test_a_detector_that_answers_boxes_is_asked_for_them_once(trained: Path, monkeypatch: pytest.MonkeyPatch):
     answers = [ScoredBox((0, 0, 40, 40), THRESHOLD), ScoredBox((0, 0, 40, 40), THRESHOLD - 1)]
     answers.append(ScoredBox((39, 39, 39.2, 39.2), THRESHOLD + 2))
+    answers.append(ScoredBox((3, 3, 9, 9), THRESHOLD + 3))
+    write_json(trained / "threshold.json", {"threshold": THRESHOLD, "alarm_threshold": THRESHOLD + 3})
     asked = []
     monkeypatch.setattr(brightness, "boxes", lambda model, image: asked.append(image) or answers, raising=False)
     look(trained)
     assert len(asked) == 2, "once for each picture, since its map is painted of its boxes"
     found = json.loads((OUT / "boxes.json").read_text())
-    assert [(one["bbox"], one["score"]) for one in found] == [([0, 0, 40, 40], THRESHOLD)] * 2
+    assert [(one["bbox"], one["score"]) for one in found] == [
+        ([0, 0, 40, 40], THRESHOLD),
+        ([3, 3, 6, 6], THRESHOLD + 3),
+    ] * 2
 
 
 def test_pieces_below_the_least_area_neither_count_nor_alarm(trained: Path):
@@ -504,7 +509,9 @@ def test_boxes_that_a_detector_answers_keep_their_types(trained: Path, monkeypat
 def test_watching_goes_on_with_what_a_version_without_types_wrote(trained: Path):
     once(trained, nothing)
     run = json.loads((OUT / "run.json").read_text())
-    write_json(OUT / "run.json", {name: value for name, value in run.items() if name != "types"})
+    write_json(
+        OUT / "run.json", {name: value for name, value in run.items() if name not in ("types", "alarm_threshold")}
+    )
     once(trained, nothing)
     write_json(OUT / "run.json", run | {"types": ["blob"]})
     with pytest.raises(UserError, match="or another model's"):

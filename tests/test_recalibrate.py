@@ -56,14 +56,15 @@ def test_the_new_threshold_lets_the_asked_share_of_good_pictures_alarm(stored: P
     )
 
 
-def test_the_threshold_of_masks_moves_by_the_same_factor(stored: Path, monkeypatch):
-    write_json(stored / "threshold.json", {"threshold": 50.0, "alarm_threshold": 100.0, "min_area": 2})
+@pytest.mark.parametrize(("before", "after"), [(50.0, 122.5), (130.0, 130.0), (250.0, 250.0)])
+def test_the_threshold_of_masks_rises_to_what_half_of_the_good_pictures_stay_below(
+    stored: Path, monkeypatch, capsys, before: float, after: float
+):
+    write_json(stored / "threshold.json", {"threshold": before, "alarm_threshold": 100.0, "min_area": 2})
     call(monkeypatch, stored, stored.parent / "good")
     decision = read_decision(stored)
-    assert 145 < decision.alarm_threshold < 146 and decision.threshold == decision.alarm_threshold / 2
-    write_json(stored / "threshold.json", {"threshold": 200.0, "alarm_threshold": 0.0, "min_area": 2})
-    call(monkeypatch, stored, stored.parent / "good")
-    assert read_decision(stored).threshold == read_decision(stored).alarm_threshold > 145
+    assert 145 < decision.alarm_threshold < 146 and decision.threshold == after and decision.min_area == 2
+    assert f"of alarms 100 -> 145, of masks {before:g} -> {after:g}," in capsys.readouterr().out
 
 
 def test_a_dry_run_changes_nothing(stored: Path, monkeypatch):

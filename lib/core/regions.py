@@ -60,5 +60,6 @@ def blanked(image: RGB, ignored: Mask) -> RGB:
 
 
 def silenced(scores: Scores, ignored: Mask) -> Scores:
-    """A copy of a score map (H, W) with its lowest score where pixels never count, (H, W) bool."""
-    return np.where(ignored, scores.min(), scores)
+    """A copy of a score map (H, W) with a score just below all others where pixels never count, (H, W) bool."""
+    lowest = scores.min()
+    return np.where(ignored, lowest - np.float32(1e-6) * max(1, abs(lowest)), scores)

@@ -14,15 +14,15 @@ from lib.report.scores import ALL, LEVEL, over_categories, spread
 RATES = {"missed": "defects_alarmed", "false alarms": "good_alarmed"}  # told of 100, by the metric behind each
 
 LINE_NOTE = f"""Of 100 pictures with a defect, how many give no alarm; of 100 good ones, how many give one: mean ± \
-standard deviation over seeds, at the threshold from val. Change: against `{REAL_ONLY}`, *beyond* where it is larger \
+standard deviation over seeds, at the thresholds from val. Change: against `{REAL_ONLY}`, *beyond* where it is larger \
 than what other seeds alone do, else *within*.
 
 - A lower threshold buys fewer misses with more false alarms. An arm that moves both in opposite ways may have another \
 threshold and see no better: the next table and image AUROC know no threshold.
-- Where image AUROC is near 1 and errors are many, the threshold is at fault, not the detector: few val pictures had \
-to settle it. By default it is where misses and false alarms, as shares of the val pictures with and without a defect, \
-have the smallest sum. `detect.false_alarm_rate` bounds false alarms instead, `detect.min_area` ignores small specks, \
-and `python -m lib.recalibrate` sets the threshold of a trained model anew from good pictures."""
+- Where errors are many and the next table shows a threshold with few, the detector is good and its threshold is not: \
+few val pictures had to settle it. By default it is where misses and false alarms, as shares of the val pictures with \
+and without a defect, have the smallest sum. `detect.false_alarm_rate` bounds false alarms instead, `detect.min_area` \
+ignores small specks, and `python -m lib.recalibrate` sets the threshold of a trained model anew from good pictures."""
 
 
 class Sizes(NamedTuple):
@@ -75,7 +75,7 @@ def on_the_line(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) -
     rates = spread(_of_hundred(over_categories(scores)))["mean"]
     beyond = contrasts[contrasts["metric"].isin(RATES.values()) & (contrasts["verdict"] == "beyond")]
     learners = set(contrasts[contrasts["arm"] != PLACEBO]["detector"])
-    sentences = ["At the threshold from val:"]
+    sentences = ["At the thresholds from val:"]
     for detector in [name for name in params.detectors if name in learners] or params.detectors:
         missed, false = (tenths(rates[detector, ALL, REAL_ONLY, metric]) for metric in RATES.values())
         sentences.append(

@@ -12,7 +12,7 @@ FOUND = "found.csv"  # of each arm, by the stage evaluate
 THIRDS = ("small", "middle", "large")
 LISTED = 20  # defects in the list of the most missed ones
 
-SIZES_NOTE = """The share of the defects of each size without any marked pixel in them, at the threshold from val, \
+SIZES_NOTE = """The share of the defects of each size without any marked pixel in them, at the thresholds from val, \
 mean over seeds. All pixels of one type in a picture are one defect. Sizes are thirds of the test part. Where small \
 defects are missed, a larger `detect.scale` may see them."""
 

@@ -37,7 +37,7 @@ name, too."""
 
 ALL_NOTE = """The table of arms with every metric. Defects found and false alarms are shares of the pictures with a \
 defect, and of the good ones. F1-max and IoU-max are taken at the threshold that suits the test part best, a bound \
-from above; *IoU at val* is taken at the threshold from val, as in use."""
+from above; *IoU at val* is taken at the thresholds from val, as in use."""
 
 # The verdict rests on the pooled spread: three pairs have 2 degrees of freedom, and six seeds of one arm on photographs
 # lay 0.1 of pixel AP apart, so that an interval over three pairs that leaves out 0 is easily had among many.
@@ -58,7 +58,7 @@ than that: the verdict *within* is then too careful, and the pairs are the sharp
 is about the noise of training seeds alone. Another split, other test pictures or newly drawn samples would add to \
 it."""
 
-IOUS_NOTE = """Of detectors that tell types apart, at the threshold from val, over all test pictures: a defect \
+IOUS_NOTE = """Of detectors that tell types apart, at the thresholds from val, over all test pictures: a defect \
 under the name of another type counts against both. Their mean is the mIoU above. The type of a picture is that of its \
 highest scores; its accuracy is over the defect pictures that show one type alone (`type_pictures` in \
 `metrics/detection`)."""
@@ -66,7 +66,7 @@ highest scores; its accuracy is over the defect pictures that show one type alon
 TYPES_NOTE = "Mean ± standard deviation over seeds, each type's pictures beside the good ones."
 TYPES = {  # tables of every defect type, by their titles: the metric and what it means
     "Pixel AP by defect type": ("pixel_ap", TYPES_NOTE),
-    "Pixel IoU at val by defect type": ("pixel_iou_at_val_threshold", f"{TYPES_NOTE} At the threshold from val."),
+    "Pixel IoU at val by defect type": ("pixel_iou_at_val_threshold", f"{TYPES_NOTE} At the thresholds from val."),
     "IoU by defect type": ("type_iou", IOUS_NOTE),
 }
 
