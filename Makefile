@@ -41,7 +41,7 @@ bench: setup-dev  ## speed and memory beside what one would do without Blemish
 	python bench/finetune.py
 	python bench/metrics.py
 
-clean-work:  ## forget unfinished work of killed stages
+clean-work:  ## forget unfinished work of killed stages, and trained seeds that are kept for other thresholds
 	rm -rf .work
 
 setup: .venv/ready  ## install what running needs

@@ -6,6 +6,7 @@ the same pixels of all pictures never count, IGNORED_PIXELS.
 """
 
 import json
+import os
 import re
 import shutil
 import warnings
@@ -21,7 +22,6 @@ from lib import plots
 from lib.alarms import Decision, alarm_level, balanced_threshold, refuse_small, threshold_for
 from lib.core.errors import UserError
 from lib.core.images import is_grey, write_png
-from lib.core.ownership import owned_folder
 from lib.core.params import PLACEBO, PLACEBO_SEED, REAL_ONLY, Detect, Params
 from lib.core.pipeline import part_key
 from lib.core.records import GOOD, RegionMap, Sample, Synthetic, TypeMap, by_id, of_split, read_records
@@ -29,7 +29,6 @@ from lib.core.regions import ignored_pixels
 from lib.core.runtime import (
     atomic_folder,
     device,
-    discard_work,
     fingerprint,
     on_cores,
     threads_each,
@@ -45,7 +44,6 @@ IGNORED_PIXELS = "ignored.png"  # in a trained seed's folder: pixels that never 
 PROVENANCE = "detector.json"
 THRESHOLDS = "threshold.json"
 LEARNING = "learning.png"  # in an arm's folder: the curves of all seeds
-EXPORTED = "model.onnx"  # what `lib.exchange` adds to a trained seed's folder
 NO_NUMBER = re.compile(r"\b(nan|inf)\b", re.IGNORECASE)  # in messages about values
 
 
@@ -83,8 +81,8 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
     """Train one detector per seed on the train part and the accepted synthetic defects, into its place in `models`.
 
     One that learns from good pictures alone sees these alone. The placebo is trained under other seeds. key: the
-    fingerprint of what a training reads (`training_key`). As long as it stays the same, trained seeds outlive a kill
-    and are kept from one run to the next, so that more seeds or other thresholds train nothing twice.
+    fingerprint of what a training reads (`training_key`). As long as it stays the same, trained seeds outlive a kill,
+    and lie outside of the outputs from one run to the next, so that more seeds or other thresholds train nothing twice.
     Raises UserError when a detector that learns from good pictures is to be trained on a generator's samples, and for a
     training that diverged.
     """
@@ -119,43 +117,37 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
             write_png(out / IGNORED_PIXELS, ignored_pixels(shared))
         method = {"detector": detector, "category": category, "arm": arm, "seed": seed}
         method |= {"depth": samples[0].depth, "colours": colours}
-        write_json(out / PROVENANCE, method | {"training": key, "content": _content(out)})
+        write_json(out / PROVENANCE, method | {"content": _content(out)})
 
     def decide(folder: Path) -> None:
         decision = choose_thresholds(module, module.load(folder), val, params.detect, work)
         write_json(folder / THRESHOLDS, decision)
 
     seeds = [seed + PLACEBO_SEED * (arm == PLACEBO) for seed in params.detect.seeds]
-    key = f"{key}-{threads_each(device(), len(seeds))}"
-    stage, trained = f"detect-{detector}-{category}-{arm}", Path(f"models/detectors/{detector}/{category}/{arm}")
-    work = work_folder(stage, key)
+    work = work_folder(f"detect-{detector}-{category}-{arm}", f"{key}-{threads_each(device(), len(seeds))}")
     folders = [work / f"seed-{seed}" for seed in seeds]
     for folder in folders:
-        _keep(trained / folder.name, folder, key)
+        if folder.exists() and json.loads((folder / PROVENANCE).read_text())["content"] != _content(folder):
+            shutil.rmtree(folder)  # changed through a link, see below
     train_seeds(train_seed, seeds, work)
-    on_cores(device(), decide, folders)
-    with owned_folder(trained, spared=(EXPORTED,)) as out:
+    with atomic_folder(Path(f"models/detectors/{detector}/{category}/{arm}")) as out:
         shutil.copy(work / LEARNING, out)
         for folder in folders:
-            shutil.copytree(folder, out / folder.name)
-    discard_work(stage)
-
-
-def _keep(trained: Path, folder: Path, key: str) -> None:
-    """Copy a seed's folder of an earlier run if its training is the same, its files are those of that training, and
-    `folder` is not there yet."""
-    if folder.exists() or not (trained / PROVENANCE).is_file():
-        return
-    told = json.loads((trained / PROVENANCE).read_text(encoding="utf-8"))
-    if told.get("training") == key and told.get("content") == _content(trained):
-        with atomic_folder(folder) as out:
-            shutil.copytree(trained, out, ignore=shutil.ignore_patterns(EXPORTED), dirs_exist_ok=True)
+            shutil.copytree(folder, out / folder.name, copy_function=_linked)
+        on_cores(device(), decide, [out / folder.name for folder in folders])
 
 
 def _content(folder: Path) -> str:
     """The fingerprint of what a training wrote."""
-    later = {PROVENANCE, THRESHOLDS, EXPORTED}
-    return fingerprint(*sorted(file for file in folder.iterdir() if file.name not in later))
+    return fingerprint(*sorted(file for file in folder.iterdir() if file.name != PROVENANCE))
+
+
+def _linked(source: str, target: str) -> None:
+    """Copy a file as a hard link, which takes no room, or where there are none, such as on other disks, as it is."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
 
 
 def training_key(stage: str, **item: str) -> str:
@@ -175,7 +167,7 @@ def train_seeds(train_seed: Callable[[int, Path], None], seeds: Sequence[int], f
 
     What already lies there is whole and stays as it is. Also draws the curves of all seeds, LEARNING.
     """
-    for unfinished in folder.glob("*.tmp-*"):  # of a run that was killed
+    for unfinished in (*folder.glob("*.tmp-*"), *folder.glob("maps-*")):  # of a run that was killed
         shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
 
     def train(seed: int) -> None:

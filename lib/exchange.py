@@ -48,7 +48,6 @@ from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask
 from lib.core.images import png_bytes
 from lib.core.runtime import fingerprint, write_bytes
-from lib.detection import EXPORTED
 from lib.scoring import Answer
 from lib.trained import (
     WEIGHTS,
@@ -64,7 +63,7 @@ from lib.trained import (
 )
 from lib.vision.tiles import Sight, predict_whole
 
-FILE = EXPORTED
+FILE = "model.onnx"
 OPSET = 18
 PICTURES = 4  # largest number of pictures in parallel: each is in memory, a large one takes gigabytes
 CACHED = 2**16  # pixels per run: feature maps of more do not fit into a core's cache, and take a quarter more time

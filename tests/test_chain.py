@@ -311,8 +311,6 @@ def test_every_folder_of_pictures_that_dvc_would_delete_is_left_to_its_stage():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     kept = [name for stage in stages.values() for out in stage["outs"] if isinstance(out, dict) for name in out]
     assert {name for name in kept if name.startswith("data/")} >= {f"data/{name}" for name in REPLACED}
-    arms = "models/detectors/${item.detector}/${item.category}"
-    assert {f"{arms}/{arm}" for arm in ("none", "placebo", "${item.generator}")} <= set(kept), "or seeds are not kept"
     rendered = {stages["workpieces"]["outs"][n].popitem()[0] for n in range(3)}
     assert rendered == {f"data/workpieces/{name}" for name in STATIONS}
 

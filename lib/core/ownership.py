@@ -7,7 +7,7 @@ them to the stage.
 
 import contextlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from lib.core.errors import UserError
@@ -23,23 +23,22 @@ SHOWN = 5  # foreign files named in a message
 
 
 @contextlib.contextmanager
-def owned_folder(path: Path, spared: Collection[str] = ()) -> Iterator[Path]:
+def owned_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that replaces `path` as a whole when the block ends without an error.
 
     A symbolic link is kept: the folder that it points to, perhaps on a larger disk, is replaced or created.
-    spared: names of files that another command of ours adds, and that are deleted as outdated. Raises UserError, before
-    and after the block, if `path` holds other files that were not written this way.
+    Raises UserError, before and after the block, if `path` holds files that were not written this way.
     """
     path = path.resolve() if path.is_symlink() else path
-    refuse_loss(path, spared)
+    refuse_loss(path)
     with atomic_folder(path) as folder:
         yield folder
         write_text(folder / OWN, "".join(f"{name}\n" for name in _names(folder)))
-        refuse_loss(path, spared)
+        refuse_loss(path)
 
 
-def refuse_loss(path: Path, spared: Collection[str] = ()) -> None:
-    """Raise UserError if the folder holds files, links or empty folders that no stage wrote, but for `spared` names."""
+def refuse_loss(path: Path) -> None:
+    """Raise UserError if the folder holds files, links or empty folders that no stage wrote."""
     if not path.exists():
         return
     if not path.is_dir():
@@ -47,7 +46,7 @@ def refuse_loss(path: Path, spared: Collection[str] = ()) -> None:
     listed = path / OWN
     listing = listed.is_file()
     own = set(listed.read_text(encoding="utf-8").splitlines()) if listing else set()
-    if foreign := sorted(name for name in set(_names(path)) - own - {OWN} if Path(name).name not in spared):
+    if foreign := sorted(set(_names(path)) - own - {OWN}):
         others = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
         hint = (
             "" if listing else f"; without {OWN} all of it counts as such, as after an update from an earlier version"
