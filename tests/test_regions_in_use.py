@@ -50,6 +50,14 @@ def painted(path: Path, shape: tuple[int, int], closed: np.ndarray | None = None
     return RegionMap(path.as_posix(), write_png(path, picture))
 
 
+@pytest.mark.parametrize("lowest", [0.0, -7.0, 0.25, 1e6])
+def test_pixels_that_never_count_score_just_below_all_others(lowest: float):
+    scores = np.linspace(lowest, lowest + 1, SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE)
+    quiet = silenced(scores, IGNORED)
+    assert quiet.dtype == np.float32 and (quiet[~IGNORED] == scores[~IGNORED]).all()
+    assert (quiet[IGNORED] < scores.min()).all() and np.allclose(quiet[IGNORED], scores.min(), rtol=2e-6, atol=2e-6)
+
+
 @pytest.mark.parametrize("colour", ["closed", "ignored"])
 def test_every_box_lies_where_defects_may_be_placed(tmp_path: Path, colour: str):
     samples, boxes = toy_category(tmp_path)
