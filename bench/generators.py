@@ -11,7 +11,7 @@ All ways take turns, so that a busy machine slows each; quoted are median and ra
   `synthesize`, as configured (`synth.guidance_share`), and guided in every step. Both write PNG. From the same noise
   both must paint the same window.
 - `windows`, `defect_gen`. Published: one window after the other, all cores on it; or 4 in a batch, as in the published
-  code. Ours: `Sampler` on batches of synth.batch_size, a window on each core. Signals must be the same.
+  code; memory layout as diffusers loads it. Ours: `Sampler` on batches of synth.batch_size, six windows on a core.
 - `train`, `defectfill` with all three losses. Published: each step opens pictures and masks, crops, encodes (whole,
   without the defect, without random boxes) and tokenizes; then text encoder and U-Net run for the defect prompt, and
   again for the object prompt, whose attention counts; memory layout as diffusers loads it, all cores at one batch,
@@ -214,7 +214,11 @@ def windows(bench: Bench) -> None:
         nn.init.normal_(network.conv_out.weight, std=0.02)  # else an untrained network returns 0
         network.requires_grad_(False).eval()
     schedule = pixel.cosine_schedule(defect_gen.LEVELS).respaced(params.synth.steps)
-    sampler = defect_gen.Sampler(networks["wide"], networks["narrow"], schedule, settings.switch)
+    published = defect_gen.Sampler(networks["wide"], networks["narrow"], schedule, settings.switch)
+    for name, network in networks.items():
+        pixel.save(network, bench.folder / name)
+    loaded = (pixel.load(bench.folder / name, device()) for name in ("wide", "narrow"))
+    ours = defect_gen.Sampler(*loaded, schedule, settings.switch)
     views = defect_gen.training_views(params, settings, bench.real, TYPES, params.seed)
     seeds, found = [item.seed for item in bench.placements], {}
     labels = [(TYPES.index(item.defect_type) + 1, defect_gen.real_label(item, views, 0)) for item in bench.placements]
@@ -225,10 +229,10 @@ def windows(bench: Bench) -> None:
         found[name] = np.concatenate([draw(seeds[place], torch.stack(known[place])) for place in places])
 
     def plain(seeds: list[int], known: Tensor) -> Tensor:
-        return sampler._draw(pixel.starting_noise(seeds, known.shape[1:]), known)
+        return published._draw(pixel.starting_noise(seeds, known.shape[1:]), known)
 
     ways: dict[str, Way] = {f"{n} at a time": (partial(drawn, str(n), n, plain), len(seeds)) for n in (1, 4)}
-    ways |= {"ours": (partial(drawn, "ours", params.synth.batch_size, sampler), len(seeds))}
+    ways |= {"ours": (partial(drawn, "ours", params.synth.batch_size, ours), len(seeds))}
     bench.by_turns(f"defect_gen, {settings.side} px, {len(schedule)} levels", "window", ways)
     most = max(float(np.abs(signals - found["ours"]).max()) for signals in found.values())
     print(f"signals differ by at most {most:.2g}, where the range is 2")

@@ -53,6 +53,7 @@ from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 SHARED = ("synth.steps", *WINDOW)
 LEVELS = 1000  # noise levels of training, as published
 COLOURS = 3  # channels of the picture; those of the label follow: background, then the types
+GROUP = 6  # samples in each call of a network on a CPU, never fewer, since the last bits depend on their number
 
 Width = Annotated[int, Field(ge=4, multiple_of=4)]
 
@@ -207,15 +208,17 @@ class Sampler:
     def __call__(self, seeds: Sequence[int], known: Tensor) -> NDArray[np.float32]:
         """Signals (B, C, S, S), each from its seed and its known values (`two_stages`).
 
-        On a CPU every sample is computed alone, on one core, so that no bit depends on the batch.
+        On a CPU always GROUP samples at a time are computed on one core, so that no bit depends on the batch; the last
+        group is filled up with copies.
         """
         where, config = self.wide.device, self.wide.config
-        noise = starting_noise(seeds, (config.in_channels, config.sample_size, config.sample_size)).to(where)
-        share = 1 if where.type == "cpu" else len(noise)
-        # The last samples of a batch get one core each, too: `out_of` claims more calls than there are cores.
-        parts = noise.split(share), known.to(where).split(share)
-        done = on_cores(where, self._draw, *parts, out_of=2 * cores(where))
-        return torch.cat(done).cpu().numpy()
+        count, size = len(seeds), GROUP if where.type == "cpu" else len(seeds)
+        places = torch.arange(math.ceil(count / size) * size).clamp(max=count - 1)
+        noise = starting_noise(seeds, (config.in_channels, config.sample_size, config.sample_size))
+        groups = [each[places].to(where).split(size) for each in (noise, known)]
+        # Few groups get one core each, too: `out_of` claims more calls than there are cores.
+        done = on_cores(where, self._draw, *groups, out_of=max(len(groups[0]), cores(where) + 1))
+        return torch.cat(done)[:count].cpu().numpy()
 
     @torch.inference_mode()
     def _draw(self, noise: Tensor, known: Tensor) -> Tensor:

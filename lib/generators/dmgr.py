@@ -302,8 +302,8 @@ class Sampler:
 
 
 def sampler_of(model: Path, settings: Settings) -> Sampler:
-    """The sampler of a trained model. Channels last in memory: a tenth faster on a CPU."""
-    whole, part = (load(model / name, device()).to(memory_format=torch.channels_last) for name in ("global", "local"))
+    """The sampler of a trained model."""
+    whole, part = (load(model / name, device()) for name in ("global", "local"))
     return Sampler(whole, part, settings)
 
 

@@ -24,6 +24,7 @@ from lib.diffusion import pixel
 from lib.diffusion.pixel import cosine_schedule, descend
 from lib.generators import NON_FINITE, Failed, Made, RealData, defect_gen, read_real
 from lib.generators.defect_gen import (
+    GROUP,
     Sampler,
     Settings,
     View,
@@ -508,26 +509,48 @@ class Threads(Recorder):
         return type("Output", (), {"sample": 0.5 * x})()
 
 
-def test_a_sample_has_one_core_in_every_batch_since_threads_add_up_in_another_order():
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize(("count", "groups"), [(1, 1), (GROUP, 1), (GROUP + 1, 2), (3 * GROUP, 3), (9 * GROUP - 1, 9)])
+def test_a_group_has_one_core_in_every_batch_since_other_sizes_and_threads_add_up_in_another_order(
+    threads, count, groups
+):
     before = torch.get_num_threads()
-    torch.set_num_threads(4)
+    torch.set_num_threads(threads)
     try:
-        for count in (1, 3, 9):
-            network = Threads()
-            Sampler(network, network, cosine_schedule(3), 400)(range(count), UNKNOWN.expand(count, 1, 1, 1))
-            assert len(network.calls) == 3 * count and {threads for threads, _ in network.calls} == {1}
+        network = Threads()
+        signals = Sampler(network, network, cosine_schedule(3), 400)(range(count), UNKNOWN.expand(count, 1, 1, 1))
+        assert len(signals) == count and len(network.calls) == 3 * groups
+        assert {(threads, len(x)) for threads, x in network.calls} == {(1, GROUP)}
     finally:
         torch.set_num_threads(before)
 
 
-def test_signals_have_equal_bits_in_every_batch(model: Path):
+@pytest.fixture(scope="module")
+def sampler(raw_params: dict) -> Sampler:
+    """Of the default sizes, with random weights: at tiny ones other kernels run."""
+    torch.manual_seed(0)
+    pair = networks(Settings.model_validate(raw_params["defect_gen"]), CHANNELS)
+    for network in pair.values():
+        torch.nn.init.normal_(network.conv_out.weight, std=0.02)
+        network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+    return Sampler(pair["wide"], pair["narrow"], cosine_schedule().respaced(2), 400)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=2 * GROUP + 1), st.data())
+def test_signals_have_equal_bits_in_every_batch_at_every_place_and_beside_any_others(sampler, seeds, data):
+    known = torch.full((6, CHANNELS, 1, 1), torch.nan)
+    known[:3, 4], known[3:, 5] = -1, -1
+    place = data.draw(st.integers(0, len(seeds) - 1))
+    together = sampler(seeds, known[seeds])
+    assert np.array_equal(together[place : place + 1], sampler([seeds[place]], known[[seeds[place]]]))
+
+
+def test_a_sample_of_another_type_is_another_sample(model: Path):
     sampler = sampler_of(model, 5, 400)
-    known = torch.full((3, CHANNELS, 1, 1), torch.nan)
-    known[:2, 4], known[2:, 5] = -1, -1
-    together = sampler([1, 2, 3], known)
-    assert np.array_equal(together[1:2], sampler([2], known[1:2]))
-    assert np.array_equal(together[2:], sampler([3], known[2:]))
-    assert not np.array_equal(together[:1], sampler([1], known[2:])), "another type, another sample"
+    known = torch.full((2, CHANNELS, 1, 1), torch.nan)
+    known[0, 4], known[1, 5] = -1, -1
+    assert not np.array_equal(sampler([1], known[:1]), sampler([1], known[1:]))
 
 
 def test_the_manifest_names_both_networks_the_switch_and_the_seed_and_counts_what_has_no_label(
