@@ -127,8 +127,8 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
     work = work_folder(f"detect-{detector}-{category}-{arm}", f"{key}-{threads_each(device(), len(seeds))}")
     folders = [work / f"seed-{seed}" for seed in seeds]
     for folder in folders:
-        if folder.exists() and json.loads((folder / PROVENANCE).read_text())["content"] != _content(folder):
-            shutil.rmtree(folder)  # changed through a link, see below
+        if folder.exists() and not _is_as_trained(folder):
+            shutil.rmtree(folder)
     train_seeds(train_seed, seeds, work)
     with atomic_folder(Path(f"models/detectors/{detector}/{category}/{arm}")) as out:
         shutil.copy(work / LEARNING, out)
@@ -140,6 +140,14 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
 def _content(folder: Path) -> str:
     """The fingerprint of what a training wrote."""
     return fingerprint(*sorted(file for file in folder.iterdir() if file.name != PROVENANCE))
+
+
+def _is_as_trained(folder: Path) -> bool:
+    """Whether nobody changed what a training wrote, as one can through the links of `_linked`."""
+    try:
+        return bool(json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))["content"] == _content(folder))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _linked(source: str, target: str) -> None:

@@ -192,7 +192,8 @@ def _write_overlays(
         """What a picture is sorted by, and how that is told."""
         if not example.has_defect:
             return prediction.image_score, f"good, score {prediction.image_score:.3f}"
-        scores, truth, marks = prediction.scores, example.mask, marked(example, prediction, decision)
+        scores, truth = prediction.scores, example.mask
+        marks = marked(example, scores, decision)
         precision = average_precision(scores[example.counting], truth[example.counting])
         return precision, f"AP {precision:.3f}  IoU {(marks & truth).sum() / (marks | truth).sum():.3f}"
 
@@ -206,7 +207,8 @@ def _write_overlays(
 
     def overlay(number: int) -> plots.Overlay:
         example, caption = examples[number], f"{samples[number].id}  {measured[number][1]}"
-        heat, marks = (predicted[number].scores - lowest) / extent, marked(example, predicted[number], decision)
+        scores = predicted[number].scores
+        heat, marks = (scores - lowest) / extent, marked(example, scores, decision)
         return plots.Overlay(caption, example.image, example.mask, heat, marks)
 
     for name, chosen in (("best", best[:count]), ("worst", [*loudest, *best[::-1][:count]])):

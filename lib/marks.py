@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.alarms import Decision, alarm_level
-from lib.core.geometry import Box, Mask
+from lib.core.geometry import Box, Mask, Scores
 from lib.core.records import GOOD
 from lib.detectors import Example
 from lib.metrics.boxes import ScoredBox, box_precision, truth_boxes, typed_precision
@@ -41,9 +41,9 @@ class Marks(NamedTuple):
     is_right: float
 
 
-def marked(example: Example, prediction: Prediction, decision: Decision) -> Mask:
+def marked(example: Example, scores: Scores, decision: Decision) -> Mask:
     """(H, W) bool: the marked pixels of those that count."""
-    mask = decision.mask(prediction.scores)
+    mask = decision.mask(scores)
     return mask if example.ignored is None else mask & ~example.ignored
 
 
@@ -51,7 +51,7 @@ def marks_of(example: Example, prediction: Prediction, decision: Decision, types
     """What is marked in a picture, and what is there. types: those of a detector that tells them apart, else none."""
     scores = prediction.scores
     level = alarm_level(scores, decision.min_area) if scores.size >= decision.min_area else -math.inf
-    mask = marked(example, prediction, decision)
+    mask = marked(example, scores, decision)
     masks = {name: example.mask_of([name]) for name in example.types if example.has_defect}
     masks = {name: shown for name, shown in masks.items() if shown.any()}
     labels = prediction.labels if types else None

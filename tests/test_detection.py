@@ -284,6 +284,16 @@ def test_a_seed_whose_files_were_changed_is_as_it_was_trained_again(
     )
 
 
+@pytest.mark.parametrize("text", ['{"detector": "un', "{}", "[]", ""])
+def test_a_seed_whose_provenance_was_broken_through_its_link_is_trained_again(params: Params, fitted: list[int], text):
+    train_arm(params, "unet", "none", CATEGORY, [], "key")
+    file = Path(f"models/detectors/unet/{CATEGORY}/none/seed-1/detector.json")
+    before = file.read_bytes()
+    file.write_text(text)
+    train_arm(params, "unet", "none", CATEGORY, [], "key")
+    assert sorted(fitted) == [0, 1, 1] and file.read_bytes() == before
+
+
 def test_a_killed_run_goes_on_with_its_seeds_and_chooses_all_thresholds(params: Params, fitted: list[int], monkeypatch):
     def killed(*arguments: Any) -> Any:
         raise KeyboardInterrupt

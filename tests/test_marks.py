@@ -94,7 +94,7 @@ def test_pixels_that_never_count_are_neither_marked_nor_false(tmp_path: Path):
     scores, types = np.ones(ignored.shape, np.float32), tmp_path / "types.npy"
     np.save(types, np.ones(ignored.shape, np.uint8))
     one, decision = predicted(tmp_path, scores, scores > 1, types=types), Decision(0.5, 0.5)
-    np.testing.assert_array_equal(marked(good, one, decision), ~ignored)
+    np.testing.assert_array_equal(marked(good, scores, decision), ~ignored)
     marks = marks_of(good, one, decision, ["dent"])
     assert marks.false == (~ignored).sum() and marks.overlaps.tolist() == [[0], [(~ignored).sum()]]
 
