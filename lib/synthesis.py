@@ -8,16 +8,19 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from lib.boxes import box_around
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Box, crop, window_around
+from lib.core.geometry import RGB, Box, Mask, crop, paste_back, window_around
 from lib.core.images import contact_sheet, read_image, recent, write_png
 from lib.core.params import Params
 from lib.core.records import Placement, Synthetic, read_records, write_records
 from lib.core.runtime import progress, replace_folder, work_folder
 from lib.generators import NON_FINITE, Answer, Failed, Made, RealData, find
+from lib.placement.foreground import outer_mask, outline_error
+from lib.vision.shapes import grown
 
 SHEET = (6, 8)  # rows and columns of each defect type on the contact sheet
 
@@ -105,7 +108,8 @@ class _Keeper:
         facts = json.loads((model / "model.json").read_text(encoding="utf-8"))
         trained = not facts.get("training_free")
         self.real, self.name, self.work, self.out = real, name, work, out
-        self.margin = params.boxes.margin
+        self.margin, self.feather = params.boxes.margin, params.synth.feather
+        self.read, self.room = recent(read_image), recent(self._room)
         self.model = f"{facts['base']}@{facts['revision']}+{facts['weights']}" if trained else name
         module = find(name)
         shared = {setting.rpartition(".")[2]: attrgetter(setting)(params) for setting in module.SHARED}
@@ -134,6 +138,9 @@ class _Keeper:
             return replace(record, reason=answer.reason)
         if problem := _problem(answer, self.real.samples[placement.normal].size):
             raise RuntimeError(f"generator {self.name}, placement {placement.id}: {problem}")
+        if placement.on_part and not answer.own_background:
+            normal = self.read(Path(self.real.samples[placement.normal].image))
+            answer = kept_within(self.room(placement.normal), answer, normal, self.feather)
         image, digest = self._write("images", placement, answer.image)
         record = replace(record, image=image, sha256=digest, notes=answer.notes)
         if answer.own_background:
@@ -144,6 +151,12 @@ class _Keeper:
             return record
         mask, digest = self._write("masks", placement, answer.mask)
         return replace(record, mask=mask, mask_sha256=digest)
+
+    def _room(self, normal: str) -> Mask:
+        """Where a defect may change a good picture: on the part, and as far around it as its outline is uncertain."""
+        sample = self.real.samples[normal]
+        part = outer_mask(sample, self.read(Path(sample.image)))
+        return grown(part, outline_error(part.shape) + self.feather)
 
     def _box(self, answer: Made) -> Box:
         """The box of a defect on its own background; the whole picture if there is no mask yet, or an empty one."""
@@ -156,6 +169,22 @@ class _Keeper:
         """Write one picture or mask; returns its final path and its SHA-256."""
         file = f"{placement.id}.png"
         return (self.out / folder / file).as_posix(), write_png(self.work / folder / file, pixels)
+
+
+def kept_within(room: Mask, answer: Made, normal: RGB, feather: int) -> Made:
+    """The answer, with what it changed of the good picture (H, W, 3) undone outside `room` (H, W).
+
+    Inside, the change fades in over `feather` px. Notes: `undone`, the number of px that are as before.
+    """
+    changed = (answer.image != normal).any(axis=2)
+    x, y, width, height = cv2.boundingRect(changed.view(np.uint8))
+    rim = feather + 1  # from farther away the edge of the room has no influence
+    near = slice(max(y - rim, 0), y + height + rim), slice(max(x - rim, 0), x + width + rim)
+    image = answer.image.copy()
+    image[near] = paste_back(answer.image[near], normal[near], room[near], feather)
+    still = (image != normal).any(axis=2)
+    mask = None if answer.mask is None else answer.mask & (still | ~changed)
+    return replace(answer, image=image, mask=mask, notes={**answer.notes, "undone": int((changed & ~still).sum())})
 
 
 def _problem(answer: Made, size: tuple[int, int]) -> str | None:

@@ -31,7 +31,7 @@ def main() -> None:
         for category, (samples, boxes) in real.items():
             scene = scene_of(samples, boxes)
             asked = params.placements
-            placements = place_boxes(samples, boxes, asked.per_type, asked.jitter, params.seed, scene)
+            placements = place_boxes(samples, boxes, asked.per_type, asked.jitter, params.seed, scene, asked.on_part)
             placements += place_requests(requests[category], samples, boxes, params.seed)
             write_records(folder / f"{category}.jsonl", placements)
             write_png(pictures / f"{category}.png", placement_sheet(scene, placements))

@@ -5,22 +5,27 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lib.boxes import mask_boxes
 from lib.core.errors import UserError
-from lib.core.geometry import resize
-from lib.core.images import read_image, read_mask
+from lib.core.geometry import Box, box_mask, feathered, paste_back, resize
+from lib.core.images import read_image, read_mask, write_png
 from lib.core.params import Params, methods
 from lib.core.records import Placement, Synthetic, read_records
 from lib.core.runtime import write_json
 from lib.finetuning import finetune
 from lib.generators import NON_FINITE, Answer, Failed, Made, RealData, find, perlin, read_real
-from lib.synthesis import synthesize_all, write_sheet
+from lib.placement.foreground import outline_error
+from lib.synthesis import kept_within, synthesize_all, write_sheet
+from lib.vision.shapes import grown
 from tests.category import CATEGORY, placement, tiny_params, write_category
 from tests.conftest import ROOT
 
@@ -230,6 +235,76 @@ def test_a_sample_that_failed_has_no_picture_and_says_why(params: Params, monkey
     assert failed.like == PLACEMENTS[1].like and len(records) == len(PLACEMENTS)
     assert not (OUT / "images" / f"{failed.placement}.png").exists()
     write_sheet(records, read_real(CATEGORY), params, Path("sheet.png"))
+
+
+def on_a_part(box: Box, name: str = "good-0") -> np.ndarray:
+    """Make a good picture show a bright part in this box on dark ground; (H, W) bool."""
+    path = Path(f"data/prepared/{CATEGORY}/images/{name}.png")
+    picture = read_image(path)
+    part = box_mask(box, *picture.shape[1::-1])
+    picture[part], picture[~part] = 200, 30
+    write_png(path, picture)
+    return part
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_lies_off_the_part_stays_as_it_is_if_the_placement_says_so(
+    params: Params, monkeypatch: pytest.MonkeyPatch, known: bool
+):
+    part = on_a_part((12, 10, 40, 40))
+    normal = read_image(Path(f"data/prepared/{CATEGORY}/images/good-0.png"))
+    defect = box_mask((0, 16, 24, 32), 48, 48)
+    painted = np.where(defect[..., None], np.uint8(90), normal)
+    answering(monkeypatch, *[Made(painted, defect if known else None, notes={"score": 1})] * 2)
+    items = [placement(0, on_part=True), placement(1)]
+    kept, free = synthesized(params, placements=items)
+    assert np.array_equal(read_image(Path(str(free.image))), painted) and free.notes == {"score": 1}
+    image = read_image(Path(str(kept.image)))
+    near = grown(part, outline_error(part.shape) + params.synth.feather + 1)  # small parts seem a pixel larger
+    assert np.array_equal(image[~near], normal[~near]) and (painted[~near] != normal[~near]).any()
+    inside = grown(part, 1)
+    assert np.array_equal(image[inside], painted[inside])
+    undone = (painted != normal).any(axis=2) & (image == normal).all(axis=2)
+    assert kept.notes == {"score": 1, "undone": int(undone.sum())} and undone.any()
+    if known:
+        assert np.array_equal(read_mask(Path(str(kept.mask))), defect & ~undone)
+        assert np.array_equal(read_mask(Path(str(free.mask))), defect)
+
+
+def test_a_part_that_a_person_drew_counts_instead_of_the_detected_one(params: Params, monkeypatch: pytest.MonkeyPatch):
+    on_a_part((12, 10, 40, 40))
+    normal = read_image(Path(f"data/prepared/{CATEGORY}/images/good-0.png"))
+    write_png(Path("drawn.png"), box_mask((0, 0, 20, 48), 48, 48))
+    real = read_real(CATEGORY)
+    real.samples["good-0"] = replace(real.samples["good-0"], foreground="drawn.png")
+    monkeypatch.setattr("tests.test_synthesis.read_real", lambda category: real)
+    answering(monkeypatch, Made(255 - normal))
+    [record] = synthesized(params, placements=[placement(0, on_part=True)])
+    image = read_image(Path(str(record.image)))
+    assert np.array_equal(image[:, :20], 255 - normal[:, :20]) and np.array_equal(image[:, 30:], normal[:, 30:])
+
+
+def test_where_no_part_is_detected_nothing_is_undone(params: Params, monkeypatch: pytest.MonkeyPatch):
+    normal = read_image(Path(f"data/prepared/{CATEGORY}/images/good-0.png"))
+    answering(monkeypatch, Made(255 - normal))
+    [record] = synthesized(params, placements=[placement(0, on_part=True)])
+    assert np.array_equal(read_image(Path(str(record.image))), 255 - normal) and record.notes == {"undone": 0}
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 4), st.sampled_from(["small", "large", "none", "all"]))
+def test_keeping_within_a_room_is_pasting_the_whole_picture_into_it(seed: int, feather: int, what: str):
+    rng = np.random.default_rng(seed)
+    normal, room = rng.integers(0, 256, (30, 40, 3), np.uint8), np.zeros((30, 40), bool)
+    x, y = rng.integers(0, 30, 2)
+    room[y : y + rng.integers(1, 30), x : x + rng.integers(1, 40)] = True
+    shape = {"small": box_mask((x, y, x + 6, y + 5), 40, 30), "large": rng.random((30, 40)) < 0.5}
+    changes = shape.get(what, np.full((30, 40), what == "all"))
+    image = np.where(changes[..., None], 255 - normal, normal)
+    kept = kept_within(room, Made(image, changes), normal, feather)
+    assert np.array_equal(kept.image, paste_back(image, normal, room, feather))
+    assert kept.mask is not None and not (kept.mask & ~(changes & room)).any()
+    deep = changes & (feathered(room, feather) == 1)
+    assert np.array_equal(kept.image[deep], image[deep]) and kept.mask[deep].all()
 
 
 def test_a_batch_that_is_not_finite_at_all_stops_the_run_and_names_the_cause(

@@ -143,6 +143,7 @@ class Boxes(Section):
 class Placements(Section):
     per_type: Positive
     jitter: Share
+    on_part: bool
 
 
 class Base(Section):

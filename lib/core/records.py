@@ -105,7 +105,8 @@ class Placement:
 
     `like` and `component` name the real defect from which place, size and aspect were drawn, or, if a person drew the
     box, the one with the most similar size and aspect. `shape`: the outline that a person drew in the box, if any, as
-    pixels (x, y); generators that paint into shapes use it as their hole, others use the box.
+    pixels (x, y); generators that paint into shapes use it as their hole, others use the box. `on_part`: nothing but
+    the part changes, also where the box reaches beyond it.
     """
 
     id: str
@@ -119,6 +120,7 @@ class Placement:
     like: str  # id of the Sample that shows the real defect
     component: int  # its number among the defects of that Sample
     shape: Polygon | None = None
+    on_part: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -4,11 +4,15 @@ The background must show along the picture's border. Objects may touch or cross 
 it shows background.
 """
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lib.core.geometry import RGB, Mask, resize
+from lib.core.images import read_mask
+from lib.core.records import Sample
 
 WORKING_SIDE = 192  # px of the longer side: enough for an outline, in a few milliseconds for any picture
 MIN_SIDE = 16  # px of the shorter side at that size
@@ -26,6 +30,7 @@ MAX_FRAME_SPREAD = 8.0
 # than boxes that are restricted to a stain that was mistaken for an object.
 MIN_PART = 0.1  # least area of an object, as a share of the largest
 MIN_SHARE = 0.06  # least share of the picture that is object
+SMALL = 0.01  # the same, where several pictures were checked: most good pictures and real defects must agree
 MAX_SHARE = 0.9  # largest share of the picture
 MAX_FRAME_SHARE = 0.5  # largest share of the frame
 MIN_SEPARATION = 4.5  # robust standard deviations between the background and the median of the objects
@@ -36,6 +41,27 @@ STEP_WIDTH = 4  # px at the working size on either side of the outline
 MIN_SOLIDITY = 0.5  # least share of the convex hulls that is object, holes filled: specks and scratches have less
 MAX_BESIDE = 0.1  # largest share of salient pixels outside the objects
 MAX_PINHOLE = 0.01  # of the objects' area; larger holes show the background
+OUTLINE_ERROR = 1.5  # px at the working size, by which an outline may be off
+
+
+def object_mask(sample: Sample, image: RGB) -> Mask:
+    """The objects in a picture (H, W, 3) of a category whose pictures show parts, (H, W) bool: as a person drew them,
+    else as detected. All True if none is detected."""
+    return foreground_mask(image, SMALL) if sample.foreground is None else read_mask(Path(sample.foreground))
+
+
+def outer_mask(sample: Sample, image: RGB) -> Mask:
+    """The same with all that the outlines of detected objects enclose: dark insides are easily taken for ground."""
+    mask = object_mask(sample, image)
+    if sample.foreground is not None:
+        return mask
+    outlines = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    return np.asarray(cv2.drawContours(mask.astype(np.uint8), outlines, -1, 1, cv2.FILLED) > 0)
+
+
+def outline_error(shape: tuple[int, ...]) -> int:
+    """By how many px a detected outline may be off in a picture of shape (H, W, ...)."""
+    return max(round(OUTLINE_ERROR * max(shape[:2]) / WORKING_SIDE), 2)
 
 
 def foreground_mask(image: RGB, least: float = MIN_SHARE) -> Mask:

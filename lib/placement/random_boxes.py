@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ def place_boxes(
     jitter: float,
     seed: int,
     scene: Scene | None = None,
+    on_part: bool = True,
 ) -> list[Placement]:
     """`per_type` placements for each defect type of one category, drawn from its real boxes in the train part.
 
@@ -44,8 +46,9 @@ def place_boxes(
     for each type.
 
     Every placement has its own random generator: a larger `per_type` does not change the others. scene: the result of
-    `scene_of` for the samples and boxes, if available. Raises UserError like `scene_of`, and if a good picture has no
-    room for a box where defects may be placed (`lib.core.regions`).
+    `scene_of` for the samples and boxes, if available. on_part: where pictures show parts, defects change nothing else,
+    even if their boxes reach beyond. Raises UserError like `scene_of`, and if a good picture has no room for a box
+    where defects may be placed (`lib.core.regions`).
     """
     scene = scene or scene_of(samples, boxes)
     goods, reals = scene.goods, _by_type(scene.reals)
@@ -73,7 +76,8 @@ def place_boxes(
                 f"{height} px, such as defect {real.component} of {real.sample}: leave more of its regions white"
             )
         name = f"{good.category}-{real.defect_type}-{index:05d}"
-        placements.append(placement_of(name, good, real, box, seed))
+        placement = placement_of(name, good, real, box, seed)
+        placements.append(replace(placement, on_part=on_part and scene.kind == "parts"))
     return placements
 
 

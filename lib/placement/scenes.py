@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from lib.core.errors import UserError
 from lib.core.geometry import Box, Mask
-from lib.core.images import read_image, read_mask, recent
+from lib.core.images import read_image, recent
 from lib.core.records import GOOD, DefectBox, Sample, of_split
 from lib.core.regions import free_pixels
-from lib.placement.foreground import foreground_mask
+from lib.placement.foreground import object_mask
 from lib.placement.parts import Part, parts_of
 from lib.placement.surroundings import (
     CHANNELS,
@@ -43,7 +43,6 @@ Kind = Literal["parts", "filled", "texture"]
 THREADS = 8  # more would gain little, and each may hold a picture of a hundred million pixels
 MIN_SHARE = 0.25  # of a box that lies on the object: less for a real box shows that the foreground is wrong
 VERDICT_PICTURES = 7  # good pictures that decide the kind of a category, and its scales
-SMALL = 0.01  # least share of a picture that is object; safe, since most good pictures and real defects must agree
 ALIGNED = 0.6  # share of the variance that is explained by place. Measured: a spindle 0.98, textures 0.03 to 0.34
 
 
@@ -206,10 +205,8 @@ class Scene:
         image = read_image(path)
         if self.kind != "parts":
             foreground = np.ones(image.shape[:2], bool)
-        elif sample.foreground is not None:
-            foreground = read_mask(Path(sample.foreground))
         else:
-            foreground = foreground_mask(image, SMALL)
+            foreground = object_mask(sample, image)
         look = features(image, foreground, self._hidden[sample.id])
         rows, columns = look.known.shape
         shares = cv2.resize(foreground.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)

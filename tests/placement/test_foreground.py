@@ -1,10 +1,16 @@
 """The object in a picture, on drawn pictures whose object is known."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
-from lib.placement.foreground import foreground_mask
+from lib.core.geometry import resize
+from lib.core.images import write_png
+from lib.core.records import Sample
+from lib.dataset.workpieces import workpiece
+from lib.placement.foreground import foreground_mask, object_mask, outer_mask, outline_error
 
 
 def drawn_nut(background=(40, 42, 45), metal=(190, 185, 175), size=(300, 260), noise=4.0, shading=0.0, seed=0):
@@ -17,6 +23,10 @@ def drawn_nut(background=(40, 42, 45), metal=(190, 185, 175), size=(300, 260), n
     image *= 1 + shading * np.linspace(-1, 1, width)[None, :, None]
     image += np.random.default_rng(seed).normal(0, noise, image.shape)
     return np.clip(image, 0, 255).astype(np.uint8), where > 0
+
+
+def sample_of(defect_type):
+    return Sample("one", "part", defect_type, "one.png", None, "one", "train", (50, 40), "")
 
 
 def overlap(a, b):
@@ -123,3 +133,31 @@ def test_a_stain_on_a_texture_is_not_taken_for_an_object(name, radius):
 def test_any_size_gives_a_mask_of_that_size(shape):
     mask = foreground_mask(np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8))
     assert mask.shape == shape and mask.dtype == bool and mask.any()
+
+
+@pytest.mark.parametrize("side", [160, 256, 700])
+def test_a_rendered_nut_lies_within_its_detected_outline_as_far_as_that_may_be_off(side):
+    for index in range(6):
+        pair = workpiece("hex_nut", "train/good", 0, index)
+        image, exact = resize(pair.normal, side, side), resize(pair.foreground, side, side)
+        outer = outer_mask(sample_of("good"), image)
+        away = cv2.distanceTransform((~outer).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        assert (away[exact] > outline_error(image.shape)).mean() < 1e-4, "the part"
+        assert outer.mean() < 1.15 * exact.mean() + 0.1, "its bore, and its shadow, but not the ground"
+        assert not (object_mask(sample_of("good"), image) & ~outer).any()
+
+
+def test_a_part_that_a_person_drew_is_taken_as_drawn(tmp_path):
+    drawn = np.zeros((40, 50), bool)
+    drawn[5:30, 5:30], drawn[10:20, 10:20] = True, False
+    write_png(tmp_path / "part.png", drawn)
+    sample = replace(sample_of("good"), foreground=(tmp_path / "part.png").as_posix())
+    image = np.zeros((40, 50, 3), np.uint8)
+    assert np.array_equal(object_mask(sample, image), drawn) and np.array_equal(outer_mask(sample, image), drawn)
+
+
+def test_a_ring_is_filled_where_nobody_drew_it():
+    image, where = drawn_nut()
+    outer = outer_mask(sample_of("good"), image)
+    assert outer[130, 160] and not where[130, 160] and overlap(outer, where | (outer & ~where)) > 0.99
+    assert overlap(foreground_mask(image), object_mask(sample_of("good"), image)) == 1

@@ -71,6 +71,13 @@ def test_placements_lie_on_the_object_as_much_as_the_real_defects_do(toy):
     assert min(values["chip"]) > 0.25 and max(values["chip"]) < 0.85  # at the edge: neither beside nor inside
 
 
+def test_the_ground_beside_parts_stays_as_it_is_unless_defects_stick_out(toy, tmp_path):
+    assert {p.on_part for p in place_boxes(*toy, 2, 0.15, 0)} == {True}
+    assert {p.on_part for p in place_boxes(*toy, 2, 0.15, 0, on_part=False)} == {False}
+    texture = toy_category(tmp_path, texture=True)
+    assert {p.on_part for p in place_boxes(*texture, 2, 0.15, 0)} == {False}, "there is no ground"
+
+
 def test_without_jitter_sizes_are_those_of_the_train_part(toy):
     sizes = {(p.box[2] - p.box[0], p.box[3] - p.box[1]) for p in place_boxes(*toy, 20, 0.0, 0)}
     train = {(b.box[2] - b.box[0], b.box[3] - b.box[1]) for b in toy[1] if not b.sample.endswith("val")}
