@@ -262,7 +262,7 @@ def test_what_lies_off_the_part_stays_as_it_is_if_the_placement_says_so(
     image = read_image(Path(str(kept.image)))
     near = grown(part, outline_error(part.shape) + params.synth.feather + 1)  # small parts seem a pixel larger
     assert np.array_equal(image[~near], normal[~near]) and (painted[~near] != normal[~near]).any()
-    inside = grown(part, 1)
+    inside = grown(part, outline_error(part.shape))
     assert np.array_equal(image[inside], painted[inside])
     undone = (painted != normal).any(axis=2) & (image == normal).all(axis=2)
     assert kept.notes == {"score": 1, "undone": int(undone.sum())} and undone.any()
@@ -282,6 +282,18 @@ def test_a_part_that_a_person_drew_counts_instead_of_the_detected_one(params: Pa
     [record] = synthesized(params, placements=[placement(0, on_part=True)])
     image = read_image(Path(str(record.image)))
     assert np.array_equal(image[:, :20], 255 - normal[:, :20]) and np.array_equal(image[:, 30:], normal[:, 30:])
+
+
+def test_the_dark_inside_of_a_part_belongs_to_it(params: Params, monkeypatch: pytest.MonkeyPatch):
+    on_a_part((8, 8, 40, 40))
+    path = Path(f"data/prepared/{CATEGORY}/images/good-0.png")
+    normal = read_image(path)
+    normal[16:32, 16:32] = 30
+    write_png(path, normal)
+    painted = np.where(box_mask((10, 10, 34, 34), 48, 48)[..., None], np.uint8(120), normal)
+    answering(monkeypatch, Made(painted))
+    [record] = synthesized(params, placements=[placement(0, on_part=True)])
+    assert np.array_equal(read_image(Path(str(record.image))), painted)
 
 
 def test_where_no_part_is_detected_nothing_is_undone(params: Params, monkeypatch: pytest.MonkeyPatch):
@@ -334,7 +346,8 @@ def test_a_picture_with_a_background_of_its_own_names_no_good_one_and_keeps_its_
         Made(shown, mask, own_background=True, notes={"score": 0.5}),
         Made(shown, normal=PLAIN, own_background=True),
     )
-    with_mask, with_twin, plain = synthesized(params)[:3]
+    items = [replace(item, on_part=True) for item in PLACEMENTS]
+    with_mask, with_twin, plain = synthesized(params, placements=items)[:3]
     real = mask_boxes(mask, params.boxes.margin, 1)[0].box
     assert with_mask.box == real == (17, 2, 43, 12), "0.15 of the longer side, as a real defect's"
     assert (with_mask.normal, with_mask.notes) == (None, {"score": 0.5})
