@@ -147,7 +147,7 @@ def published_samples(bench: Bench, pipeline: Any, backbone: nn.Module, placemen
             small = resize(view, side, side), shapes.covering(shape, side)
             image = painted(bench, pipeline, prompt, *small, generator=draw).round().astype(np.uint8)
             pictures.append(np.where(shape[..., None], resize(image, len(view), len(view)), view))
-            scores.append(selection.difference(backbone, pictures[-1], view, shape))
+            scores.append(selection.difference(backbone, pictures[-1], view, shape, side))
         x, y = part.window.x0, part.window.y0
         normal[y : y + len(view), x : x + len(view)] = pictures[int(np.argmax(scores))]
         write_png(bench.folder / f"{placement.id}.png", normal)

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.core.geometry import RGB, Mask
+from lib.core.geometry import RGB, Mask, resize
 
 FILL_RADIUS = 3  # px around a hole that `without_defect` takes into account
+COMPARED = 2  # times the base's resolution, up to which pictures are compared: what it paints has no finer detail
 RIM = 2  # px around a real mask that still show the defect's faint edge, and are filled, too
 
 
@@ -54,15 +55,20 @@ def perceptual_map(backbone: nn.Module, first: Tensor, second: Tensor) -> Tensor
         return torch.stack(levels).mean(dim=0)
 
 
-def difference(backbone: Any, picture: RGB, normal: RGB, mask: Mask) -> float:
+def difference(backbone: Any, picture: RGB, normal: RGB, mask: Mask, resolution: int) -> float:
     """The mean perceptual distance of a sample to the normal picture inside the mask, >= 0; 0 for an empty mask.
 
     picture, normal: (H, W, 3) uint8; mask: (H, W) bool. Outside the mask the sample is replaced by the normal picture,
-    so that nothing there counts.
+    so that nothing there counts. resolution: of the base that painted it, px; larger pictures are shrunk to COMPARED
+    times that.
     """
     if not mask.any():
         return 0.0
     composed = np.where(mask[..., None], picture, normal)
+    if (scale := COMPARED * resolution / max(mask.shape)) < 1:
+        size = [max(round(scale * extent), 1) for extent in mask.shape[::-1]]
+        composed, normal = resize(composed, *size), resize(normal, *size)
+        mask = resize(mask.astype(np.float32), *size) > 0  # any part of it, so that no line is lost
     where = next(backbone.parameters()).device
     tensors = (
         torch.from_numpy(np.ascontiguousarray(image)).to(where).permute(2, 0, 1)[None].float() / 255

@@ -11,8 +11,8 @@ a small base paints faint defects.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib.core.defects import defect_mask
 from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, polygon_mask, resize, window_around
@@ -47,6 +47,7 @@ SHARED = (*SAMPLER_SETTINGS, "synth.feather", *WINDOW)
 LARGEST_SCALE = 1.125  # enlargement of training views; published
 
 Rate = Annotated[float, Field(gt=0)]
+Compare = Callable[[RGB, RGB, Mask], float]  # `difference`
 
 
 class Settings(Losses):
@@ -203,8 +204,8 @@ def synthesize(
     """
     where = device()
     parts = load_words(load(params.base, where, sampling_dtype(where)), model)
-    backbone = load_backbone(DEFAULT).requires_grad_(False).to(where)
-    limits = {name: settings.guard * most for name, most in real_differences(params, real, backbone).items()}
+    compare = partial(difference, load_backbone(DEFAULT).requires_grad_(False).to(where), resolution=parts.resolution)
+    limits = {name: settings.guard * most for name, most in real_differences(params, real, compare).items()}
     text = lru_cache(maxsize=None)(lambda prompt: embed(parts, [prompt])[0].clone())
     holes = Holes(params, settings, real, parts.resolution)
     for batch in batches:
@@ -215,7 +216,7 @@ def synthesize(
             _painted(params, parts, jobs, embeddings, text("")[None], number) for number in range(settings.candidates)
         ]
         yield [
-            _kept(params, job, list(pictures), backbone, limits[job.placement.defect_type], prompt)
+            _kept(params, job, list(pictures), compare, limits[job.placement.defect_type], prompt)
             for job, prompt, *pictures in zip(jobs, prompts, *candidates, strict=True)
         ]
 
@@ -269,17 +270,12 @@ def _changes(
     return to_pixels(sampled.generated) - to_pixels(sampled.round_trip)
 
 
-def _kept(
-    params: Params, job: Job, pictures: list[RGB | None], backbone: nn.Module, limit: float, prompt: str
-) -> Answer:
+def _kept(params: Params, job: Job, pictures: list[RGB | None], compare: Compare, limit: float, prompt: str) -> Answer:
     """The candidate that low-fidelity selection keeps, compared in the window around the hole."""
     box, shape = job.placement.box, job.normal.shape
     window = window_around(box, shape, params.window.context, params.window.min_side)
     normal, hole = crop(job.normal, window), crop(job.hole, window)
-    scores = [
-        math.inf if picture is None else difference(backbone, crop(picture, window), normal, hole)
-        for picture in pictures
-    ]
+    scores = [math.inf if picture is None else compare(crop(picture, window), normal, hole) for picture in pictures]
     choice = choose(scores, limit)
     kept = pictures[choice.chosen]
     if kept is None:
@@ -337,7 +333,7 @@ def native_window(hole: Mask, shape: Sequence[int], side: int) -> Window:
     return window_around((x, y, x + width, y + height), shape, 1.0, side)
 
 
-def real_differences(params: Params, real: RealData, backbone: nn.Module) -> Mapping[str, float]:
+def real_differences(params: Params, real: RealData, compare: Compare) -> Mapping[str, float]:
     """By defect type: how much the most salient real defect differs from its picture with the defect painted over."""
     most: dict[str, float] = {}
     for item in progress(real.boxes, "measure real defects"):
@@ -345,6 +341,6 @@ def real_differences(params: Params, real: RealData, backbone: nn.Module) -> Map
         picture, mask = read_image(Path(sample.image)), defect_mask(sample, item.defect_type)
         window = window_around(item.box, picture.shape, params.window.context, params.window.min_side)
         views = (crop(array, window) for array in (picture, without_defect(picture, mask), shapes.grown(mask, 1)))
-        score = difference(backbone, *views)
+        score = compare(*views)
         most[item.defect_type] = max(most.get(item.defect_type, 0.0), score)
     return most

@@ -37,7 +37,7 @@ def painted(strength: int, box: tuple[int, int, int, int] = (12, 10, 32, 26)) ->
 
 
 def score(picture: np.ndarray) -> float:
-    return difference(BACKBONE, picture, NORMAL, MASK)
+    return difference(BACKBONE, picture, NORMAL, MASK, 24)
 
 
 def test_the_most_different_sample_is_chosen():
@@ -64,7 +64,24 @@ def test_nothing_is_looked_at_beside_an_artificial_border(monkeypatch: pytest.Mo
 
 
 def test_an_empty_mask_scores_zero():
-    assert difference(BACKBONE, painted(20), NORMAL, np.zeros_like(MASK)) == 0
+    assert difference(BACKBONE, painted(20), NORMAL, np.zeros_like(MASK), 24) == 0
+
+
+@pytest.mark.parametrize(("resolution", "side"), [(24, (48, 40)), (23, (46, 38)), (12, (24, 20)), (100, (48, 40))])
+def test_pictures_are_compared_at_twice_the_resolution_of_the_base(monkeypatch: pytest.MonkeyPatch, resolution, side):
+    sizes = []
+    plain = Pyramid.forward
+    monkeypatch.setattr(BACKBONE, "forward", lambda image: sizes.append(image.shape[:1:-1]) or plain(BACKBONE, image))
+    assert 0 < difference(BACKBONE, painted(40), NORMAL, MASK, resolution) < 4
+    assert sizes == [side]
+
+
+def test_what_is_as_large_in_a_shrunk_picture_scores_about_as_much():
+    big, line = (np.kron(array, np.ones((8, 8, 1), np.uint8)) for array in (painted(60), NORMAL)), MASK.copy()
+    large = np.kron(MASK, np.ones((8, 8), bool))
+    assert difference(BACKBONE, *big, large, 24) == pytest.approx(score(painted(60)), rel=1e-4)
+    line[:], line[20, 5:40] = False, True
+    assert difference(BACKBONE, painted(60), NORMAL, line, 2) > 0, "a line of one pixel is not lost"
 
 
 def test_the_map_has_the_pictures_size_and_is_zero_for_equal_pictures():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -329,7 +330,8 @@ def test_the_least_faithful_candidate_is_kept_and_the_notes_tell_all(
 
 def test_what_real_defects_differ_by_is_measured_for_each_type(params: Params):
     backbone = defectfill.load_backbone(defectfill.DEFAULT)
-    most = defectfill.real_differences(params, read_real(CATEGORY), backbone)
+    compare = partial(defectfill.difference, backbone, resolution=32)
+    most = defectfill.real_differences(params, read_real(CATEGORY), compare)
     assert set(most) == {"dent", "scratch"} and all(0 < value < 4 for value in most.values())
 
 
