@@ -87,13 +87,15 @@ def arrivals(
     out: Path,
     wait: Callable[[], None],
     owners: Mapping[str, str] | None = None,
-    done: Collection[str] = (),
+    done: Mapping[str, Signature] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Iterator[list[Picture]]:
     """Yield repeatedly the pictures that are new or changed in the folders, and did not change during the last `wait`:
     files that still grow are left for later. So the first list is empty.
 
-    owners: existing names of results, each with its picture; done: pictures that an earlier run inspected. Raises
-    UserError if a folder is not a folder.
+    owners: existing names of results, each with its picture; done: pictures that an earlier run inspected, with their
+    signatures of then. A folder that is away or cannot be read later on is waited for; `say` gets the reason, once.
+    Raises UserError if a folder is not a folder, or cannot be read at first.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -101,23 +103,34 @@ def arrivals(
     names = Names(owners)
     before: dict[Path, Signature] = {}
     seen: dict[Path, Signature] = {}
-    first = True
+    away: set[Path] = set()
+    first, done = True, done or {}
     while True:
         now, within = {}, {}
         for folder in folders:
-            for path, place in _inside(folder, out):
-                if signature := _signature(path):
-                    now[path], within[path] = signature, place
+            try:
+                inside = list(_inside(folder, out))
+            except UserError as error:
+                if first:
+                    raise
+                if folder not in away:
+                    say(f"{error}; waiting for it")
+                away.add(folder)
+                continue
+            away.discard(folder)
+            for path, place in inside:
+                if found := signature(path):
+                    now[path], within[path] = found, place
         if first:
-            seen = {path: signature for path, signature in now.items() if legible(path) in done}
-        ready = [path for path, signature in now.items() if before.get(path) == signature != seen.get(path)]
+            seen = {path: done[legible(path)] for path in now if legible(path) in done}
+        ready = [path for path, found in now.items() if before.get(path) == found != seen.get(path)]
         seen |= {path: now[path] for path in ready}
         yield [names.of(path, within[path]) for path in ready]
         before, first = now, False
         wait()
 
 
-def _signature(path: Path) -> Signature | None:
+def signature(path: Path) -> Signature | None:
     """What changes when a file does: size and time; None where it has gone meanwhile."""
     try:
         stat = path.stat()

@@ -46,7 +46,7 @@ from lib.core.pipeline import refuse_outputs
 from lib.core.runtime import progress
 from lib.exchange import load_exchanged
 from lib.intake import Picture, arrivals, listed
-from lib.results import Results, heat_range, refuse_loss, summary
+from lib.results import Results, heat_range, one_at_a_time, refuse_loss, summary
 from lib.scoring import image_score
 from lib.trained import Inspector, load_trained
 
@@ -102,16 +102,17 @@ def predict_all(inspector: Inspector, pictures: Sequence[Picture], out: Path) ->
     """Look at all pictures, and write what was found into the folder `out`.
 
     Raises UserError where `out` holds files that are not of an earlier run on these pictures and would be lost, or be
-    taken for its results.
+    taken for its results, and where another process writes there.
     """
-    results = Results(out, described(inspector))
-    refuse_loss(pictures, out)
-    results.expect(pictures)
-    results.write()
-    try:
-        _look(inspector, progress(pictures, "look for defects"), results)
-    finally:
+    with one_at_a_time(out):
+        results = Results(out, described(inspector))
+        refuse_loss(pictures, out)
+        results.expect(pictures)
         results.write()
+        try:
+            _look(inspector, progress(pictures, "look for defects"), results)
+        finally:
+            results.write()
     return results
 
 
@@ -126,32 +127,40 @@ def watch(
     """Look at pictures as they arrive in the folders, until Ctrl-C, or for a number of turns, between which `wait` is
     called. `say` gets a line for each picture.
 
-    Raises UserError where a folder is none, or `out` holds other results than those of this detector.
+    Raises UserError where a folder is none, `out` holds other results than those of this detector, or another process
+    writes there.
     """
-    results = Results(out, described(inspector), resume=True)
-    incoming = arrivals(folders, out, wait, results.owners(), results.done())
-    try:
-        for pictures in itertools.islice(incoming, turns):
-            if not pictures and results.rows:
-                continue
-            own = []
-            for picture in pictures:
-                if foreign := results.foreign(picture):
-                    results.fail(picture, f"{foreign} exists and is not from this run")
-                else:
-                    own.append(picture)
-            results.expect(own)
+    with one_at_a_time(out):
+        results = Results(out, described(inspector), resume=True)
+        incoming = arrivals(folders, out, wait, results.owners(), results.done(), say)
+        try:
+            for pictures in itertools.islice(incoming, turns):
+                if pictures or not results.rows:
+                    _look_at_new(inspector, pictures, results, say)
+        except KeyboardInterrupt:
+            pass
+        finally:
             results.write()
-            _look(inspector, own, results)
-            results.write()
-            for picture in pictures:
-                row = results.rows[picture.name]
-                say(f"{row.picture}: {row.error or f'alarm {row.alarm}, score {row.anomaly_score}'}")
-    except KeyboardInterrupt:
-        pass
-    finally:
-        results.write()
     return results
+
+
+def _look_at_new(
+    inspector: Inspector, pictures: Sequence[Picture], results: Results, say: Callable[[str], None]
+) -> None:
+    """Look at pictures that arrived, and tell a line of each."""
+    own = []
+    for picture in pictures:
+        if foreign := results.foreign(picture):
+            results.fail(picture, f"{foreign} exists and is not from this run")
+        else:
+            own.append(picture)
+    results.expect(own)
+    results.write()
+    _look(inspector, own, results)
+    results.write()
+    for picture in pictures:
+        row = results.rows[picture.name]
+        say(f"{row.picture}: {row.error or f'alarm {row.alarm}, score {row.anomaly_score}'}")
 
 
 def described(inspector: Inspector) -> dict[str, Any]:

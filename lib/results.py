@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import cv2
+import filelock
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,7 +20,7 @@ from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Scores
 from lib.core.images import outlined
 from lib.core.runtime import write_bytes, write_json, write_text
-from lib.intake import TABLE, Picture
+from lib.intake import TABLE, Picture, Signature, signature
 from lib.metrics.boxes import ScoredBox
 from lib.plots import HEAT_COLOURS, heat_levels
 
@@ -26,6 +28,7 @@ OUTLINE = (255, 40, 40)
 SUFFIXES = ("_mask.png", "_found.png", "_heat.png")  # behind the name of each picture
 BOXES = "boxes.json"
 RUN = "run.json"
+LOCK = ".lock"  # hidden files are no pictures
 QUICK_PNG = (  # to choose a filter for each row takes half as long again
     cv2.IMWRITE_PNG_STRATEGY,
     cv2.IMWRITE_PNG_STRATEGY_RLE,
@@ -61,17 +64,40 @@ def heat_range(threshold: float) -> tuple[float, float]:
     return threshold - reach, threshold + reach
 
 
+@contextmanager
+def one_at_a_time(out: Path) -> Iterator[None]:
+    """Keep other processes from writing results into the folder, which is made. Raises UserError where one does, and
+    where `out` is a file. A new folder that nothing was written into is removed."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; name a folder for the results")
+    is_new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(out / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(f"{out}: another run writes its results there; wait for it, or name another folder") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows does not delete what is open
+            (out / LOCK).unlink()
+        lock.release()
+        if is_new:
+            with suppress(OSError):  # results are in it
+                out.rmdir()
+
+
 class Results:
     """The folder of results of one run.
 
     run: fit for JSON, what looked at the pictures. resume: go on with an earlier run, whose rows stay. Raises UserError
-    where `out` is a file, or where results are there to go on with that something else made.
+    where results are there to go on with that something else made.
     """
 
     def __init__(self, out: Path, run: dict[str, Any], resume: bool = False) -> None:
-        if out.exists() and not out.is_dir():
-            raise UserError(f"{out}: is a file; name a folder for the results")
         self.out, self.run = out, run
+        self.looks: dict[str, Signature] = {}  # of the pictures, as they were when they were looked at
         self.rows: dict[str, Row] = {}
         self.boxes: dict[str, list[dict[str, Any]]] = {}
         self.low, self.high = heat_range(run["threshold"])
@@ -84,6 +110,7 @@ class Results:
             return
         try:
             before = json.loads((self.out / RUN).read_text(encoding="utf-8"))
+            self.looks = {name: (size, time) for name, (size, time) in before.pop("looks", {}).items()}
             same = {"types": [], "alarm_threshold": before["threshold"]} | before == self.run  # once there were neither
             answers = json.loads((self.out / BOXES).read_text(encoding="utf-8"))
             rows = read_rows(self.out)
@@ -101,9 +128,9 @@ class Results:
         """The names of results, each with its picture."""
         return {name: row.picture for name, row in self.rows.items()}
 
-    def done(self) -> set[str]:
-        """The pictures that need not be looked at again."""
-        return {row.picture for row in self.rows.values() if row.alarm}
+    def done(self) -> dict[str, Signature]:
+        """The pictures that were looked at, as they were then: they need not be looked at again unless they changed."""
+        return {row.picture: self.looks[name] for name, row in self.rows.items() if row.alarm and name in self.looks}
 
     def expect(self, pictures: Iterable[Picture]) -> None:
         """Rows for pictures that are looked at next. Written first of all, they make the files of a run that is killed
@@ -111,9 +138,14 @@ class Results:
         for one in pictures:
             self.rows[one.name] = Row(one.shown, result=one.name)
             self.boxes.pop(one.name, None)
+            self.looks.pop(one.name, None)
+            if found := signature(one.path):
+                self.looks[one.name] = found
 
     def foreign(self, picture: Picture) -> str | None:
         """The first file of the names of a picture's results that is there and not of this run."""
+        if clash := _clash(picture):
+            return clash
         row = self.rows.get(picture.name)
         if row and not row.error:  # where a picture failed there are no files of ours
             return None
@@ -157,7 +189,7 @@ class Results:
             for box in self.boxes.get(row.result, [])
         ]
         write_json(self.out / BOXES, answers)
-        write_json(self.out / RUN, self.run)
+        write_json(self.out / RUN, self.run | {"looks": self.looks})
 
     def _files(self, picture: Picture) -> list[Path]:
         return [self.out / f"{picture.name}{suffix}" for suffix in SUFFIXES]
@@ -188,12 +220,21 @@ def palette_png(numbers: NDArray[np.uint8], colours: RGB) -> bytes:
 def refuse_loss(pictures: Iterable[Picture], out: Path) -> None:
     """Raise UserError where `out` holds files of the results' names that are not of an earlier run, or an earlier run
     had other pictures, too, whose results would be taken for this one's."""
-    results = {TABLE, BOXES, RUN} | {f"{one.name}{suffix}" for one in pictures for suffix in SUFFIXES}
+    results = {TABLE, BOXES, RUN}
+    for one in pictures:
+        if clash := _clash(one):
+            raise UserError(f"{one.shown}: lies in a folder {clash}, which is how files of results end; rename it")
+        results |= {f"{one.name}{suffix}" for suffix in SUFFIXES}
     before = earlier(out)
     if others := before - results:
         raise UserError(f"{out}: holds results of other pictures, such as {min(others)}; name another folder")
     if foreign := {name for name in results - before if (out / name).exists()}:
         raise UserError(f"{out / min(foreign)}: exists and is not from an earlier run; name another folder")
+
+
+def _clash(picture: Picture) -> str | None:
+    """The folder in the name of a picture's results that another picture's file of results may be called, too."""
+    return next((part for part in Path(picture.name).parent.parts if part.endswith(SUFFIXES)), None)
 
 
 def earlier(out: Path) -> set[str]:

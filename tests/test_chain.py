@@ -213,6 +213,15 @@ def test_one_knob_of_synth_reruns_synth_and_what_follows_and_nothing_before(chai
     assert page.endswith("index.html")
 
 
+def test_a_fresh_clone_reads_own_pictures_though_it_has_none_of_the_results_that_the_lock_names(chain: Path, tmp_path):
+    run(tmp_path, "git", "clone", "--quiet", str(chain), "other")
+    other = tmp_path / "other"
+    assert "metrics/report" in (other / "dvc.lock").read_text() and not (other / "metrics/report").exists()
+    shutil.copytree(chain / "data/workpieces/hex_nut", other / "data/mydata/bracket")
+    run(other, "sh", "-c", "dvc exp run -S dataset.path=data/mydata -S 'dataset.categories=[bracket]' prepare")
+    assert (other / "data/prepared/bracket/samples.jsonl").is_file()
+
+
 def test_going_back_after_an_experiment_restores_params_and_results(chain: Path):
     run(chain, "sh", "-c", "git checkout . && dvc checkout")
     assert "guidance_scale: 4.5" in (chain / "params.yaml").read_text()

@@ -1,7 +1,7 @@
 """Which pictures are looked at, under which names, and when one that arrives is whole."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.core.errors import UserError
-from lib.intake import Names, Picture, arrivals, listed
+from lib.intake import Names, Picture, Signature, arrivals, listed, signature
 
 NEW, OUT = Path("data/new"), Path("data/out")
 TABLE = "picture,anomaly_score,defect_pixels,alarm,error,result\n"
@@ -95,10 +95,14 @@ def test_what_cannot_be_is_refused(inside: Path):
         next(arrivals([NEW / "0.png"], OUT, lambda: None))
 
 
-def turns(*between: Callable[[], None], done: tuple[str, ...] = ()) -> list[list[str]]:
+def turns(
+    *between: Callable[[], None],
+    done: Mapping[str, Signature] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[list[str]]:
     """What each turn of watching gives, when these things happen between the turns."""
     steps = iter(between)
-    incoming = arrivals([NEW], OUT, lambda: next(steps)(), done=done)
+    incoming = arrivals([NEW], OUT, lambda: next(steps)(), done=done, say=say)
     return [sorted(one.name for one in next(incoming)) for _ in range(len(between) + 1)]
 
 
@@ -130,13 +134,28 @@ def test_what_vanishes_before_it_is_whole_is_never_looked_at(inside: Path):
 
 
 def test_pictures_of_an_earlier_run_are_not_looked_at_again(inside: Path):
-    write("0.png", "1.png")
-    assert turns(nothing, lambda: write("0.png", text="anew"), nothing, done=("data/new/0.png",)) == [
-        [],
-        ["1"],
-        [],
-        ["0"],
-    ]
+    write("0.png", "1.png", "2.png", "3.png")
+    done = {f"{NEW.as_posix()}/{name}": signature(NEW / name) for name in ("0.png", "1.png", "2.png", "gone.png")}
+    done = {name: found or (1, 1) for name, found in done.items()}
+    write("1.png", text="of another size")
+    os.utime(NEW / "2.png", (1, 1))
+    assert turns(nothing, lambda: write("0.png", text="anew"), nothing, done=done) == [[], ["1", "2", "3"], [], ["0"]]
+
+
+def test_a_folder_that_is_away_for_a_while_is_waited_for(inside: Path):
+    write("0.png")
+    told: list[str] = []
+
+    def back() -> None:
+        Path("elsewhere").rename(NEW)
+        write("1.png")
+
+    steps = (nothing, lambda: NEW.rename("elsewhere"), nothing, back, nothing)
+    assert turns(*steps, say=told.append) == [[], ["0"], [], [], [], ["1"]], "what was seen is not looked at again"
+    assert told == [f"{NEW}: not found; waiting for it"]
+    NEW.rename("elsewhere")
+    with pytest.raises(UserError, match="is no folder"):
+        turns(nothing)
 
 
 def test_new_subfolders_are_seen_and_results_among_the_pictures_are_not(inside: Path):

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from lib.intake import listed
 from lib.metrics.boxes import ScoredBox, component_boxes
 from lib.plots import heat_map
 from lib.predict import loaded, predict_all, watch
-from lib.results import Results
+from lib.results import Results, one_at_a_time
 from lib.scoring import image_score
 from tests import brightness
 from tests.blobs import BUDGET
@@ -442,6 +443,38 @@ def test_watching_goes_on_where_it_was(trained: Path):
     answers = json.loads((OUT / "boxes.json").read_text())
     assert [one for one in answers if one["image_id"] < 3] == json.loads(first["boxes.json"])
     assert all(rows()[one["image_id"] - 1]["picture"] == one["file_name"] for one in answers)
+
+
+def test_a_picture_that_changed_while_nobody_watched_is_looked_at_anew(trained: Path):
+    once(trained, nothing)
+    (NEW / "0.png").write_bytes((NEW / "1.png").read_bytes())
+    assert [line.split(":")[0] for line in once(trained, nothing)] == ["data/new/0.png"]
+    first, second = rows()
+    assert first["anomaly_score"] == second["anomaly_score"]
+    told = json.loads((OUT / "run.json").read_text())
+    write_json(OUT / "run.json", {name: value for name, value in told.items() if name != "looks"})
+    assert len(once(trained, nothing)) == 2, "of an earlier version nobody knows what it looked at"
+
+
+def test_two_runs_do_not_write_into_one_folder(trained: Path):
+    with one_at_a_time(OUT):
+        for run in (look, once):
+            with pytest.raises(UserError, match=f"{OUT}: another run writes its results there"):
+                run(trained)
+    assert not OUT.exists(), "nothing was written"
+    look(trained)
+    assert set(contents(OUT)) == RESULTS
+
+
+def test_a_folder_that_is_called_like_files_of_results_is_refused(trained: Path):
+    (NEW / "0_mask.png").mkdir()
+    shutil.copy(NEW / "1.png", NEW / "0_mask.png/2.png")
+    with pytest.raises(UserError, match=r"2\.png: lies in a folder 0_mask\.png, .*rename it"):
+        look(trained)
+    assert not OUT.exists()
+    once(trained, nothing)
+    errors = {row["picture"]: row["error"] for row in rows()}
+    assert "0_mask.png" in errors.pop("data/new/0_mask.png/2.png") and set(errors.values()) == {""}
 
 
 def test_watching_does_not_go_on_with_what_another_model_wrote(trained: Path):

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from lib import recalibrate
 from lib.core.images import read_image, write_png
 from lib.core.runtime import write_json
 from lib.detectors import patchcore
+from lib.intake import listed
 from lib.trained import read_decision
 from tests import brightness
 
@@ -65,6 +67,14 @@ def test_the_threshold_of_masks_rises_to_what_half_of_the_good_pictures_stay_bel
     decision = read_decision(stored)
     assert 145 < decision.alarm_threshold < 146 and decision.threshold == after and decision.min_area == 2
     assert f"of alarms 100 -> 145, of masks {before:g} -> {after:g}," in capsys.readouterr().out
+
+
+def test_the_promise_is_kept_for_the_onnx_in_the_folder_too_whose_scores_differ(stored: Path, monkeypatch):
+    (stored / "model.onnx").write_bytes(b"a graph")
+    brighter = SimpleNamespace(predict=lambda image: brightness.predict(0.0, image) + np.float32(2))
+    monkeypatch.setattr(recalibrate, "load_exchanged", lambda folder: brighter)
+    _, after = recalibrate.recalibrated(stored, listed([stored.parent / "good"], stored), 0.0, None)
+    assert 147 < after["alarm_threshold"] < 148
 
 
 def test_a_dry_run_changes_nothing(stored: Path, monkeypatch):
