@@ -117,6 +117,10 @@ class Notes:
     doubt: str = ""  # why it is left out, and the remedy
 
 
+# What code that expects other values meets in a malformed file.
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+
+
 class AnnotatedPictures:
     """Collects annotations of any format and converts them to pictures; problems are added to the findings."""
 
@@ -126,6 +130,7 @@ class AnnotatedPictures:
         self.notes: dict[Path, Notes] = {}
         self._lost: dict[Path, list[str]] = defaultdict(list)
         self._in_two_parts: dict[str, list[str]] = defaultdict(list)
+        self._malformed: dict[tuple[Path, str], list[str]] = defaultdict(list)
         self._skipped: Counter[str] = Counter()
         self._called_good: Counter[str] = Counter()
 
@@ -184,10 +189,20 @@ class AnnotatedPictures:
             yield
         except UserError as error:
             self.findings.problems.append(str(error))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except MALFORMED as error:
             self.findings.problems.append(
                 f"{path}: not as {kind} has it: {type(error).__name__}: {error}; export it anew, or remove it"
             )
+
+    @contextmanager
+    def annotation(self, path: Path, name: object) -> Iterator[None]:
+        """Count a malformed annotation of a file, whose others are read."""
+        try:
+            yield
+        except UserError as error:
+            self._malformed[path, str(error)].append(str(name))
+        except MALFORMED as error:
+            self._malformed[path, f"{type(error).__name__}: {error}"].append(str(name))
 
     def pictures(self) -> list[Picture]:
         """All annotated pictures, and those in folders `good`; reports what is missing, skipped or not read.
@@ -201,6 +216,11 @@ class AnnotatedPictures:
             self.findings.problems.append(
                 f"{source}: {len(names)} picture(s) cannot be found below {self.base}: {shortlist(names)}; "
                 f"add them, or remove them from the file"
+            )
+        for (source, error), names in self._malformed.items():
+            self.findings.problems.append(
+                f"{source}: {len(names)} annotation(s) cannot be read ({error}): {shortlist(names)}; correct or remove "
+                "them"
             )
         for parts, twice in self._in_two_parts.items():
             self.findings.problems.append(

@@ -121,8 +121,12 @@ def write_coco(root: Path, change=None) -> None:
     [
         (lambda c: c["annotations"][0].update(image_id=7), "image 7 or category 1 is not in the file"),
         (lambda c: c["annotations"][0].update(category_id=9), "image 1 or category 9 is not in the file"),
-        (lambda c: c["annotations"][0].pop("bbox"), "not as COCO has it: KeyError: 'bbox'"),
-        (lambda c: c["annotations"][0].update(bbox=[1, 2]), "not as COCO has it: ValueError"),
+        (lambda c: c["annotations"][0].pop("bbox"), "1 annotation(s) cannot be read (KeyError: 'bbox'): 1;"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2]), "1 annotation(s) cannot be read (ValueError"),
+        (
+            lambda c: c["annotations"].append(None),
+            "cannot be read (TypeError: 'NoneType' object is not subscriptable): 1;",
+        ),
         (lambda c: c["images"].append(5), "not as COCO has it: AttributeError"),
         (lambda c: c["images"][0].update(file_name="gone.png"), "1 picture(s) cannot be found below"),
         (lambda c: c["images"][0].update(file_name="../../gone.png"), "leads out of the data set"),
@@ -138,6 +142,17 @@ def test_a_file_of_the_wrong_form_is_one_problem_that_names_it(tmp_path, change,
     read_category(tmp_path, "nut", findings)
     [problem] = findings.problems
     assert str(tmp_path / "all.json") in problem and said in problem
+
+
+def test_all_malformed_annotations_of_a_file_are_told_at_once_alike_ones_together(tmp_path):
+    boxes = [[1, 1, 3, 3], "a", [1, 2], [3, 4], [2, 2, 3, 3]]
+    whole = [{"id": 10 + n, "image_id": 1, "category_id": 1, "bbox": box} for n, box in enumerate(boxes)]
+    write_coco(tmp_path, lambda c: c.update(annotations=[*whole, {**whole[0], "id": 20, "image_id": 5}]))
+    findings = Findings()
+    [picture, *_] = read_category(tmp_path, "nut", findings)
+    told = [problem.partition("cannot be read ")[2] for problem in findings.problems]
+    assert [one.rpartition(": ")[2].partition(";")[0] for one in told] == ["11", "12, 13", "20"]
+    assert picture.annotation is not None and len(picture.annotation.regions) == 2
 
 
 def test_a_picture_of_another_size_than_was_annotated_is_a_problem(tmp_path):

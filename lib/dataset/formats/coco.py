@@ -58,16 +58,14 @@ def _read_file(path: Path, content: dict[str, Any], found: AnnotatedPictures) ->
                 f"them anew"
             )
     for number, one in enumerate(content["annotations"]):
-        if one["image_id"] not in notes or one["category_id"] not in labels:
-            raise UserError(
-                f"{path}: annotation {one.get('id', number)}: image {one['image_id']} or category {one['category_id']} "
-                f"is not in the file; export it anew"
-            )
-        if (picture := notes[one["image_id"]]) is not None:
-            found.region(picture, labels[one["category_id"]], _shape(path, one))
+        with found.annotation(path, one.get("id", number) if isinstance(one, dict) else number):
+            if one["image_id"] not in notes or one["category_id"] not in labels:
+                raise UserError(f"image {one['image_id']} or category {one['category_id']} is not in the file")
+            if (picture := notes[one["image_id"]]) is not None:
+                found.region(picture, labels[one["category_id"]], _shape(one))
 
 
-def _shape(path: Path, annotation: dict[str, Any]) -> Shape:
+def _shape(annotation: dict[str, Any]) -> Shape:
     """The most exact of what an annotation holds."""
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, dict):
@@ -75,9 +73,7 @@ def _shape(path: Path, annotation: dict[str, Any]) -> Shape:
         counts = segmentation["counts"]
         if isinstance(counts, list):
             if any(count < 0 or not isinstance(count, int) for count in counts) or sum(counts) != width * height:
-                raise UserError(
-                    f"{path}: annotation {annotation.get('id')}: run lengths that do not fill {width} x {height} px"
-                )
+                raise UserError(f"run lengths that do not fill {width} x {height} px")
             counts = runs.frPyObjects({"counts": counts, "size": [height, width]}, height, width)["counts"]
         return RunLengths(counts if isinstance(counts, bytes) else str(counts).encode("ascii"), (width, height))
     if segmentation:
