@@ -110,7 +110,7 @@ def arrivals(
         for folder in folders:
             try:
                 inside = list(_inside(folder, out))
-            except UserError as error:
+            except (UserError, OSError) as error:  # such as those of a network that is down
                 if first:
                     raise
                 if folder not in away:
@@ -121,11 +121,11 @@ def arrivals(
             for path, place in inside:
                 if found := signature(path):
                     now[path], within[path] = found, place
-        if first:
-            seen = {path: done[legible(path)] for path in now if legible(path) in done}
-        ready = [path for path, found in now.items() if before.get(path) == found != seen.get(path)]
-        seen |= {path: now[path] for path in ready}
+        known = {path: seen.get(path, done.get(legible(path))) for path in now}
+        ready = [path for path, found in now.items() if before.get(path) == found != known[path]]
         yield [names.of(path, within[path]) for path in ready]
+        # What went away meanwhile could not be looked at: it is new when it comes back.
+        seen |= {path: now[path] for path in ready if signature(path)}
         before, first = now, False
         wait()
 

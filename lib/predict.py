@@ -14,7 +14,8 @@ command has written. FOLDER gets for each picture NAME, where a.png and a.jpg of
                     no, what went wrong, and NAME
     boxes.json      boxes as COCO results: image_id is the picture's row in scores.csv, category_id the type's place in
                     the types of run.json, both from 1 on; 1 where no types are told, as by an ONNX file
-    run.json        what looked: detector, weights, thresholds, min_area, types, the range of the heat map
+    run.json        what looked: detector, weights, thresholds, min_area, types, the range of the heat map;
+                    `looks`: size and time of every picture when it was looked at
 
 A picture is an alarm if "min_area" connected pixels reach the "alarm_threshold" of the model's threshold.json. Marked
 is then the region around them in which pixels reach "threshold", or, if that is the higher one, what of them reaches
@@ -22,8 +23,9 @@ it, if anything does. Without an alarm nothing is marked. A picture that cannot 
 named in scores.csv, and the others are looked at all the same; the exit code is then 1. An earlier run on these
 pictures is replaced; no other file is.
 
---watch goes on until Ctrl-C: pictures are looked at as they arrive, once they no longer grow. It goes on with what it
-wrote before, where the model is the same.
+--watch goes on until Ctrl-C: pictures are looked at as they arrive or change, once they no longer grow. It goes on with
+what it wrote before, where the model is the same; a folder of results without `looks` is of an earlier version, and its
+pictures are looked at once more.
 
 --runtime onnx runs the `model.onnx` that `python -m lib.exchange` writes; MODEL may then be that file alone.
 """
@@ -46,7 +48,7 @@ from lib.core.pipeline import refuse_outputs
 from lib.core.runtime import progress
 from lib.exchange import load_exchanged
 from lib.intake import Picture, arrivals, listed
-from lib.results import Results, heat_range, one_at_a_time, refuse_loss, summary
+from lib.results import Results, heat_range, one_at_a_time, refuse_clash, refuse_loss, summary
 from lib.scoring import image_score
 from lib.trained import Inspector, load_trained
 
@@ -61,7 +63,11 @@ def main() -> None:
     parser.add_argument("pictures", type=Path, nargs="+", help="pictures, or folders of pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, none of the pictures' own")
     parser.add_argument("--runtime", choices=["torch", "onnx"], default="torch", help="what runs the detector")
-    parser.add_argument("--watch", action="store_true", help="wait for new pictures in the folders")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="wait for new and changed pictures in the folders, until Ctrl-C; go on from an earlier run",
+    )
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two looks into watched folders")
     args = parser.parse_args()
     if not 0 < args.every <= LONGEST:  # never so with NaN
@@ -150,10 +156,13 @@ def _look_at_new(
     """Look at pictures that arrived, and tell a line of each."""
     own = []
     for picture in pictures:
-        if foreign := results.foreign(picture):
-            results.fail(picture, f"{foreign} exists and is not from this run")
-        else:
+        try:
+            refuse_clash(picture)
+            if foreign := results.foreign(picture):
+                raise UserError(f"{foreign} exists and is not from this run")
             own.append(picture)
+        except UserError as error:
+            results.fail(picture, str(error))
     results.expect(own)
     results.write()
     _look(inspector, own, results)

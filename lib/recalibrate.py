@@ -4,7 +4,8 @@
 
 The pictures in the folder must show no defects; afterwards at most this share of them is an alarm. The threshold of
 masks is raised where half of the pictures would have some. The model's threshold.json stores how they were chosen, and
-what training chose; a `model.onnx` in the folder gets the new thresholds, too, but copies elsewhere do not. Nothing
+what training chose; a `model.onnx` in the folder looks at the pictures and gets the new thresholds, too, but copies
+elsewhere do not. Nothing
 else changes. A folder below models/detectors is an output of DVC, and the next `dvc repro` sets its thresholds back:
 recalibrate the copy that runs on the line.
 """
@@ -57,7 +58,8 @@ def recalibrated(
     """What threshold.json of the trained seed in `folder` says, and what it is to say after these good pictures.
 
     Raises UserError where there is no trained seed, for a rate that is no share below 1 or no area, for a rate that so
-    few pictures cannot show, for an area above that of a picture, and for a picture that cannot be read.
+    few pictures cannot show, for an area above that of a picture, for a picture that cannot be read, and for a
+    `model.onnx` in the folder that is broken or made of other weights.
     """
     if not 0 <= rate < 1:
         raise UserError(f"--false-alarm-rate: a share from 0 to below 1 (found {rate})")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ OUTLINE = (255, 40, 40)
 SUFFIXES = ("_mask.png", "_found.png", "_heat.png")  # behind the name of each picture
 BOXES = "boxes.json"
 RUN = "run.json"
-LOCK = ".lock"  # hidden files are no pictures
+LOCK = ".lib.predict.lock"  # hidden files are no pictures
 QUICK_PNG = (  # to choose a filter for each row takes half as long again
     cv2.IMWRITE_PNG_STRATEGY,
     cv2.IMWRITE_PNG_STRATEGY_RLE,
@@ -77,6 +78,8 @@ def one_at_a_time(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise UserError(f"{out}: another run writes its results there; wait for it, or name another folder") from None
+    except OSError as error:  # some network drives have no locks
+        warnings.warn(f"{out}: cannot be locked ({error}): see to it that no other run writes there", stacklevel=2)
     try:
         yield
     finally:
@@ -114,7 +117,7 @@ class Results:
             same = {"types": [], "alarm_threshold": before["threshold"]} | before == self.run  # once there were neither
             answers = json.loads((self.out / BOXES).read_text(encoding="utf-8"))
             rows = read_rows(self.out)
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             same = False
         if not same:
             raise UserError(
@@ -144,8 +147,6 @@ class Results:
 
     def foreign(self, picture: Picture) -> str | None:
         """The first file of the names of a picture's results that is there and not of this run."""
-        if clash := _clash(picture):
-            return clash
         row = self.rows.get(picture.name)
         if row and not row.error:  # where a picture failed there are no files of ours
             return None
@@ -222,8 +223,7 @@ def refuse_loss(pictures: Iterable[Picture], out: Path) -> None:
     had other pictures, too, whose results would be taken for this one's."""
     results = {TABLE, BOXES, RUN}
     for one in pictures:
-        if clash := _clash(one):
-            raise UserError(f"{one.shown}: lies in a folder {clash}, which is how files of results end; rename it")
+        refuse_clash(one)
         results |= {f"{one.name}{suffix}" for suffix in SUFFIXES}
     before = earlier(out)
     if others := before - results:
@@ -232,9 +232,11 @@ def refuse_loss(pictures: Iterable[Picture], out: Path) -> None:
         raise UserError(f"{out / min(foreign)}: exists and is not from an earlier run; name another folder")
 
 
-def _clash(picture: Picture) -> str | None:
-    """The folder in the name of a picture's results that another picture's file of results may be called, too."""
-    return next((part for part in Path(picture.name).parent.parts if part.endswith(SUFFIXES)), None)
+def refuse_clash(picture: Picture) -> None:
+    """Raise UserError where a folder of a picture is called like files of results, which may stand in its way."""
+    for part in Path(picture.name).parent.parts:
+        if part.endswith(SUFFIXES) or part in (TABLE, BOXES, RUN):
+            raise UserError(f"{picture.shown}: lies in a folder {part}, as files of results are called; rename it")
 
 
 def earlier(out: Path) -> set[str]:

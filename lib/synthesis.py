@@ -20,7 +20,6 @@ from lib.core.records import Placement, Synthetic, read_records, write_records
 from lib.core.runtime import progress, replace_folder, work_folder
 from lib.generators import NON_FINITE, Answer, Failed, Made, RealData, find
 from lib.placement.foreground import outer_mask, outline_error
-from lib.vision.shapes import grown
 
 SHEET = (6, 8)  # rows and columns of each defect type on the contact sheet
 
@@ -141,6 +140,7 @@ class _Keeper:
         if placement.on_part and not answer.own_background:
             normal = self.read(Path(self.real.samples[placement.normal].image))
             answer = kept_within(self.room(placement.normal), answer, normal, self.feather)
+            record = replace(record, knobs={"feather": self.feather, **self.knobs, "on_part": True})
         image, digest = self._write("images", placement, answer.image)
         record = replace(record, image=image, sha256=digest, notes=answer.notes)
         if answer.own_background:
@@ -153,10 +153,14 @@ class _Keeper:
         return replace(record, mask=mask, mask_sha256=digest)
 
     def _room(self, normal: str) -> Mask:
-        """Where a defect may change a good picture: on the part, and as far around it as its outline is uncertain."""
+        """Where a defect may change a good picture: on the part, as far around it as a detected outline may be off, and
+        where the change fades out."""
         sample = self.real.samples[normal]
         part = outer_mask(sample, self.read(Path(sample.image)))
-        return grown(part, outline_error(part.shape) + self.feather)
+        error = outline_error(part.shape) if sample.foreground is None else 0
+        # A dilation would take seconds with large pictures.
+        away = cv2.distanceTransform((~part).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+        return np.asarray(away <= error + self.feather)
 
     def _box(self, answer: Made) -> Box:
         """The box of a defect on its own background; the whole picture if there is no mask yet, or an empty one."""

@@ -211,6 +211,8 @@ def test_one_knob_of_synth_reruns_synth_and_what_follows_and_nothing_before(chai
     assert run(chain, "dvc", "metrics", "diff", "HEAD").returncode == 0
     page = run(chain, "dvc", "plots", "show").stdout.strip().splitlines()[-1]
     assert page.endswith("index.html")
+    drawn = json.loads(run(chain, "dvc", "plots", "show", "--json").stdout)
+    assert not drawn.get("errors") and "unet" in json.dumps(drawn["data"]["arms"])
 
 
 def test_a_fresh_clone_reads_own_pictures_though_it_has_none_of_the_results_that_the_lock_names(chain: Path, tmp_path):

@@ -1,5 +1,6 @@
 """Which pictures are looked at, under which names, and when one that arrives is whole."""
 
+import errno
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
@@ -153,6 +154,47 @@ def test_a_folder_that_is_away_for_a_while_is_waited_for(inside: Path):
     steps = (nothing, lambda: NEW.rename("elsewhere"), nothing, back, nothing)
     assert turns(*steps, say=told.append) == [[], ["0"], [], [], [], ["1"]], "what was seen is not looked at again"
     assert told == [f"{NEW}: not found; waiting for it"]
+
+
+def test_a_network_that_is_down_is_waited_for(inside: Path, monkeypatch: pytest.MonkeyPatch):
+    write("0.png")
+    told: list[str] = []
+    plain = Path.exists
+
+    def stale(path: Path, **follow: bool) -> bool:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    def down() -> None:
+        monkeypatch.setattr(Path, "exists", stale)
+
+    def up() -> None:
+        monkeypatch.setattr(Path, "exists", plain)
+
+    assert turns(nothing, down, up, nothing, say=told.append) == [[], ["0"], [], [], []]
+    assert len(told) == 1 and "Stale file handle; waiting for it" in told[0]
+
+
+def test_what_is_gone_when_it_is_looked_at_is_new_when_it_comes_back(inside: Path):
+    write("0.png", "1.png")
+    incoming = arrivals([NEW], OUT, lambda: None)
+    assert next(incoming) == []
+    assert [one.name for one in next(incoming)] == ["0", "1"]
+    (NEW / "0.png").rename("aside.png")  # while the two are looked at
+    assert next(incoming) == []
+    Path("aside.png").rename(NEW / "0.png")
+    assert [[one.name for one in next(incoming)] for _ in range(3)] == [[], ["0"], []]
+
+
+def test_a_picture_of_an_earlier_run_that_comes_late_is_known(inside: Path):
+    write("0.png")
+    done = {f"{NEW.as_posix()}/0.png": signature(NEW / "0.png")}
+    (NEW / "0.png").rename("aside.png")
+    write("1.png")
+    assert turns(nothing, lambda: Path("aside.png").rename(NEW / "0.png"), nothing, done=done) == [[], ["1"], [], []]
+
+
+def test_a_folder_that_is_away_at_first_is_refused(inside: Path):
+    write("0.png")
     NEW.rename("elsewhere")
     with pytest.raises(UserError, match="is no folder"):
         turns(nothing)

@@ -1,6 +1,7 @@
 """New pictures through a trained detector: what is found, in files, and no file of anybody else's touched."""
 
 import csv
+import errno
 import itertools
 import json
 import os
@@ -474,7 +475,25 @@ def test_a_folder_that_is_called_like_files_of_results_is_refused(trained: Path)
     assert not OUT.exists()
     once(trained, nothing)
     errors = {row["picture"]: row["error"] for row in rows()}
-    assert "0_mask.png" in errors.pop("data/new/0_mask.png/2.png") and set(errors.values()) == {""}
+    assert "lies in a folder 0_mask.png" in errors.pop("data/new/0_mask.png/2.png") and set(errors.values()) == {""}
+
+
+@pytest.mark.parametrize("text", ["null", '"x"', '{"looks": []}', "{", '{"looks": {"0": 3}}'])
+def test_a_broken_run_json_is_not_gone_on_with(trained: Path, text: str):
+    once(trained, nothing)
+    (OUT / "run.json").write_text(text)
+    with pytest.raises(UserError, match="holds other results"):
+        once(trained, nothing)
+
+
+def test_where_a_drive_has_no_locks_results_are_written_with_a_warning(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    def refused(lock: object, timeout: float) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("lib.results.filelock.FileLock.acquire", refused)
+    with pytest.warns(UserWarning, match="cannot be locked.*No locks available"):
+        look(trained)
+    assert set(contents(OUT)) == RESULTS
 
 
 def test_watching_does_not_go_on_with_what_another_model_wrote(trained: Path):

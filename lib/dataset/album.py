@@ -202,7 +202,7 @@ class AnnotatedPictures:
         except UserError as error:
             self._malformed[path, str(error)].append(str(name))
         except MALFORMED as error:
-            self._malformed[path, f"{type(error).__name__}: {error}"].append(str(name))
+            self._malformed[path, type(error).__name__].append(f"{name} ({error})")
 
     def pictures(self) -> list[Picture]:
         """All annotated pictures, and those in folders `good`; reports what is missing, skipped or not read.

@@ -91,8 +91,8 @@ def summary(params: Params, metrics: Path, scores: pd.DataFrame) -> dict[str, An
 def write_report(params: Params, metrics: Path) -> str:
     """Write `summary.json` and the folder `report/` below `metrics`; returns verdict and tables for the terminal.
 
-    The folder gets report.md, differences.csv, arms.csv and training/ for DVC's plots, and the same as pictures, since
-    DVC's own page needs a network.
+    The folder gets report.md, differences.csv, arms.csv for DVC's plots, training/ with curves, and the same as
+    pictures, since DVC's own page needs a network.
     """
     out, scores = metrics / "report", read_scores(params, metrics / "detection")
     contrasts = over_pictures(params, differences(params, scores, empty_arms(params, metrics)), metrics / "detection")
@@ -138,7 +138,7 @@ def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.Dat
 
 
 def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> None:
-    """Tables for DVC's plots, and pictures."""
+    """Tables and pictures of arms and curves."""
     out = metrics / "report"
     means = spread(scores)["mean"].xs("pixel_ap", level="metric").reset_index()
     names = means[["arm", "category", "detector"]].astype(str).agg(" ".join, axis="columns")

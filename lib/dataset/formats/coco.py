@@ -59,8 +59,9 @@ def _read_file(path: Path, content: dict[str, Any], found: AnnotatedPictures) ->
             )
     for number, one in enumerate(content["annotations"]):
         with found.annotation(path, one.get("id", number) if isinstance(one, dict) else number):
-            if one["image_id"] not in notes or one["category_id"] not in labels:
-                raise UserError(f"image {one['image_id']} or category {one['category_id']} is not in the file")
+            for key, there in (("image_id", notes), ("category_id", labels)):
+                if one[key] not in there:
+                    raise UserError(f"its {key} is not in the file")
             if (picture := notes[one["image_id"]]) is not None:
                 found.region(picture, labels[one["category_id"]], _shape(one))
 
