@@ -8,7 +8,7 @@ export DVC_NO_ANALYTICS := 1
 .PHONY: help setup setup-dev start try repro report test lint bench clean-work
 SHOW := cat metrics/report/report.md && echo \
 	&& echo "Every sample: metrics/report/index.html, in any browser" \
-	&& echo "Pictures: metrics/synth, metrics/masks, metrics/fidelity, metrics/detection, metrics/report"
+	&& echo "Pictures: metrics/synth, metrics/masks, metrics/fidelity, metrics/detection, metrics/plots"
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14

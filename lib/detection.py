@@ -143,7 +143,8 @@ def _content(folder: Path) -> str:
 
 
 def _is_as_trained(folder: Path) -> bool:
-    """Whether nobody changed what a training wrote, as one can through the links of `_linked`."""
+    """Whether nobody changed weights, curves or scores that a training wrote, as one can through the links of
+    `_linked`; its provenance itself is not compared."""
     try:
         return bool(json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))["content"] == _content(folder))
     except (OSError, ValueError, KeyError, TypeError):

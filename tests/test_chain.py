@@ -212,7 +212,9 @@ def test_one_knob_of_synth_reruns_synth_and_what_follows_and_nothing_before(chai
     page = run(chain, "dvc", "plots", "show").stdout.strip().splitlines()[-1]
     assert page.endswith("index.html")
     drawn = json.loads(run(chain, "dvc", "plots", "show", "--json").stdout)
-    assert not drawn.get("errors") and "unet" in json.dumps(drawn["data"]["arms"])
+    assert not drawn.get("errors") and "unet" in json.dumps(drawn["data"]["metrics/plots/arms.csv"])
+    files = {Path(name).name for name in drawn["data"]}
+    assert {"mvp_diff-hex_nut.csv", "training.png", "alarms.png", "pixel_ap.png"} <= files, "curves and pictures"
 
 
 def test_a_fresh_clone_reads_own_pictures_though_it_has_none_of_the_results_that_the_lock_names(chain: Path, tmp_path):

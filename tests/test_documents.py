@@ -21,7 +21,7 @@ def outputs(folder: str) -> list[tuple[str, str]]:
     """Stage and path of everything that the pipeline writes into a folder, as its page writes the path."""
     pairs = []
     for name, stage in STAGES.items():
-        for out in [*stage.get("outs", []), *stage.get("metrics", [])]:
+        for out in (out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])):
             path = out if isinstance(out, str) else next(iter(out))
             path = re.sub(r"\$\{item\.(\w+)\}", lambda hit: hit[1].upper(), path)
             if path.startswith(f"{folder}/"):

@@ -172,7 +172,7 @@ def test_a_stage_lists_exactly_the_data_that_it_reads(name: str, reads: dict):
     for item, recorder in reads[name]:
         params = {"item": item, "dataset": {"path": "data/workpieces"}}
         listed = set(pipeline._filled(STAGES[name]["deps"], params))
-        outs = STAGES[name].get("outs", []) + STAGES[name].get("metrics", [])
+        outs = [out for kind in ("outs", "metrics", "plots") for out in STAGES[name].get(kind, [])]
         written = pipeline._filled([out if isinstance(out, str) else next(iter(out)) for out in outs], params)
         data = {
             file

@@ -65,7 +65,8 @@ def refuse_outputs(place: Path) -> None:
     outs = [
         (stage, out if isinstance(out, str) else next(iter(out)))
         for stage, entry in stages.items()
-        for out in (*entry.get("outs", ()), *entry.get("metrics", ()))
+        for kind in ("outs", "metrics", "plots")
+        for out in entry.get(kind, ())
     ]
     for real in {Path(os.path.abspath(place)), place.resolve()}:  # noqa: PTH100  `data` may be a link, and so may `place`
         if not real.is_relative_to(Path.cwd()):

@@ -105,8 +105,8 @@ class Placement:
 
     `like` and `component` name the real defect from which place, size and aspect were drawn, or, if a person drew the
     box, the one with the most similar size and aspect. `shape`: the outline that a person drew in the box, if any, as
-    pixels (x, y); generators that paint into shapes use it as their hole, others use the box. `on_part`: nothing but
-    the part changes, also where the box reaches beyond it.
+    pixels (x, y); generators that paint into shapes use it as their hole, others use the box. `on_part`: what is
+    painted beside the part is undone, also within the box; holes of a detected part may change.
     """
 
     id: str

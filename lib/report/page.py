@@ -62,8 +62,8 @@ def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
         "parts": sections[3:],
         "meanings": {COLUMNS[name]: MEANINGS[name] for name in scores["metric"].cat.categories},
         "pictures": pictures(params),
-        "alarms": uri("png", (metrics / "report" / "alarms.png").read_bytes()),
-        "plots": _plots(metrics / "report"),
+        "alarms": uri("png", (metrics / "plots/pictures/alarms.png").read_bytes()),
+        "plots": _plots(metrics / "plots"),
         "outcomes": _counts(counts),
         "boxes": _box_histograms(params, answers),
         "scores": _score_histograms(answers, bounds),
@@ -175,4 +175,4 @@ def _score_histograms(answers: Answers, bounds: dict[str, Limit]) -> list[Markup
 def _plots(folder: Path) -> dict[str, str]:
     """What `write_report` drew, by titles; the curves only where a generator learns."""
     drawn = [name for name in PLOTS if name != "training" or any((folder / "training").glob("*.csv"))]
-    return {PLOTS[name]: uri("png", (folder / f"{name}.png").read_bytes()) for name in drawn}
+    return {PLOTS[name]: uri("png", (folder / "pictures" / f"{name}.png").read_bytes()) for name in drawn}

@@ -89,10 +89,10 @@ def summary(params: Params, metrics: Path, scores: pd.DataFrame) -> dict[str, An
 
 
 def write_report(params: Params, metrics: Path) -> str:
-    """Write `summary.json` and the folder `report/` below `metrics`; returns verdict and tables for the terminal.
+    """Write `summary.json` and the folders `report/` and `plots/` below `metrics`; returns what a terminal shows.
 
-    The folder gets report.md, differences.csv, arms.csv for DVC's plots, training/ with curves, and the same as
-    pictures, since DVC's own page needs a network.
+    `report/` gets report.md and differences.csv; `plots/`, for `dvc plots show`, bars of all arms (arms.csv) and
+    curves (training/) as tables, and the same as pictures, since DVC's own page needs a network.
     """
     out, scores = metrics / "report", read_scores(params, metrics / "detection")
     contrasts = over_pictures(params, differences(params, scores, empty_arms(params, metrics)), metrics / "detection")
@@ -139,7 +139,9 @@ def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.Dat
 
 def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> None:
     """Tables and pictures of arms and curves."""
-    out = metrics / "report"
+    out = metrics / "plots"
+    curves_of, drawn = out / "training", out / "pictures"
+    curves_of.mkdir(parents=True, exist_ok=True)  # DVC expects it, also where no generator learns
     means = spread(scores)["mean"].xs("pixel_ap", level="metric").reset_index()
     names = means[["arm", "category", "detector"]].astype(str).agg(" ".join, axis="columns")
     write_text(out / "arms.csv", _csv(pd.DataFrame({"arm": names, "pixel_ap": means["mean"]})))
@@ -149,12 +151,12 @@ def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, contrasts:
             path = metrics / "finetune" / generator / category / "plots" / "metrics" / "loss.tsv"  # DVCLive's
             if path.exists():  # a generator that learns nothing has none
                 points = pd.read_csv(path, sep="\t")[["step", "loss"]]
-                write_text(out / "training" / f"{generator}-{category}.csv", _csv(points))
+                write_text(curves_of / f"{generator}-{category}.csv", _csv(points))
                 curves[f"loss of {generator}, {category}"] = points.to_numpy().tolist()
-    plots.learning_curve(out / "training.png", curves)
+    plots.learning_curve(drawn / "training.png", curves)
     trade = trade_curves(read_trade(params, metrics / "detection", DRAWN))
     axes = ("false alarms, of 100 good pictures", "missed, of 100 pictures with a defect")
-    plots.trade_offs(out / "alarms.png", trade, *axes, (REAL_ONLY, PLACEBO))
+    plots.trade_offs(drawn / "alarms.png", trade, *axes, (REAL_ONLY, PLACEBO))
     heights = spread(over_categories(scores)).reset_index()
     chance = contrasts.set_index(["detector", "metric", "arm"])["equal_arms"].to_dict()
     for metric in BARS:
@@ -162,7 +164,7 @@ def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, contrasts:
         for row in heights[heights["metric"] == metric].to_dict("records"):
             bar = plots.Bar(row["mean"], row["std"], chance.get((row["detector"], metric, row["arm"]), np.nan))
             groups.setdefault(row["detector"], {})[row["arm"]] = bar
-        plots.bars(out / f"{metric}.png", groups, f"{COLUMNS[metric]}, mean over categories", (REAL_ONLY, PLACEBO))
+        plots.bars(drawn / f"{metric}.png", groups, f"{COLUMNS[metric]}, mean over categories", (REAL_ONLY, PLACEBO))
 
 
 def _arms_table(scores: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
@@ -215,7 +217,7 @@ def _types_table(params: Params, folder: Path, metric: str) -> pd.DataFrame:
 def pictures(params: Params) -> list[str]:
     """Where which pictures lie, one line for each place, in Markdown."""
     lines = ["`metrics/report/index.html`: this report with every sample, to be filtered and compared; opens offline"]
-    lines.append("`metrics/report/`: this page, bars, misses for false alarms, and training curves")
+    lines.append("`metrics/plots/pictures/`: bars of all arms, misses for false alarms, and training curves")
     for name in params.generators:
         lines.append(f"`metrics/synth/{name}/`, `metrics/masks/{name}/`, `metrics/fidelity/{name}/`")
     lines.append("`metrics/fidelity/<category>.png`: the same placements through every generator")

@@ -99,7 +99,8 @@ def test_the_folders_that_stages_write_to_are_those_of_dvc_yaml(monkeypatch: pyt
         next(iter(out)) if isinstance(out, dict) else out
         for name, stage in stages.items()
         if name != "workpieces"
-        for out in (*stage.get("outs", ()), *stage.get("metrics", ()))
+        for kind in ("outs", "metrics", "plots")
+        for out in stage.get(kind, ())
     }
     outs = {out.split("/${")[0] for out in outs}
     assert {written_at(out) for out in outs} == {*WRITTEN}

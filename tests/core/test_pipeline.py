@@ -182,6 +182,7 @@ def test_a_template_that_is_all_of_a_text_keeps_its_type():
         ("metrics/spray.json", True),
         ("metrics/brush.json", True),
         ("data", False),
+        ("metrics/curves/loss.csv", True),
         ("data/models/brush", False),
         ("data/painted-by-me", False),
         ("metrics/brush.html", False),
@@ -190,7 +191,8 @@ def test_a_template_that_is_all_of_a_text_keeps_its_type():
 )
 def test_what_stages_write_is_no_place_for_anything_else(project: Path, place: str, is_output: bool):
     outs = ["data/models/${item.method}/${item.category}", {"data/painted": {"persist": True}}]
-    write(STAGE | {"outs": outs, "metrics": [{"metrics/${item.method}.json": {"cache": False}}]}, PARAMS)
+    metrics, curves = [{"metrics/${item.method}.json": {"cache": False}}], [{"metrics/curves": {"x": "step"}}]
+    write(STAGE | {"outs": outs, "metrics": metrics, "plots": curves}, PARAMS)
     Path("linked").symlink_to("data")
     if is_output:
         with pytest.raises(UserError, match="belongs to the stage paint of dvc"):

@@ -157,6 +157,44 @@ def test_all_malformed_annotations_of_a_file_are_told_at_once_alike_ones_togethe
     assert picture.annotation is not None and len(picture.annotation.regions) == 2
 
 
+def test_all_malformed_shapes_of_cvats_file_are_told_at_once(tmp_path):
+    touch(tmp_path, "a.png", "b.png", "c.png")
+    shapes = '<box label="crack" xtl="1" ytl="1" xbr="3" {}="3"/>'
+    images = {"a": shapes.format("ybr") + shapes.format("y2") + '<polygon label="crack" points="1,1;x,2;3,3"/>'}
+    images |= {"b": shapes.format("y2"), "c": '<mask label="crack" left="0" top="0" width="2" height="2" rle="1,9"/>'}
+    inner = "".join(f'<image name="{n}.png" width="8" height="8">{shape}</image>' for n, shape in images.items())
+    (tmp_path / "all.xml").write_text(f'<annotations>{inner}<image id="9" width="8" height="8"/></annotations>')
+    findings = Findings()
+    [picture, *_] = read_category(tmp_path, "nut", findings)
+    told = " ".join(findings.problems)
+    assert len(findings.problems) == 3 and all(str(tmp_path / "all.xml") in problem for problem in findings.problems)
+    assert "3 annotation(s) cannot be read (KeyError): box, element 2 of a.png ('ybr'), box, element 1 of b.png" in told
+    assert "polygon, element 3 of a.png" in told and "do not fill 2 x 2 px" in told and "image 3 ('name')" in told
+    assert picture.annotation is not None and len(picture.annotation.regions) == 1, "the sound ones are read"
+
+
+def test_all_malformed_results_of_label_studio_are_told_at_once(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    box = {"x": 10, "y": 10, "width": 30, "height": 30, "rectanglelabels": ["crack"]}
+    size = {"original_width": 8, "original_height": 8, "type": "rectanglelabels"}
+    results = [{"id": "r1", "value": box, **size}, {"id": "r2", "value": box | {"x": "left"}, **size}]
+    results.append({"id": "r3", "value": {"rle": [1, 2], "brushlabels": ["crack"]}, **size})
+    tasks = [
+        {"id": 1, "data": {"image": "a.png"}, "annotations": [{"result": results}]},
+        {"id": 2, "data": {"image": "b.png"}, "annotations": [{"result": results[1:2]}]},
+        {"id": 3, "data": {}, "annotations": [{"result": []}]},
+        {"id": 4, "data": {"image": "b.png"}, "annotations": [{}]},
+    ]
+    (tmp_path / "all.json").write_text(json.dumps(tasks))
+    findings = Findings()
+    [picture, *_] = read_category(tmp_path, "nut", findings)
+    told = " ".join(findings.problems)
+    assert len(findings.problems) == 4 and all(str(tmp_path / "all.json") in problem for problem in findings.problems)
+    assert "2 annotation(s) cannot be read (ValueError): result r2 of task 1" in told and "result r2 of task 2" in told
+    assert "brush stroke" in told and "names no picture): task 3" in told and "task 4 ('result')" in told
+    assert picture.annotation is not None and len(picture.annotation.regions) == 1, "the sound ones are read"
+
+
 def test_a_picture_of_another_size_than_was_annotated_is_a_problem(tmp_path):
     write_coco(tmp_path, lambda c: c["images"][0].update(width=16, height=8))
     with pytest.raises(DatasetProblems, match=r"all\.json: it was made for a picture of 16 x 8 px, .*a\.png has 8 x 8"):

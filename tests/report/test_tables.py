@@ -373,7 +373,7 @@ def test_a_metric_that_is_not_defined_breaks_nothing_and_is_null_in_the_summary(
 
     summary = json.loads((METRICS / "summary.json").read_text(), parse_constant=refuse)
     assert summary["unet"]["none"]["aupro"] is None and summary["unet"]["none"]["pixel_auroc"] == 0.6
-    assert read_image(METRICS / "report/aupro.png").size
+    assert read_image(METRICS / "plots/pictures/aupro.png").size
 
 
 def test_a_value_that_one_seed_lacks_is_not_averaged_away(params: Params):
@@ -443,9 +443,9 @@ def test_a_data_set_without_twins_says_so(params: Params):
 def test_the_tables_for_plots_hold_every_arm_and_every_logged_step(params: Params):
     write_metrics()
     write_report(params, METRICS)
-    arms = list(csv.DictReader((METRICS / "report/arms.csv").open()))
+    arms = list(csv.DictReader((METRICS / "plots/arms.csv").open()))
     assert len(arms) == 6 + 4 and arms[0] == {"arm": "none a unet", "pixel_ap": "0.5"}
-    files = sorted((METRICS / "report/training").iterdir())
+    files = sorted((METRICS / "plots/training").iterdir())
     assert [file.name for file in files] == ["mvp_diff-a.csv", "mvp_diff-b.csv"]
     steps = list(csv.DictReader(files[0].open()))
     assert [(float(row["step"]), float(row["loss"])) for row in steps] == [(10, 0.9), (20, 0.5)]
@@ -456,10 +456,11 @@ def test_the_tables_for_plots_hold_every_arm_and_every_logged_step(params: Param
 def test_the_pictures_can_be_opened_and_two_reports_are_equal_byte_for_byte(params: Params):
     write_metrics()
     write_report(params, METRICS)
-    pictures = sorted((METRICS / "report").glob("*.png"))
+    pictures = sorted((METRICS / "plots/pictures").glob("*.png"))
     assert [path.stem for path in pictures] == ["alarms", "aupro", "pixel_ap", "training"]
     assert all(read_image(path).std() > 1 for path in pictures)
-    files = [*sorted(path for path in (METRICS / "report").rglob("*") if path.is_file()), METRICS / "summary.json"]
+    written = [path for name in ("report", "plots") for path in (METRICS / name).rglob("*") if path.is_file()]
+    files = [*sorted(written), METRICS / "summary.json"]
     first = [path.read_bytes() for path in files]
     write_report(params, METRICS)
     assert [path.read_bytes() for path in files] == first

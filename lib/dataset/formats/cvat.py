@@ -36,15 +36,9 @@ def read(base: Path, findings: Findings) -> list[Picture]:
                 other = other_export(root) or "it is no export of CVAT for images"
                 findings.warnings.append(f"{path}: not read, since {other}")
                 continue
-            for image in root.findall("image"):
-                size = int(image.attrib["width"]), int(image.attrib["height"])
-                part = part_of_words(image.get("subset", ""))
-                notes = found.picture(image.attrib["name"], path, part, size=size)
-                for element in image if notes else []:
-                    if (shape := _shape(path, element, size)) is None:
-                        found.skip(element.tag, notes, [element.get("label", "")])
-                    else:
-                        found.region(notes, element.attrib["label"], shape)  # type: ignore[arg-type]
+            for number, image in enumerate(root.findall("image")):
+                with found.annotation(path, f"image {image.get('name', number)}"):
+                    _read_image(path, image, found)
     return found.pictures()
 
 
@@ -52,7 +46,18 @@ def _is_cvat(root: Element) -> bool:
     return root.tag == "annotations" and root.find("image") is not None
 
 
-def _shape(path: Path, element: Element, size: tuple[int, int]) -> Shape | None:
+def _read_image(path: Path, image: Element, found: AnnotatedPictures) -> None:
+    name, size = image.attrib["name"], (int(image.attrib["width"]), int(image.attrib["height"]))
+    notes = found.picture(name, path, part_of_words(image.get("subset", "")), size=size)
+    for number, element in enumerate(image if notes else [], start=1):
+        with found.annotation(path, f"{element.tag}, element {number} of {name}"):
+            if (shape := _shape(element, size)) is None:
+                found.skip(element.tag, notes, [element.get("label", "")])
+            else:
+                found.region(notes, element.attrib["label"], shape)  # type: ignore[arg-type]
+
+
+def _shape(element: Element, size: tuple[int, int]) -> Shape | None:
     """The area of an element, or None where it has none."""
 
     def value(key: str) -> float:
@@ -68,20 +73,18 @@ def _shape(path: Path, element: Element, size: tuple[int, int]) -> Shape | None:
     if element.tag == "ellipse":
         return ellipse(value("cx"), value("cy"), value("rx"), value("ry"), float(element.get("rotation", 0)))
     if element.tag == "mask":
-        return _mask(path, element, size)
+        return _mask(element, size)
     return None
 
 
-def _mask(path: Path, element: Element, size: tuple[int, int]) -> RunLengths:
+def _mask(element: Element, size: tuple[int, int]) -> RunLengths:
     """A mask, given as run lengths in rows within a rectangle, the first of them outside."""
     left, top, wide, high = (int(element.attrib[key]) for key in ("left", "top", "width", "height"))
     counts = [int(word) for word in element.attrib["rle"].split(",")]
     width, height = size
     inside = left >= 0 and top >= 0 and wide > 0 and high > 0 and left + wide <= width and top + high <= height
     if width * height > MAX_PIXELS or not inside or min(counts) < 0 or sum(counts) != wide * high:
-        raise UserError(
-            f"{path}: run lengths that do not fill {wide} x {high} px at {left}, {top} of {width} x {height} px"
-        )
+        raise UserError(f"run lengths that do not fill {wide} x {high} px at {left}, {top} of {width} x {height} px")
     mask = np.zeros((height, width), bool)
     mask[top : top + high, left : left + wide] = np.repeat(np.arange(len(counts)) % 2 > 0, counts).reshape(high, wide)
     return encoded(mask)

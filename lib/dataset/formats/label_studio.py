@@ -50,8 +50,9 @@ def read(base: Path, findings: Findings) -> list[Picture]:
                 other = other_export(content) or "it is no list of tasks with data and annotations"
                 findings.warnings.append(f"{path}: not read, since {other}")
                 continue
-            for task in content:
-                _read_task(path, task, found, names)
+            for number, task in enumerate(content):
+                with found.annotation(path, f"task {task.get('id', number)}"):
+                    _read_task(path, task, found, names)
     return found.pictures()
 
 
@@ -74,15 +75,16 @@ def _read_task(path: Path, task: dict[str, Any], found: AnnotatedPictures, names
     notes = found.picture(_picture_name(task, path, found, names), path, size=size)
     if notes and len({_finds_something(one) for one in judged}) > 1:
         notes.doubt = DISPUTED
-    for one in results if notes else []:
-        labels = _labels(one)
-        shape = _shape(path, one) if labels else None
-        if shape is None:
-            found.skip(one.get("type"), notes, labels or one.get("value", {}).get("choices", ()))
-        else:
-            found.region(notes, labels[0], shape)  # type: ignore[arg-type, index]
-            for _ in labels[1:]:  # type: ignore[index]
-                found.skip("further label(s) of one area")
+    for number, one in enumerate(results if notes else []):
+        with found.annotation(path, f"result {one.get('id', number)} of task {task.get('id')}"):
+            labels = _labels(one)
+            shape = _shape(one) if labels else None
+            if shape is None:
+                found.skip(one.get("type"), notes, labels or one.get("value", {}).get("choices", ()))
+            else:
+                found.region(notes, labels[0], shape)  # type: ignore[arg-type, index]
+                for _ in labels[1:]:  # type: ignore[index]
+                    found.skip("further label(s) of one area")
 
 
 def _finds_something(annotation: dict[str, Any]) -> bool:
@@ -100,7 +102,7 @@ def _picture_name(task: dict[str, Any], path: Path, found: AnnotatedPictures, na
     """The name of a task's picture, in the form in which there is such a picture; names: `_names_of_uploads`."""
     texts = {key: value for key, value in task["data"].items() if isinstance(value, str)}
     if not texts:
-        raise UserError(f"{path}: task {task.get('id')} names no picture")
+        raise UserError("it names no picture")
     address = urlsplit(texts.get("image") or next(iter(texts.values())))
     name = parse_qs(address.query).get("d", [unquote(address.path)])[0]
     short = UPLOADED.sub("", name.rpartition("/")[2])
@@ -120,14 +122,14 @@ def _as_uploaded(name: str) -> str:
     return re.sub(r"[^-\w.]", "", unicodedata.normalize("NFC", name.strip().replace(" ", "_"))).casefold()
 
 
-def _shape(path: Path, one: dict[str, Any]) -> Shape | None:
+def _shape(one: dict[str, Any]) -> Shape | None:
     """The area of a result, or None where it has none. Values are percents of the picture."""
     value, width, height = one["value"], int(one["original_width"]), int(one["original_height"])
     angle = float(value.get("rotation", 0))
     if "points" in value:
         return Polygon((tuple(n for x, y in value["points"] for n in (x * width / 100, y * height / 100)),))
     if "rle" in value:
-        return _brushed(path, value["rle"], width, height)
+        return _brushed(value["rle"], width, height)
     if "x" not in value:
         return None
     x, y = float(value["x"]) * width / 100, float(value["y"]) * height / 100
@@ -139,16 +141,16 @@ def _shape(path: Path, one: dict[str, Any]) -> Shape | None:
     return None
 
 
-def _brushed(path: Path, data: list[int], width: int, height: int) -> RunLengths:
+def _brushed(data: list[int], width: int, height: int) -> RunLengths:
     """A brush stroke: the opacity of the four channels that its run lengths hold."""
     if not 0 < width * height <= MAX_PIXELS:
-        raise UserError(f"{path}: a brush stroke of {width} x {height} px; at most {MAX_PIXELS:,} are read")
+        raise UserError(f"a brush stroke of {width} x {height} px; at most {MAX_PIXELS:,} are read")
     if not isinstance(data, list) or len(data) > 8 * width * height + 100:  # bytes(n) would be n zeros
-        raise UserError(f"{path}: a brush stroke that is no list of bytes for {width} x {height} px; export it anew")
+        raise UserError(f"a brush stroke that is no list of bytes for {width} x {height} px; export it anew")
     try:
         values = unpacked(bytes(data), 4 * width * height)
     except (IndexError, ValueError) as error:
-        raise UserError(f"{path}: a brush stroke that does not fill its {width} x {height} px") from error
+        raise UserError(f"a brush stroke that does not fill its {width} x {height} px") from error
     return encoded(values.reshape(height, width, 4)[..., 3] > 0)
 
 
