@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -131,7 +132,8 @@ def synthesize(
 ) -> Iterator[list[Answer]]:
     """Sample a window with a defect of the requested type for every placement, as large as the window around its box.
 
-    Notes: how many samples were drawn; the training picture nearest to the sample, and its distance (`nearest`).
+    Notes: how many samples were drawn; the training picture nearest to the sample, and its distance (`nearest`). Small
+    batches are drawn together, so that every core has its group of samples.
     """
     facts = json.loads((model / "model.json").read_text(encoding="utf-8"))
     views = training_views(params, settings, real, facts["types"], facts["seed"])
@@ -148,11 +150,13 @@ def synthesize(
         notes = {"tries": attempt, **nearest(picture, views)}
         return Made(resize(picture, side, side), mask, own_background=True, notes=notes)
 
-    for batch in batches:
-        kinds = {placement.id: facts["types"].index(placement.defect_type) + 1 for placement in batch}
+    waiting = iter(batches)
+    while joined := list(islice(waiting, max(1, GROUP * cores(device()) // params.synth.batch_size))):
+        placements = [placement for batch in joined for placement in batch]
+        kinds = {placement.id: facts["types"].index(placement.defect_type) + 1 for placement in placements}
         answers: dict[str, Answer | None] = dict.fromkeys(kinds)
         for attempt in range(1, settings.tries + 1):
-            if not (missing := [placement for placement in batch if answers[placement.id] is None]):
+            if not (missing := [placement for placement in placements if answers[placement.id] is None]):
                 break
             seeds = [seed_for(placement.seed, "defect_gen", attempt) for placement in missing]
             known = [
@@ -161,7 +165,8 @@ def synthesize(
             ]
             for placement, signal in zip(missing, sampler(seeds, torch.stack(known)), strict=True):
                 answers[placement.id] = answer(placement, kinds[placement.id], signal, attempt)
-        yield [answers[placement.id] or Failed(f"empty label in each of {settings.tries} tries") for placement in batch]
+        empty = Failed(f"empty label in each of {settings.tries} tries")
+        yield from ([answers[placement.id] or empty for placement in batch] for batch in joined)
 
 
 # The two networks
@@ -304,13 +309,7 @@ def training_views(
 
 
 def view_of(
-    image: RGB,
-    mask: Mask,
-    box: Box,
-    flips: Flips,
-    window: WindowParams,
-    side: int,
-    rng: np.random.Generator,
+    image: RGB, mask: Mask, box: Box, flips: Flips, window: WindowParams, side: int, rng: np.random.Generator
 ) -> tuple[RGB, Mask]:
     """A random window around the box, flipped as asked: (S, S, 3) uint8, (S, S) bool.
 

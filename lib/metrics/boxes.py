@@ -37,7 +37,7 @@ def component_boxes(scores: Scores, threshold: float, labels: Labels | None = No
     A box is ranked by its excess, the sum of score - threshold over what is marked in it: false alarms are small as
     well as faint, and where scores saturate many a maximum is the same 1. Places below the threshold give no box, since
     in a map they have no border of their own, and boxes of several thresholds at once are worse than those of one
-    (docs/results.md). So this is the precision of a detector as it is used, at the threshold that its masks have, too.
+    (docs/results/choices.md). So this is the precision of a detector as it is used, at the threshold of its masks.
 
     labels: (H, W), the type of each pixel. The marked pixels of each type then have boxes of their own.
     """

@@ -499,6 +499,23 @@ def test_a_sample_depends_on_its_seed_alone_whatever_the_batch(params: Params, o
     assert len(pictures) >= 2 and len(set(pictures)) == len(pictures)
 
 
+@pytest.mark.parametrize(("threads", "sizes"), [(1, [6, 3]), (2, [9])])
+def test_small_batches_are_drawn_together_so_that_every_core_has_a_group(
+    params: Params, own: Settings, model: Path, monkeypatch: pytest.MonkeyPatch, threads: int, sizes: list[int]
+):
+    asked = []
+
+    def sampler(self: Sampler, seeds: list[int], known: Tensor) -> list[np.ndarray]:
+        asked.append(len(seeds))
+        return [signal_of(2, square(4, 12)) for _ in seeds]
+
+    monkeypatch.setattr(Sampler, "__call__", sampler)
+    monkeypatch.setattr(defect_gen, "cores", lambda where: threads)
+    params = params.model_copy(update={"synth": params.synth.model_copy(update={"batch_size": 3})})
+    answers = drawn(params, own, model, *([placement(3 * n + m) for m in range(3)] for n in range(3)))
+    assert asked == sizes and all(isinstance(answer, Made) for answer in answers)
+
+
 class Threads(Recorder):
     """Keeps how many threads it was given."""
 
