@@ -44,6 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.alarms import Decision
+from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask
 from lib.core.images import png_bytes
@@ -77,10 +78,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help=f"the file to write; {FILE} in the model's folder if left out")
     args = parser.parse_args()
     os.environ["ACCELERATE_USE_CPU"] = "1"  # the graph is made of what lies there
-    try:
-        file = export(args.model, args.out)
-    except (UserError, OSError) as error:
-        parser.error(str(error))
+    file = export(args.model, args.out)
     print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB", file=sys.stderr)
 
 
@@ -340,4 +338,4 @@ def _cores() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

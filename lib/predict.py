@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.alarms import refuse_small
+from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.pipeline import refuse_outputs
 from lib.core.runtime import progress
@@ -54,10 +55,9 @@ from lib.trained import Inspector, load_trained
 
 WRITTEN_EVERY = 10.0  # seconds between tables, which are written whole
 LONGEST = 86400.0  # seconds between two looks into folders: a day
-INTERRUPTED = 130
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder of one trained seed, models/detectors/DETECTOR/.../seed-N")
     parser.add_argument("pictures", type=Path, nargs="+", help="pictures, or folders of pictures")
@@ -72,27 +72,19 @@ def main() -> None:
     args = parser.parse_args()
     if not 0 < args.every <= LONGEST:  # never so with NaN
         parser.error(f"--every: expected seconds above 0, at most {LONGEST:.0f} (found {args.every:g})")
-    try:
-        refuse_outputs(args.out)
-        if args.watch:
-            for stop in (
-                signal.SIGINT,
-                signal.SIGTERM,
-            ):  # a service gets the one, and shells may have it ignore the other
-                signal.signal(stop, signal.default_int_handler)
-            results = watch(
-                loaded(args.model, args.runtime), args.pictures, args.out, lambda: time.sleep(args.every), say=_tell
-            )
-        else:
-            pictures = listed(args.pictures, args.out)
-            results = predict_all(loaded(args.model, args.runtime), pictures, args.out)
-    except (UserError, OSError) as error:  # a disk that is full, a folder that is a file
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+    refuse_outputs(args.out)
+    if args.watch:
+        for stop in (signal.SIGINT, signal.SIGTERM):  # a service gets the one, and shells may have it ignore the other
+            signal.signal(stop, signal.default_int_handler)
+        results = watch(
+            loaded(args.model, args.runtime), args.pictures, args.out, lambda: time.sleep(args.every), say=_tell
+        )
+    else:
+        pictures = listed(args.pictures, args.out)
+        results = predict_all(loaded(args.model, args.runtime), pictures, args.out)
     failed = any(row.error for row in results.rows.values())
     print(f"{args.out}: {summary(results.rows.values())}", file=sys.stderr)
-    sys.exit(1 if failed else 0)
+    return 1 if failed else 0
 
 
 def _tell(line: str) -> None:
@@ -224,4 +216,4 @@ def _side_by_side(look: Callable[[Picture], None], pictures: Iterable[Picture], 
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

@@ -15,7 +15,6 @@ import functools
 import io
 import json
 import operator
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 from yaml import SequenceNode
 
+from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.params import load
 from lib.core.runtime import write_text
@@ -43,17 +43,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="presets, applied in this order; none lists them")
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
     args = parser.parse_args()
-    try:
-        if not args.names:
-            print("\n".join(f"{name:24} {purpose}" for name, purpose in presets().items()))
-            return
-        changed = applied(args.names)
-        if not args.dry_run and changed:
-            write(changed[0])
-        print("\n".join(changed[1]) if changed else "params.yaml is as the preset has it")
-    except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    if not args.names:
+        print("\n".join(f"{name:24} {purpose}" for name, purpose in presets().items()))
+        return
+    changed = applied(args.names)
+    if not args.dry_run and changed:
+        write(changed[0])
+    print("\n".join(changed[1]) if changed else "params.yaml is as the preset has it")
 
 
 def write(text: str) -> None:
@@ -250,4 +246,4 @@ def _flow(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

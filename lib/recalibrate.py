@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lib.alarms import Decision, alarm_level, refuse_small, threshold_for
+from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.runtime import progress, write_bytes, write_json
 from lib.exchange import FILE, load_exchanged, with_decision
@@ -35,16 +36,13 @@ def main() -> None:
     parser.add_argument("--min-area", type=int, help="pixels in one piece that are an alarm; as the model has it")
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
     args = parser.parse_args()
-    try:
-        before, after = recalibrated(args.model, listed(args.good, args.model), args.false_alarm_rate, args.min_area)
-        if not args.dry_run:
-            graph = args.model / FILE
-            data = with_decision(graph, checked_decision(after, args.model)) if graph.exists() else None
-            write_json(args.model / "threshold.json", after)
-            if data is not None:
-                write_bytes(graph, data)
-    except (UserError, OSError) as error:
-        parser.error(str(error))
+    before, after = recalibrated(args.model, listed(args.good, args.model), args.false_alarm_rate, args.min_area)
+    if not args.dry_run:
+        graph = args.model / FILE
+        data = with_decision(graph, checked_decision(after, args.model)) if graph.exists() else None
+        write_json(args.model / "threshold.json", after)
+        if data is not None:
+            write_bytes(graph, data)
     was, now = (checked_decision(values, args.model) for values in (before, after))
     print(
         f"threshold of alarms {was.alarm_threshold:.6g} -> {now.alarm_threshold:.6g}, of masks {was.threshold:.6g} -> "
@@ -95,4 +93,4 @@ def recalibrated(
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
-from lib.core.command import duration_file
+from lib.core.command import duration_file, end_with
 from lib.core.errors import UserError
 
 TOLD = re.compile(r"(Running stage|Stage) '([^']+)'")  # DVC's messages before a stage runs, and for a skipped one
@@ -31,16 +31,10 @@ PACED_AFTER = 60.0  # seconds of earlier duration, before which the speed of thi
 PACE = (0.25, 4.0)  # limits of that speed
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="STAGE", help="stages of dvc.yaml; default: all of it")
-    try:
-        sys.exit(repro(parser.parse_args().targets))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    return repro(parser.parse_args().targets)
 
 
 @dataclass
@@ -147,4 +141,4 @@ def repro(targets: Sequence[str], folder: Path = Path(), env: Mapping[str, str] 
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

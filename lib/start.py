@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lib.budget import pace, seconds
+from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.params import Dataset, Layout, Params, load
 from lib.dataset.groups import read_groups
@@ -42,13 +43,7 @@ def main() -> int:
     parser.add_argument("--yes", action="store_true", help="write without asking")
     parser.add_argument("--dry-run", action="store_true", help="write nothing")
     args = parser.parse_args()
-    try:
-        return start(place_of(args.folder), args.layout, args.category, args.thorough, args.yes, args.dry_run)
-    except (UserError, OSError) as error:  # a folder that may not be read, or whose name is too long to be one
-        print(f"{error}"[:1000], file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return start(place_of(args.folder), args.layout, args.category, args.thorough, args.yes, args.dry_run)
 
 
 def place_of(folder: Path) -> Path:
@@ -165,4 +160,4 @@ def written(chosen: Sequence[Choice], yes: bool, dry_run: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

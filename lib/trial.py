@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.forms import REQUESTS, REVIEW
 from lib.core.runtime import fingerprint, work_folder, write_text
@@ -28,22 +29,17 @@ FORMS = (REVIEW, REQUESTS)
 LEFT_OUT = ("dvc.lock", "metrics/", "tests/", "docs/", "bench/", *(f"{form.path.parent.as_posix()}/" for form in FORMS))
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     started = time.monotonic()
-    try:
-        folder = copied()
-        if code := repro(["report"], folder, environment()):
-            sys.exit(code)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    folder = copied()
+    if code := repro(["report"], folder, environment()):
+        return code
     page = folder / PAGE
     print(f"\n{page.with_name('report.md').read_text(encoding='utf-8')}")
     print(f"Done in {round(time.monotonic() - started)} seconds; every sample, in any browser: {page.as_posix()}")
+    return 0
 
 
 def copied() -> Path:
@@ -85,4 +81,4 @@ def environment() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    end_with(main)

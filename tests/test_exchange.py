@@ -179,7 +179,7 @@ def test_a_threshold_set_anew_is_the_lone_files_too(exported: Path, tmp_path: Pa
     assert np.array_equal(after.look(picture(1))[0], before.look(picture(1))[0])
     file.write_bytes(b"no graph")
     stored = (tmp_path / "seed-0" / "threshold.json").read_bytes()
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError):
         recalibrate.main()
     assert (tmp_path / "seed-0" / "threshold.json").read_bytes() == stored, "all or nothing"
 

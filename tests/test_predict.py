@@ -19,6 +19,7 @@ from scipy import ndimage
 
 from lib import predict
 from lib.alarms import Decision
+from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.images import read_image, read_mask, write_png
 from lib.core.runtime import write_json
@@ -599,7 +600,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *wor
     """What the command says as it ends with 2."""
     monkeypatch.setattr(sys, "argv", ["lib.predict", *map(str, words)])
     with pytest.raises(SystemExit) as stopped:
-        predict.main()
+        end_with(predict.main)
     assert stopped.value.code == 2
     return capsys.readouterr().err
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib import preset
+from lib.core.command import end_with
 from lib.core.params import load, methods
 from tests.conftest import ROOT
 
@@ -28,7 +29,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["lib.preset", *arguments])
-    preset.main()
+    with pytest.raises(SystemExit) as ended:
+        end_with(preset.main)
+    if ended.value.code:
+        raise ended.value
 
 
 def leaves(node: dict, above: str = "") -> dict[str, object]:

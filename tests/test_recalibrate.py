@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from lib import recalibrate
+from lib.core.command import end_with
 from lib.core.images import read_image, write_png
 from lib.core.runtime import write_json
 from lib.detectors import patchcore
@@ -38,7 +39,10 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", ["lib.recalibrate", *map(str, arguments)])
-    recalibrate.main()
+    with pytest.raises(SystemExit) as ended:
+        end_with(recalibrate.main)
+    if ended.value.code:
+        raise ended.value
 
 
 def test_the_new_threshold_lets_the_asked_share_of_good_pictures_alarm(stored: Path, monkeypatch, capsys):

@@ -108,7 +108,7 @@ def test_the_output_and_the_exit_code_are_those_of_dvc(pipeline: Path):
     command = [
         sys.executable,
         "-c",
-        f"import sys; sys.path.insert(0, {str(root)!r}); from lib.repro import main; main()",
+        f"import sys; sys.path.insert(0, {str(root)!r}); from lib import repro; repro.end_with(repro.main)",
     ]
     done = subprocess.run([*command, "two"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from lib import start
+from lib.core.command import end_with
 from lib.core.params import load
 from lib.detectors.unet import Settings
 from tests.conftest import ROOT
@@ -46,9 +47,12 @@ def here(inside: Path) -> Path:
 
 
 def call(monkeypatch: pytest.MonkeyPatch, project: Path, *arguments: str) -> int:
+    """The exit code of the command."""
     monkeypatch.chdir(project)
     monkeypatch.setattr(sys, "argv", ["lib.start", *arguments])
-    return start.main()
+    with pytest.raises(SystemExit) as ended:
+        end_with(start.main)
+    return int(ended.value.code or 0)
 
 
 def test_params_yaml_gets_what_is_told_and_keeps_the_rest_with_every_comment(here: Path, monkeypatch, capsys):

@@ -1,7 +1,9 @@
-"""How a stage is run: `python -m stages.NAME --category ...` from the root of the repository."""
+"""How a stage is run, `python -m stages.NAME --category ...`, and how the other commands, `python -m lib.NAME`, end."""
 
 import argparse
 import contextlib
+import io
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +14,8 @@ import lib
 from lib.core import runtime
 from lib.core.errors import UserError
 
+MESSAGE = 1_000  # characters of an error that are shown: it may hold a name of any length
+INTERRUPTED, UNREAD = 130, 141  # exit codes, as of shells, after Ctrl-C, and where nobody reads the output any more
 OUTPUTS = ("data/", "models/", "metrics/")  # what stages write for other stages
 
 HELP = {
@@ -44,6 +48,27 @@ def run(stage: Callable[..., None], description: str | None, *names: str) -> Non
         name = "@".join(filter(None, (Path(sys.argv[0]).stem, "-".join(item.values()))))
         with contextlib.suppress(OSError):  # the result is valid even if this cannot be stored
             runtime.write_json(duration_file(name), round(time.monotonic() - lib.STARTED, 1))
+
+
+def end_with(main: Callable[[], int | None]) -> NoReturn:
+    """Call the `main` of a command, and exit with the code that it returns.
+
+    A UserError, or an OSError such as a full disk, ends with one message and exit code 2, Ctrl-C and a reader of the
+    output that has left (`| head`) with none. Any other error is a fault of the program and keeps its traceback.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may hold what a console cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered is written once more at exit
+        code = UNREAD
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except (UserError, OSError) as error:
+        _refuse(f"{error}"[:MESSAGE])
+    sys.exit(code)
 
 
 def duration_file(name: str) -> Path:

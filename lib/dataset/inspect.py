@@ -10,8 +10,6 @@ Nothing is written. The exit code is 1 if there are problems.
 """
 
 import argparse
-import io
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import get_args
@@ -19,6 +17,7 @@ from typing import get_args
 from pydantic import ValidationError
 from tabulate import tabulate
 
+from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.params import Dataset, Layout, Params, load
 from lib.core.records import GOOD
@@ -36,12 +35,7 @@ def main() -> int:
     parser.add_argument("--layout", choices=get_args(Layout), help="what to take the folder for; default: auto")
     parser.add_argument("--category", action="append", help="one of its categories, or more by more; default: all")
     args = parser.parse_args()
-    try:
-        return inspect(args.folder, args.layout, args.category)
-    except (UserError, OSError) as error:  # a folder that may not be read, or whose name is too long to be one
-        parser.error(f"{error}"[:1000])
-    except KeyboardInterrupt:
-        return 130
+    return inspect(args.folder, args.layout, args.category)
 
 
 def inspect(folder: Path, layout: Layout | None, categories: list[str] | None) -> int:
@@ -55,8 +49,6 @@ def inspect(folder: Path, layout: Layout | None, categories: list[str] | None) -
     lines, problems = told(looks, dataset, params)
     if own and (left := [name for name in _there(folder, dataset.layout, own) if name not in own.categories]):
         lines += ["", f"not read by prepare: {shortlist(left)}, which dataset.categories in params.yaml leaves out"]
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names may hold what a console cannot show
-        sys.stdout.reconfigure(errors="backslashreplace")
     print("\n".join(lines))
     return 1 if problems else 0
 
@@ -162,4 +154,4 @@ def _masks(examinations: list[Examination]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

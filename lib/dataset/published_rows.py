@@ -7,10 +7,10 @@ folder is named like the defect type) and `text`; paths hold from the folder in 
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.geometry import box_mask
 from lib.core.images import write_png
@@ -46,8 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (UserError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    end_with(main)

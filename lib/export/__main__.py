@@ -15,9 +15,9 @@ The same as a stage of the pipeline: `export.formats` in params.yaml. What stage
 """
 
 import argparse
-import sys
 from pathlib import Path
 
+from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.params import PARTS, load
 from lib.core.pipeline import refuse_outputs
@@ -52,8 +52,4 @@ def _known(asked: list[str] | None, known: tuple[str, ...], key: str) -> list[st
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (UserError, OSError) as error:  # a disk that is full, a folder that is a file
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    end_with(main)

@@ -7,7 +7,6 @@ other revisions hold comes from Git and from DVC's cache. The page is one file t
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.params import PLACEBO, REAL_ONLY
 from lib.core.pipeline import refuse_outputs
@@ -262,8 +262,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    end_with(main)

@@ -1,15 +1,18 @@
 """What a stage says when it fails: one line for the user's mistake, the whole trace for a bug."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lib.core.command import duration_file, run
+from lib.core.command import duration_file, end_with, run
 from lib.core.errors import UserError
 from lib.core.geometry import box_mask
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +95,40 @@ def test_what_failed_has_no_duration_and_a_note_that_cannot_be_written_fails_not
     assert not Path(".work").exists()
     Path(".work").write_text("a file, where a folder belongs")
     run(lambda: None, "a stage")
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "told"),
+    [
+        (None, 0, ""),
+        (1, 1, ""),
+        (UserError("seed: -1"), 2, "seed: -1\n"),
+        (OSError(28, "No space left on device", "out.csv"), 2, "[Errno 28] No space left on device: 'out.csv'\n"),
+        (UserError("x" * 5000), 2, "x" * 1000 + "\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_a_command_ends_with_the_code_of_its_main_or_with_one_message(capsys, ending, code: int, told: str):
+    def main() -> int | None:
+        if isinstance(ending, BaseException):
+            raise ending
+        return ending
+
+    with pytest.raises(SystemExit) as caught:
+        end_with(main)
+    assert (caught.value.code or 0) == code and capsys.readouterr().err == told
+
+
+def test_a_fault_of_a_command_keeps_its_trace():
+    with pytest.raises(ZeroDivisionError):
+        end_with(lambda: 1 // 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no head")
+@pytest.mark.parametrize("lines", [3, 100_000])
+def test_a_reader_of_the_output_may_leave(lines: int):
+    """The first fits into the buffer that is written at the end, the other does not."""
+    program = f"from lib.core.command import end_with; end_with(lambda: print(*range({lines}), sep=chr(10)))"
+    command = f'{sys.executable} -c "import time; time.sleep(0.3); {program}"; echo "code $?" >&2'
+    done = subprocess.run(f"({command}) | true", shell=True, capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == "code 141\n"

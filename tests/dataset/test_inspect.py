@@ -9,7 +9,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from lib.dataset import inspect as dry_run
 from tests.commands import run_here
 from tests.conftest import ROOT
 
@@ -117,15 +116,6 @@ def test_a_data_set_that_is_one_category_has_the_name_that_params_yaml_gives_it(
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     done = inspect("set/nut", folder=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("hex: ") and "leaves out" not in done.stdout, done.stdout
-
-
-def test_a_person_may_stop_it(tmp_path, monkeypatch):
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(dry_run, "look_at", stopped)
-    monkeypatch.setattr(sys, "argv", ["inspect", str(write_nuts(tmp_path))])
-    assert dry_run.main() == 130
 
 
 def test_a_name_too_long_for_a_folder_is_refused():
