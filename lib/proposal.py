@@ -1,6 +1,5 @@
 """Propose settings for a data set, each with a reason: pure functions of facts about it."""
 
-import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +13,8 @@ from lib.boxes import mask_boxes
 from lib.core.errors import UserError
 from lib.core.params import Dataset
 from lib.core.records import GOOD
-from lib.dataset.reading import read_text
+from lib.dataset.findings import Findings
+from lib.dataset.reading import read_table
 from lib.dataset.survey import Look
 
 SPECK = 4  # px; smaller pieces of a mask are not measured
@@ -237,29 +237,27 @@ class Table(NamedTuple):
     pictures: int
 
 
-def group_table(root: Path, names: Collection[str]) -> Table | None:
+def group_table(root: Path, names: Collection[str], findings: Findings) -> Table | None:
     """The table in a data set that tells which pictures show the same thing, or None.
 
     It is a CSV with a column `path`, and a column that is called like a part, with values that repeat, for at least
-    half of the pictures. names: paths of the pictures within the data set. What cannot be read is passed over.
+    half of the pictures. names: paths of the pictures within the data set. Tables that cannot be read are added to the
+    findings.
     """
     for path in sorted(root.glob("*.csv")):
         try:
-            reader = csv.DictReader(read_text(path).splitlines())
-            columns = list(reader.fieldnames or ())
-            rows = list(reader)
-        except (UserError, csv.Error):
+            columns, rows = read_table(path)
+        except UserError as error:
+            findings.warnings.append(f"{error}; it may say which pictures show one part (dataset.group_table)")
             continue
-        if "path" not in columns:
+        if "path" not in map(str.lower, columns):
             continue
-        places = [PurePosixPath((row["path"] or "").strip().replace("\\", "/")).as_posix() for row in rows]
+        places = [(PurePosixPath(row["path"].replace("\\", "/")).as_posix(), row) for _, row in rows]
         for column in columns:
-            values = {
-                place: (row[column] or "").strip() for place, row in zip(places, rows, strict=True) if place in names
-            }
+            values = {place: row[column.lower()] for place, row in places if place in names}
             often = Counter(value for value in values.values() if value)
             repeated = len(often) > 1 and max(often.values(), default=0) > 1
             enough = 2 * often.total() >= len(names)
-            if column != "path" and GROUP.search(column) and repeated and enough and not often.keys() <= PARTS:
+            if column.lower() != "path" and GROUP.search(column) and repeated and enough and not often.keys() <= PARTS:
                 return Table(path.name, column, len(often), often.total())
     return None

@@ -95,7 +95,7 @@ def with_groups(dataset: Dataset, looks: dict[str, Look]) -> Dataset:
         return dataset
     root = Path(dataset.path)
     names = {picture.path.relative_to(root).as_posix() for picture in pictures}
-    if not (table := group_table(root, names)):
+    if not (table := group_table(root, names, next(iter(looks.values())).findings)):
         return dataset
     dataset = dataset.model_copy(update={"group_table": table.name, "group_column": table.column})
     for look in looks.values():

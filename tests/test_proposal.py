@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lib.core.params import Dataset, Split
+from lib.dataset.findings import Findings
 from lib.proposal import Facts, choices, group_table, scale_for, settings_of, split_for, window_for
 
 GOOD_BOTH = {("a", "good"): frozenset({"train", "test"})}
@@ -153,8 +154,15 @@ def test_a_table_of_capture_groups_is_found_by_its_columns(tmp_path: Path, colum
     rows = [[name, "x", value] for name, value in zip(sorted(NAMES), values, strict=False)]
     with open(tmp_path / "list.csv", "w", newline="") as file:
         csv.writer(file).writerows([["path", "note", column], *rows])
-    table = group_table(tmp_path, NAMES)
+    table = group_table(tmp_path, NAMES, Findings())
     assert (table and (table.name, table.column, table.groups)) == (found and ("list.csv", column, found))
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_table_of_capture_groups_is_found_whatever_separates_its_columns_and_however_path_is_written(tmp_path, mark):
+    rows = [["Path", "Part"], *([name, "aabbcc"[n]] for n, name in enumerate(sorted(NAMES)))]
+    (tmp_path / "list.csv").write_text("\n".join(mark.join(row) for row in rows), encoding="utf-8-sig")
+    assert group_table(tmp_path, NAMES, Findings()) == ("list.csv", "Part", 3, 6)
 
 
 def test_tables_that_say_parts_or_cannot_be_read_are_passed_over(tmp_path: Path):
@@ -165,5 +173,8 @@ def test_tables_that_say_parts_or_cannot_be_read_are_passed_over(tmp_path: Path)
     )
     rows = "".join(f".\\{name.replace('/', chr(92))},{n % 2}\n" for n, name in enumerate(sorted(NAMES)))
     (tmp_path / "d.csv").write_text("path,position\n" + rows)
-    table = group_table(tmp_path, NAMES)
+    findings = Findings()
+    table = group_table(tmp_path, NAMES, findings)
+    [told] = findings.warnings
+    assert "a.csv: cannot be read as text in UTF-8" in told and "dataset.group_table" in told
     assert table and table.name == "d.csv" and (table.groups, table.pictures) == (2, 6)

@@ -1,6 +1,7 @@
 """Find the pictures that annotations name, and collect the annotations of each picture."""
 
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,9 +33,11 @@ class Album:
     def __init__(self, base: Path) -> None:
         self.base = base
         self.paths: list[Path] = []
+        self.links: list[Path] = []  # folders of the data set that lie elsewhere
         self._others: set[str] = set()  # names of other files
         for folder, folders, files in os.walk(base, onerror=_refuse):
             folders[:] = [name for name in folders if not name.startswith(".")]
+            self.links += [Path(folder, name) for name in folders if Path(folder, name).is_symlink()]
             for name in files:
                 if not name.startswith("."):
                     if Path(name).suffix.lower() in SUFFIXES:
@@ -44,9 +47,10 @@ class Album:
         self.paths.sort(key=lambda path: natural_key(path.as_posix()))
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         for path in self.paths:
-            self._by_name[path.name.casefold()].append(path)
-            self._by_name[path.stem.casefold()].append(path)
-        self._all = set(self.paths)
+            self._by_name[_alike(path.name)].append(path)
+            self._by_name[_alike(path.stem)].append(path)
+        self._folders = {_alike(path.parent.name) for path in self.paths if path.parent != base}
+        self._at = {_composed(path.as_posix()): path for path in self.paths}
 
     def find(self, name: str, beside: Path | None = None) -> Path:
         """The picture that an annotation names; beside: the folder of the annotation's file.
@@ -54,15 +58,18 @@ class Album:
         The name is a path relative to that folder or to the data set. Otherwise it is a path of another machine or a
         URL, and the picture is the one whose path has the most last components in common. A name without an extension
         matches any. Only pictures of the data set are returned. Raises UserError for names that lead out of it, match
-        nothing, or match several pictures equally well.
+        nothing, match several pictures equally well, or name another folder of the data set or another part.
         """
-        wanted = (unquote(urlsplit(name).path) if "://" in name else name).strip().replace("\\", "/")
+        try:
+            wanted = (unquote(urlsplit(name).path) if "://" in name else name).strip().replace("\\", "/")
+        except ValueError as error:  # such as an open bracket
+            raise UserError(f"{name!r} is no address") from error
         for folder in filter(None, (beside, self.base)):
             place = self.base / os.path.relpath(folder / wanted, self.base)
-            if place in self._all:
-                return place
+            if (path := self._at.get(_composed(place.as_posix()))) is not None:
+                return path
         steps = PurePosixPath(wanted).parts
-        pieces = [step.casefold() for step in steps if step != ".."]
+        pieces = [_alike(step) for step in steps if step != ".."]
         found = self._by_name.get(pieces[-1], []) if pieces and steps[-1] != ".." else []
         if not found:
             if pieces and pieces[-1] in self._others:
@@ -70,17 +77,31 @@ class Album:
             where = "leads out of the data set, or to no picture in it" if ".." in steps else "is not there"
             raise UserError(f"{name!r} {where}")
 
-        def alike(path: Path) -> int:
-            own = [*(folder.casefold() for folder in path.parts[-2::-1]), ""]
+        def in_common(path: Path) -> int:
+            own = [*map(_alike, path.parts[-2::-1]), ""]
             return next(
                 (n for n, (one, other) in enumerate(zip(own, pieces[-2::-1], strict=False)) if one != other), 99
             )
 
-        best = max(map(alike, found))
-        closest = [path for path in found if alike(path) == best]
+        best = max(map(in_common, found))
+        closest = [path for path in found if in_common(path) == best]
+        closest = [path for path in closest if path.name == steps[-1]] or closest
         if len(closest) > 1:
             raise UserError(f"{name!r} may be any of {shortlist([str(path) for path in closest])}")
+        parts = {part_of(Path(wanted)), part_of(closest[0].relative_to(self.base))} - {""}
+        if len(parts) > 1 or (best == 0 and pieces[-2] in self._folders):
+            raise UserError(f"{name!r} is not there, only {closest[0]}")
         return closest[0]
+
+
+def _composed(name: str) -> str:
+    """The name in the form in which all systems but macOS store it."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _alike(name: str) -> str:
+    """What names have in common that differ in case or in the way they are stored."""
+    return _composed(name).casefold()
 
 
 def note_unread(base: Path, pictures: Iterable[Picture], findings: Findings, left_out: Iterable[Path] = ()) -> None:
@@ -129,6 +150,8 @@ class AnnotatedPictures:
         self.album, self.type_name = Album(base), TypeNames()
         self.notes: dict[Path, Notes] = {}
         self._lost: dict[Path, list[str]] = defaultdict(list)
+        self._name: dict[tuple[Path, Path], str] = {}  # of a picture in a file of annotations
+        self._of_one: dict[Path, list[str]] = defaultdict(list)
         self._in_two_parts: dict[str, list[str]] = defaultdict(list)
         self._malformed: dict[tuple[Path, str], list[str]] = defaultdict(list)
         self._skipped: Counter[str] = Counter()
@@ -141,6 +164,8 @@ class AnnotatedPictures:
         except UserError as error:
             self._lost[source].append(str(error))
             return None
+        if _alike(first := self._name.setdefault((source, path), name)) != _alike(name):
+            self._of_one[source].append(f"{first!r} and {name!r} for {path}")
         notes = self.notes.setdefault(path, Notes(source, part_of(path.relative_to(self.base)), **known))  # type: ignore[arg-type]
         if part and notes.sorted_by and part != notes.part:
             self._in_two_parts[f"{notes.part} in {notes.sorted_by} and {part} in {source}"].append(str(path))
@@ -217,6 +242,11 @@ class AnnotatedPictures:
                 f"{source}: {len(names)} picture(s) cannot be found below {self.base}: {shortlist(names)}; "
                 f"add them, or remove them from the file"
             )
+        for source, names in self._of_one.items():
+            self.findings.problems.append(
+                f"{source}: {len(names)} picture(s) are all that there is for two names: {shortlist(names)}; add the "
+                f"other picture, or remove it from the file"
+            )
         for (source, error), names in self._malformed.items():
             self.findings.problems.append(
                 f"{source}: {len(names)} annotation(s) cannot be read ({error}): {shortlist(names)}; correct or remove "
@@ -226,6 +256,9 @@ class AnnotatedPictures:
             self.findings.problems.append(
                 f"{self.base}: {len(twice)} picture(s) are of the part {parts}: {shortlist(twice)}; keep them in one"
             )
+        if self.album.links:
+            links = shortlist([str(path) for path in self.album.links])
+            self.findings.warnings.append(f"{self.base}: not read, since links to folders are not followed: {links}")
         if self._skipped:
             kinds = [f"{number} {kind}" for kind, number in sorted(self._skipped.items())]
             self.findings.warnings.append(f"{self.base}: not read, since it marks no area: {shortlist(kinds)}")

@@ -1,13 +1,14 @@
 """Capture groups: pictures that show the same thing, and must be in the same part of the split."""
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from lib.core.errors import UserError
 from lib.core.params import Dataset
 from lib.dataset.findings import Findings, shortlist
 from lib.dataset.pictures import Picture
+from lib.dataset.reading import read_table
 
 
 def read_groups(dataset: Dataset, pictures: Sequence[Picture], findings: Findings) -> dict[str, str]:
@@ -66,28 +67,24 @@ def _groups_from_pattern(source: str, pattern: str, names: dict[str, str], findi
 
 def _read_table(path: Path, column: str, findings: Findings) -> dict[str, str]:
     """Group by picture path from a CSV file; empty, with a problem noted, when it cannot be read."""
-    groups: dict[str, str] = {}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if absent := [name for name in ("path", column) if name not in (reader.fieldnames or ())]:
-                findings.problems.append(
-                    f"{path}: no column {', '.join(map(repr, absent))}; the columns are "
-                    f"{', '.join(reader.fieldnames or ())} (separated by commas)"
-                )
-                return {}
-            for row in reader:
-                name = PurePosixPath((row["path"] or "").strip().replace("\\", "/")).as_posix()
-                group = (row[column] or "").strip()
-                if groups.setdefault(name, group) != group:
-                    findings.problems.append(
-                        f"{path}, line {reader.line_num}: {name} is in two groups, "
-                        f"{groups[name]!r} and {group!r}; keep one row for each picture"
-                    )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        columns, rows = read_table(path)
+    except UserError as error:
+        findings.problems.append(f"dataset.group_table: {error}; or set it and dataset.group_column to null")
+        return {}
+    keys = [name.lower() for name in columns]
+    if absent := [name for name in ("path", column) if name.lower() not in keys]:
         findings.problems.append(
-            f"{path}: cannot be read as a CSV table in UTF-8: {error}; set dataset.group_table and "
-            f"dataset.group_column right, or both to null"
+            f"{path}: no column {', '.join(map(repr, absent))}; the columns are {', '.join(columns)} (separated by "
+            f"commas, semicolons or tabs)"
         )
         return {}
+    groups: dict[str, str] = {}
+    for line, row in rows:
+        name, group = PurePosixPath(row["path"].replace("\\", "/")).as_posix(), row[column.lower()]
+        if groups.setdefault(name, group) != group:
+            findings.problems.append(
+                f"{path}, line {line}: {name} is in two groups, {groups[name]!r} and {group!r}; keep one row for each "
+                f"picture"
+            )
     return groups

@@ -1,5 +1,6 @@
 """Read annotation files with limited sizes; errors name the file."""
 
+import csv
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,6 +82,23 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text in UTF-8: {error}; replace or remove the file") from error
+
+
+def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of a CSV table, and its rows that are not empty: line number, and value by column in lower case.
+
+    Columns are separated by commas, semicolons (as Excel writes them in many countries) or tabs; values have no spaces
+    around them, and are "" where a row is too short. Raises UserError for a file that is no such table in UTF-8.
+    """
+    lines = read_text(path).splitlines(keepends=True)
+    reader = csv.reader(lines, delimiter=max(",;\t", key=lines[0].count) if lines else ",")
+    try:
+        columns = [name.strip() for name in next(reader, [])]
+        cells = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
+    except csv.Error as error:
+        raise UserError(f"{path}: no CSV table: {error}; save it anew") from error
+    keys = [name.lower() for name in columns]
+    return columns, [(line, dict(zip(keys, row + [""] * len(keys), strict=False))) for line, row in cells]
 
 
 def read_json(path: Path) -> Any:

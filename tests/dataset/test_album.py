@@ -127,7 +127,7 @@ def write_coco(root: Path, change=None) -> None:
             lambda c: c["annotations"].append(None),
             "cannot be read (TypeError): 1 (",
         ),
-        (lambda c: c["images"].append(5), "not as COCO has it: AttributeError"),
+        (lambda c: c["images"].append(5), "1 annotation(s) cannot be read (TypeError): images[1]"),
         (lambda c: c["images"][0].update(file_name="gone.png"), "1 picture(s) cannot be found below"),
         (lambda c: c["images"][0].update(file_name="../../gone.png"), "leads out of the data set"),
         (
@@ -191,7 +191,7 @@ def test_all_malformed_results_of_label_studio_are_told_at_once(tmp_path):
     told = " ".join(findings.problems)
     assert len(findings.problems) == 4 and all(str(tmp_path / "all.json") in problem for problem in findings.problems)
     assert "2 annotation(s) cannot be read (ValueError): result r2 of task 1" in told and "result r2 of task 2" in told
-    assert "brush stroke" in told and "names no picture): task 3" in told and "task 4 ('result')" in told
+    assert "brush stroke" in told and "names no picture, or a list of them" in told and "task 4 ('result')" in told
     assert picture.annotation is not None and len(picture.annotation.regions) == 1, "the sound ones are read"
 
 

@@ -96,15 +96,22 @@ def test_the_users_own_groups_win(boards: Path, tmp_path: Path):
 
 def test_everything_that_is_wrong_with_pairs_is_told_at_once(boards: Path):
     (boards / "group1/00041/002_test.png").unlink()
-    (boards / "group1/00041_not/003.txt").write_text("1 2 3 4 9\n")
+    (boards / "group1/00041_not/003.txt").write_text("1 2 3 4 9\n1 2 3 4 1\n1 2 3\n")
     (boards / "group1/00041_not/004.txt").write_text("1 2 x 4 1\n")
     (boards / "group1/00041_not/005.txt").unlink()
+    (boards / "group1/00041_not/900.txt").touch()
+    with (boards / "trainval.txt").open("a") as listed:
+        listed.write("group1/00041/001.jpg group1/00041_not/001.txt\n")
     findings = Findings()
     read_category(boards, "board", findings)
     told = "\n".join(findings.problems)
-    assert len(findings.problems) == 4 and "002_test.png; add them" in told and "005.txt; add them" in told
-    assert "003.txt, line 1: expected x1 y1 x2 y2 and a class from 1 to 6 (found '1 2 3 4 9')" in told
-    assert "004.txt, line 1" in told
+    assert len(findings.problems) == 6 and "002_test.png; add them" in told and "005.txt; add them" in told
+    expected = "expected x1 y1 x2 y2 and a class from 1 to 6; found line 1 ('1 2 3 4 9'), line 3 ('1 2 3')"
+    assert f"003.txt: {expected}" in told and "004.txt: expected" in told
+    assert "1 file(s) of boxes without a pair" in told and "900.txt; add or remove" in told
+    assert "trainval.txt: 1 pair(s) are in the list of another part, too: 001" in told.replace(
+        "test.txt", "trainval.txt"
+    )
 
 
 @pytest.mark.slow

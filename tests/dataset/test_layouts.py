@@ -156,12 +156,12 @@ def test_groups_come_from_a_pattern_found_in_the_path(tmp_path):
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        (None, "cannot be read as a CSV table"),
-        (b"path;tile\n", "no column 'path', 'tile'; the columns are path;tile"),
+        (None, "cannot be read as text"),
+        (b"path|tile\n", "no column 'path', 'tile'; the columns are path|tile"),
         (b"", "no column 'path', 'tile'"),
         (b"path,tile\nelse.png,1\n", "no row for any picture"),
         (b"path,tile\nnut/good/1.png,1\nnut/good/1.png,2\n", "line 3: nut/good/1.png is in two groups, '1' and '2'"),
-        (b"path,tile\n\xff\xfe,1\n", "cannot be read as a CSV table in UTF-8"),
+        (b"path,tile\n\xff\xfe,1\n", "cannot be read as text in UTF-8"),
     ],
 )
 def test_an_unfit_group_table_is_a_problem_that_names_it(tmp_path, table, said):

@@ -22,9 +22,9 @@ def test_an_export_in_a_form_that_is_not_read_is_told_with_the_right_one(tmp_pat
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"points": [[1, 1], [4]]}, "a polygon whose points are no pairs of numbers: [[1, 1], [4]]; draw it anew"),
+        ({"points": [[1, 1], [4]]}, "a polygon whose points are no pairs of numbers: [[1, 1], [4]]"),
         ({"points": [["a", 1]] * 3}, "a polygon whose points are no pairs of numbers"),
-        ({"points": [[1, 1]], "shape_type": "circle"}, "a circle of 1 point(s), expected 2; draw it anew"),
+        ({"points": [[1, 1]], "shape_type": "circle"}, "a circle of 1 point(s), expected 2"),
         ({"points": [], "shape_type": "rectangle"}, "a rectangle of 0 point(s), expected 2"),
     ],
 )
@@ -32,21 +32,21 @@ def test_points_of_labelme_that_are_none_are_told_in_plain_words(tmp_path, chang
     pictures(tmp_path)
     (tmp_path / "a.json").write_text(labelme(shape(**changed)))
     [problem] = findings_of(tmp_path).problems
-    assert problem.startswith(f"{tmp_path / 'a.json'}: {said}")
+    assert problem.startswith(f"{tmp_path / 'a.json'}: 1 annotation(s) cannot be read ({said}")
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("<size><width>a</width></size><object/>", "annotation: size/width is no number, but 'a'"),
-        ("<object><bndbox><xmin>1</xmin></bndbox></object>", "object: bndbox/ymin is no number, but ''"),
+        ("<filename>p0.png</filename><size><width>a</width></size>", "(size/width is no number, but 'a'): size"),
+        ("<object><bndbox><xmin>1</xmin></bndbox></object>", "(bndbox/ymin is no number, but ''): object 1"),
     ],
 )
 def test_numbers_of_voc_that_are_none_are_told_in_plain_words(tmp_path, text, said):
     pictures(tmp_path)
     (tmp_path / "p0.xml").write_text(f"<annotation>{text}</annotation>")
     [problem] = findings_of(tmp_path).problems
-    assert problem == f"{tmp_path / 'p0.xml'}: {said}; correct or remove it"
+    assert problem == f"{tmp_path / 'p0.xml'}: 1 annotation(s) cannot be read {said}; correct or remove them"
 
 
 def test_a_picture_of_labelme_is_found_beside_its_file_where_files_were_moved(tmp_path):

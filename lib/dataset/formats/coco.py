@@ -10,7 +10,7 @@ from typing import Any
 from pycocotools import mask as runs
 
 from lib.core.errors import UserError
-from lib.dataset.album import AnnotatedPictures
+from lib.dataset.album import AnnotatedPictures, Notes
 from lib.dataset.annotations import Polygon, Rectangle, RunLengths, Shape
 from lib.dataset.findings import Findings, shortlist
 from lib.dataset.pictures import Picture, part_of, part_of_words
@@ -45,18 +45,22 @@ def _is_coco(content: Any) -> bool:
 
 def _read_file(path: Path, content: dict[str, Any], found: AnnotatedPictures) -> None:
     part = part_of_words(path.stem) or part_of(path.relative_to(found.base))
-    labels = {one["id"]: one["name"] for one in content["categories"]}
-    notes = {}
-    for image in content["images"]:
-        size = (int(image["width"]), int(image["height"])) if image.get("width") and image.get("height") else None
-        notes[image["id"]] = found.picture(str(image["file_name"]), path, part, size=size)
-    for key in ("images", "categories"):
-        often = Counter(one["id"] for one in content[key])
-        if twice := [str(number) for number, count in often.items() if count > 1]:
-            raise UserError(
-                f"{path}: {key} of the same id, {shortlist(twice)}, so that annotations may belong to either; number "
-                f"them anew"
-            )
+    labels: dict[Any, Any] = {}
+    notes: dict[Any, Notes | None] = {}
+    often: dict[str, Counter[Any]] = {"images": Counter(), "categories": Counter()}
+    for number, one in enumerate(content["categories"]):
+        with found.annotation(path, f"categories[{number}]"):
+            often["categories"][one["id"]] += 1
+            labels[one["id"]] = one["name"]
+    for number, image in enumerate(content["images"]):
+        with found.annotation(path, f"images[{number}]"):
+            often["images"][image["id"]] += 1
+            notes[image["id"]] = None
+            size = (int(image["width"]), int(image["height"])) if image.get("width") and image.get("height") else None
+            notes[image["id"]] = found.picture(str(image["file_name"]), path, part, size=size)
+    twice = {key: [str(number) for number, count in ids.items() if count > 1] for key, ids in often.items()}
+    if told := [f"{key} of the same id, {shortlist(ids)}" for key, ids in twice.items() if ids]:
+        raise UserError(f"{path}: {', '.join(told)}, so that annotations may belong to either; number them anew")
     for number, one in enumerate(content["annotations"]):
         with found.annotation(path, one.get("id", number) if isinstance(one, dict) else number):
             for key, there in (("image_id", notes), ("category_id", labels)):
@@ -78,6 +82,7 @@ def _shape(annotation: dict[str, Any]) -> Shape:
             counts = runs.frPyObjects({"counts": counts, "size": [height, width]}, height, width)["counts"]
         return RunLengths(counts if isinstance(counts, bytes) else str(counts).encode("ascii"), (width, height))
     if segmentation:
-        return Polygon(tuple(tuple(map(float, ring)) for ring in segmentation))
+        rings = segmentation if isinstance(segmentation[0], list) else [segmentation]  # some tools write one ring flat
+        return Polygon(tuple(tuple(map(float, ring)) for ring in rings))
     x, y, wide, high = map(float, annotation["bbox"])
     return Rectangle((x, y, x + wide, y + high))

@@ -4,6 +4,7 @@ A picture is good if it has none of them, or only a tag that means "good". Its `
 Lines, points and tags mark no area: a picture that has only these is left out.
 """
 
+from collections import Counter
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -13,7 +14,7 @@ from lib.core.errors import UserError
 from lib.core.images import MAX_PIXELS
 from lib.dataset.album import AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, RunLengths, Shape, ellipse, encoded, turned_box
-from lib.dataset.findings import Findings
+from lib.dataset.findings import Findings, shortlist
 from lib.dataset.pictures import Picture, part_of_words
 from lib.dataset.reading import annotation_files, other_export, read_xml, recognised
 
@@ -36,6 +37,9 @@ def read(base: Path, findings: Findings) -> list[Picture]:
                 other = other_export(root) or "it is no export of CVAT for images"
                 findings.warnings.append(f"{path}: not read, since {other}")
                 continue
+            subsets = Counter(image.get("subset", "") for image in root.findall("image"))
+            if strange := [f"{name} ({often})" for name, often in subsets.items() if name and not part_of_words(name)]:
+                findings.warnings.append(f"{path}: subsets that are no part, and count for none: {shortlist(strange)}")
             for number, image in enumerate(root.findall("image")):
                 with found.annotation(path, f"image {image.get('name', number)}"):
                     _read_image(path, image, found)

@@ -12,7 +12,7 @@ from lib.core.images import SUFFIXES
 from lib.core.records import GOOD
 from lib.dataset.album import note_unread
 from lib.dataset.annotations import Annotation, Difference, Region
-from lib.dataset.findings import Findings, natural_key
+from lib.dataset.findings import Findings, natural_key, shortlist
 from lib.dataset.pictures import TEST, TRAIN, Picture, type_of
 from lib.dataset.reading import numbers, read_text
 
@@ -47,6 +47,12 @@ def read(base: Path, findings: Findings) -> list[Picture]:
         regions = _regions(labels, template, findings)
         annotation = Annotation(labels, regions) if regions else None
         pictures.append(Picture(type_of(regions), part, tested, annotation=annotation, group=group))
+    known = {_labels(template) for template in _templates(base)}
+    folders = {labels.parent for labels in known}
+    if orphans := sorted(str(path) for folder in folders for path in folder.glob("*.txt") if path not in known):
+        findings.problems.append(
+            f"{base}: {len(orphans)} file(s) of boxes without a pair: {shortlist(orphans)}; add or remove them"
+        )
     note_unread(base, pictures, findings)
     return pictures
 
@@ -76,25 +82,35 @@ def _parts(base: Path, findings: Findings) -> dict[str, str]:
                 except UserError as error:
                     findings.problems.append(str(error))
                     continue
-                parts |= {PurePosixPath(line.split()[0]).stem: part for line in lines if line.strip()}
+                pairs = [PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
+                if twice := [pair for pair in pairs if parts.get(pair, part) != part]:
+                    findings.problems.append(
+                        f"{place / name}: {len(twice)} pair(s) are in the list of another part, too: "
+                        f"{shortlist(twice)}; keep them in one"
+                    )
+                parts |= dict.fromkeys(pairs, part)
     return parts
 
 
 def _regions(labels: Path, template: Path, findings: Findings) -> tuple[Region, ...]:
-    """The boxes of a pair; what is wrong with a line is added to the findings."""
-    regions = []
+    """The boxes of a pair; which lines are wrong is added to the findings."""
     try:
-        for number, line in enumerate(read_text(labels).splitlines(), start=1):
-            values = numbers(line, " ,\t")
-            if values == []:
-                continue
-            if values is None or len(values) != 5 or values[4] not in range(1, len(TYPES) + 1):
-                raise UserError(
-                    f"{labels}, line {number}: expected x1 y1 x2 y2 and a class from 1 to {len(TYPES)} "
-                    f"(found {line!r:.80})"
-                )
-            corners = (values[0], values[1], values[2], values[3])
-            regions.append(Region(TYPES[int(values[4]) - 1], Difference(template, corners)))
+        lines = read_text(labels).splitlines()
     except UserError as error:
         findings.problems.append(str(error))
+        return ()
+    regions, wrong = [], []
+    for number, line in enumerate(lines, start=1):
+        values = numbers(line, " ,\t")
+        if values == []:
+            continue
+        if values is None or len(values) != 5 or values[4] not in range(1, len(TYPES) + 1):
+            wrong.append(f"line {number} ({line!r:.80})")
+            continue
+        corners = (values[0], values[1], values[2], values[3])
+        regions.append(Region(TYPES[int(values[4]) - 1], Difference(template, corners)))
+    if wrong:
+        findings.problems.append(
+            f"{labels}: expected x1 y1 x2 y2 and a class from 1 to {len(TYPES)}; found {shortlist(wrong)}"
+        )
     return tuple(regions)

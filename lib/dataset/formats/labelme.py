@@ -24,7 +24,7 @@ from lib.dataset.reading import annotation_files, read_json, recognised
 
 GOODS, DEFECTS = "pictures whose file holds no shape, and those in a folder `good`", "shapes"
 
-LEAST = {"polygon": 3, "circle": 2, "rectangle": 2, "mask": 2}  # points
+LEAST = {"polygon": 3, "rotation": 3, "circle": 2, "rectangle": 2, "mask": 2}  # points
 
 
 def recognises(base: Path) -> str | None:
@@ -47,12 +47,13 @@ def read(base: Path, findings: Findings) -> list[Picture]:
             named = str(content["imagePath"])
             beside = named.replace("\\", "/").rpartition("/")[2]  # where files were moved
             notes = found.picture(found.name_of((named, beside), path), path, size=size)
-            for one in content["shapes"] if notes else []:
-                kind = one.get("shape_type") or "polygon"
-                if (shape := _shape(path, kind, one, size)) is None:
-                    found.skip(kind, notes, [one["label"]])
-                else:
-                    found.region(notes, one["label"], shape)  # type: ignore[arg-type]
+            for number, one in enumerate(content["shapes"] if notes else []):
+                with found.annotation(path, f"shapes[{number}]"):
+                    kind = one.get("shape_type") or "polygon"
+                    if (shape := _shape(kind, one, size)) is None:
+                        found.skip(kind, notes, [one["label"]])
+                    else:
+                        found.region(notes, one["label"], shape)  # type: ignore[arg-type]
             flags = [name for name, is_set in (content.get("flags") or {}).items() if is_set] if notes else []
             if flags:
                 found.skip("flag(s) of a picture", notes, flags)
@@ -63,43 +64,44 @@ def _is_labelme(content: Any) -> bool:
     return isinstance(content, dict) and isinstance(content.get("shapes"), list) and "imagePath" in content
 
 
-def _shape(path: Path, kind: str, one: dict[str, Any], size: tuple[int, int] | None) -> Shape | None:
-    """The area of a shape, or None where it has none."""
+def _shape(kind: str, one: dict[str, Any], size: tuple[int, int] | None) -> Shape | None:
+    """The area of a shape, or None where it has none. X-AnyLabeling writes four corners of a rectangle, also of a
+    rotated one (`rotation`), where labelme writes two."""
     try:
         points = [(float(x), float(y)) for x, y in one["points"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: a {kind} whose points are no pairs of numbers: {one.get('points')!r:.80}; draw it anew"
-        ) from error
+        raise UserError(f"a {kind} whose points are no pairs of numbers: {one.get('points')!r:.80}") from error
     if len(points) < LEAST.get(kind, 0):
-        raise UserError(f"{path}: a {kind} of {len(points)} point(s), expected {LEAST[kind]}; draw it anew")
-    if kind == "polygon":
+        raise UserError(f"a {kind} of {len(points)} point(s), expected {LEAST[kind]}")
+    if kind == "rectangle":
+        x0, y0, x1, y1 = (limit(point[axis] for point in points) for limit in (min, max) for axis in (0, 1))
+        if all(x in (x0, x1) and y in (y0, y1) for x, y in points):
+            return Rectangle((x0, y0, x1, y1))
+    if kind in ("polygon", "rotation", "rectangle"):
         return Polygon((tuple(value for point in points for value in point),))
     if kind == "circle":
         (x, y), (edge_x, edge_y) = points[0], points[-1]
         radius = math.hypot(edge_x - x, edge_y - y)
         return ellipse(x, y, radius, radius)
-    if kind in ("rectangle", "mask"):
-        (x0, x1), (y0, y1) = (sorted(point[axis] for point in (points[0], points[-1])) for axis in (0, 1))
-        return (
-            Rectangle((x0, y0, x1, y1)) if kind == "rectangle" else _mask(path, one["mask"], (int(x0), int(y0)), size)
-        )
+    if kind == "mask":
+        x0, y0 = (min(points[0][axis], points[-1][axis]) for axis in (0, 1))
+        return _mask(one["mask"], (int(x0), int(y0)), size)
     return None
 
 
-def _mask(path: Path, data: str, corner: tuple[int, int], size: tuple[int, int] | None) -> RunLengths:
+def _mask(data: str, corner: tuple[int, int], size: tuple[int, int] | None) -> RunLengths:
     """A mask, given as a PNG in base64 whose upper left corner lies at `corner`."""
     if size is None or not 0 < size[0] * size[1] <= MAX_PIXELS:
-        raise UserError(f"{path}: a mask in a picture of unknown size; imageWidth and imageHeight are needed")
+        raise UserError("a mask in a picture of unknown size; imageWidth and imageHeight are needed")
     try:
         with Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=("PNG",)) as picture:
             if picture.width > size[0] + 1 or picture.height > size[1] + 1:
-                raise UserError(f"{path}: a mask that is larger than its picture")
+                raise UserError("a mask that is larger than its picture")
             part = np.asarray(picture.convert("L")) > 0
     except UnidentifiedImageError as error:
-        raise UserError(f"{path}: a mask that is no PNG; export it anew") from error
+        raise UserError("a mask that is no PNG") from error
     except (binascii.Error, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: a mask that cannot be read: {error}") from error
+        raise UserError(f"a mask that cannot be read: {error}") from error
     mask = np.zeros((size[1], size[0]), bool)
     left, top = max(corner[0], 0), max(corner[1], 0)
     part = part[top - corner[1] : size[1] - corner[1], left - corner[0] : size[0] - corner[0]]

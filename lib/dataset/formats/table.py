@@ -5,7 +5,6 @@ type `good` have no mask, or an empty one; several rows of one picture are sever
 can be read: samples of generators belong to train.
 """
 
-import csv
 import os
 from collections import defaultdict
 from pathlib import Path, PureWindowsPath
@@ -17,7 +16,7 @@ from lib.dataset.album import Album, note_unread
 from lib.dataset.annotations import Annotation, MaskFile, Region
 from lib.dataset.findings import Alike, Findings
 from lib.dataset.pictures import PARTS, TRAIN, Picture, TypeNames, is_good, picture_names, type_of
-from lib.dataset.reading import read_text
+from lib.dataset.reading import read_table
 
 GOODS, DEFECTS = "rows of the type `good`, without a mask", "rows of other types, with a mask"
 COLUMNS = {
@@ -132,24 +131,14 @@ def _check(path: Path, rows: list[Row], defects: list[Row], wrong: Alike) -> Non
 def _rows(path: Path) -> list[Row] | None:
     """The rows of a table, by the names of COLUMNS, "" where one is absent, and `table` and `line`, where each
     stands; None where it is no table of pictures."""
-    lines = read_text(path).splitlines()
-    if not lines:
+    columns, rows = read_table(path)
+    known = [name.lower() for name in columns]
+    called = {key: next((name for name in names if name in known), "") for key, names in COLUMNS.items()}
+    if not called["picture"] or not called["type"]:
         return None
-    reader = csv.reader(lines, delimiter=max(",;\t", key=lines[0].count))
-    try:
-        header = [name.strip().lower() for name in next(reader)]
-        place = {
-            key: next((header.index(name) for name in names if name in header), None) for key, names in COLUMNS.items()
-        }
-        if place["picture"] is None or place["type"] is None:
-            return None
-        cells = [(reader.line_num, row) for row in reader if any(row)]
-    except csv.Error as error:
-        raise UserError(f"{path}: no CSV table: {error}; save it anew") from error
     return [
-        {key: row[at].strip() if at is not None and at < len(row) else "" for key, at in place.items()}
-        | {"table": str(path), "line": f"line {line}"}
-        for line, row in cells
+        {key: row.get(name, "") for key, name in called.items()} | {"table": str(path), "line": f"line {line}"}
+        for line, row in rows
     ]
 
 

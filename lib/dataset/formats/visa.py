@@ -5,13 +5,14 @@ protocol: `image_anno.csv` may name several types for one mask, and says not whi
 """
 
 import csv
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 from lib.core.errors import UserError
 from lib.core.records import GOOD
 from lib.dataset.album import note_unread
-from lib.dataset.findings import Findings
+from lib.dataset.findings import Findings, shortlist
 from lib.dataset.folders import defects_with_masks, picture_files
 from lib.dataset.pictures import PARTS, Picture
 from lib.dataset.reading import read_text
@@ -42,8 +43,17 @@ def _parts(table: Path, findings: Findings) -> dict[str, str]:
     if not table.is_file():
         return {}
     try:
-        rows = list(csv.DictReader(read_text(table).splitlines()))
-        return {row["image"]: PARTS.get(row["split"], "") for row in rows}
+        rows = [(row["image"], row["split"]) for row in csv.DictReader(read_text(table).splitlines())]
     except (UserError, csv.Error, KeyError) as error:
         findings.warnings.append(f"{table}: not read, so that pictures have no part: {error}")
         return {}
+    parts: dict[str, set[str]] = defaultdict(set)
+    for image, part in rows:
+        parts[image].add(part)
+    for told, images in (
+        ("are in several parts; keep them in one", [image for image, several in parts.items() if len(several) > 1]),
+        ("are in an unknown part; expected train or test", [image for image, part in rows if part not in PARTS]),
+    ):
+        if images:
+            findings.problems.append(f"{table}: {len(images)} picture(s) {told}: {shortlist(images)}")
+    return {image: PARTS.get(part, "") for image, part in rows}

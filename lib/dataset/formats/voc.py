@@ -1,4 +1,4 @@
-"""Pascal VOC, as NEU-DET has it, too: an XML file with boxes for each picture.
+"""Pascal VOC, as NEU-DET has it, too: an XML file with boxes, or Roboflow's polygons, for each picture.
 
 The part stands in `ImageSets/Main/train.txt`, `val.txt` and `test.txt`, or in the name of a folder (`train`,
 `validation`). A picture whose file holds no object is a good one.
@@ -9,8 +9,8 @@ from xml.etree.ElementTree import Element
 
 from lib.core.errors import UserError
 from lib.dataset.album import AnnotatedPictures
-from lib.dataset.annotations import Rectangle
-from lib.dataset.findings import Findings
+from lib.dataset.annotations import Polygon, Rectangle, Shape
+from lib.dataset.findings import Findings, shortlist
 from lib.dataset.pictures import PARTS, Picture
 from lib.dataset.reading import annotation_files, read_text, read_xml, recognised
 
@@ -27,21 +27,33 @@ def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures that the XML files are about; adds problems to the findings."""
     found = AnnotatedPictures(base, findings)
     parts = _parts(found)
+    at_odds, stems = [], set()
     for path in annotation_files(base, ".xml"):
         with found.file(path, "Pascal VOC"):
             root = read_xml(path)
             if not _is_voc(root):
                 findings.warnings.append(f"{path}: not read, since it is no annotation of Pascal VOC")
                 continue
-            width, height = (int(_number(path, root, f"size/{key}", "0")) for key in ("width", "height"))
-            name = _picture_name(root, path, found)
-            notes = found.picture(
-                name, path, parts.get(path.stem, ""), size=(width, height) if width * height else None
-            )
-            for one in root.findall("object") if notes else []:
-                # Pixels count from 1, and the last one belongs to the box.
-                x0, y0, x1, y1 = (_number(path, one, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
-                found.region(notes, (one.findtext("name") or "").strip(), Rectangle((x0 - 1, y0 - 1, x1, y1)))  # type: ignore[arg-type]
+            stems.add(path.stem)
+            size = None
+            with found.annotation(path, "size"):
+                size = _size(root)
+            name, other = _picture_name(root, path, found)
+            if other:
+                at_odds.append(f"{path} ({other})")
+            notes = found.picture(name, path, parts.get(path.stem, ""), size=size)
+            for number, one in enumerate(root.findall("object") if notes else [], start=1):
+                with found.annotation(path, f"object {number}"):
+                    found.region(notes, (one.findtext("name") or "").strip(), _shape(one))  # type: ignore[arg-type]
+    if at_odds:
+        findings.warnings.append(
+            f"{base}: {len(at_odds)} file(s) name another picture than that of their own name, which counts: "
+            f"{shortlist(at_odds)}"
+        )
+    if absent := sorted(parts.keys() - stems):
+        findings.warnings.append(
+            f"{base}: {len(absent)} picture(s) in ImageSets/Main have no file of boxes: {shortlist(absent)}"
+        )
     return found.pictures()
 
 
@@ -49,31 +61,60 @@ def _is_voc(root: Element) -> bool:
     return root.tag == "annotation" and (root.find("object") is not None or root.find("filename") is not None)
 
 
-def _number(path: Path, element: Element, key: str, default: str = "") -> float:
+def _number(element: Element, key: str, default: str = "") -> float:
     """A number below an element. Raises UserError where it is none."""
     text = element.findtext(key) or default
     try:
         return float(text)
     except ValueError as error:
-        raise UserError(f"{path}: {element.tag}: {key} is no number, but {text!r:.80}; correct or remove it") from error
+        raise UserError(f"{key} is no number, but {text!r:.80}") from error
 
 
-def _picture_name(root: Element, path: Path, found: AnnotatedPictures) -> str:
-    """The name that the file gives, where there is such a picture, else the file's own: they are often at odds."""
+def _size(root: Element) -> tuple[int, int] | None:
+    """Width and height of the annotated picture; None where the file has neither, or zeros."""
+    width, height = (int(_number(root, f"size/{key}", "0")) for key in ("width", "height"))
+    return (width, height) if width * height else None
+
+
+def _shape(one: Element) -> Shape:
+    """The polygon of an object, as Roboflow writes it (x1, y1, x2, ...), or its box."""
+    if (polygon := one.find("polygon")) is not None and polygon.find("x1") is not None:
+        count = sum(child.tag.startswith("x") for child in polygon)
+        return Polygon((tuple(_number(polygon, f"{axis}{n}") for n in range(1, count + 1) for axis in "xy"),))
+    # Pixels count from 1, and the last one belongs to the box.
+    x0, y0, x1, y1 = (_number(one, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
+    return Rectangle((x0 - 1, y0 - 1, x1, y1))
+
+
+def _picture_name(root: Element, path: Path, found: AnnotatedPictures) -> tuple[str, str]:
+    """The file's own name, where there is such a picture, else the one in it; and, where both lead to pictures and
+    they differ, the one that is passed over. Copied files often keep the name of the first one."""
     named = (root.findtext("filename") or "").strip()
+    own, other = _found(path.stem, path, found), _found(named, path, found)
+    if own is None:
+        return (named, "") if other is not None else (path.stem, "")
+    return path.stem, named if other not in (None, own) else ""
+
+
+def _found(name: str, path: Path, found: AnnotatedPictures) -> Path | None:
+    """The picture to which a name in a file leads, if any."""
     try:
-        found.album.find(named, path.parent)
+        return found.album.find(name, path.parent)
     except UserError:
-        return path.stem
-    return named
+        return None
 
 
 def _parts(found: AnnotatedPictures) -> dict[str, str]:
-    """The part of every picture that a list names, by the picture's stem."""
+    """The part of every picture that a list names, by the picture's stem; one in two parts is a problem."""
     parts: dict[str, str] = {}
     for listed in sorted(found.base.glob("**/ImageSets/Main/*.txt")):
         if listed.stem in PARTS:
             with found.file(listed, "Pascal VOC"):
                 names = [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
+                if twice := [name for name in names if parts.get(name, PARTS[listed.stem]) != PARTS[listed.stem]]:
+                    found.findings.problems.append(
+                        f"{listed}: {len(twice)} picture(s) are in the list of another part, too: {shortlist(twice)}; "
+                        f"keep them in one"
+                    )
                 parts |= dict.fromkeys(names, PARTS[listed.stem])
     return parts

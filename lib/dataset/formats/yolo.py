@@ -6,7 +6,7 @@ or `obj.names`. An empty file, or none where other pictures of the folder have o
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain, islice
@@ -44,6 +44,14 @@ def read(base: Path, findings: Findings) -> list[Picture]:
     lines = Lines(_names(base, findings), _keypoints(base))
     label_of = _labels_of(base, found.album.paths)
     folders = {labels.parent for labels in label_of.values() if labels.is_file()}
+    pictures_of: dict[Path, list[str]] = defaultdict(list)
+    for picture, labels in label_of.items():
+        if labels.is_file():
+            pictures_of[labels].append(picture.name)
+    if shared := [f"{labels} of {', '.join(names)}" for labels, names in pictures_of.items() if len(names) > 1]:
+        findings.problems.append(
+            f"{len(shared)} file(s) of labels are of several pictures: {shortlist(shared)}; rename pictures and labels"
+        )
     without, broken = [], []
     for picture, labels in label_of.items():
         if labels.parent not in folders or (is_good(picture.parent.name) and not labels.is_file()):
