@@ -17,7 +17,7 @@ from lib.core.geometry import Mask
 from lib.core.images import decode, png_bytes, read_mask, read_pixels, stored_orientation, turned
 from lib.core.records import GOOD, MaskSource
 from lib.core.runtime import progress
-from lib.dataset.annotations import Annotation, BoxMasks, draw
+from lib.dataset.annotations import Annotation, BoxMasks, MaskFile, draw
 from lib.dataset.findings import Findings, shortlist
 from lib.dataset.pictures import Picture
 
@@ -137,7 +137,7 @@ def _note_doubtful_masks(examinations: Sequence[Examination], findings: Findings
         "fit their picture as it is stored. Since an EXIF tag rotates the picture upright, they are rotated with it",
     )
     warn(
-        [one.picture.mask for one in examinations if one.doubtful_turn],
+        [one.picture.mask or one.picture.path for one in examinations if one.doubtful_turn],
         "fit their picture both as it is stored and as its EXIF tag rotates it. They are taken as drawn on the upright "
         "picture, as viewers show it: check them, and save the pictures without the tag if they do not match",
     )
@@ -246,11 +246,13 @@ def _with_drawing(result: Examination, annotation: Annotation, image: NDArray, b
     """The examination with the mask that is drawn from the annotation of its picture (H, W, 3)."""
     try:
         (height, width), turns = image.shape[:2], stored_orientation(result.picture.path)
-        as_stored = annotation.size == (height, width) != (width, height) and turns >= 5
-        if annotation.size not in (None, (width, height)) and not as_stored:
+        files = [one.shape.path for one in annotation.regions if isinstance(one.shape, MaskFile)] if turns >= 5 else ()
+        size = annotation.size or (read_mask(files[0]).shape[::-1] if files else None)
+        as_stored = size == (height, width) != (width, height) and turns >= 5
+        if size not in (None, (width, height)) and not as_stored:
             raise UserError(
-                f"{annotation.source}: it was made for a picture of {annotation.size[0]} x {annotation.size[1]} px, "
-                f"{result.picture.path} has {width} x {height} px; annotate the picture at its full size"
+                f"{annotation.source}: it was made for a picture of {size[0]} x {size[1]} px, {result.picture.path} "
+                f"has {width} x {height} px; annotate the picture at its full size"
             )
         try:
             drawing = draw(annotation, turned(image, BACK.get(turns, turns)) if as_stored else image, boxes)
@@ -261,6 +263,7 @@ def _with_drawing(result: Examination, annotation: Annotation, image: NDArray, b
             result,
             problems=(*result.problems, *_mask_problems(annotation.source, labels > 0, image)),
             turned_mask=as_stored,
+            doubtful_turn=turns > 1 and not as_stored and (turns < 5 or size is None or width == height),
             drawn=Drawn(png_bytes(labels), drawing.types, drawing.source, drawing.guessed, drawing.hidden),
         )
     except (OSError, UserError) as error:

@@ -265,3 +265,40 @@ def test_a_picture_of_a_format_that_is_not_read_is_told_as_such(tmp_path):
     (tmp_path / "0.webp").touch()
     with pytest.raises(UserError, match=r"'0.webp' is there, but is of no format that is read \(.png, "):
         Album(tmp_path).find("0.webp")
+
+
+@pytest.mark.parametrize(
+    ("turns", "stored", "told", "is_doubtful"),
+    [(6, (12, 8), True, False), (6, (8, 8), True, True), (6, (12, 8), False, True), (3, (12, 8), True, True)],
+)
+def test_an_annotation_that_fits_a_turned_picture_either_way_is_doubtful(tmp_path, turns, stored, told, is_doubtful):
+    """told: the file gives the size, that of the upright picture."""
+    exif = Image.Exif()
+    exif[0x0112] = turns
+    width, height = stored[::-1] if turns == 6 else stored
+    write_coco(
+        tmp_path,
+        lambda c: c.update(
+            images=[{"id": 1, "file_name": "a.png", **({"width": width, "height": height} if told else {})}]
+        ),
+    )
+    Image.new("RGB", stored).save(tmp_path / "images/a.png", exif=exif)
+    [picture] = [one for one in read_category(tmp_path, "nut", Findings()) if one.annotation]
+    assert examine(picture, "whole").doubtful_turn == is_doubtful
+
+
+def test_several_masks_of_a_picture_that_fit_it_as_it_is_stored_are_turned_with_it(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = np.zeros((8, 12, 3), np.uint8)
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    masks = np.zeros((2, 8, 12), np.uint8)
+    masks[0, 1:3, 1:4] = masks[1, 5:7, 8:11] = 255
+    for n, mask in enumerate(masks):
+        Image.fromarray(mask).save(tmp_path / f"m{n}.png")
+    (tmp_path / "all.csv").write_text("picture,mask,type\na.png,m0.png,dent\na.png,m1.png,crack\n")
+    [picture] = [one for one in read_category(tmp_path, "nut", Findings()) if one.annotation]
+    seen = examine(picture)
+    assert seen.problems == () and seen.turned_mask and seen.drawn
+    labels = np.asarray(Image.open(io.BytesIO(seen.drawn.png)))
+    assert np.array_equal(labels > 0, np.rot90(masks.max(axis=0) > 0, -1))
