@@ -2,7 +2,7 @@
 
 Hidden files and folders are skipped: macOS creates a file `._x.png`, which is not a picture, beside x.png. Folders with
 results of `lib.predict` are skipped, too. Pictures in unsupported formats are listed nevertheless, so that they are
-reported instead of being skipped without notice.
+reported instead of being skipped without notice, and so are subfolders that cannot be read.
 """
 
 import csv
@@ -18,7 +18,7 @@ TABLE = "scores.csv"  # marks a folder of results
 # Unsupported picture formats: they are reported, so that no part passes uninspected.
 FOREIGN = (".webp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".dng", ".raw")
 FIRST_COLUMNS = ["picture", "anomaly_score", "defect_pixels"]
-Signature = tuple[int, int]
+Signature = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,12 @@ def arrivals(
 
 
 def signature(path: Path) -> Signature | None:
-    """What changes when a file does: size and time; None where it has gone meanwhile."""
+    """What changes when a file or its permissions do: size, time and mode; None where it has gone meanwhile."""
     try:
         stat = path.stat()
     except OSError:
         return None
-    return stat.st_size, stat.st_mtime_ns
+    return stat.st_size, stat.st_mtime_ns, stat.st_mode
 
 
 def _inside(place: Path, out: Path) -> Iterator[tuple[Path, PurePath]]:
@@ -156,11 +156,15 @@ def _inside(place: Path, out: Path) -> Iterator[tuple[Path, PurePath]]:
 
 
 def _below(folder: Path, root: Path, closed: Collection[Path], above: set[Path]) -> Iterator[tuple[Path, PurePath]]:
-    """Files first, then subfolders, by name; links are followed but not in a circle."""
+    """Files first, then subfolders, by name; links are followed but not in a circle. A subfolder that cannot be read
+    stands for what is in it. Raises UserError if the folder itself cannot be read."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         shown = [Path(folder, entry.name) for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
+        if folder != root:
+            yield folder, folder.relative_to(root)
+            return
         raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
     folders = [path for path in shown if path.is_dir()]
     for path in shown:

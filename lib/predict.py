@@ -93,6 +93,8 @@ def _tell(line: str) -> None:
 
 def loaded(model: Path, runtime: str = "torch") -> Inspector:
     """The detector of a trained seed's folder, or of an ONNX file. Raises UserError, which names the broken file."""
+    if runtime == "torch" and model.suffix == ".onnx":
+        raise UserError(f"{model}: a graph for onnxruntime; add --runtime onnx")
     return load_exchanged(model) if runtime == "onnx" else load_trained(model).inspector()
 
 
@@ -161,7 +163,8 @@ def _look_at_new(
     results.write()
     for picture in pictures:
         row = results.rows[picture.name]
-        say(f"{row.picture}: {row.error or f'alarm {row.alarm}, score {row.anomaly_score}'}")
+        reason = row.error.removeprefix(f"{row.picture}: ")
+        say(f"{row.picture}: {reason or f'alarm {row.alarm}, score {row.anomaly_score}'}")
 
 
 def described(inspector: Inspector) -> dict[str, Any]:
@@ -184,6 +187,8 @@ def _look(inspector: Inspector, pictures: Iterable[Picture], results: Results) -
         try:
             if picture.shown != picture.path.as_posix():
                 raise UserError(f"{picture.shown}: a name that is no UTF-8, as all results are; rename it")
+            if picture.path.is_dir():
+                raise UserError(f"{picture.shown}: a folder that cannot be read; nothing in it is looked at")
             image = inspector.read(picture.path)
             refuse_small(image[..., 0].size, inspector.decision.min_area, "min_area of the model", picture.path)
             seen = inspector.look(image)

@@ -4,14 +4,14 @@
 
 The pictures in the folder must show no defects; afterwards at most this share of them is an alarm. The threshold of
 masks is raised where half of the pictures would have some. The model's threshold.json stores how they were chosen, and
-what training chose; a `model.onnx` in the folder looks at the pictures and gets the new thresholds, too, but copies
-elsewhere do not. Nothing
-else changes. A folder below models/detectors is an output of DVC, and the next `dvc repro` sets its thresholds back:
-recalibrate the copy that runs on the line.
+what training chose. A `model.onnx` in the folder looks at the pictures and gets the new thresholds, too, but copies
+elsewhere do not, nor does a `lib.predict --watch` that runs. Nothing else changes. A folder below models/detectors is
+an output of DVC, and the next `dvc repro` sets its thresholds back: recalibrate the copy that runs on the line.
 """
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +23,7 @@ from lib.alarms import Decision, alarm_level, refuse_small, threshold_for
 from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.runtime import progress, write_bytes, write_json
+from lib.dataset.findings import shortlist
 from lib.exchange import FILE, load_exchanged, with_decision
 from lib.intake import Picture, listed
 from lib.trained import checked_decision, load_trained
@@ -36,13 +37,20 @@ def main() -> None:
     parser.add_argument("--min-area", type=int, help="pixels in one piece that are an alarm; as the model has it")
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
     args = parser.parse_args()
-    before, after = recalibrated(args.model, listed(args.good, args.model), args.false_alarm_rate, args.min_area)
+    good = listed(args.good, args.model)
+    before, after, alarms = recalibrated(args.model, good, args.false_alarm_rate, args.min_area)
     if not args.dry_run:
         graph = args.model / FILE
         data = with_decision(graph, checked_decision(after, args.model)) if graph.exists() else None
         write_json(args.model / "threshold.json", after)
         if data is not None:
             write_bytes(graph, data)
+    if alarms:
+        print(
+            f"{len(alarms)} of the good pictures gave an alarm before: {shortlist(alarms)}. Look at them: a defect "
+            f"among them raises the threshold, and passes from now on",
+            file=sys.stderr,
+        )
     was, now = (checked_decision(values, args.model) for values in (before, after))
     print(
         f"threshold of alarms {was.alarm_threshold:.6g} -> {now.alarm_threshold:.6g}, of masks {was.threshold:.6g} -> "
@@ -52,8 +60,9 @@ def main() -> None:
 
 def recalibrated(
     folder: Path, good: Sequence[Picture], rate: float, min_area: int | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What threshold.json of the trained seed in `folder` says, and what it is to say after these good pictures.
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """What threshold.json of the trained seed in `folder` says, what it is to say after these good pictures, and which
+    of them gave an alarm so far, the highest first, with their scores.
 
     Raises UserError where there is no trained seed, for a rate that is no share below 1 or no area, for a rate that so
     few pictures cannot show, for an area above that of a picture, for a picture that cannot be read, and for a
@@ -84,12 +93,15 @@ def recalibrated(
 
     levels = [level(picture) for picture in progress(good, "look at good pictures")]
     of_masks = max(trained.decision.threshold, float(np.median(levels)))
-    return before, asdict(Decision(of_masks, threshold_for(levels, rate), area)) | {
+    highest = sorted(zip(levels, good, strict=True), key=lambda one: -one[0])
+    alarms = [f"{one.shown} ({score:.6g})" for score, one in highest if score >= trained.decision.alarm_threshold]
+    after = asdict(Decision(of_masks, threshold_for(levels, rate), area)) | {
         "chosen_on": "good pictures, recalibrated",
         "false_alarm_rate": rate,
         "good_pictures": len(levels),
         "trained": before.get("trained", before),
     }
+    return before, after, alarms
 
 
 if __name__ == "__main__":

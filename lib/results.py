@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -73,6 +74,8 @@ def one_at_a_time(out: Path) -> Iterator[None]:
         raise UserError(f"{out}: is a file; name a folder for the results")
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise UserError(f"{out}: nothing can be written there; change its permissions, or name another folder")
     lock = filelock.FileLock(out / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -111,18 +114,20 @@ class Results:
         there = [name for name in (TABLE, BOXES, RUN) if (self.out / name).exists()]
         if not there:
             return
+        other = "of something else, or of another model"
         try:
             before = json.loads((self.out / RUN).read_text(encoding="utf-8"))
-            self.looks = {name: (size, time) for name, (size, time) in before.pop("looks", {}).items()}
-            same = {"types": [], "alarm_threshold": before["threshold"]} | before == self.run  # once there were neither
+            self.looks = {name: tuple(look) for name, look in before.pop("looks", {}).items()}
+            before = {"types": [], "alarm_threshold": before["threshold"]} | before  # once there were neither
+            same = before == self.run
+            if all(before[key] == self.run[key] for key in ("detector", "weights", "types")):
+                other = f"of this model with other thresholds (alarms from {before['alarm_threshold']:.6g} on)"
             answers = json.loads((self.out / BOXES).read_text(encoding="utf-8"))
             rows = read_rows(self.out)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             same = False
         if not same:
-            raise UserError(
-                f"{self.out}: holds other results, such as {there[0]}, or another model's; name another folder"
-            )
+            raise UserError(f"{self.out}: holds results {other}, such as {there[0]}; name another folder")
         self.rows = {row.result: row for row in rows}
         for answer in answers:
             self.boxes.setdefault(rows[answer["image_id"] - 1].result, []).append(answer)

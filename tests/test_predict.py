@@ -21,6 +21,7 @@ from lib import predict
 from lib.alarms import Decision
 from lib.core.command import end_with
 from lib.core.errors import UserError
+from lib.core.geometry import RGB
 from lib.core.images import read_image, read_mask, write_png
 from lib.core.runtime import write_json
 from lib.detectors import Example, find
@@ -31,6 +32,7 @@ from lib.plots import heat_map
 from lib.predict import loaded, predict_all, watch
 from lib.results import Results, one_at_a_time
 from lib.scoring import image_score
+from lib.trained import Inspector
 from tests import brightness
 from tests.blobs import BUDGET
 from tests.brightness import bright_discs
@@ -458,6 +460,45 @@ def test_a_picture_that_changed_while_nobody_watched_is_looked_at_anew(trained: 
     assert len(once(trained, nothing)) == 2, "of an earlier version nobody knows what it looked at"
 
 
+def test_a_picture_that_may_be_read_at_last_is_looked_at_anew(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its bytes do not change, nor does the time of their last change."""
+    read, refused = Inspector.read, {NEW / "0.png"}
+
+    def reading(inspector: Inspector, path: Path) -> RGB:
+        if path in refused:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(inspector, path)
+
+    monkeypatch.setattr(Inspector, "read", reading)
+
+    def allowed() -> None:
+        if (OUT / "scores.csv").exists() and refused and any(row["error"] for row in rows()):
+            refused.clear()
+            (NEW / "0.png").chmod(0o600)
+
+    told: list[str] = []
+    watch(loaded(trained), [NEW], OUT, allowed, turns=6, say=told.append)
+    assert [one["error"] for one in rows()] == ["", ""] and sum("data/new/0.png: " in line for line in told) == 2
+
+
+def test_a_subfolder_that_cannot_be_read_is_told_and_the_rest_is_looked_at(trained: Path, monkeypatch):
+    (NEW / "closed").mkdir()
+    scan = os.scandir
+
+    def refusing(folder: Path) -> object:
+        if isinstance(folder, Path) and folder.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr("lib.intake.os.scandir", refusing)
+    for run in (look, lambda model: once(model, nothing)):
+        run(trained)
+        errors = {row["picture"]: row["error"] for row in rows()}
+        assert errors.pop("data/new/closed").endswith("a folder that cannot be read; nothing in it is looked at")
+        assert len(errors) == 2 and set(errors.values()) == {""}
+        shutil.rmtree(OUT)
+
+
 def test_two_runs_do_not_write_into_one_folder(trained: Path):
     with one_at_a_time(OUT):
         for run in (look, once):
@@ -483,7 +524,7 @@ def test_a_folder_that_is_called_like_files_of_results_is_refused(trained: Path)
 def test_a_broken_run_json_is_not_gone_on_with(trained: Path, text: str):
     once(trained, nothing)
     (OUT / "run.json").write_text(text)
-    with pytest.raises(UserError, match="holds other results"):
+    with pytest.raises(UserError, match="holds results of something else"):
         once(trained, nothing)
 
 
@@ -501,11 +542,11 @@ def test_watching_does_not_go_on_with_what_another_model_wrote(trained: Path):
     once(trained, nothing)
     before = contents(OUT)
     write_json(trained / "threshold.json", {"threshold": THRESHOLD + 1})
-    with pytest.raises(UserError, match="or another model's; name another folder"):
+    with pytest.raises(UserError, match=r"of this model with other thresholds \(alarms from .*; name another folder"):
         once(trained, nothing)
     assert contents(OUT) == before
     (OUT / "run.json").unlink()
-    with pytest.raises(UserError, match=r"holds other results, such as scores\.csv"):
+    with pytest.raises(UserError, match=r"of something else, .*such as scores\.csv"):
         once(trained, nothing)
 
 
@@ -567,7 +608,7 @@ def test_watching_goes_on_with_what_a_version_without_types_wrote(trained: Path)
     )
     once(trained, nothing)
     write_json(OUT / "run.json", run | {"types": ["blob"]})
-    with pytest.raises(UserError, match="or another model's"):
+    with pytest.raises(UserError, match="holds results of something else"):
         once(trained, nothing)
 
 

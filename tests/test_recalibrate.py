@@ -77,7 +77,7 @@ def test_the_promise_is_kept_for_the_onnx_in_the_folder_too_whose_scores_differ(
     (stored / "model.onnx").write_bytes(b"a graph")
     brighter = SimpleNamespace(predict=lambda image: brightness.predict(0.0, image) + np.float32(2))
     monkeypatch.setattr(recalibrate, "load_exchanged", lambda folder: brighter)
-    _, after = recalibrate.recalibrated(stored, listed([stored.parent / "good"], stored), 0.0, None)
+    _, after, _ = recalibrate.recalibrated(stored, listed([stored.parent / "good"], stored), 0.0, None)
     assert 147 < after["alarm_threshold"] < 148
 
 
@@ -101,6 +101,17 @@ def test_what_cannot_be_is_refused(stored: Path, monkeypatch, capsys, arguments,
     with pytest.raises(SystemExit):
         call(monkeypatch, stored, stored.parent / "good", *arguments)
     assert told in capsys.readouterr().err and (stored / "threshold.json").read_bytes() == before
+
+
+def test_good_pictures_that_gave_an_alarm_are_named_the_highest_first(stored: Path, monkeypatch, capsys):
+    good = stored.parent / "good"
+    call(monkeypatch, stored, good)
+    assert capsys.readouterr().err.count("gave an alarm") == 0
+    for name, value in (("9", 255), ("4", 252)):
+        write_png(good / f"{name}.png", np.full((RNG_SIDE, RNG_SIDE, 3), value, np.uint8))
+    call(monkeypatch, stored, good, "--dry-run")
+    told = capsys.readouterr().err
+    assert f"2 of the good pictures gave an alarm before: {good}/9.png (255), {good}/4.png (252). Look at them" in told
 
 
 def test_a_disk_that_is_full_is_told_with_the_path_and_the_threshold_stays(stored: Path, monkeypatch, capsys):
