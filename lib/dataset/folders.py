@@ -1,7 +1,7 @@
 """Folders of pictures, one per defect type, and of their masks, as in MVTec AD and in plain folders.
 
 Good pictures are in a folder `good`, `ok` or `normal`. A mask is named `<stem>_mask` or, in a folder of masks or next
-to a JPEG, also `<stem>`.
+to a JPEG, also `<stem>`. Names of types and pictures may be any: ids have ones that resemble them.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from lib.core.images import SUFFIXES
 from lib.core.records import GOOD
 from lib.dataset.findings import Findings, natural_key, shortlist
-from lib.dataset.pictures import TEST, TRAIN, Picture, fits, is_good, renaming
+from lib.dataset.pictures import TEST, TRAIN, Picture, TypeNames, distinct, fitted, is_good
 
 TWINS = "twins"
 MASK_FOLDERS = ("ground_truth", "masks")
@@ -37,17 +37,24 @@ class Folders(NamedTuple):
 def read_folders(layout: Folders, findings: Findings) -> list[Picture]:
     """The pictures of a category's folders, in natural order within each folder.
 
-    Adds problems that the names show to the findings: pictures without masks, masks without pictures, invalid names,
-    files that are not read.
+    Adds problems that the names show to the findings: pictures without masks, masks without pictures, files that are
+    not read; and which names are other ones in ids.
     """
     _report_unread(layout, findings)
     pictures: list[Picture] = []
+    type_name = TypeNames()
     for part, folder in layout.pictures:
         if part == TRAIN and not is_good(folder.name):
             findings.problems.append(f"{folder}: defects in train/; move them to {layout.defects / folder.name}")
         else:
-            pictures += _read_folder(layout, part, folder, findings)
+            defect_type = GOOD if is_good(folder.name) else type_name(folder.name)
+            pictures += _read_folder(layout, part, folder, defect_type, findings)
     _report_masks_without_pictures(layout, findings)
+    type_name.warn(findings)
+    if renamed := [f"{one.path.name!r} is {one.name}" for one in pictures if one.name]:
+        findings.warnings.append(
+            f"{layout.base}: {len(renamed)} picture(s) have names unfit for an id: {shortlist(renamed)}"
+        )
     return pictures
 
 
@@ -89,11 +96,8 @@ def _report_unread(layout: Folders, findings: Findings) -> None:
         )
 
 
-def _read_folder(layout: Folders, part: str, folder: Path, findings: Findings) -> list[Picture]:
+def _read_folder(layout: Folders, part: str, folder: Path, defect_type: str, findings: Findings) -> list[Picture]:
     """The pictures of one folder, each with its mask and its twin; notes what is wrong with their names."""
-    defect_type = GOOD if is_good(folder.name) else folder.name
-    if not fits(defect_type):
-        findings.problems.append(f"{folder}: unfit as the name of a defect type; {renaming(defect_type)}")
     files = picture_files(folder, findings)
     masks = [] if part else _masks_beside(files)
     images = [file for file in files if file not in masks]
@@ -106,15 +110,27 @@ def _read_folder(layout: Folders, part: str, folder: Path, findings: Findings) -
         findings.problems.append(_all_masks_missing(layout, folder, images))
         return [Picture(defect_type, part, image) for image in images]
     mask_of = _match_masks(folder, images, masks, findings)
-    if unfit := [image for image in images if not FILE_NAME.fullmatch(image.name)]:
-        names = shortlist([repr(image.name) for image in unfit])
-        findings.problems.append(f"{folder}: {len(unfit)} name(s) unfit for a file: {names}; {renaming(unfit[0].stem)}")
     for image in images if defect_type != GOOD else []:
         if image not in mask_of:
             advice = f"add a mask named {image.stem}{MASK_ENDING}.png, or move the picture to the good ones"
             findings.problems.append(f"{image}: a defect picture without a mask; {advice}")
-    twin_of = _twins_of(layout, part, defect_type, images)
-    return [Picture(defect_type, part, image, mask_of.get(image), twin_of.get(image)) for image in images]
+    twin_of = _twins_of(layout, part, folder.name, images)
+    name_of = _names(images)
+    return [
+        Picture(defect_type, part, image, mask_of.get(image), twin_of.get(image), name=name_of.get(image))
+        for image in images
+    ]
+
+
+def _names(images: Sequence[Path]) -> dict[Path, str]:
+    """Names for the ids of those pictures of a folder whose own ones do not fit."""
+    fit = {image.stem.casefold() for image in images if FILE_NAME.fullmatch(image.name)}
+    names: dict[Path, str] = {}
+    for image in images:
+        if not FILE_NAME.fullmatch(image.name):
+            names[image] = distinct(fitted(image.stem), fit)
+            fit.add(names[image].casefold())
+    return names
 
 
 def _masks_beside(files: Sequence[Path]) -> list[Path]:
@@ -158,10 +174,10 @@ def _match_masks(folder: Path, images: Sequence[Path], masks: Sequence[Path], fi
     return mask_of
 
 
-def _twins_of(layout: Folders, part: str, defect_type: str, images: Sequence[Path]) -> dict[Path, Path]:
-    """The defect-free twins that pictures of `test` may have, by the pictures."""
-    twins = layout.base / TWINS / defect_type
-    if part != TEST or defect_type == GOOD or not twins.is_dir():
+def _twins_of(layout: Folders, part: str, folder: str, images: Sequence[Path]) -> dict[Path, Path]:
+    """The defect-free twins that pictures of a folder in `test` may have, by the pictures."""
+    twins = layout.base / TWINS / folder
+    if part != TEST or is_good(folder) or not twins.is_dir():
         return {}
     return {image: twins / image.name for image in images if (twins / image.name).exists()}
 
@@ -171,7 +187,7 @@ def _report_masks_without_pictures(layout: Folders, findings: Findings) -> None:
     types = {folder.name for part, folder in layout.pictures if part != TRAIN}
     for masks in layout.masks:
         for folder in folders(masks) if masks.is_dir() else []:
-            if folder.name not in types:
+            if folder.name not in types and folder not in layout.masks:
                 _match_masks(layout.defects / folder.name, [], picture_files(folder, findings), findings)
 
 

@@ -79,12 +79,6 @@ def is_good(word: object) -> bool:
     return str(word).strip().casefold() in GOOD_WORDS
 
 
-def renaming(name: str) -> str:
-    """How to rename what has an unfit name."""
-    better = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or "a_name"
-    return f"use only letters, digits, _ and -, and no - or . at the start: rename it to, say, {better}"
-
-
 def fitted(name: str) -> str:
     """A valid name that resembles the given one: accents are removed, other characters become _."""
     plain = unicodedata.normalize("NFKD", name.replace("ß", "ss")).encode("ascii", "ignore").decode()

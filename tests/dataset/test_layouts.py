@@ -96,13 +96,36 @@ def test_pictures_and_masks_without_each_other_are_all_told_with_what_to_do(tmp_
     assert "ground_truth/crack/4_mask.png: a second mask of" in problems
 
 
-def test_names_unfit_for_a_path_are_told_with_a_better_one(tmp_path):
-    touch(tmp_path / "nut", "good/my shot (1).png", "good/my shot (2).png", "good/ok.1_b-2.png", "big crack/-rf.png")
-    problems = "\n".join(read(tmp_path)[1].problems)
-    assert problems.count("'my shot (1).png', 'my shot (2).png'") == 1 and "say, my_shot_1" in problems
-    assert "'-rf.png'" in problems and "say, rf" in problems
-    assert "big crack: unfit as the name of a defect type" in problems and "say, big_crack" in problems
-    assert "ok.1_b-2" not in problems
+def test_any_names_are_read_and_ids_have_ones_that_resemble_them(tmp_path):
+    touch(tmp_path / "nut", "good/my shot (1).png", "good/my_shot_1.png", "good/ok.1_b-2.png", "Großer Riß/-rf.png")
+    touch(tmp_path / "nut", "masks/Großer Riß/-rf_mask.png")
+    pictures, findings = read(tmp_path)
+    ids = {one.path.name: one.id for one in pictures}
+    assert ids == {
+        "my shot (1).png": "good-my_shot_1_2",
+        "my_shot_1.png": "good-my_shot_1",
+        "ok.1_b-2.png": "good-ok.1_b-2",
+        "-rf.png": "Grosser_Riss-rf",
+    }
+    assert not findings.problems and all(one.mask for one in pictures if one.defect_type != "good")
+    told = "\n".join(findings.warnings)
+    assert "2 picture(s) have names unfit for an id:" in told and "'my shot (1).png' is my_shot_1_2" in told
+    assert "1 defect type(s) have names unfit for a path: 'Großer Riß' is Grosser_Riss" in told
+
+
+def test_twins_and_masks_of_types_with_odd_names_are_found(tmp_path):
+    touch(tmp_path / "nut", "train/good/0.png", "test/big crack/1.png", "ground_truth/big crack/1_mask.png")
+    touch(tmp_path / "nut", "twins/big crack/1.png")
+    [defect] = [one for one in read(tmp_path)[0] if one.defect_type != "good"]
+    assert defect.defect_type == "big_crack" and defect.mask and defect.twin
+
+
+@pytest.mark.parametrize("masks", ["masks/NG/crack", "masks/crack", "NG/masks/crack", "NG/crack"])
+def test_folders_of_types_may_lie_in_one_of_their_own(tmp_path, masks: str):
+    touch(tmp_path / "nut", "OK/0.png", "NG/crack/1.jpg", "NG/dent/2.jpg", "NG/dent/2_mask.png", f"{masks}/1_mask.png")
+    pictures, findings = read(tmp_path)
+    assert {one.id for one in pictures} == {"good-0", "crack-1", "dent-2"} and findings == Findings()
+    assert {one.mask.name for one in pictures if one.mask} == {"1_mask.png", "2_mask.png"}
 
 
 def test_defects_in_the_training_folder_are_a_problem(tmp_path):

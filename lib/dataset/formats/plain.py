@@ -1,10 +1,15 @@
-"""Plain folders: `good`, `<type>`, masks in `masks/<type>`, in `ground_truth/<type>`, or beside the pictures."""
+"""Plain folders: `good`, `<type>`, masks in `masks/<type>`, in `ground_truth/<type>`, or beside the pictures.
+
+The folders of types may lie in one of their own, such as `NG/<type>`, and their masks in `masks/NG/<type>`,
+`masks/<type>` or `NG/masks/<type>`.
+"""
 
 from pathlib import Path
 
+from lib.core.images import SUFFIXES
 from lib.dataset.findings import Findings
 from lib.dataset.folders import MASK_FOLDERS, Folders, folders, read_folders
-from lib.dataset.pictures import Picture
+from lib.dataset.pictures import Picture, is_good
 from lib.dataset.reading import passed_over
 
 
@@ -17,5 +22,20 @@ def recognises(base: Path) -> str | None:
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures of a category; adds problems to the findings."""
     findings.warnings += passed_over(base)
-    pictures = [("", folder) for folder in folders(base) if folder.name not in MASK_FOLDERS]
-    return read_folders(Folders(base, tuple(pictures), base, tuple(base / name for name in MASK_FOLDERS)), findings)
+    pictures, masks = [], [base / name for name in MASK_FOLDERS]
+    for folder in _folders_beside_masks(base):
+        if types := _folders_of_types(folder):
+            masks += [place for name in MASK_FOLDERS for place in (folder / name, base / name / folder.name)]
+        pictures += [("", one) for one in types or [folder]]
+    return read_folders(Folders(base, tuple(pictures), base, tuple(masks)), findings)
+
+
+def _folders_beside_masks(folder: Path) -> list[Path]:
+    return [one for one in folders(folder) if one.name not in MASK_FOLDERS]
+
+
+def _folders_of_types(folder: Path) -> list[Path]:
+    """The folders of types in a folder without pictures of its own; none in one of good pictures."""
+    if is_good(folder.name) or any(file.suffix.lower() in SUFFIXES for file in folder.iterdir() if file.is_file()):
+        return []
+    return _folders_beside_masks(folder)
