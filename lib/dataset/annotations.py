@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Box, Mask, box_mask
-from lib.core.images import MAX_PIXELS, read_mask, read_pixels
+from lib.core.geometry import RGB, Box, Mask
+from lib.core.images import read_mask, read_pixels
 from lib.core.records import MASK_SOURCES, MaskSource
+from lib.dataset.patches import Patch, RunLengths, cut_out, decoded, united
 
 MAX_REGIONS = 10_000  # of a picture
 MAX_POINTS = 100_000  # of a polygon
@@ -44,14 +46,6 @@ class Rectangle:
     """x0, y0, x1, y1; x1 and y1 are exclusive."""
 
     corners: tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class RunLengths:
-    """A mask in COCO's compressed run-length encoding; size: (width, height)."""
-
-    counts: bytes
-    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -123,43 +117,44 @@ def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") ->
             f"{MAX_REGIONS} of at most {MAX_TYPES} are read"
         )
     scale = (float(width), float(height)) if annotation.shares else (1.0, 1.0)
-    drawn: list[tuple[int, int, Mask]] = []
+    rectangles: list[Box] = []
+    for region in annotation.regions:
+        with suppress(UserError):  # told below, with its number
+            if isinstance(region.shape, Rectangle):
+                rectangles.append(_pixels(region.shape.corners, width, height, scale))
+    drawn: list[tuple[int, int, Patch]] = []
     sources: set[MaskSource] = set()
     guessed = 0
-    rectangles = [region.shape for region in annotation.regions if isinstance(region.shape, Rectangle)]
     for number, region in enumerate(annotation.regions, start=1):
         try:
-            mask, source = _mask(region.shape, image, scale, boxes, rectangles)
+            patch, source = _patch(region.shape, image, scale, boxes, rectangles)
+            if not (area := int(patch.mask.sum())):
+                raise UserError(f"not a pixel of it lies in the picture of {width} x {height} px")
         except UserError as error:
             raise UserError(
                 f"{annotation.source}: region {number}, {region.defect_type}: {error}; correct or remove it"
             ) from error
-        if not mask.any():
-            raise UserError(
-                f"{annotation.source}: region {number}, {region.defect_type}: not a pixel of it lies in the picture of "
-                f"{width} x {height} px; correct or remove it"
-            )
         guessed += boxes == "grabcut" and isinstance(region.shape, Rectangle) and source == "box"
         sources.add(source)
-        drawn.append((int(mask.sum()), types.index(region.defect_type) + 1, mask))
+        drawn.append((area, types.index(region.defect_type) + 1, patch))
     labels = np.zeros((height, width), np.uint8)
-    for _, value, mask in sorted(drawn, key=lambda one: -one[0]):
-        labels[mask] = value
+    for _, value, patch in sorted(drawn, key=lambda one: -one[0]):
+        patch.of(labels)[patch.mask] = value
     hidden = tuple(
-        f"{types[value - 1]} under {' and '.join(types[one - 1] for one in np.unique(labels[mask]))}"
-        for _, value, mask in drawn
-        if not (labels[mask] == value).any()
+        f"{types[value - 1]} under {' and '.join(types[one - 1] for one in np.unique(patch.of(labels)[patch.mask]))}"
+        for _, value, patch in drawn
+        if not (patch.of(labels)[patch.mask] == value).any()
     )
     return Drawing(labels, types, max(sources, key=MASK_SOURCES.index), guessed, hidden)
 
 
-def _mask(
-    shape: Shape, image: NDArray, scale: tuple[float, float], boxes: BoxMasks, rectangles: Sequence[Rectangle]
-) -> tuple[Mask, MaskSource]:
-    """The mask (H, W) bool of one region, and its source."""
+def _patch(
+    shape: Shape, image: NDArray, scale: tuple[float, float], boxes: BoxMasks, rectangles: Sequence[Box]
+) -> tuple[Patch, MaskSource]:
+    """The part of the mask in which one region lies, and its source."""
     height, width = image.shape[:2]
     if isinstance(shape, Polygon):
-        return polygon_mask(shape, width, height, scale), "polygon"
+        return polygon_patch(shape, width, height, scale), "polygon"
     if isinstance(shape, RunLengths):
         if shape.size != (width, height):
             raise UserError(f"run lengths of {shape.size[0]} x {shape.size[1]} px, the picture has {width} x {height}")
@@ -170,41 +165,50 @@ def _mask(
             raise UserError(
                 f"{shape.path}: the mask is {mask.shape[1]} x {mask.shape[0]} px, the picture {width} x {height} px"
             )
-        return mask, "drawn"
+        return cut_out(mask), "drawn"
     box = _pixels(shape.corners, width, height, scale)
     if isinstance(shape, Difference):
-        return _difference(image, shape.template, box), "difference"
-    whole = box_mask(box, width, height)
-    if boxes == "whole" or not whole.any():
-        return whole, "box"
-    found = grabcut(image, box, [_pixels(one.corners, width, height, scale) for one in rectangles])
-    return (whole, "box") if found is None else (found, "grabcut")
+        return Patch(box[0], box[1], _difference(image, shape.template, box)), "difference"
+    whole = np.broadcast_to(np.True_, (box[3] - box[1], box[2] - box[0]))  # of any size, it takes no memory
+    found = grabcut(image, box, rectangles) if boxes == "grabcut" and whole.size else None
+    return Patch(box[0], box[1], whole if found is None else found), "box" if found is None else "grabcut"
 
 
-def polygon_mask(polygon: Polygon, width: int, height: int, scale: tuple[float, float] = (1, 1)) -> Mask:
-    """(height, width) bool, filled as by COCO's tools: pixels whose centre is inside, except for some at the edges.
+def polygon_patch(polygon: Polygon, width: int, height: int, scale: tuple[float, float] = (1, 1)) -> Patch:
+    """The polygon filled as by COCO's tools: pixels whose centre is inside, except for some at the edges.
 
     A ring too thin to contain a pixel is drawn as a line, so that thin scratches are not lost.
     Raises UserError for less than three points, and for points farther outside than a picture's size.
     """
-    mask = np.zeros((height, width), bool)
-    for ring in polygon.rings:
-        points = np.asarray(ring, float)
-        if points.size % 2 or not 6 <= points.size <= 2 * MAX_POINTS:
-            raise UserError(f"a polygon of {points.size} numbers; expected two for each of 3 to {MAX_POINTS} points")
-        points = points.reshape(-1, 2) * scale
-        limits = np.array([width, height])
-        if not (np.isfinite(points).all() and (points >= -limits).all() and (points <= 2 * limits).all()):
-            raise UserError(f"a polygon with points far outside of the picture of {width} x {height} px")
-        if (outline := np.abs(points - np.roll(points, 1, axis=0)).sum()) > MAX_OUTLINE:
-            raise UserError(f"a polygon whose outline has {outline:,.0f} px; at most {MAX_OUTLINE:,} are drawn")
-        filled = coco.decode(coco.frPyObjects([points.ravel().tolist()], height, width))[..., 0] > 0
-        if not filled.any():
-            line = np.zeros((height, width), np.uint8)
-            cv2.polylines(line, [np.floor(points).astype(np.int32)], True, 1)
-            filled = line > 0
-        mask |= filled
-    return mask
+    return united(_ring(ring, width, height, scale) for ring in polygon.rings)
+
+
+def _ring(ring: Sequence[float], width: int, height: int, scale: tuple[float, float]) -> Patch:
+    """One ring of a polygon.
+
+    COCO's tools round to a fifth of a pixel, and towards 0. That changes with the place, so the points must not be
+    moved to a crop. It need not be: the run lengths of a ring are as long as its outline, however large the picture is.
+    """
+    points = np.asarray(ring, float)
+    if points.size % 2 or not 6 <= points.size <= 2 * MAX_POINTS:
+        raise UserError(f"a polygon of {points.size} numbers; expected two for each of 3 to {MAX_POINTS} points")
+    points = points.reshape(-1, 2) * scale
+    limits = np.array([width, height])
+    if not (np.isfinite(points).all() and (points >= -limits).all() and (points <= 2 * limits).all()):
+        raise UserError(f"a polygon with points far outside of the picture of {width} x {height} px")
+    if (outline := np.abs(points - np.roll(points, 1, axis=0)).sum()) > MAX_OUTLINE:
+        raise UserError(f"a polygon whose outline has {outline:,.0f} px; at most {MAX_OUTLINE:,} are drawn")
+    filled = coco.frPyObjects([points.ravel().tolist()], height, width)[0]
+    if coco.area(filled):
+        return decoded(RunLengths(filled["counts"], (width, height)))
+    # Lines are cut at the crop's borders as at the picture's: the points lie beyond a border of the one only where it
+    # is one of the other, too.
+    pixels = np.floor(points).astype(np.int32)
+    start, end = np.clip([pixels.min(axis=0), pixels.max(axis=0) + 1], 0, limits)
+    line = np.zeros((end - start)[::-1], np.uint8)
+    if line.size:
+        cv2.polylines(line, [pixels - start.astype(np.int32)], True, 1)
+    return Patch(int(start[0]), int(start[1]), line > 0)
 
 
 def ellipse(x: float, y: float, radius_x: float, radius_y: float, angle: float = 0) -> Polygon:
@@ -229,57 +233,19 @@ def _turned(points: NDArray, angle: float, centre: tuple[float, float]) -> Polyg
     return Polygon((tuple(moved.ravel().tolist()),))
 
 
-def encoded(mask: Mask) -> RunLengths:
-    """A mask (H, W) bool as run lengths."""
-    counts = coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
-    return RunLengths(counts, (mask.shape[1], mask.shape[0]))
-
-
-def decoded(runs: RunLengths) -> Mask:
-    """The mask (H, W) bool of run lengths. Raises UserError if they do not fill their picture."""
-    width, height = runs.size
-    if not 0 < width * height <= MAX_PIXELS:
-        raise UserError(f"run lengths of {width} x {height} px; at most {MAX_PIXELS:,} are read")
-    lengths = _lengths(runs.counts)
-    if lengths is None or min(lengths, default=-1) < 0 or sum(lengths) != width * height:
-        raise UserError(f"run lengths that do not fill their {width} x {height} px")
-    return np.repeat(np.arange(len(lengths)) % 2 > 0, lengths).reshape(width, height).T
-
-
-def _lengths(counts: bytes) -> list[int] | None:
-    """The numbers in COCO's compressed run lengths; None if they are invalid.
-
-    Each character holds five bits, lowest first; from the fourth number on, the difference to the one two before is
-    stored. pycocotools is not used, since it reads and writes out of bounds for truncated text.
-    """
-    lengths: list[int] = []
-    value = shift = 0
-    for letter in counts:
-        bits = letter - 48
-        if not (0 <= bits < 64 and shift < 35):
-            return None
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift
-            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-            value = shift = 0
-    return None if shift else lengths
-
-
 def _pixels(corners: Sequence[float], width: int, height: int, scale: tuple[float, float]) -> tuple[int, int, int, int]:
-    """Corners as integers, clipped to the picture, at least one pixel wide and high; empty if outside."""
+    """Corners as integers, clipped to the picture, at least one pixel wide and high; an empty box if outside."""
     if not all(math.isfinite(value) for value in corners):
         raise UserError("a box with corners that are no numbers")
     x0, y0, x1, y1 = (math.floor(value * scale[axis % 2] + 0.5) for axis, value in enumerate(corners))
     if x1 < x0 or y1 < y0:
         raise UserError(f"a box from {x0:.9g}, {y0:.9g} to {x1:.9g}, {y1:.9g}, which is turned inside out")
-    return max(x0, 0), max(y0, 0), min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)
+    x1, y1 = max(x1, x0 + 1), max(y1, y0 + 1)
+    return min(max(x0, 0), width), min(max(y0, 0), height), min(max(x1, 0), width), min(max(y1, 0), height)
 
 
 def _difference(image: NDArray, template: Path, box: Box) -> Mask:
-    """Where the picture differs from its template by more than half of the value range, inside the box.
+    """Where the picture differs from its template by more than half of the value range: (h, w) bool of the box.
 
     The two pictures are misaligned by a pixel or two at edges. So thin pieces are dropped, and then pieces that touch
     the box's border, unless that would drop nearly all; last, pieces much smaller than the largest one.
@@ -290,9 +256,8 @@ def _difference(image: NDArray, template: Path, box: Box) -> Mask:
         raise UserError(f"{template}: has {columns} x {rows} px, the picture {width} x {height}; they must be aligned")
     part = slice(box[1], box[3]), slice(box[0], box[2])
     half = (255 if image.dtype == np.uint8 else max(float(image.max()), float(normal.max()))) / 2
-    mask = np.zeros(image.shape[:2], bool)
-    if not mask[part].size:
-        return mask
+    if not image[part].size:
+        return np.zeros((0, 0), bool)
     differs: NDArray = np.abs(image[part].mean(axis=2) - normal[part].mean(axis=2)) > half
     square = np.ones((3, 3), np.uint8)
     thick = cv2.dilate(cv2.morphologyEx(differs.astype(np.uint8), cv2.MORPH_OPEN, square), square) > 0
@@ -304,20 +269,20 @@ def _difference(image: NDArray, template: Path, box: Box) -> Mask:
     free = ~np.isin(np.arange(1, len(areas) + 1), outer)
     if areas[free].sum() >= CORE * areas.sum():
         areas[~free] = 0
-    mask[part] = np.isin(pieces, 1 + np.flatnonzero((areas > 0) & (areas >= SPECK * areas.max(initial=0))))
-    return mask
+    return np.isin(pieces, 1 + np.flatnonzero((areas > 0) & (areas >= SPECK * areas.max(initial=0))))
 
 
 def grabcut(image: NDArray, box: Box, others: Sequence[Box] = ()) -> Mask | None:
-    """The foreground in a box, (H, W) bool, by GrabCut (Rother et al. 2004); None without foreground or background.
+    """The foreground of a box (h, w) bool by GrabCut (Rother et al. 2004); None without foreground or background.
 
-    image: (H, W, 3) of any depth; others: other boxes of the picture, which are not background. Deterministic.
+    image: (H, W, 3) of any depth; box: within it; others: other boxes of the picture, which are not background.
+    Deterministic.
     """
-    height, width = image.shape[:2]
     around = max(8, (max(box[2] - box[0], box[3] - box[1]) + 1) // 2)
     left, top = max(box[0] - around, 0), max(box[1] - around, 0)
     crop: NDArray = _eight_bits(image[top : box[3] + around, left : box[2] + around])
     state: NDArray = np.full(crop.shape[:2], cv2.GC_BGD, np.uint8)
+    full = crop.shape[1], crop.shape[0]
     for x0, y0, x1, y1 in (box, *others):
         state[max(y0 - top, 0) : max(y1 - top, 0), max(x0 - left, 0) : max(x1 - left, 0)] = cv2.GC_PR_FGD
     shrink = min(1.0, GRABCUT_SIDE / max(crop.shape[:2]))
@@ -333,12 +298,9 @@ def grabcut(image: NDArray, box: Box, others: Sequence[Box] = ()) -> Mask | None
     cv2.grabCut(crop, state, (0, 0, 0, 0), *models, GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
     found = np.isin(state, (cv2.GC_FGD, cv2.GC_PR_FGD))
     if shrink < 1:
-        size = min(box[2] + around, width) - left, min(box[3] + around, height) - top
-        found = cv2.resize(found.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-    mask = np.zeros((height, width), bool)
-    mask[top : top + found.shape[0], left : left + found.shape[1]] = found
-    mask &= box_mask(box, width, height)
-    return mask if mask.sum() >= GRABCUT_LEAST * (box[2] - box[0]) * (box[3] - box[1]) else None
+        found = cv2.resize(found.astype(np.uint8), full, interpolation=cv2.INTER_NEAREST) > 0
+    mask = found[box[1] - top : box[3] - top, box[0] - left : box[2] - left].copy()
+    return mask if mask.sum() >= GRABCUT_LEAST * mask.size else None
 
 
 def _eight_bits(crop: NDArray) -> RGB:

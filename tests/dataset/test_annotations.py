@@ -20,15 +20,13 @@ from lib.dataset.annotations import (
     Polygon,
     Rectangle,
     Region,
-    RunLengths,
-    decoded,
     draw,
     ellipse,
-    encoded,
     grabcut,
-    polygon_mask,
+    polygon_patch,
     turned_box,
 )
+from lib.dataset.patches import Patch, RunLengths, cut_out, decoded, encoded
 
 WIDTH, HEIGHT = 48, 40
 SOURCE = Path("annotations.json")
@@ -56,6 +54,23 @@ def star(seed: int) -> np.ndarray:
     return np.stack([WIDTH / 2 + radii * np.cos(angles), HEIGHT / 2 + radii * np.sin(angles)], axis=1)
 
 
+def whole(patch: Patch, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+    """The mask (height, width) bool of which a patch is the part."""
+    mask = np.zeros((height, width), bool)
+    patch.of(mask)[...] = patch.mask
+    return mask
+
+
+def filled(polygon: Polygon, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+    return whole(polygon_patch(polygon, width, height), width, height)
+
+
+def found_in(picture: np.ndarray, box, others=()) -> np.ndarray | None:
+    """What GrabCut finds in a box, as a mask (H, W) bool of the picture."""
+    found = grabcut(picture, box, others)
+    return None if found is None else whole(Patch(box[0], box[1], found), picture.shape[1], picture.shape[0])
+
+
 def draw_one(shape, picture=PICTURE, **knobs):
     return draw(Annotation(SOURCE, (Region("crack", shape),)), picture, **knobs)
 
@@ -64,7 +79,7 @@ def draw_one(shape, picture=PICTURE, **knobs):
 @given(boxes_of())
 def test_an_upright_polygon_a_box_and_run_lengths_give_the_same_pixels(box):
     truth = box_mask(box, WIDTH, HEIGHT)
-    assert np.array_equal(polygon_mask(Polygon((ring(box),)), WIDTH, HEIGHT), truth)
+    assert np.array_equal(filled(Polygon((ring(box),))), truth)
     for shape in (Polygon((ring(box),)), Rectangle(tuple(map(float, box))), encoded(truth)):
         assert np.array_equal(draw_one(shape, boxes="whole").labels, truth)
 
@@ -73,7 +88,7 @@ def test_an_upright_polygon_a_box_and_run_lengths_give_the_same_pixels(box):
 @given(st.integers(0, 3000))  # of which the worst parts by 0.89 px, in a spike
 def test_a_polygon_is_filled_to_within_a_pixel_of_its_edges(seed):
     points = star(seed)
-    mask = polygon_mask(Polygon((tuple(points.ravel()),)), WIDTH, HEIGHT)
+    mask = filled(Polygon((tuple(points.ravel()),)))
     outline = np.float32(points - 0.5)  # of pixel centres
     for y in range(HEIGHT):
         for x in range(WIDTH):
@@ -84,14 +99,17 @@ def test_a_polygon_is_filled_to_within_a_pixel_of_its_edges(seed):
 @settings(max_examples=100, deadline=None)
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30))))
 def test_run_lengths_hold_any_mask(mask):
-    assert np.array_equal(decoded(encoded(mask)), mask)
+    patch = decoded(encoded(mask))
+    assert np.array_equal(whole(patch, *mask.shape[::-1]), mask)
+    cut = cut_out(mask)
+    assert (cut.x, cut.y) == (patch.x, patch.y) and np.array_equal(cut.mask, patch.mask)
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.binary(max_size=60) | st.text("".join(map(chr, range(48, 112))), max_size=60).map(str.encode))
 def test_run_lengths_of_any_bytes_are_read_or_refused(counts):
     try:
-        assert decoded(RunLengths(counts, (WIDTH, HEIGHT))).shape == (HEIGHT, WIDTH)
+        assert whole(decoded(RunLengths(counts, (WIDTH, HEIGHT)))).shape == (HEIGHT, WIDTH)
     except UserError as error:
         assert "do not fill" in str(error)
 
@@ -107,13 +125,13 @@ def test_run_lengths_that_break_off_are_refused(cut):
 def test_an_outline_without_end_is_refused():
     zigzag = tuple(value for n in range(20_000) for value in (n % 2 * 400.0, n % 3 * 300.0))
     with pytest.raises(UserError, match="a polygon whose outline has"):
-        polygon_mask(Polygon((zigzag,)), 400, 300)
+        filled(Polygon((zigzag,)), 400, 300)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_polygon_survives_the_way_through_run_lengths(seed):
-    mask = polygon_mask(Polygon((tuple(star(seed).ravel()),)), WIDTH, HEIGHT)
+    mask = filled(Polygon((tuple(star(seed).ravel()),)))
     assert np.array_equal(draw_one(encoded(mask)).labels > 0, mask)
 
 
@@ -143,8 +161,8 @@ def test_a_region_that_lies_wholly_under_other_types_is_named_and_one_of_its_own
 
 def test_rings_unite_and_a_hair_is_a_line():
     pieces = Polygon((ring((2, 2, 5, 6)), ring((10, 10, 12, 20))))
-    assert polygon_mask(pieces, WIDTH, HEIGHT).sum() == 12 + 20
-    hair = polygon_mask(Polygon(((3.2, 5.2, 30.2, 5.2, 30.3, 5.3),)), WIDTH, HEIGHT)
+    assert filled(pieces).sum() == 12 + 20
+    hair = filled(Polygon(((3.2, 5.2, 30.2, 5.2, 30.3, 5.3),)))
     assert hair.sum() == 28 and hair[5].sum() == 28
 
 
@@ -157,12 +175,12 @@ def test_shares_of_the_picture_are_pixels_of_any_size():
 
 
 def test_ellipses_and_turned_boxes_have_their_area_and_place():
-    round_mask = polygon_mask(ellipse(24, 20, 12, 6, 90), WIDTH, HEIGHT)
+    round_mask = filled(ellipse(24, 20, 12, 6, 90))
     assert round_mask.sum() == pytest.approx(np.pi * 72, rel=0.03)
     assert round_mask[9:31, 24].all() and not round_mask[20, :17].any()
-    turned = polygon_mask(turned_box((20, 10, 30, 14), 90), WIDTH, HEIGHT)
+    turned = filled(turned_box((20, 10, 30, 14), 90))
     assert np.array_equal(turned, box_mask((23, 7, 27, 17), WIDTH, HEIGHT))
-    about_corner = polygon_mask(turned_box((20, 10, 30, 14), 90, (20, 10)), WIDTH, HEIGHT)
+    about_corner = filled(turned_box((20, 10, 30, 14), 90, (20, 10)))
     assert np.array_equal(about_corner, box_mask((16, 10, 20, 20), WIDTH, HEIGHT))
 
 
@@ -176,7 +194,7 @@ def blob() -> tuple[np.ndarray, np.ndarray]:
 
 def test_grabcut_finds_what_stands_out_in_a_box_and_nothing_outside_of_it():
     picture, truth = blob()
-    found = grabcut(picture, (12, 10, 33, 31))
+    found = found_in(picture, (12, 10, 33, 31))
     assert found is not None and (found & truth).sum() / (found | truth).sum() > 0.9
     assert not found[~box_mask((12, 10, 33, 31), WIDTH, HEIGHT)].any()
 
@@ -184,20 +202,20 @@ def test_grabcut_finds_what_stands_out_in_a_box_and_nothing_outside_of_it():
 def test_a_defect_beside_another_one_is_no_ground():
     picture, truth = blob()
     halves = (12, 10, 22, 31), (22, 10, 33, 31)
-    assert grabcut(picture, halves[0]) is None, "the other half of the disc passes for ground"
-    found = grabcut(picture, halves[0], halves)
+    assert found_in(picture, halves[0]) is None, "the other half of the disc passes for ground"
+    found = found_in(picture, halves[0], halves)
     assert found is not None and not found[:, 22:].any()
     assert (found & truth[:, :]).sum() / truth[:, :22].sum() > 0.9
 
 
 def test_grabcut_answers_alike_on_every_thread_and_at_every_depth():
     picture, _ = blob()
-    first = grabcut(picture, (12, 10, 33, 31))
+    first = found_in(picture, (12, 10, 33, 31))
     cv2.setRNGSeed(99)
     with ThreadPoolExecutor(4) as pool:
-        for found in pool.map(lambda _: grabcut(picture, (12, 10, 33, 31)), range(16)):
+        for found in pool.map(lambda _: found_in(picture, (12, 10, 33, 31)), range(16)):
             assert np.array_equal(found, first)
-    deep = grabcut(picture.astype(np.uint16) * 16, (12, 10, 33, 31))
+    deep = found_in(picture.astype(np.uint16) * 16, (12, 10, 33, 31))
     assert deep is not None and (deep ^ first).mean() < 0.01
 
 
@@ -213,7 +231,7 @@ def test_where_nothing_stands_out_or_nothing_is_around_the_box_is_marked_and_cou
 def test_large_boxes_are_found_at_a_smaller_scale_and_come_back_at_theirs():
     picture, truth = blob()
     large = cv2.resize(picture, (WIDTH * 20, HEIGHT * 20), interpolation=cv2.INTER_CUBIC)
-    found = grabcut(large, (240, 200, 660, 620))
+    found = found_in(large, (240, 200, 660, 620))
     expected = cv2.resize(truth.astype(np.uint8), (WIDTH * 20, HEIGHT * 20), interpolation=cv2.INTER_NEAREST) > 0
     assert found is not None and (found & expected).sum() / (found | expected).sum() > 0.8
 
