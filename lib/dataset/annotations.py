@@ -1,6 +1,8 @@
 """Regions given as polygons, run lengths, boxes or files, and the mask that is drawn from them."""
 
 import math
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,12 +18,14 @@ from lib.core.errors import UserError
 from lib.core.geometry import RGB, Box, Mask
 from lib.core.images import read_mask, read_pixels
 from lib.core.records import MASK_SOURCES, MaskSource
+from lib.dataset.findings import shortlist
 from lib.dataset.patches import Patch, RunLengths, cut_out, decoded, united
 
 MAX_REGIONS = 10_000  # of a picture
 MAX_POINTS = 100_000  # of a polygon
 MAX_OUTLINE = 5_000_000  # px of a polygon's outline, each of which needs some 50 bytes to fill it
 MAX_TYPES = 255  # of a picture: the limit of an 8-bit map
+FAULTS_IN_MESSAGE = 5  # of a picture, alike ones counted once; of the others a message gives only the number
 GRABCUT_SIDE = 400  # px; larger surroundings are shrunk, which is exact enough
 # Measured on the boxes of 163 real defects with masks (tiles, ball screws, bottle, leather), mean IoU over seven types:
 # whole boxes 0.55; five rounds 0.57, one round 0.58, and 0.60 if results of less than a fifth of the box are rejected.
@@ -107,7 +111,7 @@ def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") ->
     """Draw the regions of a picture (H, W, 3), the largest first, so that small ones remain visible.
 
     boxes: "grabcut" segments the defect in a box, "whole" marks the whole box. The source is that of the least exact
-    region. Raises UserError, which names the annotation's file, for regions that cannot be drawn or lie outside.
+    region. Raises UserError, which names the annotation's file and all regions that cannot be drawn or lie outside.
     """
     height, width = image.shape[:2]
     types = tuple(sorted({region.defect_type for region in annotation.regions}))
@@ -123,6 +127,7 @@ def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") ->
             if isinstance(region.shape, Rectangle):
                 rectangles.append(_pixels(region.shape.corners, width, height, scale))
     drawn: list[tuple[int, int, Patch]] = []
+    faults: list[tuple[int, str]] = []
     sources: set[MaskSource] = set()
     guessed = 0
     for number, region in enumerate(annotation.regions, start=1):
@@ -131,12 +136,13 @@ def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") ->
             if not (area := int(patch.mask.sum())):
                 raise UserError(f"not a pixel of it lies in the picture of {width} x {height} px")
         except UserError as error:
-            raise UserError(
-                f"{annotation.source}: region {number}, {region.defect_type}: {error}; correct or remove it"
-            ) from error
+            faults.append((number, str(error)))
+            continue
         guessed += boxes == "grabcut" and isinstance(region.shape, Rectangle) and source == "box"
         sources.add(source)
         drawn.append((area, types.index(region.defect_type) + 1, patch))
+    if faults:
+        raise UserError(_told(annotation, faults))
     labels = np.zeros((height, width), np.uint8)
     for _, value, patch in sorted(drawn, key=lambda one: -one[0]):
         patch.of(labels)[patch.mask] = value
@@ -146,6 +152,24 @@ def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") ->
         if not (patch.of(labels)[patch.mask] == value).any()
     )
     return Drawing(labels, types, max(sources, key=MASK_SOURCES.index), guessed, hidden)
+
+
+def _told(annotation: Annotation, faults: Sequence[tuple[int, str]]) -> str:
+    """A message about regions, given by their numbers, that cannot be drawn.
+
+    Of faults that differ in their figures alone the first is told in full, the others by their regions.
+    """
+    alike: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for number, error in faults:
+        alike[re.sub(r"(?<!\S)-?\d\S*", "", error)].append((number, error))
+    told = []
+    for (number, error), *others in list(alike.values())[:FAULTS_IN_MESSAGE]:
+        names = [f"{one} ({annotation.regions[one - 1].defect_type})" for one, _ in others]
+        more = f"; alike in {len(names)} more: {shortlist(names)}" if names else ""
+        told.append(f"region {number}, {annotation.regions[number - 1].defect_type}: {error}{more}")
+    if rest := sum(map(len, list(alike.values())[FAULTS_IN_MESSAGE:])):
+        told.append(f"and {rest} more")
+    return f"{annotation.source}: {'; '.join(told)}; correct or remove {'it' if len(faults) == 1 else 'them'}"
 
 
 def _patch(

@@ -286,3 +286,37 @@ def test_the_source_of_a_picture_is_that_of_its_least_exact_region(tmp_path):
 def test_what_cannot_be_drawn_is_refused_with_its_file_and_region(shape, said):
     with pytest.raises(UserError, match=rf"annotations\.json: region 1, crack: .*{said}"):
         draw_one(shape)
+
+
+GOOD = Polygon((ring((2, 2, 9, 9)),))
+
+
+@pytest.mark.parametrize("boxes", ["grabcut", "whole"])
+def test_all_regions_that_cannot_be_drawn_are_told_at_once_alike_ones_together(boxes):
+    wrong = [
+        ("scratch", Polygon(((1.0, 2.0, 3.0, 4.0),))),
+        ("dent", GOOD),
+        ("dent", Rectangle((30, 5, 20, 9))),
+        ("dent", Rectangle((20, 5, 30, 9))),
+        ("crack", Polygon(((1.0, 2.0, 3.0, 4.0, 5.0),))),
+        ("crack", Rectangle((30, -1e9, 2, 9))),
+    ]
+    regions = tuple(Region(name, shape) for name, shape in wrong)
+    with pytest.raises(UserError) as caught:
+        draw(Annotation(SOURCE, regions), PICTURE, boxes)
+    assert str(caught.value) == (
+        "annotations.json: region 1, scratch: a polygon of 4 numbers; expected two for each of 3 to 100000 points; "
+        "alike in 1 more: 5 (crack); region 3, dent: a box from 30, 5 to 20, 9, which is turned inside out; alike in 1 "
+        "more: 6 (crack); correct or remove them"
+    )
+
+
+def test_of_many_different_faults_five_are_told_and_the_others_counted(tmp_path):
+    for n in range(7):
+        Image.fromarray(np.ones((8, 9 + n), bool)).save(tmp_path / f"{n}.png")
+    shapes = [*(MaskFile(tmp_path / f"{n}.png") for n in range(7)), GOOD, *[Rectangle((60, 5, 70, 9))] * 20]
+    with pytest.raises(UserError) as caught:
+        draw(Annotation(SOURCE, tuple(Region("crack", shape) for shape in shapes)), PICTURE, "whole")
+    said = str(caught.value)
+    assert all(f"{n}.png: the mask is {9 + n} x 8 px" in said for n in range(5)) and "5.png" not in said
+    assert said.endswith("; and 22 more; correct or remove them") and said.count("region ") == 5
