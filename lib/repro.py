@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
-from lib.core.command import duration_file, end_with
+from lib.core.command import ESTIMATE, duration_file, end_with
 from lib.core.errors import UserError
 
 TOLD = re.compile(r"(Running stage|Stage) '([^']+)'")  # DVC's messages before a stage runs, and for a skipped one
@@ -42,12 +42,13 @@ class Progress:
     """The progress of a run of the pipeline.
 
     stages: the names of all stages that DVC will visit; due: those that changed or depend on changed ones, and may run;
-    seconds: the last durations of stages.
+    seconds: the last durations of stages; estimate: seconds of the whole run, as `lib.start` expects, if it does.
     """
 
     stages: Sequence[str]
     due: frozenset[str]
     seconds: Mapping[str, float]
+    estimate: float = 0.0
     seen: list[str] = field(default_factory=list)
 
     def reached(self, name: str) -> None:
@@ -59,7 +60,10 @@ class Progress:
         """The stage that DVC is at, and the time left, `elapsed` seconds after the start."""
         left = [name for name in self.stages if name in self.due and name not in self.seen[:-1]]
         place = f"stage {len(self.seen)} of {len(self.stages)}"
-        if not (known := [taken for name in left if (taken := self._expected(name)) is not None]):
+        known = [taken for name in left if (taken := self._expected(name)) is not None]
+        if len(known) < len(left) and self.estimate > elapsed + sum(known):
+            return f"{place}, {about(self.estimate - elapsed)} left by the estimate of lib.start"
+        if not known:
             return place
         done = sum(self._expected(name) or 0 for name in self.seen[:-1] if name in self.due)
         pace = min(max(elapsed / done, PACE[0]), PACE[1]) if done >= PACED_AFTER else 1.0
@@ -106,18 +110,22 @@ def progress_of(targets: Sequence[str], folder: Path) -> Progress:
     except DvcException as error:
         raise UserError(f"{error}") from error
     due = {stage.addressing for one in changed for stage in {one, *networkx.ancestors(ahead, one)}}
-    return Progress(list(stages), frozenset(due & stages.keys()), durations(folder))
+    return Progress(list(stages), frozenset(due & stages.keys()), durations(folder), _number(folder / ESTIMATE) or 0.0)
 
 
 def durations(folder: Path) -> dict[str, float]:
     """The seconds that each stage took the last time, by its name; a file that holds no such number tells nothing."""
-    seconds = {}
-    for path in (folder / duration_file("x").parent).glob("*.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError, OverflowError, RecursionError):
-            taken = float(json.loads(path.read_text(encoding="utf-8")))
-            if math.isfinite(taken) and taken >= 0:
-                seconds[path.stem] = taken
-    return seconds
+    files = (folder / duration_file("x").parent).glob("*.json")
+    return {path.stem: taken for path in files if (taken := _number(path)) is not None}
+
+
+def _number(path: Path) -> float | None:
+    """The number of seconds in a JSON file; None where there is none."""
+    with contextlib.suppress(OSError, ValueError, TypeError, OverflowError, RecursionError):
+        taken = float(json.loads(path.read_text(encoding="utf-8")))
+        if math.isfinite(taken) and taken >= 0:
+            return taken
+    return None
 
 
 def repro(targets: Sequence[str], folder: Path = Path(), env: Mapping[str, str] | None = None) -> int:

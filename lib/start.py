@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lib.budget import pace, seconds
-from lib.core.command import end_with
+from lib.core.command import ESTIMATE, end_with
 from lib.core.errors import UserError
 from lib.core.params import Dataset, Layout, Params, load
+from lib.core.runtime import write_json
 from lib.dataset.groups import read_groups
 from lib.dataset.inspect import dataset_of, told
 from lib.dataset.splitting import assign_splits
@@ -85,7 +86,10 @@ def start(
     print(f"\nThe whole run takes {about(total)} here{base} without a GPU, perhaps half, perhaps twice as long.")
     if not thorough:
         print("It is a first look; --thorough proposes what gives figures to rely on.")
-    return written(chosen, yes, dry_run)
+    code = written(chosen, yes, dry_run)
+    if code == 0 and not dry_run:
+        write_json(ESTIMATE, round(total))
+    return code
 
 
 def with_groups(dataset: Dataset, looks: dict[str, Look]) -> Dataset:

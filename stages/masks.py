@@ -3,6 +3,7 @@
 Verdicts of people in data/review override both: they reject samples and correct masks.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,18 @@ def main(generator: str) -> None:
                 params, by_id(real), records, folder, final, verdicts[category]
             )
             write_records(folder / "manifest.jsonl", labelled)
+        told += rejected_corrections(labelled)
         write_png(Path(f"metrics/masks/{generator}/{category}.png"), sheet)
     write_json(Path(f"metrics/masks/{generator}.json"), numbers)
     if told:
         print(told)
+
+
+def rejected_corrections(records: Sequence[Synthetic]) -> str:
+    """The samples that the gate rejects with the mask that a person corrected: it looks like no real defect's."""
+    corrected = [one for one in records if one.mask_source == "corrected"]
+    rejected = [f"{one.placement} ({one.reason})" for one in corrected if not one.accepted]
+    return f"\nrejected by the gate with their corrected masks: {', '.join(rejected)}" if rejected else ""
 
 
 if __name__ == "__main__":

@@ -38,6 +38,23 @@ def test_the_time_left_is_that_of_stages_which_may_still_run(due, seconds, seen,
     assert progress.told(elapsed) == told
 
 
+@pytest.mark.parametrize(
+    ("seconds", "elapsed", "told"),
+    [
+        ({}, 30, "stage 2 of 4, about 10 minutes left by the estimate of lib.start"),
+        ({"prepare": 30.0, "report": 60.0}, 30, "stage 2 of 4, about 10 minutes left by the estimate of lib.start"),
+        ({}, 700, "stage 2 of 4"),  # it was wrong
+        ({"report": 700.0}, 30, "stage 2 of 4, more than 12 minutes left"),
+        (SECONDS, 30, "stage 2 of 4, about 16 minutes left"),  # what stages took is better
+    ],
+)
+def test_a_first_run_goes_by_the_estimate_that_the_settings_were_proposed_with(seconds, elapsed, told):
+    progress = Progress(STAGES, frozenset(STAGES), seconds, estimate=630)
+    for name in STAGES[:2]:
+        progress.reached(name)
+    assert progress.told(elapsed) == told
+
+
 def test_a_stage_counts_once_and_strangers_do_not():
     progress = Progress(STAGES, frozenset(), {})
     for name in ("prepare", "prepare", "data/mydata.dvc", "report"):

@@ -16,6 +16,7 @@ from lib.core.errors import UserError
 
 MESSAGE = 1_000  # characters of an error that are shown: it may hold a name of any length
 INTERRUPTED, UNREAD = 130, 141  # exit codes, as of shells, after Ctrl-C, and where nobody reads the output any more
+ESTIMATE = runtime.WORK / "estimate.json"  # seconds of the whole run, as `lib.start` expects
 OUTPUTS = ("data/", "models/", "metrics/")  # what stages write for other stages
 
 HELP = {

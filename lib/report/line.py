@@ -9,7 +9,7 @@ import pandas as pd
 from lib.core.params import PLACEBO, REAL_ONLY, Params
 from lib.core.records import GOOD, Sample, of_split, read_records
 from lib.report.cells import tenths, tenths_and_std
-from lib.report.scores import ALL, LEVEL, over_categories, spread
+from lib.report.scores import ALL, LEVEL, NO_SAMPLES, over_categories, spread
 
 RATES = {"missed": "defects_alarmed", "false alarms": "good_alarmed"}  # told of 100, by the metric behind each
 
@@ -73,7 +73,8 @@ def on_the_line(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) -
     """Misses and false alarms with real defects alone, what the generators change of them beyond chance, and how
     little the number of test pictures tells of either."""
     rates = spread(_of_hundred(over_categories(scores)))["mean"]
-    beyond = contrasts[contrasts["metric"].isin(RATES.values()) & (contrasts["verdict"] == "beyond")]
+    judged = contrasts[contrasts["metric"].isin(RATES.values())]
+    beyond = judged[judged["verdict"] == "beyond"]
     learners = set(contrasts[contrasts["arm"] != PLACEBO]["detector"])
     sentences = ["At the thresholds from val:"]
     for detector in [name for name in params.detectors if name in learners] or params.detectors:
@@ -90,6 +91,8 @@ def on_the_line(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) -
         ]
         if set(moved["arm"]) - {PLACEBO}:
             sentences.append(f"Beyond chance: {', '.join(told)}.")
+        elif detector in learners and set(judged[judged["detector"] == detector]["verdict"]) - {NO_SAMPLES} == {"-"}:
+            sentences.append("Whether a generator changes either, one seed does not tell.")
         elif detector in learners:
             sentences.append("No generator is seen to change either by more than other seeds do.")
         if PLACEBO in set(moved["arm"]):

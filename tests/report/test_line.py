@@ -85,6 +85,14 @@ def test_the_sentences_name_what_lies_beyond_chance_and_what_few_pictures_leave_
     )  # 1 - 0.05 ** (1 / 15) and 1 - 0.05 ** (1 / 3)
 
 
+def test_one_seed_tells_no_change(params: Params):
+    write_rates({"none": SAME, "placebo": SAME, "perlin": (SAME[0], [0.8, 0.8, 0.8])})
+    scores = read_scores(params, METRICS / "detection")
+    alone = scores[scores["seed"] == scores["seed"].unique()[0]]
+    text = on_the_line(params, alone, differences(params, alone))
+    assert "Whether a generator changes either, one seed does not tell." in text and "No generator" not in text
+
+
 def test_a_placebo_beyond_its_range_is_a_warning_and_no_effect(params: Params):
     write_rates({"none": SAME, "placebo": (SAME[0], [1.0, 1.0, 1.0]), "perlin": SAME})
     text = str(told(params, on_the_line))
