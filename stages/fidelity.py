@@ -12,11 +12,12 @@ from lib.core.images import write_png
 from lib.core.params import load
 from lib.core.records import DefectBox, Synthetic, read_records, read_train
 from lib.core.runtime import atomic_folder, write_json
-from lib.metrics.fidelity import compare, same_placements
+from lib.metrics.fidelity import Comparison, load_describer, same_placements
 
 
 def main() -> None:
     params = load()
+    backbone = load_describer()
     scores: dict[str, dict[str, Any]] = {generator: {} for generator in params.generators}
     with atomic_folder(Path("metrics/fidelity")) as folder:
         for category in params.dataset.categories:
@@ -27,11 +28,10 @@ def main() -> None:
                 generator: read_records(Path(f"data/masks/{generator}/{category}/manifest.jsonl"), Synthetic)
                 for generator in params.generators
             }
+            comparison = Comparison(samples, known, params.window, backbone)
             for generator, records in answers.items():
                 accepted = [record for record in records if record.accepted]
-                scores[generator][category], sheet = compare(
-                    samples, known, accepted, params.window, params.fidelity.neighbours
-                )
+                scores[generator][category], sheet = comparison.of(accepted, params.fidelity.neighbours)
                 write_png(folder / generator / f"{category}.png", sheet)
             heads, rows = same_placements(samples, answers, params.window, params.fidelity.placements)
             write_png(folder / f"{category}.png", plots.comparison_sheet(heads, rows))

@@ -15,7 +15,7 @@ from scipy.spatial.distance import cdist, pdist
 from torch import Tensor
 
 from lib.core.geometry import RGB, Box, crop, resize, window_around
-from lib.core.images import contact_sheet, outlined, read_image, read_mask
+from lib.core.images import contact_sheet, outlined, read_image, read_mask, recent
 from lib.core.params import WindowParams
 from lib.core.records import DefectBox, Sample, Synthetic
 from lib.core.runtime import device, progress
@@ -33,6 +33,11 @@ SHEET_WIDTH = 8  # windows side by side
 ACCEPTED, REJECTED = (60, 200, 60), (255, 40, 40)  # outlines
 
 Features = NDArray[np.float64]  # (N, D)
+
+
+def load_describer() -> Backbone:
+    """The network that `describe` takes, on the device."""
+    return load_backbone(DEFAULT).requires_grad_(False).to(device())
 
 
 @torch.inference_mode()
@@ -133,43 +138,58 @@ def usual_gap(train: Features, pictures: Sequence[str], types: Sequence[str]) ->
     return float(np.median(gaps)) if gaps.size else float("nan")
 
 
-def compare(
-    samples: Mapping[str, Sample],
-    boxes: Sequence[DefectBox],
-    synthetic: Sequence[Synthetic],
-    window: WindowParams,
-    neighbours: int,
-) -> tuple[dict[str, float | None], RGB]:
-    """Compare the accepted synthetic defects with the real ones, whose boxes these are, in samples known by their ids.
+class Comparison:
+    """The accepted synthetic defects of any generator beside the real ones of a category, described once.
 
-    Returns scores (None where there is too little to compare) and a sheet: synthetic samples, spread over all types,
-    each followed by the real defect of its type that is nearest to it, so that a copy would be seen.
+    samples: the real ones, by their ids; boxes: of their defects; backbone: of `load_describer`.
     """
-    backbone = load_backbone(DEFAULT).requires_grad_(False).to(device())
-    real_windows = [(samples[box.sample].image, box.box) for box in boxes]
-    synthetic_windows = [(_picture(item), item.box) for item in synthetic]
-    real = _described(real_windows, window, backbone)
-    fake = _described(synthetic_windows, window, backbone)
-    scores = {
-        "accepted": float(len(synthetic)),
-        "kernel_distance": kernel_distance(real, fake),
-        "diversity": diversity(fake),
-        "diversity_real": diversity(real),
-        "memorised_share": memorised_share(
-            fake, real, [box.sample for box in boxes], [box.defect_type for box in boxes]
-        ),
-        # Not the gate's `fill`, which is a share of the picture where the background is the generator's own.
-        "mask_share_of_box": _mean([_share_of(item.box, item.scores["area"]) for item in synthetic]),
-        "mask_share_of_box_real": _mean([_share_of(box.box, box.area) for box in boxes]),
-    }
-    pairs: list[RGB] = []
-    for index in np.unique(np.linspace(0, len(fake) - 1, neighbours).round().astype(int)) if synthetic else []:
-        same = [row for row, known in enumerate(boxes) if known.defect_type == synthetic[index].defect_type]
-        closest, _ = nearest(fake[index : index + 1], real[same])
-        for image, box in (synthetic_windows[index], real_windows[same[closest[0]]]):
-            pairs.append(_window(image, box, window))
-    rows = [pairs[start : start + SHEET_WIDTH] for start in range(0, len(pairs), SHEET_WIDTH)]
-    return {name: None if np.isnan(value) else round(value, 6) for name, value in scores.items()}, contact_sheet(rows)
+
+    def __init__(
+        self, samples: Mapping[str, Sample], boxes: Sequence[DefectBox], window: WindowParams, backbone: Backbone
+    ):
+        self.boxes, self.window, self.backbone = boxes, window, backbone
+        self.read = recent(read_image)
+        self.real_windows = [(samples[box.sample].image, box.box) for box in boxes]
+        self.real = self._described(self.real_windows)
+
+    def of(self, synthetic: Sequence[Synthetic], neighbours: int) -> tuple[dict[str, float | None], RGB]:
+        """Scores of synthetic defects (None where there is too little to compare), and a sheet.
+
+        The sheet shows `neighbours` samples, spread over all types, each followed by the real defect of its type that
+        is nearest to it, so that a copy would be seen.
+        """
+        synthetic_windows = [(_picture(item), item.box) for item in synthetic]
+        real, fake, boxes = self.real, self._described(synthetic_windows), self.boxes
+        scores = {
+            "accepted": float(len(synthetic)),
+            "kernel_distance": kernel_distance(real, fake),
+            "diversity": diversity(fake),
+            "diversity_real": diversity(real),
+            "memorised_share": memorised_share(
+                fake, real, [box.sample for box in boxes], [box.defect_type for box in boxes]
+            ),
+            # Not the gate's `fill`, which is a share of the picture where the background is the generator's own.
+            "mask_share_of_box": _mean([_share_of(item.box, item.scores["area"]) for item in synthetic]),
+            "mask_share_of_box_real": _mean([_share_of(box.box, box.area) for box in boxes]),
+        }
+        pairs: list[RGB] = []
+        for index in np.unique(np.linspace(0, len(fake) - 1, neighbours).round().astype(int)) if synthetic else []:
+            same = [row for row, known in enumerate(boxes) if known.defect_type == synthetic[index].defect_type]
+            closest, _ = nearest(fake[index : index + 1], real[same])
+            for image, box in (synthetic_windows[index], self.real_windows[same[closest[0]]]):
+                pairs.append(_window(self.read(Path(image)), box, self.window))
+        rows = [pairs[start : start + SHEET_WIDTH] for start in range(0, len(pairs), SHEET_WIDTH)]
+        told = {name: None if np.isnan(value) else round(value, 6) for name, value in scores.items()}
+        return told, contact_sheet(rows)
+
+    def _described(self, windows: Sequence[tuple[str, Box]]) -> Features:
+        """(N, D) descriptions of windows, each a picture's file and a box in it."""
+        dimensions = 2 * sum(self.backbone.channels[level] for level in LEVELS)
+        parts = [np.zeros((0, dimensions))]
+        for start in progress(range(0, len(windows), BATCH), "describe windows"):
+            batch = [_window(self.read(Path(image)), box, self.window) for image, box in windows[start : start + BATCH]]
+            parts.append(describe(batch, self.backbone))
+        return np.concatenate(parts)
 
 
 def same_placements(
@@ -180,6 +200,7 @@ def same_placements(
     samples: the real ones, by their ids; answers: of each generator, with the gate's verdict. First comes the good
     window, then what each generator painted there, its mask outlined: green where the gate accepted it, red where not.
     """
+    read = recent(read_image)
     by_placement = {name: {record.placement: record for record in records} for name, records in answers.items()}
     requests = {record.placement: record for records in answers.values() for record in records}
     rows: list[tuple[str, list[RGB | None]]] = []
@@ -189,7 +210,7 @@ def same_placements(
             records = [by_placement[generator].get(name) for generator in answers]
             normal = next((record.normal for record in records if record and record.normal), None)
             box = next(record.box for record in records if record)
-            good = _window(samples[normal].image, box, window) if normal else None
+            good = _window(read(Path(samples[normal].image)), box, window) if normal else None
             rows.append((name, [good, *(_outlined_window(record, window) if record else None for record in records)]))
     return ["good", *answers], rows
 
@@ -206,16 +227,6 @@ def _outlined_window(record: Synthetic, window: WindowParams) -> RGB | None:
     return outlined(view, crop(read_mask(Path(record.mask)), place), ACCEPTED if record.accepted else REJECTED)
 
 
-def _described(windows: Sequence[tuple[str, Box]], params: WindowParams, backbone: Backbone) -> Features:
-    """(N, D) descriptions of windows, each a picture's file and a box in it; a few pictures are in memory at once."""
-    dimensions = 2 * sum(backbone.channels[level] for level in LEVELS)
-    parts = [np.zeros((0, dimensions))]
-    for start in progress(range(0, len(windows), BATCH), "describe windows"):
-        batch = [_window(image, box, params) for image, box in windows[start : start + BATCH]]
-        parts.append(describe(batch, backbone))
-    return np.concatenate(parts)
-
-
 def _share_of(box: Box, area: float) -> float:
     return area / ((box[2] - box[0]) * (box[3] - box[1]))
 
@@ -226,8 +237,7 @@ def _picture(item: Synthetic) -> str:
     return item.image
 
 
-def _window(image: str, box: Box, window: WindowParams) -> RGB:
-    picture = read_image(Path(image))
+def _window(picture: RGB, box: Box, window: WindowParams) -> RGB:
     return crop(picture, window_around(box, picture.shape, window.context, window.min_side))
 
 

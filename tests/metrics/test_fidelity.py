@@ -1,5 +1,6 @@
 """Likeness of synthetic and real defects: near where they are alike, far where not, and copies are found out."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,13 +8,13 @@ import numpy as np
 import pytest
 
 from lib.core.images import png_bytes, read_image
-from lib.core.records import Synthetic
+from lib.core.records import Synthetic, write_records
 from lib.generators import read_real
 from lib.metrics import fidelity
 from lib.metrics.fidelity import (
     ACCEPTED,
     REJECTED,
-    compare,
+    Comparison,
     describe,
     diversity,
     kernel_distance,
@@ -23,6 +24,7 @@ from lib.metrics.fidelity import (
     usual_gap,
 )
 from lib.vision.backbones import DEFAULT, load_backbone
+from stages import fidelity as stage
 from tests.category import CATEGORY, tiny_params, write_category
 
 RNG_SHAPE = (60, 24)
@@ -214,45 +216,92 @@ def category(inside: Path, raw_params: dict):
     return real, copies, tiny_params(raw_params).window.model_copy(update={"context": 2.0})
 
 
-def test_a_category_is_compared_with_finite_scores_and_a_sheet(category):
+def test_a_category_is_compared_with_finite_scores_and_a_sheet(category, backbone):
     real, copies, window = category
     others = [replace(item, image=real.samples["good-0"].image) for item in copies]
-    scores, sheet = compare(real.samples, real.boxes, others, window, 8)
+    scores, sheet = Comparison(real.samples, real.boxes, window, backbone).of(others, 8)
     assert all(isinstance(value, float) and np.isfinite(value) for value in scores.values())
     assert scores["accepted"] == 3 and scores["mask_share_of_box"] == 0.5 and scores["mask_share_of_box_real"] == 1
     assert scores["memorised_share"] == 0
-    again = compare(real.samples, real.boxes, others, window, 8)
+    again = Comparison(real.samples, real.boxes, window, backbone).of(others, 8)
     assert again[0] == scores and png_bytes(again[1]) == png_bytes(sheet)
 
 
-def test_a_defect_fills_its_box_whatever_its_picture(category):
+def test_a_defect_fills_its_box_whatever_its_picture(category, backbone):
     real, copies, window = category
     own = [replace(item, normal=None) for item in copies]
-    assert compare(real.samples, real.boxes, own, window, 1)[0]["mask_share_of_box"] == 0.5
+    assert Comparison(real.samples, real.boxes, window, backbone).of(own, 1)[0]["mask_share_of_box"] == 0.5
 
 
-def test_copies_in_a_category_are_found_out_and_shown_beside_their_originals(category):
+def test_copies_in_a_category_are_found_out_and_shown_beside_their_originals(category, backbone):
     real, copies, window = category
-    scores, sheet = compare(real.samples, real.boxes, copies, window, 3)
+    scores, sheet = Comparison(real.samples, real.boxes, window, backbone).of(copies, 3)
     assert scores["memorised_share"] == 1 and scores["diversity"] == scores["diversity_real"]
     left = [sheet[4:164, 4 + 328 * pair : 164 + 328 * pair] for pair in range(3)]
     right = [sheet[4:164, 168 + 328 * pair : 328 + 328 * pair] for pair in range(3)]
     assert all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-@pytest.mark.parametrize("count", [0, 1])
-def test_little_to_compare_is_none_not_nan(category, count: int):
+def test_real_defects_are_described_once_however_many_generators_there_are(category, backbone, monkeypatch):
     real, copies, window = category
-    scores, sheet = compare(real.samples, real.boxes, copies[:count], window, 8)
+    read, described = [], []
+
+    def reading(path: Path) -> np.ndarray:
+        read.append(path)
+        return read_image(path)
+
+    def describing(windows, network):
+        described.append(len(windows))
+        return describe(windows, network)
+
+    monkeypatch.setattr(fidelity, "read_image", reading)
+    monkeypatch.setattr(fidelity, "describe", describing)
+    comparison = Comparison(real.samples, real.boxes, window, backbone)
+    others = [replace(item, image=real.samples["good-0"].image) for item in copies]
+    results = [comparison.of(items, 8) for items in (others, copies, others)]
+    assert described == [3] * 4, "the real ones, and those of each of three generators"
+    assert len(read) == len(set(read)) == len({box.sample for box in real.boxes}) + 1, "each picture is decoded once"
+    alone = Comparison(real.samples, real.boxes, window, backbone).of(others, 8)
+    for scores, sheet in (results[0], results[2]):
+        assert scores == alone[0] and np.array_equal(sheet, alone[1])
+
+
+def test_the_stage_loads_the_network_once(category, raw_params: dict, monkeypatch):
+    loads = []
+
+    def load(name: str):
+        loads.append(name)
+        return load_backbone(name)
+
+    monkeypatch.setattr(fidelity, "load_backbone", load)
+    real, copies, _ = category
+    raw = {**raw_params, "generators": ["perlin", "cutpaste"]}
+    monkeypatch.setattr(stage, "load", lambda: tiny_params(raw))
+    for generator in raw["generators"]:
+        records = [replace(item, generator=generator, mask=real.samples[item.like].mask) for item in copies]
+        write_records(Path(f"data/masks/{generator}/{CATEGORY}/manifest.jsonl"), records)
+    stage.main()
+    assert loads == [DEFAULT]
+    scores = json.loads(Path("metrics/fidelity.json").read_text())
+    assert scores["perlin"] == scores["cutpaste"] and scores["perlin"][CATEGORY]["accepted"] == 3
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_little_to_compare_is_none_not_nan(category, backbone, count: int):
+    real, copies, window = category
+    scores, sheet = Comparison(real.samples, real.boxes, window, backbone).of(copies[:count], 8)
     assert scores["kernel_distance"] is None and scores["diversity"] is None and scores["accepted"] == count
     assert sheet.ndim == 3 and sheet.size
 
 
-def test_only_pictures_of_the_train_part_are_read(category):
+def test_only_pictures_of_the_train_part_are_read(category, backbone):
     real, copies, window = category
     assert not Path(f"data/prepared/{CATEGORY}/images/scratch-9.png").exists()
     assert read_image(Path(copies[0].image)).shape == (48, 48, 3)
-    assert len(real.boxes) == 3 and compare(real.samples, real.boxes, copies, window, 1)[0]["accepted"] == 3
+    assert (
+        len(real.boxes) == 3
+        and Comparison(real.samples, real.boxes, window, backbone).of(copies, 1)[0]["accepted"] == 3
+    )
 
 
 def test_the_same_placements_stand_side_by_side_for_every_generator(category):
