@@ -14,9 +14,10 @@ import pytest
 import torch
 import yaml
 
+from lib import detectors
 from lib.alarms import Decision, alarm_level, balanced_threshold
 from lib.core.errors import UserError
-from lib.core.images import read_image, read_mask, recent, write_png
+from lib.core.images import read_image, recent, write_png
 from lib.core.params import PLACEBO_SEED, Params
 from lib.core.records import GOOD, Sample, Synthetic, read_records
 from lib.core.runtime import write_json, write_text
@@ -177,12 +178,12 @@ def test_a_thousand_examples_hold_no_more_pixels_than_the_cache(inside: Path, mo
     write_png(Path("a_mask.png"), np.ones((64, 64), bool))
     reads: list[Path] = []
 
-    def read(path: Path) -> np.ndarray:
-        reads.append(path)
-        return read_image(path)
+    def read(shown: detectors.Shown) -> np.ndarray:
+        reads.append(shown.file)
+        return read_image(shown.file)
 
     monkeypatch.setattr("lib.detectors._image", recent(read, 10 * 64 * 64 * 3))
-    monkeypatch.setattr("lib.detectors._mask", recent(read_mask, 10 * 64 * 64))
+    monkeypatch.setattr("lib.detectors._mask", recent(detectors._read_marked, 10 * 64 * 64))
     for n in range(30):
         Path(f"{n}.png").symlink_to("a.png")
     examples = read_examples(sample(image=f"{n}.png") for n in range(30))

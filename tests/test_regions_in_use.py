@@ -1,5 +1,7 @@
 """Regions in use: no defect is placed on black or red, and on red nothing is learned, found, judged or boxed."""
 
+import importlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from lib.core.geometry import box_mask
 from lib.core.images import read_image, write_png
 from lib.core.params import Params
 from lib.core.records import GOOD, DefectBox, RegionMap, Sample, read_records, write_records
-from lib.core.regions import GREY, blanked, silenced
+from lib.core.regions import GREY, blanked, ignored_pixels, silenced
 from lib.detection import IGNORED_PIXELS, read_examples, train_arm
 from lib.detectors import Example, History, pagmfr, rgpkd, rtdetr, unet
 from lib.evaluation import judge
@@ -124,6 +126,36 @@ def test_detectors_see_neither_what_never_counts_nor_its_marks(params: Params):
     for n in range(20):
         batch = batch_of(pools, BUDGET, np.random.default_rng(n))
         assert (batch.images[batch.masks].mean(axis=1) > 100).all() and batch.images.mean() < 200
+
+
+def test_windows_share_a_blank_picture_and_its_marks_and_pools_decode_no_picture(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+):
+    """A window of 128 px would else blank its picture, of a million, once for every question about it."""
+    asked: Counter[str] = Counter()
+
+    def counted(module: str, name: str):
+        original = getattr(importlib.import_module(module), name)
+
+        def call(*args):
+            asked[name] += 1
+            return original(*args)
+
+        monkeypatch.setattr(f"{module}.{name}", call)
+
+    for name in ("read_image", "read_mask", "blanked", "ignored_pixels"):
+        counted("lib.detectors", name)
+    examples = read_examples(samples("train"))
+    pools = Pools.of(examples)
+    assert asked["read_image"] == asked["blanked"] == 0, "their sizes are in their headers"
+    defects = sum(example.has_defect for example in examples)
+    assert asked["read_mask"] == asked["ignored_pixels"] == defects
+    for _ in range(2):
+        for n in range(20):
+            batch_of(pools, BUDGET, np.random.default_rng(n), twins=True, types=pools.types)
+        assert asked["blanked"] == asked["read_image"] <= len(examples) and asked["read_mask"] == defects
+    regions = examples[0].regions
+    assert regions is not None and ignored_pixels(regions) is ignored_pixels(regions)
 
 
 def half_hidden(folder: Path) -> list[Example]:

@@ -116,6 +116,23 @@ def stored_orientation(path: Path) -> int:
         return orientation_of(picture)
 
 
+def read_shape(path: Path) -> tuple[int, int]:
+    """(H, W) of what `read_image` would return; decodes only a PNG with texts or tags after its pixels."""
+    with _opened(path) as picture:
+        if picture.format == "TIFF":  # Pillow gives its size upright
+            return picture.height, picture.width
+        if picture.format == "PNG" and not _has_late_tags(path):
+            picture.info.setdefault("exif", None)  # without this key Pillow decodes all pixels to look behind them
+        return picture.size if orientation_of(picture) >= 5 else (picture.height, picture.width)
+
+
+def _has_late_tags(path: Path) -> bool:
+    """Whether a PNG may hold EXIF or texts after its pixels, which may turn it; rarely true by chance."""
+    data = path.read_bytes()
+    start = data.find(b"IDAT")
+    return any(data.find(chunk, start) >= 0 for chunk in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"))
+
+
 def is_deep(path: Path) -> bool:
     """Whether a file's values have more than 8 bits; reads only the header."""
     with _opened(path) as picture:

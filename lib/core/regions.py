@@ -46,9 +46,12 @@ def free_pixels(regions: RegionMap) -> Mask:
     return np.asarray(recent_regions(regions) == FREE)
 
 
-def ignored_pixels(regions: RegionMap) -> Mask:
+def read_ignored(regions: RegionMap) -> Mask:
     """(H, W) bool: pixels that never count."""
     return np.asarray(recent_regions(regions) == IGNORED)
+
+
+ignored_pixels = recent(read_ignored, 64 * 2**20)  # each training window asks for them
 
 
 def blanked(image: RGB, ignored: Mask) -> RGB:

@@ -22,22 +22,61 @@ A method's module offers
 import importlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
 from lib.core.defects import Labels, recent_labels
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask
-from lib.core.images import read_image, read_mask, recent
+from lib.core.images import read_image, read_mask, read_shape, recent
 from lib.core.params import methods
 from lib.core.records import RegionMap, TypeMap
 from lib.core.regions import blanked, ignored_pixels
 
-# Memory for decoded pictures and their masks: two thousand of 256 px, or more than a hundred of 1024 px.
-_image = recent(read_image, 384 * 2**20)
-_mask = recent(read_mask, 128 * 2**20)
+
+class Shown(NamedTuple):
+    """A picture's file and its pixels that never count, which are blank."""
+
+    file: Path
+    regions: RegionMap | None
+
+
+class Marked(NamedTuple):
+    """The defect pixels of a picture of shape (H, W) that count: of its mask, or with these values in its type map."""
+
+    file: Path | TypeMap
+    regions: RegionMap | None
+    shape: tuple[int, ...]
+    values: tuple[int, ...] = ()
+
+
+def _read_shown(shown: Shown) -> RGB:
+    image = read_image(shown.file)
+    return image if shown.regions is None else blanked(image, ignored_pixels(shown.regions))
+
+
+def _read_marked(marked: Marked) -> Mask:
+    if isinstance(marked.file, TypeMap):
+        return _counting(np.isin(recent_labels(marked.file), marked.values), marked.regions)
+    mask = read_mask(marked.file)
+    if mask.shape != marked.shape:
+        raise UserError(f"{marked.file}: size {mask.shape[::-1]}, its picture has {marked.shape[::-1]}")
+    return _counting(mask, marked.regions)
+
+
+def _counting(mask: Mask, regions: RegionMap | None) -> Mask:
+    return mask if regions is None else mask & ~ignored_pixels(regions)
+
+
+# Memory for decoded pictures and their masks: two thousand of 256 px, or more than a hundred of 1024 px. They are kept
+# as they are used, without what never counts, since each training window asks for them.
+_image = recent(_read_shown, 384 * 2**20)
+_mask = recent(_read_marked, 128 * 2**20)
+_shape = lru_cache(2**16)(read_shape)
 
 
 @dataclass(frozen=True)
@@ -60,6 +99,11 @@ class Example:
     regions: RegionMap | None = None
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W); of a file only the header is read."""
+        return _shape(self.picture) if isinstance(self.picture, Path) else self.picture.shape[:2]
+
+    @property
     def ignored(self) -> Mask | None:
         """(H, W) bool: pixels that never count; None where all do."""
         return None if self.regions is None else ignored_pixels(self.regions)
@@ -67,7 +111,7 @@ class Example:
     @property
     def counting(self) -> Mask:
         """(H, W) bool: pixels that count."""
-        return np.ones(self.image.shape[:2], bool) if self.ignored is None else ~self.ignored
+        return np.ones(self.shape, bool) if self.ignored is None else ~self.ignored
 
     @property
     def normal(self) -> Mask:
@@ -88,13 +132,13 @@ class Example:
     def mask_of(self, types: Collection[str]) -> Mask:
         """(H, W) bool: the pixels with a defect of one of the types."""
         if self.type_map is None:
-            return self.mask if self.defect_type in types else np.zeros(self.image.shape[:2], bool)
-        values = [number for number, name in enumerate(self.type_map.types, start=1) if name in types]
-        return self._counting(np.isin(recent_labels(self.type_map), values))
+            return self.mask if self.defect_type in types else np.zeros(self.shape, bool)
+        values = tuple(number for number, name in enumerate(self.type_map.types, start=1) if name in types)
+        return _mask(Marked(self.type_map, self.regions, self.shape, values))
 
     def labels(self, types: Sequence[str]) -> Labels:
         """(H, W) uint8: k at pixels with a defect of the k-th of the types, else 0, also for other types."""
-        labels = np.zeros(self.image.shape[:2], np.uint8)
+        labels = np.zeros(self.shape, np.uint8)
         for number, name in enumerate(types, start=1):
             if self.has_defect and name in self.types:
                 labels[self.mask_of([name])] = number
@@ -103,19 +147,16 @@ class Example:
     @property
     def image(self) -> RGB:
         """(H, W, 3) uint8. Raises UserError where the file is no picture."""
-        return self._shown(_image(self.picture) if isinstance(self.picture, Path) else self.picture)
+        return self._shown(self.picture)
 
     @property
     def mask(self) -> Mask:
         """(H, W) bool. Raises UserError where the file is no mask of the picture's size."""
         if self.truth is None:
-            return np.zeros(self.image.shape[:2], bool)
-        if not isinstance(self.truth, Path):
-            return self._counting(self.truth)
-        mask, shape = _mask(self.truth), self.image.shape[:2]
-        if mask.shape != shape:
-            raise UserError(f"{self.truth}: size {mask.shape[::-1]}, its picture has {shape[::-1]}")
-        return self._counting(mask)
+            return np.zeros(self.shape, bool)
+        if isinstance(self.truth, Path):
+            return _mask(Marked(self.truth, self.regions, self.shape))
+        return _counting(self.truth, self.regions)
 
     @property
     def clean(self) -> RGB | None:
@@ -125,23 +166,20 @@ class Example:
         """
         if self.twin is None:
             return None if self.has_defect else self.image
-        if not isinstance(self.twin, Path):
-            return self._shown(self.twin)
-        clean, shape = _image(self.twin), self.image.shape
-        if clean.shape != shape:
-            raise UserError(f"{self.twin}: size {clean.shape[1::-1]}, {self.picture} has {shape[1::-1]}")
-        return self._shown(clean)
+        clean = self._shown(self.twin)
+        if isinstance(self.twin, Path) and clean.shape[:2] != self.shape:
+            raise UserError(f"{self.twin}: size {clean.shape[1::-1]}, {self.picture} has {self.shape[::-1]}")
+        return clean
 
     @property
     def has_defect(self) -> bool:
         """Whether any pixel is marked; does not read a file."""
         return self.truth is not None and (isinstance(self.truth, Path) or bool(self.truth.any()))
 
-    def _shown(self, image: RGB) -> RGB:
-        return image if self.ignored is None else blanked(image, self.ignored)
-
-    def _counting(self, mask: Mask) -> Mask:
-        return mask if self.ignored is None else mask & ~self.ignored
+    def _shown(self, picture: RGB | Path) -> RGB:
+        if isinstance(picture, Path):
+            return _image(Shown(picture, self.regions))
+        return picture if self.ignored is None else blanked(picture, self.ignored)
 
 
 @dataclass(frozen=True)

@@ -136,15 +136,15 @@ def good_window(
 
     ground: (H, W) bool, the product in the whole picture; None: all of it.
     """
-    image, hidden = example.image, example.ignored
-    if ground is None:
-        ground = np.ones(image.shape[:2], bool)
-    areas = {1: ground} if hidden is None else {1: ground & ~hidden, 2: hidden}
+    image, ignored = example.image, example.ignored
     place = _window(image.shape, None, round(params.window / params.scale), rng)
     view = crop(image, place)
+    product = np.ones(view.shape[:2], bool) if ground is None else crop(ground, place)
+    hidden = None if ignored is None else crop(ignored, place)
+    areas = {1: product} if hidden is None else {1: product & ~hidden, 2: hidden}
     if params.scale != 1:
         view = resize(view, params.window, params.window)
-    labels = _labels({number: crop(area, place) for number, area in areas.items()}, params.window)
+    labels = _labels(areas, params.window)
     (view,), labels = _augmented([view], labels, rng)
     return view, labels == 1, labels != 2
 

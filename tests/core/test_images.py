@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from lib.core.images import (
     read_image,
     read_mask,
     read_pixels,
+    read_shape,
     recent,
     stored_orientation,
     turned,
@@ -157,6 +159,31 @@ def test_odd_tags_beside_the_one_that_turns_do_no_harm(tmp_path: Path):
     assert read_image(path).shape == (8, 10, 3) and stored_orientation(path) == 6
 
 
+def with_late_tags(data: bytes, tags: Image.Exif) -> bytes:
+    """A PNG with its EXIF after the pixels, as some cameras write it."""
+    body = b"eXIf" + tags.tobytes()[6:]
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return data[:-12] + chunk + data[-12:]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["png", "late.png", "jpg", "tif", "bmp"])
+def test_the_shape_of_a_file_is_that_of_its_picture_and_needs_no_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, orientation: int
+):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    options = {} if kind in ("late.png", "bmp") else {"exif": tags}
+    path = saved(tmp_path, f"a.{kind}", Image.fromarray(RAMP), **options)
+    if kind == "late.png":
+        path.write_bytes(with_late_tags(path.read_bytes(), tags))
+    shape = read_image(path).shape[:2]
+    assert shape == ((8, 10) if orientation >= 5 and kind != "bmp" else (10, 8))
+    if kind != "late.png":
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
+    assert read_shape(path) == shape
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_jpeg_is_turned_upright_as_its_tag_says(tmp_path: Path, orientation: int):
     upright = np.zeros((32, 48, 3), np.uint8)
@@ -213,7 +240,7 @@ def test_a_broken_file_is_refused_by_its_name(tmp_path: Path, read: Any, name: s
         read(tmp_path / name)
 
 
-@pytest.mark.parametrize("read", [read_image, read_mask, read_pixels, stored_orientation, is_deep])
+@pytest.mark.parametrize("read", [read_image, read_mask, read_pixels, read_shape, stored_orientation, is_deep])
 @pytest.mark.parametrize("mode", ["RGB", "I;16"])
 @pytest.mark.parametrize("name", ["pages.tif", "animated.png"])
 def test_a_file_of_several_pictures_is_refused_with_their_number(tmp_path: Path, read: Any, mode: str, name: str):

@@ -1,14 +1,16 @@
 """Training windows: where they lie, what they show how often, and that labels follow pictures."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lib.core.errors import UserError
 from lib.core.geometry import box_mask
+from lib.core.images import write_png
 from lib.core.params import Detect
-from lib.core.records import GOOD
+from lib.core.records import GOOD, RegionMap
 from lib.detection import read_examples
 from lib.detectors import Example
 from lib.vision import windows
@@ -184,3 +186,23 @@ def test_a_type_whose_defects_no_pixel_shows_is_none_of_a_windows(tmp_path):
     assert pools.types == ["dent", "scratch"]
     labels = batch_of(pools, BUDGET, np.random.default_rng(0), types=pools.types).labels
     assert set(np.unique(labels)) == {0, 1, 2}
+
+
+class Product(np.ndarray):
+    """A mask that only a window's share of may be worked on."""
+
+    def __and__(self, other):
+        assert self.shape == (BUDGET.window, BUDGET.window), "the whole picture, for every window"
+        return np.asarray(self) & other
+
+
+def test_what_counts_is_worked_out_for_the_window_alone(tmp_path: Path):
+    colours = np.full((200, 300, 3), 255, np.uint8)
+    colours[:, :100] = (255, 0, 0)
+    regions = RegionMap((tmp_path / "regions.png").as_posix(), write_png(tmp_path / "regions.png", colours))
+    example = Example(np.full((200, 300, 3), 200, np.uint8), None, False, GOOD, regions=regions)
+    ground = np.ones((200, 300), bool).view(Product)
+    seen = [good_window(example, ground, BUDGET, np.random.default_rng(n)) for n in range(30)]
+    assert all((product == counts).all() for _, product, counts in seen)
+    shares = [counts.mean() for _, _, counts in seen]
+    assert min(shares) == 0 and max(shares) == 1 and any(0 < share < 1 for share in shares)
