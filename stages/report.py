@@ -5,13 +5,14 @@ from pathlib import Path
 from lib.core.command import run
 from lib.core.params import load
 from lib.report.page import write_page
-from lib.report.tables import write_report
+from lib.report.tables import read_evidence, write_report
 
 
 def main() -> None:
     params, metrics = load(), Path("metrics")
-    print(write_report(params, metrics))
-    write_page(params, metrics)
+    evidence = read_evidence(params, metrics)
+    print(write_report(params, metrics, evidence))
+    write_page(params, metrics, evidence)
     print("\nThe whole report: metrics/report/report.md, and with every sample metrics/report/index.html.")
 
 

@@ -17,12 +17,9 @@ from lib.report.gallery import VERDICTS, Answers, gallery, outcome, outcomes, re
 from lib.report.goods import forms, good_pictures
 from lib.report.histograms import histograms
 from lib.report.limits import Limit, described, limits, titled
-from lib.report.line import on_the_line, sizes_of_test
-from lib.report.samples import empty_arms, gates, memorised
-from lib.report.scores import COLUMNS, MEANINGS, differences, over_pictures, read_scores
+from lib.report.scores import COLUMNS, MEANINGS
 from lib.report.sheets import error_sheets, place_sheets, uri
-from lib.report.tables import parts, pictures
-from lib.report.verdict import harvest, headline, verdict
+from lib.report.tables import Evidence, pictures
 
 LIMIT = 20_000_000  # bytes of the whole page, which a phone still opens
 NOTE = 1_000  # bytes kept for the sentence that says how many samples there are
@@ -37,30 +34,28 @@ PLOTS = {
 }
 
 
-def write_page(params: Params, metrics: Path, limit: int = LIMIT) -> None:
+def write_page(params: Params, metrics: Path, evidence: Evidence, limit: int = LIMIT) -> None:
     """Write `report/index.html` below `metrics`, at most `limit` bytes: after `write_report`, whose plots it embeds.
 
     It is one file that loads nothing. Where the limit leaves no room for all samples or sheets, it says how many are
     missing.
     """
-    scores, answers = read_scores(params, metrics / "detection"), read_answers(params)
-    contrasts = over_pictures(params, differences(params, scores, empty_arms(params, metrics)), metrics / "detection")
+    answers, sections = read_answers(params), evidence.sections
     counts = outcomes(answers)
-    sheets, sheets_note = error_sheets(params, metrics, scores, int(SHEETS * limit))
+    sheets, sheets_note = error_sheets(params, metrics, evidence.scores, int(SHEETS * limit))
     places, places_note = place_sheets(params, metrics, int(PLACES * limit))
     goods, goods_note = good_pictures(params, int(GOODS * limit))
     bounds = limits(params.gate)
-    sections = parts(params, metrics, scores, contrasts)
     page: dict[str, Any] = {
-        "headline": headline(contrasts, scores, sum(map(sum, sizes_of_test(params).values()))),
-        "on_the_line": on_the_line(params, scores, contrasts),
-        "verdict": verdict(contrasts),
-        "harvest": harvest(gates(params, metrics), memorised(params, metrics)),
+        "headline": evidence.headline,
+        "on_the_line": evidence.on_the_line,
+        "verdict": evidence.verdict,
+        "harvest": evidence.harvest,
         "line": sections[0],
         "trade": sections[1],
         "arms": sections[2],
         "parts": sections[3:],
-        "meanings": {COLUMNS[name]: MEANINGS[name] for name in scores["metric"].cat.categories},
+        "meanings": {COLUMNS[name]: MEANINGS[name] for name in evidence.scores["metric"].cat.categories},
         "pictures": pictures(params),
         "alarms": uri("png", (metrics / "plots/pictures/alarms.png").read_bytes()),
         "plots": _plots(metrics / "plots"),

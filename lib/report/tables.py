@@ -1,6 +1,7 @@
 """The report: one table of all metrics that says whether synthesis helps, where, by how much, and beyond chance."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,43 +89,69 @@ def summary(params: Params, metrics: Path, scores: pd.DataFrame) -> dict[str, An
     return tree | {"mask_iou": read_json(metrics / "mask_truth.json").get("all", {})}
 
 
-def write_report(params: Params, metrics: Path) -> str:
+@dataclass(frozen=True)
+class Evidence:
+    """What the metrics of all arms say: read once, told by report.md, the terminal and the page.
+
+    scores: of `read_scores`; contrasts: of `over_pictures`; trade: of `read_trade`, at the rates DRAWN. sections: the
+    tables; first what a line stops for, at what price, and all arms.
+    """
+
+    scores: pd.DataFrame
+    contrasts: pd.DataFrame
+    trade: pd.DataFrame
+    headline: str
+    on_the_line: str
+    verdict: str
+    harvest: str
+    sections: list[Part]
+
+
+def read_evidence(params: Params, metrics: Path) -> Evidence:
+    """The evidence of what the stages before the report wrote below `metrics`."""
+    folder = metrics / "detection"
+    scores = read_scores(params, folder)
+    contrasts = over_pictures(params, differences(params, scores, empty_arms(params, metrics)), folder)
+    trade = read_trade(params, folder, DRAWN)
+    return Evidence(
+        scores,
+        contrasts,
+        trade,
+        headline(contrasts, scores, sum(map(sum, sizes_of_test(params).values()))),
+        on_the_line(params, scores, contrasts),
+        verdict(contrasts),
+        harvest(gates(params, metrics), memorised(params, metrics)),
+        _sections(params, metrics, scores, contrasts, trade),
+    )
+
+
+def write_report(params: Params, metrics: Path, evidence: Evidence) -> str:
     """Write `summary.json` and the folders `report/` and `plots/` below `metrics`; returns what a terminal shows.
 
     `report/` gets report.md and differences.csv; `plots/`, for `dvc plots show`, bars of all arms (arms.csv) and
     curves (training/) as tables, and the same as pictures, since DVC's own page needs a network.
     """
-    out, scores = metrics / "report", read_scores(params, metrics / "detection")
-    contrasts = over_pictures(params, differences(params, scores, empty_arms(params, metrics)), metrics / "detection")
-    told = [
-        headline(contrasts, scores, sum(map(sum, sizes_of_test(params).values()))),
-        on_the_line(params, scores, contrasts),
-        verdict(contrasts),
-        harvest(gates(params, metrics), memorised(params, metrics)),
-    ]
-    sections = parts(params, metrics, scores, contrasts)
+    out, sections = metrics / "report", evidence.sections
+    told = [evidence.headline, evidence.on_the_line, evidence.verdict, evidence.harvest]
     texts = ["# Does synthesis help?", *told, *map(as_text, sections)]
     texts.append("## Pictures\n\n" + "\n".join(f"- {line}" for line in pictures(params)))
     write_text(out / "report.md", "\n\n".join(texts) + "\n")
-    write_text(out / "differences.csv", _csv(contrasts))
-    write_json(metrics / "summary.json", summary(params, metrics, scores))
-    _write_plots(params, metrics, scores, contrasts)
+    write_text(out / "differences.csv", _csv(evidence.contrasts))
+    write_json(metrics / "summary.json", summary(params, metrics, evidence.scores))
+    _write_plots(params, metrics, evidence)
     return "\n\n".join([*told, *(markdown(part.table) for part in sections[:3] if part.table is not None)])
 
 
-def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> list[Part]:
-    """The tables of the report: what a line stops for, at what price, all arms, and all else.
-
-    scores: of `read_scores`; contrasts: of `over_pictures`.
-    """
+def _sections(
+    params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame, trade: pd.DataFrame
+) -> list[Part]:
     shown = [metric for metric in MAIN if metric not in ALARMS]
     main = contrasts["metric"].isin(MAIN)
     types = {title: _types_table(params, metrics / "detection", metric) for title, (metric, _) in TYPES.items()}
     found = read_found(params, metrics / "detection")
-    trade = read_trade(params, metrics / "detection", SHOWN)
     return [
         Part("On the line", line_table(params, scores, contrasts), LINE_NOTE),
-        Part("Misses for false alarms", trade_table(trade), TRADE_NOTE),
+        Part("Misses for false alarms", trade_table(trade[trade["false alarms"].isin(SHOWN)]), TRADE_NOTE),
         Part("All arms", _arms_table(scores, shown), ARMS_NOTE),
         Part("Difference from real defects alone", _differences_table(contrasts[main]), DIFFERENCES_NOTE),
         Part("Missed defects by size", sizes_table(found), SIZES_NOTE),
@@ -137,9 +164,9 @@ def parts(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.Dat
     ]
 
 
-def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame) -> None:
+def _write_plots(params: Params, metrics: Path, evidence: Evidence) -> None:
     """Tables and pictures of arms and curves."""
-    out = metrics / "plots"
+    out, scores, contrasts = metrics / "plots", evidence.scores, evidence.contrasts
     curves_of, drawn = out / "training", out / "pictures"
     curves_of.mkdir(parents=True, exist_ok=True)  # DVC expects it, also where no generator learns
     means = spread(scores)["mean"].xs("pixel_ap", level="metric").reset_index()
@@ -154,7 +181,7 @@ def _write_plots(params: Params, metrics: Path, scores: pd.DataFrame, contrasts:
                 write_text(curves_of / f"{generator}-{category}.csv", _csv(points))
                 curves[f"loss of {generator}, {category}"] = points.to_numpy().tolist()
     plots.learning_curve(drawn / "training.png", curves)
-    trade = trade_curves(read_trade(params, metrics / "detection", DRAWN))
+    trade = trade_curves(evidence.trade)
     axes = ("false alarms, of 100 good pictures", "missed, of 100 pictures with a defect")
     plots.trade_offs(drawn / "alarms.png", trade, *axes, (REAL_ONLY, PLACEBO))
     heights = spread(over_categories(scores)).reset_index()

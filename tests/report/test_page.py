@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,10 +25,13 @@ from lib.core.params import Params
 from lib.core.records import Sample, Synthetic, read_records, write_records
 from lib.core.runtime import write_json, write_text
 from lib.report.gallery import gallery, outline, read_answers
-from lib.report.page import write_page
+from lib.report.missed import FOUND
+from lib.report.page import LIMIT, write_page
 from lib.report.scores import read_scores
 from lib.report.sheets import error_sheets, place_sheets
-from lib.report.tables import write_report
+from lib.report.tables import read_evidence, write_report
+from lib.report.tradeoff import LEVELS
+from stages import report as stage
 from tests.category import CATEGORY, placement, tiny_params, write_category
 from tests.report.browser import CHROMIUM, needs_browser
 from tests.report.test_tables import GATE, METRICS, write_detection
@@ -123,6 +127,13 @@ def write_inputs(raw_params: dict) -> Params:
     return tiny_params(raw, detect={"on_synthetic": ["unet"]})
 
 
+def write_both(params: Params, limit: int = LIMIT) -> None:
+    """The report and its page, of one evidence."""
+    evidence = read_evidence(params, METRICS)
+    write_report(params, METRICS, evidence)
+    write_page(params, METRICS, evidence, limit)
+
+
 @pytest.fixture
 def params(inside: Path, raw_params: dict) -> Params:
     return write_inputs(raw_params)
@@ -134,8 +145,7 @@ def text(tmp_path_factory: pytest.TempPathFactory, raw_params: dict) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("page"))
         params = write_inputs(raw_params)
-        write_report(params, METRICS)
-        write_page(params, METRICS)
+        write_both(params)
         return PAGE.read_text(encoding="utf-8")
 
 
@@ -159,9 +169,30 @@ def test_names_and_reasons_are_text_and_never_markup(text: str):
 
 
 def test_equal_input_gives_equal_bytes_in_another_folder(params: Params, text: str):
-    write_report(params, METRICS)
-    write_page(params, METRICS)
+    write_both(params)
     assert PAGE.read_text(encoding="utf-8") == text
+
+
+def test_the_stage_reads_every_table_once_for_both(params: Params, text: str, monkeypatch: pytest.MonkeyPatch):
+    read: Counter[str] = Counter()
+    parse = pd.read_csv
+
+    def reading(path: Path, **options):
+        read[Path(path).as_posix()] += 1
+        return parse(path, **options)
+
+    monkeypatch.setattr(pd, "read_csv", reading)
+    monkeypatch.setattr(stage, "load", lambda: params)
+    stage.main()
+    levels = {name: count for name, count in read.items() if name.endswith((LEVELS, FOUND))}
+    assert len(levels) == 2 * 4 and set(levels.values()) == {1}
+    assert PAGE.read_text(encoding="utf-8") == text
+
+
+def test_the_page_of_a_report_is_the_same_when_it_reads_the_evidence_itself(params: Params, text: str):
+    write_report(params, METRICS, read_evidence(params, METRICS))
+    write_page(params, METRICS, read_evidence(params, METRICS))
+    assert PAGE.read_text(encoding="utf-8") == text, "writing the report changes no evidence"
 
 
 def test_every_request_is_in_the_island_and_in_the_counts(text: str):
@@ -223,8 +254,7 @@ def test_a_large_window_is_shrunk_and_has_a_thumbnail(params: Params):
 
 def test_a_page_without_room_leaves_the_same_placements_out_for_all_and_says_so(params: Params, text: str):
     limit = len(text.encode()) - 2000
-    write_report(params, METRICS)
-    write_page(params, METRICS, limit)
+    write_both(params, limit)
     short = PAGE.read_text(encoding="utf-8")
     samples = json.loads(Page(short).islands["data"])["samples"]
     assert len(short.encode()) <= limit and 0 < len(samples) < len(GENERATORS) * COUNT

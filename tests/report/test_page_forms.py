@@ -13,11 +13,9 @@ from lib.core.records import DefectBox, Sample, Synthetic, read_records
 from lib.core.runtime import write_text
 from lib.labels.review import read_verdicts
 from lib.placement.requests import Request, read_requests
-from lib.report.page import write_page
-from lib.report.tables import write_report
 from tests.category import CATEGORY, placement
 from tests.report.browser import Tab, needs_browser, tab
-from tests.report.test_page import EVIL, METRICS, PAGE, answer, write_inputs
+from tests.report.test_page import EVIL, PAGE, answer, write_both, write_inputs
 
 pytestmark = [needs_browser, pytest.mark.slow]
 
@@ -35,8 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, raw_params: dict) -> Iterat
         params = write_inputs(raw_params)
         write_text(REVIEW.path, f"{','.join(REVIEW.columns)}\n{STALE}\n")
         write_text(REQUESTS.path, f"{','.join(REQUESTS.columns)}\n{ASKED}\n")
-        write_report(params, METRICS)
-        write_page(params, METRICS)
+        write_both(params)
         yield folder
 
 

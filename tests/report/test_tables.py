@@ -27,7 +27,7 @@ from lib.report.scores import (
     read_scores,
     spread,
 )
-from lib.report.tables import write_report
+from lib.report.tables import read_evidence, write_report
 from lib.report.tradeoff import LEVELS
 from lib.report.verdict import verdict
 from tests.category import tiny_params
@@ -136,9 +136,14 @@ def cells(text: str, heading: str = "", keys: int = 3) -> dict[tuple[str, ...], 
     return {tuple(line[:keys]): dict(zip(table[0], line, strict=True)) for line in table[2:]}
 
 
+def report_of(params: Params) -> str:
+    """Write the report; what a terminal shows."""
+    return write_report(params, METRICS, read_evidence(params, METRICS))
+
+
 def arms(params: Params, heading: str = "## All metrics") -> dict[tuple[str, ...], dict[str, str]]:
     """Write the report; the rows of one of its tables of arms."""
-    write_report(params, METRICS)
+    report_of(params)
     return cells(PAGE.read_text(encoding="utf-8"), heading)
 
 
@@ -161,7 +166,7 @@ def test_differences_have_their_interval_over_test_pictures(params: Params):
     assert (low, high) == (pytest.approx(0.05 + 0.025 * 0.1), pytest.approx(0.15 - 0.025 * 0.1))
     assert rows.loc[("unet", "image_auroc", "placebo"), "pictures_high"] == 0
     assert rows.loc[("unet", "aupro", "mvp_diff"), ["pictures_low", "pictures_high"]].isna().all(), "not resampled"
-    write_report(params, METRICS)
+    report_of(params)
     shown = cells((METRICS / "report/report.md").read_text(encoding="utf-8"), "## Difference", 3)
     assert shown["unet", "pixel AP", "mvp_diff"]["test pictures"] == "[+0.053, +0.148]"
     assert shown["unet", "AUPRO", "mvp_diff"]["test pictures"] == "-"
@@ -181,7 +186,7 @@ def test_a_resample_is_hard_or_easy_for_both_arms_and_their_difference_does_not_
 @pytest.mark.usefixtures("numbers_only")
 def test_types_that_a_detector_tells_apart_have_their_columns_and_table(params: Params):
     write_metrics()
-    assert "mIoU of types" not in write_report(params, METRICS), "nobody tells types apart"
+    assert "mIoU of types" not in report_of(params), "nobody tells types apart"
     file = METRICS / "detection/unet.json"
     told = json.loads(file.read_text(encoding="utf-8"))
     for category in told.values():
@@ -244,12 +249,12 @@ def test_seeds_are_averaged_over_categories_by_their_rank_before_their_spread_is
 @pytest.mark.usefixtures("numbers_only")
 def test_a_difference_is_positive_where_synthesis_helps_and_negative_where_it_harms(params: Params):
     write_metrics()
-    write_report(params, METRICS)
+    report_of(params)
     row = cells(PAGE.read_text(), "## Difference")["unet", "pixel AP", "mvp_diff"]
     assert (row["difference"], row["pairs"]) == ("+0.100", "[+0.100, +0.100]")
     swapped = {"none": "mvp_diff", "mvp_diff": "none", "placebo": "placebo"}
     write_detection({(swapped[arm], category): values for (arm, category), values in VALUES.items()})
-    write_report(params, METRICS)
+    report_of(params)
     row = cells(PAGE.read_text(), "## Difference")["unet", "pixel AP", "mvp_diff"]
     assert (row["difference"], row["pairs"]) == ("-0.100", "[-0.100, -0.100]")
 
@@ -344,7 +349,7 @@ def test_one_seed_and_an_undefined_metric_have_no_verdict(params: Params):
 @pytest.mark.usefixtures("numbers_only")
 def test_the_text_report_opens_with_the_headline_and_counts_the_test_pictures(params: Params):
     write_metrics()
-    terminal = write_report(params, METRICS)
+    terminal = report_of(params)
     first = PAGE.read_text(encoding="utf-8").split("\n\n")[1]
     assert first == terminal.split("\n\n")[0] and first.startswith("No proven help. Best: mvp_diff +0.100 pixel AP")
     assert first.endswith("3 seeds, 4 test pictures, one split."), "two of each category"
@@ -353,7 +358,7 @@ def test_the_text_report_opens_with_the_headline_and_counts_the_test_pictures(pa
 @pytest.mark.usefixtures("numbers_only")
 def test_the_summary_has_every_metric_of_every_arm(params: Params):
     write_metrics()
-    write_report(params, METRICS)
+    report_of(params)
     tree = json.loads((METRICS / "summary.json").read_text())
     assert sorted(tree) == ["acceptance_rate", "mask_iou", "patchcore", "unet"]
     assert sorted(tree["unet"]) == ["mvp_diff", "none", "placebo"] and sorted(tree["patchcore"]) == ["none", "placebo"]
@@ -402,7 +407,7 @@ def test_one_seed_has_a_mean_and_no_deviation(params: Params):
 @pytest.mark.usefixtures("numbers_only")
 def test_every_request_has_an_outcome_and_the_table_says_where_masks_come_from(params: Params):
     write_metrics()
-    write_report(params, METRICS)
+    report_of(params)
     row = cells(PAGE.read_text(), "## Synthetic samples", keys=2)["mvp_diff", "b"]
     outcomes = [row[name] for name in ("requests", "accepted", "rejected", "failed")]
     assert outcomes == ["14", "10 (71%)", "3", "1"]
@@ -410,13 +415,13 @@ def test_every_request_has_an_outcome_and_the_table_says_where_masks_come_from(p
     assert (row["masks"], row["real ones accepted"], row["memorised"]) == ("known", "90%", "12%")
     write_json(METRICS / "masks/mvp_diff.json", dict.fromkeys("ab", GATE | {"failed": 0}))
     with pytest.raises(ValueError, match="mvp_diff, a: 14 requests, 13 with an outcome"):
-        write_report(params, METRICS)
+        report_of(params)
 
 
 @pytest.mark.usefixtures("numbers_only")
 def test_the_page_tells_of_masks_and_pictures(params: Params):
     write_metrics()
-    write_report(params, METRICS)
+    report_of(params)
     page = PAGE.read_text()
     row = cells(page, "## Masks", keys=1)[("a scratch",)]
     assert list(row.values())[1:] == ["0.900", "0.400", "0.600"]
@@ -426,7 +431,7 @@ def test_the_page_tells_of_masks_and_pictures(params: Params):
 @pytest.mark.usefixtures("numbers_only")
 def test_the_page_tells_what_each_defect_type_gains(params: Params):
     write_metrics()
-    write_report(params, METRICS)
+    report_of(params)
     rows = cells(PAGE.read_text(), "## Pixel AP by defect type")
     assert list(rows["unet", "b", "dent"].values())[3:] == ["0.075 ± 0.062", "0.075 ± 0.062", "0.087 ± 0.062"]
     assert rows["patchcore", "b", "dent"]["mvp_diff"] == "-", "learns from good pictures alone"
@@ -435,14 +440,14 @@ def test_the_page_tells_what_each_defect_type_gains(params: Params):
 @pytest.mark.filterwarnings("error")
 def test_a_data_set_without_twins_says_so(params: Params):
     write_metrics(truth=False)
-    write_report(params, METRICS)
+    report_of(params)
     assert "no twins" in PAGE.read_text()
 
 
 @pytest.mark.usefixtures("numbers_only")
 def test_the_tables_for_plots_hold_every_arm_and_every_logged_step(params: Params):
     write_metrics()
-    write_report(params, METRICS)
+    report_of(params)
     arms = list(csv.DictReader((METRICS / "plots/arms.csv").open()))
     assert len(arms) == 6 + 4 and arms[0] == {"arm": "none a unet", "pixel_ap": "0.5"}
     files = sorted((METRICS / "plots/training").iterdir())
@@ -455,14 +460,14 @@ def test_the_tables_for_plots_hold_every_arm_and_every_logged_step(params: Param
 
 def test_the_pictures_can_be_opened_and_two_reports_are_equal_byte_for_byte(params: Params):
     write_metrics()
-    write_report(params, METRICS)
+    report_of(params)
     pictures = sorted((METRICS / "plots/pictures").glob("*.png"))
     assert [path.stem for path in pictures] == ["alarms", "aupro", "pixel_ap", "training"]
     assert all(read_image(path).std() > 1 for path in pictures)
     written = [path for name in ("report", "plots") for path in (METRICS / name).rglob("*") if path.is_file()]
     files = [*sorted(written), METRICS / "summary.json"]
     first = [path.read_bytes() for path in files]
-    write_report(params, METRICS)
+    report_of(params)
     assert [path.read_bytes() for path in files] == first
 
 
