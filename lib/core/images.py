@@ -127,10 +127,17 @@ def read_shape(path: Path) -> tuple[int, int]:
 
 
 def _has_late_tags(path: Path) -> bool:
-    """Whether a PNG may hold EXIF or texts after its pixels, which may turn it; rarely true by chance."""
-    data = path.read_bytes()
-    start = data.find(b"IDAT")
-    return any(data.find(chunk, start) >= 0 for chunk in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"))
+    """Whether anything but the end follows the pixels of a PNG, such as EXIF, which may turn it; or it breaks off."""
+    with path.open("rb") as file:
+        file.seek(8)
+        within = False
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"IEND" or (within and kind != b"IDAT"):
+                return kind != b"IEND"
+            within |= kind == b"IDAT"
+            file.seek(length + 4, 1)  # its content and its checksum
+    return True
 
 
 def is_deep(path: Path) -> bool:
