@@ -192,12 +192,13 @@ def device() -> "torch.device":
 
 
 def mixed_precision(where: "torch.device") -> str:
-    """`bf16` on a GPU that supports it, `fp16` on an older one, `no` elsewhere: bfloat16 is rarely faster on a CPU."""
+    """`bf16` on a GPU that computes in it, `fp16` on an older one (V100, T4), which only emulates it, slowly; `no`
+    elsewhere: bfloat16 is rarely faster on a CPU."""
     import torch
 
     if where.type != "cuda":
         return "no"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def cores(where: "torch.device") -> int:

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -256,3 +257,13 @@ def test_a_progress_bar_gives_back_what_it_was_given(capsys: pytest.CaptureFixtu
     monkeypatch.setattr(runtime, "SHOWN_AFTER", 0.0)
     assert list(runtime.progress([1, 2, 3], "count")) == [1, 2, 3]
     assert "count" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("major", "told"), [(7, "fp16"), (8, "bf16"), (9, "bf16")])  # V100 and T4, A100, H100
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_half_precision(monkeypatch, major: int, told: str):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *which: SimpleNamespace(major=major))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda which: True)
+    assert runtime.mixed_precision(torch.device("cuda")) == told
+    assert runtime.mixed_precision(torch.device("cpu")) == "no"
