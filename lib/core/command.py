@@ -40,9 +40,11 @@ def run(stage: Callable[..., None], description: str | None, *names: str) -> Non
     try:
         stage(**item)
     except FileNotFoundError as error:
-        if not str(error.filename).startswith(OUTPUTS):
+        # A library may raise the error without a name. On Windows paths have backslashes.
+        name = Path(str(error.filename)).as_posix() if error.filename else ""
+        if not name.startswith(OUTPUTS):
             raise
-        _refuse(f"{error.filename}: not found; `dvc repro` makes what a stage reads")
+        _refuse(f"{name}: not found; `dvc repro` makes what a stage reads")
     except UserError as error:
         _refuse(str(error))
     if runtime.first_process():

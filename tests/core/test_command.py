@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
 
+from lib.core import command
 from lib.core.command import duration_file, end_with, run
 from lib.core.errors import UserError
 from lib.core.geometry import box_mask
@@ -44,6 +45,24 @@ def test_a_missing_file_names_the_file_and_the_remedy(capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as caught:
         run(stage, "a stage")
     assert caught.value.code == 2 and "data/no/such/file: not found; `dvc repro`" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_known_by_its_name_on_windows_too(monkeypatch, capsys: pytest.CaptureFixture):
+    def stage() -> None:
+        raise FileNotFoundError(2, "No such file", r"data\no\file")
+
+    monkeypatch.setattr(command, "Path", PureWindowsPath)
+    with pytest.raises(SystemExit):
+        run(stage, "a stage")
+    assert "data/no/file: not found; `dvc repro`" in capsys.readouterr().err
+
+
+def test_a_missing_file_without_a_name_keeps_its_trace():
+    def stage() -> None:
+        raise FileNotFoundError("no file of weights")
+
+    with pytest.raises(FileNotFoundError, match="weights"):
+        run(stage, "a stage")
 
 
 def test_an_error_out_of_a_library_keeps_its_trace():
