@@ -15,6 +15,7 @@ its box (`lib/diffusion/pasting.py`).
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,8 +142,8 @@ def synthesize(
 ) -> Iterator[list[Answer]]:
     """Paint a defect of the requested type for every placement: into its box, or on a background of its own.
 
-    Notes: window and patch in px of the picture; radius of the gate in px of the networks' window; last loss; number of
-    steps that the line search gave up, and of losses that were not finite.
+    Notes: window and patch in px of the picture; radius of the gate in px of the networks' window; last loss, None if
+    no level is optimised; number of steps that the line search gave up, and of losses that were not finite.
     """
     kinds = json.loads((model / "model.json").read_text(encoding="utf-8"))["kinds"]
     sampler = sampler_of(model, settings)
@@ -290,13 +291,13 @@ class Sampler:
         columns = zip(
             to_pixels(end.x0),
             to_pixels(source),
-            end.loss.tolist(),
+            [round(loss, 4) if math.isfinite(loss) else None for loss in end.loss.tolist()],
             end.search.given_up.tolist(),
             end.search.not_finite.tolist(),
             strict=True,
         )
         return [
-            Result(picture, reference, {"loss": round(loss, 4), "given_up": given_up, "not_finite": not_finite})
+            Result(picture, reference, {"loss": loss, "given_up": given_up, "not_finite": not_finite})
             for picture, reference, loss, given_up, not_finite in columns
         ]
 

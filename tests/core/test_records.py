@@ -1,6 +1,7 @@
 """Records: what is written is what is read, and a broken line is named."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from lib.core.records import (
     DefectBox,
     Description,
     Placement,
+    RegionMap,
     Sample,
     Synthetic,
+    TypeMap,
     by_id,
     of_split,
     read_records,
@@ -125,6 +128,31 @@ def test_a_broken_line_is_named_with_its_file_and_field(tmp_path: Path, line: st
 def test_a_score_that_is_no_number_is_no_record(value: float):
     with pytest.raises(ValidationError, match="finite number"):
         Synthetic(image="x.png", sha256="ab", scores={"fill": value}, **SYNTHETIC)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_note_that_is_no_number_is_not_written(tmp_path: Path, value: float):
+    """A browser could not read it: JSON has no such numbers."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_records(tmp_path / "r.jsonl", [Synthetic(image="x.png", sha256="ab", notes={"loss": value}, **SYNTHETIC)])
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.text() | st.integers(), inner),
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(), VALUES))
+def test_the_bytes_are_those_of_the_plain_copy_of_a_record(tmp_path_factory: pytest.TempPathFactory, notes: dict):
+    maps = {"type_map": TypeMap("t.png", "ab", ("dent", "“Riß”")), "regions": RegionMap("r.png", "cd")}
+    records = [*EXAMPLES, replace(EXAMPLES[0], **maps), Synthetic(image="x.png", sha256="ab", notes=notes, **SYNTHETIC)]
+    path = tmp_path_factory.mktemp("r") / "r.jsonl"
+    write_records(path, records)
+    plain = [json.dumps(asdict(record), ensure_ascii=False) for record in records]
+    assert path.read_bytes() == "".join(f"{line}\n" for line in plain).encode()
 
 
 def test_keys_stand_in_the_order_of_the_dataclass(tmp_path: Path):

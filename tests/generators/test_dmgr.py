@@ -243,5 +243,11 @@ def test_the_manifest_names_networks_window_loss_and_search(params: Params, mode
     assert record.notes["loss"] >= 0 and record.knobs["rate"] == dmgr_rate(params)
 
 
+def test_without_an_optimised_level_there_is_no_loss(params: Params, own: Settings, model: Path):
+    free_throughout = own.model_copy(update={"anchor_until": 250, "resonance_from": 0})
+    [made] = drawn(params, free_throughout, model, [placement(0)])
+    assert isinstance(made, Made) and made.notes["loss"] is None
+
+
 def dmgr_rate(params: Params) -> float:
     return params.section("dmgr", dmgr.Settings).rate
