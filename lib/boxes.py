@@ -34,7 +34,7 @@ def mask_boxes(mask: Mask, margin: float, min_area: int) -> list[Component]:
     boxes = [(x, y, x + w, y + h) for x, y, w, h, _ in stats[1:].tolist()]
     while True:
         outer = [_with_margin(box, margin, mask.shape) for box in boxes]
-        unions = _unite(boxes, outer, mask.shape)
+        unions = _unite(boxes, outer)
         if len(unions) == len(boxes):
             break
         boxes = unions
@@ -81,15 +81,18 @@ def _with_margin(box: Box, margin: float, shape: tuple[int, ...]) -> Box:
     return max(box[0] - by, 0), max(box[1] - by, 0), min(box[2] + by, shape[1]), min(box[3] + by, shape[0])
 
 
-def _unite(boxes: list[Box], outer: list[Box], shape: tuple[int, ...]) -> list[Box]:
+def _unite(boxes: list[Box], outer: list[Box]) -> list[Box]:
     """Unite boxes whose outer boxes meet, by labelling a drawing of them, which is fast for many specks."""
-    canvas = np.zeros(shape, dtype=np.uint8)
+    if len(boxes) < 2:
+        return boxes
+    (left, top), (right, bottom) = np.min(outer, axis=0)[:2], np.max(outer, axis=0)[2:]
+    canvas = np.zeros((bottom - top, right - left), dtype=np.uint8)  # of the part of the picture that they cover
     for x0, y0, x1, y1 in outer:
-        canvas[y0:y1, x0:x1] = 1
+        canvas[y0 - top : y1 - top, x0 - left : x1 - left] = 1
     _, labels = cv2.connectedComponents(canvas, connectivity=4)
     unions: dict[int, Box] = {}
     for box in boxes:
-        label = int(labels[box[1], box[0]])
+        label = int(labels[box[1] - top, box[0] - left])
         other = unions.get(label, box)
         unions[label] = (
             min(box[0], other[0]), min(box[1], other[1]), max(box[2], other[2]), max(box[3], other[3])

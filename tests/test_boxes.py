@@ -1,9 +1,11 @@
 """Boxes of real defects: what is one defect, and how its box lies."""
 
+import cv2
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib import boxes as boxes_of_defects
 from lib.boxes import box_around, mask_boxes
 from tests.toy import toy_category
 
@@ -36,6 +38,49 @@ def test_each_mask_pixel_lies_in_exactly_one_box_inside_the_picture(mask, margin
         covered[y0:y1, x0:x1] += 1
     assert (covered[mask] == 1).all() and covered.max() <= 1
     assert sum(item.area for item in components) == mask.sum()
+
+
+def united_on_the_whole_picture(boxes, outer):
+    """Unions of boxes by a drawing of the whole picture, which is easier to believe."""
+    canvas = np.zeros((80, 80), np.uint8)
+    for x0, y0, x1, y1 in outer:
+        canvas[y0:y1, x0:x1] = 1
+    _, labels = cv2.connectedComponents(canvas, connectivity=4)
+    unions = {}
+    for box in boxes:
+        label = int(labels[box[1], box[0]])
+        other = unions.get(label, box)
+        unions[label] = (*np.minimum(box[:2], other[:2]).tolist(), *np.maximum(box[2:], other[2:]).tolist())
+    return list(unions.values())
+
+
+@st.composite
+def boxes_with_margins(draw):
+    """Up to twelve boxes in a picture of 80 px, and how far each is extended."""
+    sides = st.tuples(*[st.integers(4, 60)] * 2, *[st.integers(1, 12)] * 2, *[st.integers(0, 4)] * 4)
+    boxes, outer = [], []
+    for x, y, w, h, *by in draw(st.lists(sides, max_size=12)):
+        boxes.append((x, y, x + w, y + h))
+        outer.append((x - by[0], y - by[1], x + w + by[2], y + h + by[3]))
+    return boxes, outer
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(boxes_with_margins())
+def test_boxes_are_united_alike_whatever_of_the_picture_is_drawn(drawn):
+    assert boxes_of_defects._unite(*drawn) == united_on_the_whole_picture(*drawn)
+
+
+def test_one_small_defect_of_a_large_picture_is_not_drawn_and_several_on_no_more_than_they_cover(monkeypatch):
+    drawn = []
+    label = cv2.connectedComponents
+    monkeypatch.setattr(
+        cv2, "connectedComponents", lambda canvas, **how: drawn.append(canvas.shape) or label(canvas, **how)
+    )
+    mask_boxes(blob((900, 900), (500, 600, 510, 604)), 0.0, 1)
+    assert drawn == []
+    mask_boxes(blob((900, 900), (500, 600, 510, 604), (520, 600, 530, 604)), 0.0, 1)
+    assert drawn == [(4, 30)]
 
 
 @settings(deadline=None)  # a busy machine is no failure
