@@ -130,7 +130,8 @@ def _inpaint(
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(skipped * scheduler.order)
 
-    normal, blank = encode(parts.vae, torch.cat([pixels, blanked(pixels, masks)])).chunk(2)
+    # Noise levels and states are float32, whatever type the weights have: `add_noise` would cast its levels to theirs.
+    normal, blank = encode(parts.vae, torch.cat([pixels, blanked(pixels, masks)])).float().chunk(2)
     # Also at a strength of 1: the last noise level of Stable Diffusion still holds some signal, from which the model
     # has learned to read the brightness of the hole (Lin et al. 2024). In pure noise it would read mid grey and paint
     # that.

@@ -135,6 +135,31 @@ def test_only_the_guided_steps_cost_two_passes(parts, monkeypatch):
     assert rows == [2, 2, 1, 1]
 
 
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "euler", "unipc"])
+def test_states_and_noise_levels_are_float32_whatever_type_the_weights_have(tmp_path: Path, name: str, monkeypatch):
+    """diffusers casts its noise levels to the type of the latents: in bfloat16 they have three digits."""
+    parts = tiny_components(tmp_path, "tiny")
+    for module in (parts.unet, parts.vae, parts.text_encoder):
+        module.bfloat16()
+    scheduler, noised, stepped = SCHEDULERS[name], [], []
+    add_noise, step = scheduler.add_noise, scheduler.step
+
+    def adding(self, normal, noise, timesteps):
+        made = add_noise(self, normal, noise, timesteps)
+        noised.append((normal, made, add_noise(self, normal.float(), noise, timesteps)))
+        return made
+
+    def stepping(self, predicted, timestep, state):
+        stepped.append((predicted.dtype, state.dtype))
+        return step(self, predicted, timestep, state)
+
+    monkeypatch.setattr(scheduler, "add_noise", adding)
+    monkeypatch.setattr(scheduler, "step", stepping)
+    run(parts, [1, 2], settings(scheduler=name), keep_background=True)
+    assert len(noised) == len(stepped) == 4 and set(stepped) == {(torch.float32, torch.float32)}
+    assert all(normal.dtype == torch.float32 and torch.equal(made, exact) for normal, made, exact in noised)
+
+
 def test_several_cores_paint_what_one_paints_and_leave_the_threads_as_they_were(parts):
     before = torch.get_num_threads()
     try:
