@@ -14,6 +14,7 @@ import numpy as np
 from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, resize
@@ -37,6 +38,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+TAGS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks of a PNG from which Pillow reads an orientation
 NEW_SUBFILE_TYPE, REDUCED, TRANSPARENCY = 254, 1, 4  # a TIFF tag, and two of its bits
 MIDDLE = 127  # threshold for masks with grey values
 LABELS = 18  # background, 16 numbered types, and 255 for "ignore"; a smoothed mask has more values
@@ -102,18 +104,42 @@ def _pictures_in(picture: Image.Image) -> int:
 
 
 def orientation_of(picture: Image.Image) -> int:
-    """The EXIF orientation of a picture, 1 to 8; 1 (upright) if there is no valid tag."""
+    """The EXIF orientation of a picture, 1 to 8; 1 (upright) if there is no valid tag. Decodes a PNG."""
+    return _turns(picture.getexif)
+
+
+def stored_orientation(path: Path) -> int:
+    """`orientation_of` a file, whose pixels are not decoded."""
+    with _opened(path) as picture:
+        return _turns(lambda: _undecoded_tags(picture))
+
+
+def _turns(tags: Callable[[], Image.Exif]) -> int:
     try:
-        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        value = tags().get(ExifTags.Base.Orientation, 1)
     except (*BROKEN, TypeError, KeyError):
         return 1
     return value if value in TURNS else 1
 
 
-def stored_orientation(path: Path) -> int:
-    """`orientation_of` a file; reads only the header."""
-    with _opened(path) as picture:
-        return orientation_of(picture)
+def _undecoded_tags(picture: Image.Image) -> Image.Exif:
+    """The EXIF tags of a picture that was just opened; do not decode it afterwards.
+
+    A PNG may have tags, and texts that count as such, behind its pixels: to get there Pillow decodes them, which takes
+    a hundred times as long as to step over them. The chunks are read by Pillow, within its bounds of size.
+    """
+    if not isinstance(picture, PngImageFile) or "exif" in picture.info:
+        return picture.getexif()
+    chunks, file = picture.png, picture.fp
+    if chunks is None or file is None or not picture.tile:
+        raise ValueError("it has no pixels")
+    file.seek(picture.tile[0].offset - 8)  # the head of the first chunk of pixels
+    with contextlib.suppress(struct.error, SyntaxError):  # the file may end without its last chunk
+        while (head := chunks.read())[0] != b"IEND":
+            if head[0] in TAGS:
+                chunks.call(*head)
+            file.seek(head[1] + head[2] + 4)  # behind the checksum
+    return Image.Image.getexif(picture)  # not PngImageFile's, which decodes
 
 
 def read_shape(path: Path) -> tuple[int, int]:
@@ -158,7 +184,7 @@ def read_pixels(path: Path) -> NDArray:
     """
     with _opened(path) as picture:
         deep = _has_deep_colours(picture)
-        turns = orientation_of(picture) if deep else 1  # for a PNG this decodes the file, and `decode` does it again
+        turns = _turns(lambda: _undecoded_tags(picture)) if deep else 1
     if deep:
         flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)

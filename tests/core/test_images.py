@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from lib.core import images
 from lib.core.errors import UserError
@@ -202,6 +203,77 @@ def test_a_jpeg_is_turned_upright_as_its_tag_says(tmp_path: Path, orientation: i
     tags[0x0112] = orientation
     path = saved(tmp_path, "turned.jpg", Image.fromarray(np.ascontiguousarray(back)), exif=tags, quality=95)
     assert np.abs(read_image(path).astype(int) - upright).max() < 30
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def told_in_a_png(place: str, orientation: int) -> bytes:
+    """One of the chunks in which a PNG may say how it is to be turned."""
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    blob = tags.tobytes()
+    profile = f"\nexif\n{len(blob):8}\n{blob.hex()}\n".encode()  # as ImageMagick writes it
+    xmp = f'<rdf:Description tiff:Orientation="{orientation}"/>'.encode()
+    return {
+        "eXIf": chunk(b"eXIf", blob.removeprefix(b"Exif\0\0")),
+        "text": chunk(b"tEXt", b"Raw profile type exif\0" + profile),
+        "zipped text": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile)),
+        "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
+        "another text": chunk(b"tEXt", b"Software\0orientation 6"),
+        "no tags": chunk(b"eXIf", b"MM\0*"),
+        "too long a text": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(2 * 2**20))),
+    }[place]
+
+
+def png_with(before: bytes, behind: bytes) -> bytes:
+    """A PNG of two chunks of pixels with other chunks before and behind them."""
+    data = encoded("PNG")
+    start, end = data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    pixels = data[start + 8 : end - 4]
+    parts = b"".join(chunk(b"IDAT", part) for part in (pixels[:100], pixels[100:]))
+    return data[:start] + before + parts + behind + data[end:]
+
+
+TELLING, SILENT = ("eXIf", "text", "zipped text", "XMP"), ("another text", "no tags", "too long a text")
+
+
+def as_pillow_says(path: Path) -> int:
+    with Image.open(path) as picture:
+        return images.orientation_of(picture)
+
+
+@pytest.mark.parametrize("orientation", range(9))
+@pytest.mark.parametrize("suffix", [".jpg", ".tif", ".bmp", ".png"])
+def test_the_stored_orientation_is_the_one_that_a_file_is_turned_by(tmp_path: Path, suffix: str, orientation: int):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    path = saved(tmp_path, f"a{suffix}", Image.fromarray(RAMP), **({} if suffix == ".bmp" else {"exif": tags}))
+    expected = 1 if suffix == ".bmp" or not orientation else orientation
+    assert stored_orientation(path) == as_pillow_says(path) == expected
+
+
+@pytest.mark.parametrize("place", TELLING + SILENT)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_png_may_tell_its_orientation_in_many_ways_and_is_not_decoded_for_it(
+    tmp_path: Path, place: str, orientation: int, monkeypatch: pytest.MonkeyPatch
+):
+    behind, without_end = tmp_path / "behind.png", tmp_path / "without_end.png"
+    behind.write_bytes(png_with(b"", told_in_a_png(place, orientation)))
+    without_end.write_bytes(behind.read_bytes()[:-12])
+    expected = orientation if place in TELLING else 1
+    assert as_pillow_says(behind) == as_pillow_says(without_end) == expected
+    monkeypatch.setattr(PngImageFile, "load", lambda self: pytest.fail("decoded"))
+    assert stored_orientation(behind) == stored_orientation(without_end) == expected
+
+
+@settings(deadline=None)
+@given(*[st.lists(st.tuples(st.sampled_from(TELLING + SILENT[:2]), st.integers(0, 9)), max_size=3)] * 2)
+def test_of_several_orientations_the_same_one_counts(tmp_path_factory: pytest.TempPathFactory, before, behind):
+    path = tmp_path_factory.mktemp("turned") / "a.png"
+    path.write_bytes(png_with(*(b"".join(told_in_a_png(*one) for one in some) for some in (before, behind))))
+    assert stored_orientation(path) == as_pillow_says(path)
 
 
 def test_a_cmyk_jpeg_reads_as_rgb(tmp_path: Path):
