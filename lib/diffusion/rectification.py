@@ -67,14 +67,6 @@ def pyramid(images: Tensor, layers: int) -> list[Tensor]:
     return [*result, images]
 
 
-def rebuilt(layers: Sequence[Tensor]) -> Tensor:
-    """The image of a `pyramid`: its inverse."""
-    image = layers[-1]
-    for layer in reversed(layers[:-1]):
-        image = layer + _grown(image)
-    return image
-
-
 def _grown(images: Tensor) -> Tensor:
     return functional.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
 
@@ -88,7 +80,7 @@ def layer_weights(signal: float, layers: int) -> list[float]:
 def disagreement(ours: Tensor, theirs: Tensor, signal: float, layers: int) -> Tensor:
     """Difference of two patches (B, C, L, L), (B,): sums of squares in the pyramid and, with less noise, of pixels.
 
-    L = 100 (1 - a) L_pyramid + a L_pixels with a = sqrt(abar_t).
+    L = 100 (1 - a) L_pyramid / layers + a L_pixels with a = sqrt(abar_t).
     """
     a = math.sqrt(signal)
     both = pyramid(ours - theirs, layers)  # it is linear: the difference of pyramids is the pyramid of the difference

@@ -77,19 +77,6 @@ def only_what_changed(generated: RGB, normal: RGB, mask: Mask, feather: int) -> 
     return paste_back(generated, normal, cv2.dilate(mask.astype(np.uint8), disc) > 0, feather)
 
 
-def change_map(generated: Picture, reference: Picture) -> Heat:
-    """How far each pixel lies from its reference, (H, W) float32 >= 0 in CIELAB units (CIE 1976 distance).
-
-    Compared pixel by pixel and hardly smoothed, so a change of structure at equal mean colour counts as well. Where
-    the generator painted another realisation of the same texture, every pixel differs although nothing is wrong:
-    there the signed change is smoothed by total variation (Rudin, Osher and Fatemi 1992), which averages the texture
-    out and keeps borders. Raises ValueError when the sizes differ.
-    """
-    _check(generated, reference)
-    share, texture = _other_realisation(generated, reference)
-    return _distance(generated, reference, share * texture)
-
-
 def cosine_rgb_otsu(generated: Picture, normal: Picture, box: Box, component_ratio: float = 0.1) -> Mask:
     """The formula that MvP-Diff published, (H, W) bool, for comparison; `normal` has seen no autoencoder.
 
@@ -134,7 +121,13 @@ def _lab(picture: Picture) -> NDArray[np.float32]:
 
 
 def _distance(generated: Picture, reference: Picture, texture: float) -> Heat:
-    """`change_map`, where another realisation of the texture alone moves pixels by so many CIELAB units."""
+    """How far each pixel lies from its reference, (H, W) float32 >= 0 in CIELAB units (CIE 1976 distance).
+
+    Compared pixel by pixel and hardly smoothed, so a change of structure at equal mean colour counts as well. texture:
+    how far another realisation of the texture alone moves pixels, in CIELAB units: where the generator painted one,
+    every pixel differs although nothing is wrong, and the signed change is smoothed by total variation (Rudin, Osher
+    and Fatemi 1992), which averages the texture out and keeps borders.
+    """
     change = _lab(generated) - _lab(reference)
     if texture > 0:
         change = denoise_tv_chambolle(change, weight=SMOOTHING * texture, max_num_iter=ITERATIONS, channel_axis=2)

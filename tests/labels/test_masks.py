@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.core.geometry import box_mask
-from lib.labels.masks import METHODS, change_map, cosine_rgb_otsu, measured_mask, only_what_changed
+from lib.labels.masks import METHODS, cosine_rgb_otsu, measured_mask, only_what_changed
 
 SIZE = (96, 112)  # height, width
 BOX = (30, 20, 86, 76)
@@ -151,10 +151,6 @@ def test_pinholes_are_closed_and_real_holes_stay():
     ring, pinhole = disc() & ~disc(radius=6), disc(49, 48, 1)
     mask = measured_mask(painted(flat(), ring & ~pinhole, (60, 0, 0)), flat(), BOX)
     assert mask[48, 49] and not mask[48, 58]
-
-
-def test_the_change_is_measured_in_units_of_cielab():
-    assert change_map(flat((255, 255, 255)), flat((0, 0, 0))) == pytest.approx(100, abs=0.1)
 
 
 @pytest.mark.parametrize("method", METHODS)
