@@ -21,7 +21,7 @@ from lib.core.errors import UserError
 from lib.core.images import write_png
 from lib.core.params import Evaluate, Params
 from lib.core.pipeline import part_key
-from lib.core.records import GOOD, Sample, of_split, read_records
+from lib.core.records import FOUND, GOOD, LEVELS, RESAMPLED, Sample, of_split, read_records
 from lib.core.runtime import device, on_cores, work_folder, write_json, write_text
 from lib.detection import read_examples
 from lib.detectors import Example, find
@@ -33,9 +33,6 @@ from lib.scoring import Prediction, predictions, rank_parts
 from lib.trained import read_decision
 
 RECALLS = np.arange(1, 201) / 200  # of the precision-recall curve
-RESAMPLED = "resampled.csv"  # a row for each resample; row n is of the same pictures in every arm of a category
-FOUND = "found.csv"  # a row for each defect of the test part: its size, and the seeds that found it
-LEVELS = "levels.csv"  # a row for each picture of the test part: up to which threshold each seed gives an alarm
 VERDICT = "verdict.json"  # written last: with it, the folder of an arm is whole
 
 

@@ -26,6 +26,11 @@ MIXED = "mixed"  # the defect type of a picture with several types, which its ty
 MaskSource = Literal["drawn", "polygon", "difference", "grabcut", "box"]
 MASK_SOURCES: tuple[MaskSource, ...] = get_args(MaskSource)
 
+# Tables of every arm, which the stage evaluate writes for the report.
+RESAMPLED = "resampled.csv"  # a row for each resample; row n is of the same pictures in every arm of a category
+FOUND = "found.csv"  # a row for each defect of the test part: its size, and the seeds that found it
+LEVELS = "levels.csv"  # a row for each picture of the test part: up to which threshold each seed gives an alarm
+
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 

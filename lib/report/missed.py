@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from lib.core.params import Params
+from lib.core.records import FOUND
 from lib.report.cells import share
 
-FOUND = "found.csv"  # of each arm, by the stage evaluate
 THIRDS = ("small", "middle", "large")
 LISTED = 20  # defects in the list of the most missed ones
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lib.core.params import PLACEBO, REAL_ONLY, Params
+from lib.core.records import RESAMPLED
 from lib.metrics.intervals import chance_difference, paired_difference
 
 # The columns of the tables: the key in the detection metrics, and its name in the field. What is shown first; the
@@ -55,7 +56,6 @@ MEANINGS = {  # on the page, beside the numbers; docs/report.md says more
     "box_map": "as box mAP50, averaged over overlaps from 0.5 to 0.95",
 }
 SELDOM = ("box_map50", "type_miou", "type_accuracy", "box_map")  # told by detectors alone that tell types apart
-RESAMPLED = "resampled.csv"  # of each arm, by the stage evaluate
 ALL = "all categories"  # the row of their mean; a blank keeps it apart from every category's name
 NO_SAMPLES = "no samples"  # the verdict of an arm that had none to learn from
 LEVEL = 0.95  # of all intervals

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from lib.alarms import threshold_for
 from lib.core.params import Params
+from lib.core.records import LEVELS
 from lib.report.cells import tenths_and_std
 
-LEVELS = "levels.csv"  # of each arm, by the stage evaluate
 SHOWN = (0, 5, 10, 20)  # false alarms, of 100 good pictures, in the table
 DRAWN = range(51)  # and in the drawing
 
