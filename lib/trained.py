@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lib.alarms import Decision
-from lib.core.errors import UserError
+from lib.core.errors import UserError, first_line
 from lib.core.geometry import RGB, Mask, Scores
 from lib.core.images import Depth, is_grey, read_image, read_mask
 from lib.core.regions import blanked, silenced
@@ -144,7 +144,7 @@ def load_trained(folder: Path) -> Trained:
         raise UserError(f"{folder / 'config.json'}: cannot be read as JSON ({error}); copy it anew") from error
     except Exception as error:  # torch, safetensors and pydantic each have exceptions of their own
         raise UserError(
-            f"{file}: holds no whole {provenance['detector']} as config.json describes it ({_first_line(error)}); copy "
+            f"{file}: holds no whole {provenance['detector']} as config.json describes it ({first_line(error)}); copy "
             "the folder of the trained seed anew, or train it again"
         ) from error
     return Trained(
@@ -202,13 +202,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{file}: not found; copy the whole folder of the trained seed") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as JSON ({_first_line(error)}); copy it anew") from error
+        raise UserError(f"{file}: cannot be read as JSON ({first_line(error)}); copy it anew") from error
     if not isinstance(values, dict):
         raise UserError(f"{file}: expected an object of JSON")
     return values
-
-
-def _first_line(error: Exception) -> str:
-    """What went wrong, in one line: of several, the first and, where it ends with a colon, the second one, too."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return f"{lines[0]} {lines[1]}"[:200] if lines[0].endswith(":") and len(lines) > 1 else lines[0][:200]

@@ -1,4 +1,6 @@
-"""The exception for errors that the user can fix."""
+"""The exception for errors that the user can fix, and what to tell of those of libraries."""
+
+LONGEST = 200  # characters of a library's message that are shown
 
 
 class UserError(ValueError):
@@ -10,5 +12,8 @@ class UserError(ValueError):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, or its type if it has none: libraries' messages may fill a screen."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What went wrong, in at most LONGEST characters: the first line of an error's message and, where that ends with a
+    colon, the second one, too; its type if it has no message. Libraries' messages may fill a screen.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (f"{lines[0]} {lines[1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0])[:LONGEST]

@@ -17,7 +17,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, first_line
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"  # diffusers' name
 HEAD_CHANNELS = 16  # of an attention head, as published for Defect-Gen's wide network, or fewer to divide all levels
@@ -263,6 +263,5 @@ def load(folder: Path, where: torch.device) -> UNet2DModel:
         network = UNet2DModel.from_config(UNet2DModel.load_config(folder))
         network.load_state_dict(load_file(folder / WEIGHTS), strict=True)
     except (OSError, RuntimeError) as error:
-        reason = str(error).strip().replace("\n", " ")[:300]
-        raise UserError(f"{folder}: {reason}; delete the model's folder and run `dvc repro`") from error
+        raise UserError(f"{folder}: {first_line(error)}; delete the model's folder and run `dvc repro`") from error
     return network.requires_grad_(False).eval().to(where, memory_format=torch.channels_last)

@@ -72,7 +72,7 @@ class Part:
 def parts_of(foreground: Mask, picture: Features) -> list[Part]:
     """The parts of a picture, largest first: connected components of its foreground (H, W) on the features' grid.
 
-    None if all is foreground.
+    Empty if all is foreground, or nothing is.
     """
     rows, columns = picture.known.shape
     inside = resize(foreground, columns, rows)

@@ -1,6 +1,5 @@
 """The samples of two runs: what became of each request in both, and the pictures of those that differ."""
 
-import base64
 import hashlib
 import json
 from collections import Counter
@@ -16,6 +15,7 @@ from lib.core.geometry import RGB, Window, crop, resize, window_around
 from lib.core.images import read_image, read_mask, recent
 from lib.report.gallery import QUALITY, VERDICTS, outline, webp_bytes
 from lib.report.runs import Run
+from lib.report.sheets import uri
 
 SIDE = 192  # px of a window on the page, at most
 CONTEXT, MIN_SIDE = 1.3, 40  # of windows, where params.yaml of a run does not say
@@ -204,8 +204,8 @@ class _Reader:
             part = crop(pixels, place)
             return part if place.side <= side else resize(part, side, side)
 
-        uri = "data:image/webp;base64," + base64.b64encode(webp_bytes(cut(image), QUALITY)).decode()
-        return View(title, verdict, uri, "" if mask is None else outline(cut(mask)), side)
+        data = uri("webp", webp_bytes(cut(image), QUALITY))
+        return View(title, verdict, data, "" if mask is None else outline(cut(mask)), side)
 
     def _window(self, number: int, record: dict[str, Any], image: RGB) -> Window:
         window = self.runs[number].params.get("window")

@@ -224,7 +224,7 @@ def render(a: Run, b: Run, limit: int = LIMIT) -> str:
     """The page, at most `limit` bytes of it: equal runs give equal bytes."""
     (before, missing), (after, missing_after) = read_answers(a), read_answers(b)
     table = compared(read_scores(a), read_scores(b))
-    folded = table["metric"].isin(MAIN) if len(table) else pd.Series(dtype=bool)
+    leading = table["metric"].isin(MAIN) if len(table) else pd.Series(dtype=bool)
     page = {
         "mark": MARK,
         "a": a,
@@ -233,8 +233,8 @@ def render(a: Run, b: Run, limit: int = LIMIT) -> str:
         "stale": [line for line in map(stale, (a, b)) if line],
         "params": changed_params(a.params, b.params),
         "code": changed_code(a.lock, b.lock),
-        "metrics": cells(table[folded]) if len(table) else table,
-        "others": cells(table[~folded]) if len(table) else table,
+        "metrics": cells(table[leading]) if len(table) else table,
+        "others": cells(table[~leading]) if len(table) else table,
         "level": f"{LEVEL:.0%}",
         "real_only": REAL_ONLY,
         "placebo": PLACEBO,

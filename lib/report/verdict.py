@@ -81,7 +81,7 @@ def harvest(gates: Gates, memorised: Mapping[str, Mapping[str, float | None]]) -
     """One line for each generator: accepted samples, types with fewer than FEW of them, and what is memorised; and one
     where the gate is too narrow for real defects.
 
-    gates: of `lib.report.tables.gates`; memorised: share in [0, 1] by generator and category, None where unknown.
+    gates: of `lib.report.samples.gates`; memorised: share in [0, 1] by generator and category, None where unknown.
     """
     lines = []
     for generator, of_category in gates.items():
