@@ -23,7 +23,7 @@ from lib.core.errors import UserError
 from lib.core.params import Dataset, Layout, Params, load
 from lib.core.runtime import write_json
 from lib.dataset.groups import read_groups
-from lib.dataset.inspect import dataset_of, told
+from lib.dataset.inspect import dataset_of, place_of, told
 from lib.dataset.splitting import assign_splits
 from lib.dataset.survey import Look, look_at, taken_for
 from lib.preset import with_settings, write
@@ -45,17 +45,6 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="write nothing")
     args = parser.parse_args()
     return start(place_of(args.folder), args.layout, args.category, args.thorough, args.yes, args.dry_run)
-
-
-def place_of(folder: Path) -> Path:
-    """The folder as params.yaml names it: within this repository from its root. Raises UserError for one that cannot
-    be a data set."""
-    root, real = Path().resolve(), folder.resolve()
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    if real in (root, *root.parents):
-        raise UserError(f"{folder}: holds this project, too; put the pictures into a folder of their own")
-    return real.relative_to(root) if root in real.parents else folder
 
 
 def start(

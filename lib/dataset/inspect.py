@@ -39,9 +39,8 @@ def main() -> int:
 
 
 def inspect(folder: Path, layout: Layout | None, categories: list[str] | None) -> int:
-    """Look at a data set and print the report; the exit code. Raises UserError as `dataset_of`."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+    """Look at a data set and print the report; the exit code. Raises UserError as `place_of` and `dataset_of`."""
+    folder = place_of(folder)
     params = load() if Path("params.yaml").is_file() else None
     own = own_section(folder, params)
     dataset = dataset_of(folder, layout, categories or (list(own.categories) if own else None), params)
@@ -53,9 +52,20 @@ def inspect(folder: Path, layout: Layout | None, categories: list[str] | None) -
     return 1 if problems else 0
 
 
+def place_of(folder: Path) -> Path:
+    """The folder as params.yaml names it: within this repository from its root. Raises UserError for one that cannot
+    be a data set."""
+    root, real = Path().resolve(), folder.resolve()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if real in (root, *root.parents):
+        raise UserError(f"{folder}: holds this project, too; put the pictures into a folder of their own")
+    return real.relative_to(root) if root in real.parents else folder
+
+
 def own_section(folder: Path, params: Params | None) -> Dataset | None:
-    """The section `dataset` of params.yaml, if it is about this folder."""
-    return params.dataset if params and Path(params.dataset.path) == folder else None
+    """The section `dataset` of params.yaml, if it is about this folder, however both name it."""
+    return params.dataset if params and Path(params.dataset.path).resolve() == folder.resolve() else None
 
 
 def dataset_of(folder: Path, layout: Layout | None, categories: list[str] | None, params: Params | None) -> Dataset:

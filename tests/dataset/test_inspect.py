@@ -87,7 +87,13 @@ def test_the_parameters_of_the_folder_count(tmp_path):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     done = inspect("set", folder=tmp_path)
     assert done.returncode == 1 and "no regular expression" in done.stdout
-    assert inspect(root, folder=tmp_path).returncode == 0, "another way to name it is another folder"
+    for other in (root, "./set/../set", root / ".." / "set"):
+        again = inspect(other, folder=tmp_path)
+        assert (again.returncode, again.stdout) == (1, done.stdout), "the same folder, named in another way"
+    (tmp_path / "link").symlink_to(root)
+    assert inspect("link", folder=tmp_path).returncode == 1
+    done = inspect(tmp_path, folder=tmp_path)
+    assert done.returncode == 2 and "holds this project" in done.stderr
 
 
 def test_folders_that_params_yaml_leaves_out_are_named(tmp_path):
