@@ -336,11 +336,15 @@ def native_window(hole: Mask, shape: Sequence[int], side: int) -> Window:
 def real_differences(params: Params, real: RealData, compare: Compare) -> Mapping[str, float]:
     """By defect type: how much the most salient real defect differs from its picture with the defect painted over."""
     most: dict[str, float] = {}
+
+    @lru_cache(1)  # all defects of a picture are painted over at once, and follow each other
+    def wholes(name: str, kind: str) -> tuple[RGB, RGB, Mask]:
+        picture, mask = read_image(Path(real.samples[name].image)), defect_mask(real.samples[name], kind)
+        return picture, without_defect(picture, mask), shapes.grown(mask, 1)
+
     for item in progress(real.boxes, "measure real defects"):
-        sample = real.samples[item.sample]
-        picture, mask = read_image(Path(sample.image)), defect_mask(sample, item.defect_type)
+        picture, without, mask = wholes(item.sample, item.defect_type)
         window = window_around(item.box, picture.shape, params.window.context, params.window.min_side)
-        views = (crop(array, window) for array in (picture, without_defect(picture, mask), shapes.grown(mask, 1)))
-        score = compare(*views)
+        score = compare(crop(picture, window), crop(without, window), crop(mask, window))
         most[item.defect_type] = max(most.get(item.defect_type, 0.0), score)
     return most

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.core.geometry import box_mask, polygon_mask
+from lib.core.defects import defect_mask
+from lib.core.geometry import box_mask, crop, polygon_mask, window_around
 from lib.core.images import png_bytes, read_image, read_mask, write_png
 from lib.core.params import Params, WindowParams
 from lib.core.records import Placement
@@ -333,6 +335,25 @@ def test_what_real_defects_differ_by_is_measured_for_each_type(params: Params):
     compare = partial(defectfill.difference, backbone, resolution=32)
     most = defectfill.real_differences(params, read_real(CATEGORY), compare)
     assert set(most) == {"dent", "scratch"} and all(0 < value < 4 for value in most.values())
+
+
+def test_a_picture_with_many_defects_is_painted_over_once(params: Params, monkeypatch: pytest.MonkeyPatch):
+    painted, seen, plain, real = [], [], defectfill.without_defect, read_real(CATEGORY)
+    monkeypatch.setattr(defectfill, "without_defect", lambda *given: painted.append(given) or plain(*given))
+    boxes = [replace(box, box=(x, 4, x + 9, 13)) for box in real.boxes for x in (4, 20)]
+
+    def compare(picture, without, mask):
+        seen.append((picture, without, mask))
+        return float(mask.sum())
+
+    defectfill.real_differences(params, replace(real, boxes=tuple(boxes)), compare)
+    assert len(seen) == len(boxes) == 2 * len(painted)
+    for box, views in zip(boxes, seen, strict=True):
+        sample = real.samples[box.sample]
+        picture, mask = read_image(Path(sample.image)), defect_mask(sample, box.defect_type)
+        window = window_around(box.box, picture.shape, params.window.context, params.window.min_side)
+        alone = (picture, plain(picture, mask), defectfill.shapes.grown(mask, 1))
+        assert all(np.array_equal(view, crop(array, window)) for view, array in zip(views, alone, strict=True))
 
 
 @pytest.mark.parametrize("broken", [{0}, {0, 1}])
