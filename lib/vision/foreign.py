@@ -7,7 +7,6 @@ other pictures for objects. They are pasted into windows, with their exact masks
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, paste_back, resize
-from lib.core.images import read_image, recent
+from lib.core.images import SUFFIXES, is_deep, read_image, recent
 from lib.core.params import Detect
 from lib.detectors import Example
 from lib.placement.foreground import foreground_mask
@@ -27,7 +26,6 @@ from lib.vision.windows import good_window
 
 Route = Literal["auto", "texture", "object"]
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 ANOMALOUS = 0.5  # share of windows with an anomaly, as in DRAEM
 BOX_SIDE = (0.15, 1.0)  # sides of the box around a patch of texture, as shares of the window
 AREA = (0.005, 0.25)  # area of a region from another picture, as a share of the window
@@ -38,7 +36,6 @@ GAIN, OFFSET = (0.7, 1.4), (-40, 40)  # random exposure of a region: factor, and
 FEATHER = 2  # pixels over which a region's edge fades in, inside the region
 CHANGED = 6  # of 255 grey levels, in any channel: pixels that change less are not part of the anomaly
 PHOTO_SIDE = 512  # pixels of the longer side to which photos are shrunk: regions in windows are smaller
-CACHED = 256  # foreground masks of pictures
 VERDICT_PICTURES = 9  # good pictures that decide whether the category is an object or a texture
 
 
@@ -55,22 +52,37 @@ _photo = recent(_fitted)
 def pictures_in(folder: str, key: str) -> list[Path]:
     """The pictures in a folder and its subfolders, sorted by name.
 
-    Unreadable pictures are skipped with a warning. Raises UserError, which names the `key` of params.yaml, if the
-    folder is missing or holds no picture.
+    What is no picture by its header is skipped with a warning; pixels are not read, which in a large folder would take
+    minutes. Raises UserError, which names the `key` of params.yaml, if the folder is missing or holds no picture.
     """
     root, pictures = Path(folder), []
     for file in sorted(root.rglob("*")) if root.is_dir() else []:
         if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
             try:
-                read_image(file)
+                is_deep(file)  # reads the header
             except UserError as error:
                 warnings.warn(f"{key}: {error}; it is left out", stacklevel=2)
             else:
                 pictures.append(file)
     if not pictures:
-        what = "holds no picture" if root.is_dir() else "is no folder"
+        what = f"holds no picture ({', '.join(SUFFIXES)})" if root.is_dir() else "is no folder"
         raise UserError(f"{key}: {folder} {what}; expected a folder of pictures, or null for the category's own")
     return pictures
+
+
+def drawn(photos: Sequence[Path], rng: np.random.Generator) -> RGB:
+    """A random one of the photos, shrunk: (H, W, 3) uint8, at most PHOTO_SIDE px long.
+
+    One that cannot be read to its end is skipped with a warning; raises UserError after TRIES such ones.
+    """
+    for left in reversed(range(TRIES)):
+        try:
+            return _photo(photos[int(rng.integers(len(photos)))])
+        except UserError as error:
+            if not left:
+                raise
+            warnings.warn(f"{error}; it is left out", stacklevel=2)
+    raise AssertionError
 
 
 @dataclass(frozen=True)
@@ -102,8 +114,7 @@ class Foreign:
             route = "object" if 2 * sum(objects_seen) > len(objects_seen) else "texture"
         folder = textures if route == "texture" else objects
         photos = pictures_in(folder, f"pagmfr.{route}s") if folder else None
-        ground = lru_cache(CACHED)(lambda number: foreground_mask(good[number].image)) if route == "object" else None
-        return cls(good, photos, ground, detect)
+        return cls(good, photos, _grounds(good) if route == "object" else None, detect)
 
     def window(self, rng: np.random.Generator) -> tuple[RGB, Mask, RGB]:
         """A window, the mask of its anomaly, which half of the windows lack, and the window without the anomaly.
@@ -116,7 +127,7 @@ class Foreign:
         if rng.random() >= ANOMALOUS:
             return clean, np.zeros(clean.shape[:2], bool), clean
         if self.photos is not None:
-            photo = _photo(self.photos[int(rng.integers(len(self.photos)))])
+            photo = drawn(self.photos, rng)
         else:
             photo = resized(self.good[int(rng.integers(len(self.good)))].image, self.detect.scale)
         if ground is None:
@@ -125,6 +136,13 @@ class Foreign:
             image, mask = pasted(clean, *cut(photo, self.photos is not None, rng), on_product, rng)
         mask = mask & counting
         return paste_back(image, clean, mask), mask, clean
+
+
+def _grounds(good: Sequence[Example]) -> Callable[[int], Mask]:
+    def ground(number: int) -> Mask:
+        return foreground_mask(good[number].image)
+
+    return recent(ground)
 
 
 def patched(window: RGB, photo: RGB, rng: np.random.Generator) -> tuple[RGB, Mask]:

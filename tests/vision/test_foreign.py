@@ -1,5 +1,6 @@
 """Pseudo anomalies on windows: exact masks, on the product, from folders that may be untidy."""
 
+import warnings
 from pathlib import Path
 
 import cv2
@@ -7,12 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageFile
 
 from lib.core.errors import UserError
-from lib.core.images import write_png
+from lib.core.images import recent, write_png
 from lib.core.records import GOOD
 from lib.detectors import Example
-from lib.vision.foreign import AREA, CHANGED, OVERLAP, Foreign, cut, pasted, patched, pictures_in
+from lib.vision import foreign
+from lib.vision.foreign import AREA, CHANGED, OVERLAP, Foreign, cut, drawn, pasted, patched, pictures_in
 from lib.vision.pseudo import blend
 from tests.blobs import BUDGET
 
@@ -51,19 +54,19 @@ def examples(make, count: int = 4) -> list[Example]:
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=25, deadline=None)
 def test_outside_of_the_mask_nothing_changes_and_inside_everything_does(make, seed):
-    foreign = Foreign.of(examples(make), "auto", None, None, BUDGET)
-    image, mask, clean = foreign.window(np.random.default_rng(seed))
+    made = Foreign.of(examples(make), "auto", None, None, BUDGET)
+    image, mask, clean = made.window(np.random.default_rng(seed))
     assert image.shape == clean.shape == (32, 32, 3) and mask.shape == (32, 32) and mask.dtype == bool
     np.testing.assert_array_equal(image[~mask], clean[~mask])
     difference = np.abs(image.astype(int) - clean).max(axis=2)
     assert (difference[mask] >= CHANGED).all()
-    again = foreign.window(np.random.default_rng(seed))
+    again = made.window(np.random.default_rng(seed))
     assert all(np.array_equal(a, b) for a, b in zip((image, mask, clean), again, strict=True))
 
 
 def test_about_half_of_the_windows_stay_as_they_are_and_an_empty_mask_is_no_anomaly():
-    foreign = Foreign.of(examples(surface), "texture", None, None, BUDGET)
-    windows = [foreign.window(np.random.default_rng(n)) for n in range(300)]
+    made = Foreign.of(examples(surface), "texture", None, None, BUDGET)
+    windows = [made.window(np.random.default_rng(n)) for n in range(300)]
     shares = np.mean([mask.any() for _, mask, _ in windows])
     assert 0.38 < shares < 0.55
     assert all(np.array_equal(image, clean) for image, mask, clean in windows if not mask.any())
@@ -132,6 +135,42 @@ def test_folders_may_be_nested_and_a_broken_picture_is_named_and_left_out(tmp_pa
     assert [file.name for file in found] == ["one.JPG", "flat.png"]
 
 
+def test_a_folder_is_listed_by_headers_and_what_the_rest_of_the_program_refuses_is_no_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_png(tmp_path / "flat.png", surface(0))
+    Image.fromarray(surface(1)).save(tmp_path / "new.webp")
+    monkeypatch.setattr(Image.Image, "convert", lambda *given: pytest.fail("decoded"))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [file.name for file in pictures_in(str(tmp_path), "pagmfr.textures")] == ["flat.png"]
+
+
+def test_a_photo_that_breaks_off_is_named_when_it_is_drawn_and_left_out(tmp_path: Path):
+    write_png(tmp_path / "flat.png", surface(0))
+    whole = (tmp_path / "flat.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    found = pictures_in(str(tmp_path), "pagmfr.textures")
+    with pytest.warns(UserWarning, match=r"cut\.png: cannot be read as a picture: .*it is left out"):
+        seen = [drawn(found, np.random.default_rng(seed)) for seed in range(12)]
+    assert all(np.array_equal(photo, surface(0)) for photo in seen)
+    with pytest.raises(UserError, match=r"cut\.png"), pytest.warns(UserWarning):
+        drawn([tmp_path / "cut.png"], np.random.default_rng(0))
+
+
+def test_masks_of_the_product_are_kept_within_a_bound_of_bytes(monkeypatch: pytest.MonkeyPatch):
+    """Of 256 pictures of 20 MP they would take 5 GB."""
+    read = []
+    monkeypatch.setattr(foreign, "foreground_mask", lambda image: read.append(image) or np.ones(image.shape[:2], bool))
+    monkeypatch.setattr(foreign, "recent", lambda one: recent(one, room=2 * 96 * 96))
+    ground = Foreign.of(examples(part), "object", None, None, BUDGET).ground
+    assert ground is not None
+    for number in (0, 0, 1, 1, 2, 2, 0):
+        ground(number)
+    assert len(read) == 4
+
+
 def test_a_folder_without_pictures_and_a_category_without_good_ones_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"pagmfr.textures: .*is no folder; expected a folder of pictures"):
         Foreign.of(examples(surface), "texture", str(tmp_path / "none"), None, BUDGET)
@@ -146,7 +185,7 @@ def test_photos_of_a_folder_are_what_anomalies_are_made_of(tmp_path: Path):
     red[..., 0] = 255
     write_png(tmp_path / "red.png", red)
     grey = [Example(np.full((64, 64, 3), 128, np.uint8), None, False, GOOD)]
-    foreign = Foreign.of(grey, "texture", str(tmp_path), None, BUDGET)
-    windows = [foreign.window(np.random.default_rng(n)) for n in range(60)]
+    made = Foreign.of(grey, "texture", str(tmp_path), None, BUDGET)
+    windows = [made.window(np.random.default_rng(n)) for n in range(60)]
     seen = [image[mask].astype(int) for image, mask, _ in windows if mask.any()]
     assert seen and np.mean([np.ptp(pixels.mean(axis=0)) for pixels in seen]) > 20, "patches have a colour"
