@@ -143,27 +143,11 @@ def _undecoded_tags(picture: Image.Image) -> Image.Exif:
 
 
 def read_shape(path: Path) -> tuple[int, int]:
-    """(H, W) of what `read_image` would return; decodes only a PNG with texts or tags after its pixels."""
+    """(H, W) of what `read_image` would return; its pixels are not decoded."""
     with _opened(path) as picture:
-        if picture.format == "TIFF":  # Pillow gives its size upright
-            return picture.height, picture.width
-        if picture.format == "PNG" and not _has_late_tags(path):
-            picture.info.setdefault("exif", None)  # without this key Pillow decodes all pixels to look behind them
-        return picture.size if orientation_of(picture) >= 5 else (picture.height, picture.width)
-
-
-def _has_late_tags(path: Path) -> bool:
-    """Whether anything but the end follows the pixels of a PNG, such as EXIF, which may turn it; or it breaks off."""
-    with path.open("rb") as file:
-        file.seek(8)
-        within = False
-        while len(head := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", head)
-            if kind == b"IEND" or (within and kind != b"IDAT"):
-                return kind != b"IEND"
-            within |= kind == b"IDAT"
-            file.seek(length + 4, 1)  # its content and its checksum
-    return True
+        # Pillow gives the size of a TIFF upright.
+        is_on_its_side = picture.format != "TIFF" and _turns(lambda: _undecoded_tags(picture)) >= 5
+        return picture.size if is_on_its_side else (picture.height, picture.width)
 
 
 def is_deep(path: Path) -> bool:
