@@ -18,7 +18,8 @@ TABLE = "scores.csv"  # marks a folder of results
 # Unsupported picture formats: they are reported, so that no part passes uninspected.
 FOREIGN = (".webp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".dng", ".raw")
 FIRST_COLUMNS = ["picture", "anomaly_score", "defect_pixels"]
-Signature = tuple[int, int, int]
+Signature = tuple[int, int]
+State = tuple[Signature | None, bool]  # and whether it may be read
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,13 @@ def arrivals(
         if not folder.is_dir():
             raise UserError(f"{folder}: is no folder; only folders are watched")
     names = Names(owners)
-    before: dict[Path, Signature] = {}
-    seen: dict[Path, Signature] = {}
+    before: dict[Path, State] = {}
+    seen: dict[Path, State] = {}
     away: set[Path] = set()
     first, done = True, done or {}
     while True:
-        now, within = {}, {}
+        now: dict[Path, State] = {}
+        within: dict[Path, PurePath] = {}
         for folder in folders:
             try:
                 inside = list(_inside(folder, out))
@@ -120,8 +122,8 @@ def arrivals(
             away.discard(folder)
             for path, place in inside:
                 if found := signature(path):
-                    now[path], within[path] = found, place
-        known = {path: seen.get(path, done.get(legible(path))) for path in now}
+                    now[path], within[path] = (found, os.access(path, os.R_OK)), place
+        known = {path: seen.get(path, (done.get(legible(path)), True)) for path in now}
         ready = [path for path, found in now.items() if before.get(path) == found != known[path]]
         yield [names.of(path, within[path]) for path in ready]
         # What went away meanwhile could not be looked at: it is new when it comes back.
@@ -131,12 +133,12 @@ def arrivals(
 
 
 def signature(path: Path) -> Signature | None:
-    """What changes when a file or its permissions do: size, time and mode; None where it has gone meanwhile."""
+    """What changes when a file does: size and time; None where it has gone meanwhile."""
     try:
         stat = path.stat()
     except OSError:
         return None
-    return stat.st_size, stat.st_mtime_ns, stat.st_mode
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _inside(place: Path, out: Path) -> Iterator[tuple[Path, PurePath]]:

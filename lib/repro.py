@@ -42,7 +42,7 @@ class Progress:
     """The progress of a run of the pipeline.
 
     stages: the names of all stages that DVC will visit; due: those that changed or depend on changed ones, and may run;
-    seconds: the last durations of stages; estimate: seconds of the whole run, as `lib.start` expects, if it does.
+    seconds: the last durations of stages; estimate: seconds of all of them, if `lib.start` expects some, else 0.
     """
 
     stages: Sequence[str]
@@ -110,7 +110,9 @@ def progress_of(targets: Sequence[str], folder: Path) -> Progress:
     except DvcException as error:
         raise UserError(f"{error}") from error
     due = {stage.addressing for one in changed for stage in {one, *networkx.ancestors(ahead, one)}}
-    return Progress(list(stages), frozenset(due & stages.keys()), durations(folder), _number(folder / ESTIMATE) or 0.0)
+    is_whole = "report" in stages and stages.keys() <= due
+    estimate = (_number(folder / ESTIMATE) if is_whole else None) or 0.0
+    return Progress(list(stages), frozenset(due & stages.keys()), durations(folder), estimate)
 
 
 def durations(folder: Path) -> dict[str, float]:
@@ -145,6 +147,8 @@ def repro(targets: Sequence[str], folder: Path = Path(), env: Mapping[str, str] 
                 progress.reached(told[2])
                 if told[1] == "Running stage":
                     print(progress.told(time.monotonic() - started), file=sys.stderr, flush=True)
+    if process.returncode == 0 and progress.estimate:
+        (folder / ESTIMATE).unlink(missing_ok=True)  # what stages took is better
     return process.returncode
 
 

@@ -117,7 +117,7 @@ class Results:
         other = "of something else, or of another model"
         try:
             before = json.loads((self.out / RUN).read_text(encoding="utf-8"))
-            self.looks = {name: tuple(look) for name, look in before.pop("looks", {}).items()}
+            self.looks = {name: (size, time) for name, (size, time) in before.pop("looks", {}).items()}
             before = {"types": [], "alarm_threshold": before["threshold"]} | before  # once there were neither
             same = before == self.run
             if all(before[key] == self.run[key] for key in ("detector", "weights", "types")):
@@ -143,7 +143,10 @@ class Results:
     def expect(self, pictures: Iterable[Picture]) -> None:
         """Rows for pictures that are looked at next. Written first of all, they make the files of a run that is killed
         known as such."""
+        failed = {name: f"{row.picture}/" for name, row in self.rows.items() if row.error}
         for one in pictures:
+            for name in [name for name, folder in failed.items() if one.shown.startswith(folder)]:
+                self.rows.pop(name, None)  # of a folder that could not be read
             self.rows[one.name] = Row(one.shown, result=one.name)
             self.boxes.pop(one.name, None)
             self.looks.pop(one.name, None)

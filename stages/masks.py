@@ -3,7 +3,6 @@
 Verdicts of people in data/review override both: they reject samples and correct masks.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from lib.core.params import load
 from lib.core.records import Sample, Synthetic, by_id, of_split, read_records, write_records
 from lib.core.runtime import atomic_folder, write_json
 from lib.labels.labelling import label_all
-from lib.labels.review import read_verdicts
+from lib.labels.review import read_verdicts, rejected_corrections
 
 
 def main(generator: str) -> None:
@@ -36,13 +35,6 @@ def main(generator: str) -> None:
     write_json(Path(f"metrics/masks/{generator}.json"), numbers)
     if told:
         print(told)
-
-
-def rejected_corrections(records: Sequence[Synthetic]) -> str:
-    """The samples that the gate rejects with the mask that a person corrected: it looks like no real defect's."""
-    corrected = [one for one in records if one.mask_source == "corrected"]
-    rejected = [f"{one.placement} ({one.reason})" for one in corrected if not one.accepted]
-    return f"\nrejected by the gate with their corrected masks: {', '.join(rejected)}" if rejected else ""
 
 
 if __name__ == "__main__":

@@ -462,7 +462,7 @@ def test_a_picture_that_changed_while_nobody_watched_is_looked_at_anew(trained: 
 
 def test_a_picture_that_may_be_read_at_last_is_looked_at_anew(trained: Path, monkeypatch: pytest.MonkeyPatch):
     """Its bytes do not change, nor does the time of their last change."""
-    read, refused = Inspector.read, {NEW / "0.png"}
+    read, refused, access = Inspector.read, {NEW / "0.png"}, os.access
 
     def reading(inspector: Inspector, path: Path) -> RGB:
         if path in refused:
@@ -470,33 +470,44 @@ def test_a_picture_that_may_be_read_at_last_is_looked_at_anew(trained: Path, mon
         return read(inspector, path)
 
     monkeypatch.setattr(Inspector, "read", reading)
+    monkeypatch.setattr("lib.intake.os.access", lambda path, mode: path not in refused and access(path, mode))
 
     def allowed() -> None:
-        if (OUT / "scores.csv").exists() and refused and any(row["error"] for row in rows()):
+        if (OUT / "scores.csv").exists() and any(row["error"] for row in rows()):
             refused.clear()
-            (NEW / "0.png").chmod(0o600)
 
     told: list[str] = []
     watch(loaded(trained), [NEW], OUT, allowed, turns=6, say=told.append)
     assert [one["error"] for one in rows()] == ["", ""] and sum("data/new/0.png: " in line for line in told) == 2
 
 
-def test_a_subfolder_that_cannot_be_read_is_told_and_the_rest_is_looked_at(trained: Path, monkeypatch):
+def test_a_subfolder_that_cannot_be_read_is_told_until_it_can_and_the_rest_is_looked_at(trained: Path, monkeypatch):
     (NEW / "closed").mkdir()
-    scan = os.scandir
+    shutil.copy(NEW / "1.png", NEW / "closed/2.png")
+    scan, closed = os.scandir, [True]
 
     def refusing(folder: Path) -> object:
-        if isinstance(folder, Path) and folder.name == "closed":
+        if closed and isinstance(folder, Path) and folder.name == "closed":
             raise PermissionError(errno.EACCES, "Permission denied", str(folder))
         return scan(folder)
 
     monkeypatch.setattr("lib.intake.os.scandir", refusing)
     for run in (look, lambda model: once(model, nothing)):
+        shutil.rmtree(OUT, ignore_errors=True)
         run(trained)
         errors = {row["picture"]: row["error"] for row in rows()}
         assert errors.pop("data/new/closed").endswith("a folder that cannot be read; nothing in it is looked at")
         assert len(errors) == 2 and set(errors.values()) == {""}
-        shutil.rmtree(OUT)
+    closed.clear()
+    once(trained, nothing)
+    assert {row["picture"]: row["error"] for row in rows()} == dict.fromkeys([*errors, "data/new/closed/2.png"], "")
+
+
+def test_a_folder_in_which_nothing_can_be_written_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    access = os.access
+    monkeypatch.setattr("lib.results.os.access", lambda path, mode: path != OUT and access(path, mode))
+    with pytest.raises(UserError, match=f"{OUT}: nothing can be written there"):
+        look(trained)
 
 
 def test_two_runs_do_not_write_into_one_folder(trained: Path):

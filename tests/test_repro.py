@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lib.core.command import duration_file
-from lib.repro import Progress, durations, minutes, progress_of
+from lib.core.command import ESTIMATE, duration_file
+from lib.core.runtime import write_json
+from lib.repro import Progress, durations, minutes, progress_of, repro
 
 STAGES = ["prepare", "detect@a", "detect@b", "report"]
 SECONDS = {"prepare": 30.0, "detect@a": 300.0, "detect@b": 600.0, "report": 60.0}
@@ -118,6 +119,17 @@ def test_what_lies_ahead_has_the_matrix_filled_in_and_knows_what_is_due(pipeline
     assert progress_of([], pipeline).due == {"two@y"}
     (pipeline / "a.txt").write_text("b")
     assert progress_of([], pipeline).due == {"one", "two@x", "two@y"}
+
+
+def test_the_estimate_is_for_a_whole_run_alone_and_gone_after_one(pipeline: Path):
+    write_json(ESTIMATE, 600)
+    assert progress_of([], pipeline).estimate == 0, "there is no report at its end"
+    report = "stages:\n  report:\n    cmd: cp one.txt r.txt\n    deps: [one.txt]\n    outs: [r.txt]\n"
+    (pipeline / "dvc.yaml").write_text((pipeline / "dvc.yaml").read_text().replace("stages:\n", report, 1))
+    assert progress_of(["report"], pipeline).estimate == 600 and progress_of(["one"], pipeline).estimate == 0
+    assert repro(["report"]) == 0 and not ESTIMATE.exists()
+    write_json(ESTIMATE, 600)
+    assert progress_of(["report"], pipeline).estimate == 0, "nothing is due"
 
 
 def test_the_output_and_the_exit_code_are_those_of_dvc(pipeline: Path):

@@ -14,7 +14,7 @@ import lib
 from lib.core import runtime
 from lib.core.errors import UserError
 
-MESSAGE = 1_000  # characters of an error that are shown: it may hold a name of any length
+MESSAGE = 1_000  # characters of a system's error that are shown: it may hold a name of any length
 INTERRUPTED, UNREAD = 130, 141  # exit codes, as of shells, after Ctrl-C, and where nobody reads the output any more
 ESTIMATE = runtime.WORK / "estimate.json"  # seconds of the whole run, as `lib.start` expects
 OUTPUTS = ("data/", "models/", "metrics/")  # what stages write for other stages
@@ -69,7 +69,9 @@ def end_with(main: Callable[[], int | None]) -> NoReturn:
         code = UNREAD
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except (UserError, OSError) as error:
+    except UserError as error:
+        _refuse(str(error))
+    except OSError as error:
         _refuse(f"{error}"[:MESSAGE])
     sys.exit(code)
 

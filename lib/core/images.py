@@ -15,6 +15,7 @@ from cachetools import LRUCache, cached
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, resize
@@ -58,6 +59,8 @@ def decode(path: Path) -> Image.Image:
     """
     with _opened(path) as picture:
         turns = orientation_of(picture)
+        if picture.format == "TIFF" and isinstance(picture, TiffImageFile):
+            picture.filename = ""  # or Pillow maps uncompressed pixels into memory by the size after its rotation
         picture.load()
         # Pillow rotates TIFFs itself. ImageOps.exif_transpose would rewrite all tags, and fails for invalid ones.
         method = None if picture.format == "TIFF" else TURNS[turns]
@@ -111,7 +114,11 @@ def orientation_of(picture: Image.Image) -> int:
 def stored_orientation(path: Path) -> int:
     """`orientation_of` a file, whose pixels are not decoded."""
     with _opened(path) as picture:
-        return _turns(lambda: _undecoded_tags(picture))
+        return _undecoded_turns(picture)
+
+
+def _undecoded_turns(picture: Image.Image) -> int:
+    return _turns(lambda: _undecoded_tags(picture))
 
 
 def _turns(tags: Callable[[], Image.Exif]) -> int:
@@ -146,7 +153,7 @@ def read_shape(path: Path) -> tuple[int, int]:
     """(H, W) of what `read_image` would return; its pixels are not decoded."""
     with _opened(path) as picture:
         # Pillow gives the size of a TIFF upright.
-        is_on_its_side = picture.format != "TIFF" and _turns(lambda: _undecoded_tags(picture)) >= 5
+        is_on_its_side = picture.format != "TIFF" and _undecoded_turns(picture) >= 5
         return picture.size if is_on_its_side else (picture.height, picture.width)
 
 
@@ -168,7 +175,7 @@ def read_pixels(path: Path) -> NDArray:
     """
     with _opened(path) as picture:
         deep = _has_deep_colours(picture)
-        turns = _turns(lambda: _undecoded_tags(picture)) if deep else 1
+        turns = _undecoded_turns(picture) if deep else 1
     if deep:
         flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.fromfile(path, np.uint8), flags)

@@ -89,7 +89,8 @@ class Album:
         if len(closest) > 1:
             raise UserError(f"{name!r} may be any of {shortlist([str(path) for path in closest])}")
         parts = {part_of(Path(wanted)), part_of(closest[0].relative_to(self.base))} - {""}
-        if len(parts) > 1 or (best == 0 and pieces[-2] in self._folders):
+        is_relative = "://" not in name and not PurePosixPath(wanted).is_absolute() and ":" not in steps[0]
+        if (is_relative and len(parts) > 1) or (best == 0 and pieces[-2] in self._folders):
             raise UserError(f"{name!r} is not there, only {closest[0]}")
         return closest[0]
 
@@ -97,6 +98,12 @@ class Album:
 def _composed(name: str) -> str:
     """The name in the form in which all systems but macOS store it."""
     return unicodedata.normalize("NFC", name)
+
+
+def _same_picture(one: str, other: str) -> bool:
+    """Whether two names are alike but for folders before them."""
+    ends = [PurePosixPath(_alike(name).replace("\\", "/")).parts[::-1] for name in (one, other)]
+    return all(a == b for a, b in zip(*ends, strict=False))
 
 
 def _alike(name: str) -> str:
@@ -164,7 +171,7 @@ class AnnotatedPictures:
         except UserError as error:
             self._lost[source].append(str(error))
             return None
-        if _alike(first := self._name.setdefault((source, path), name)) != _alike(name):
+        if not _same_picture(first := self._name.setdefault((source, path), name), name):
             self._of_one[source].append(f"{first!r} and {name!r} for {path}")
         notes = self.notes.setdefault(path, Notes(source, part_of(path.relative_to(self.base)), **known))  # type: ignore[arg-type]
         if part and notes.sorted_by and part != notes.part:

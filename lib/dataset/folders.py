@@ -12,7 +12,7 @@ from typing import NamedTuple
 from lib.core.images import SUFFIXES
 from lib.core.records import GOOD
 from lib.dataset.findings import Findings, natural_key, shortlist
-from lib.dataset.pictures import TEST, TRAIN, Picture, TypeNames, distinct, fitted, is_good
+from lib.dataset.pictures import TEST, TRAIN, Picture, TypeNames, distinct, fits, fitted, is_good
 
 TWINS = "twins"
 MASK_FOLDERS = ("ground_truth", "masks")
@@ -42,7 +42,7 @@ def read_folders(layout: Folders, findings: Findings) -> list[Picture]:
     """
     _report_unread(layout, findings)
     pictures: list[Picture] = []
-    type_name = TypeNames()
+    type_name = TypeNames({folder.name for _, folder in layout.pictures if fits(folder.name)})
     for part, folder in layout.pictures:
         if part == TRAIN and not is_good(folder.name):
             findings.problems.append(f"{folder}: defects in train/; move them to {layout.defects / folder.name}")

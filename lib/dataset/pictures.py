@@ -86,10 +86,13 @@ def fitted(name: str) -> str:
 
 
 class TypeNames:
-    """Valid names of defect types for the labels of a data set: one name for each label."""
+    """Valid names of defect types for the labels of a data set: one name for each label.
 
-    def __init__(self) -> None:
-        self.of: dict[str, str] = {}
+    kept: labels that are their own names.
+    """
+
+    def __init__(self, kept: Iterable[str] = ()) -> None:
+        self.of = {name: name for name in kept}
 
     def __call__(self, label: object) -> str:
         """The name for a label."""

@@ -97,8 +97,10 @@ def read_table(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]
         cells = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
     except csv.Error as error:
         raise UserError(f"{path}: no CSV table: {error}; save it anew") from error
-    keys = [name.lower() for name in columns]
-    return columns, [(line, dict(zip(keys, row + [""] * len(keys), strict=False))) for line, row in cells]
+    places = {name.lower(): place for place, name in reversed([*enumerate(columns)])}  # the first of equal names
+    return columns, [
+        (line, {key: row[place] if place < len(row) else "" for key, place in places.items()}) for line, row in cells
+    ]
 
 
 def read_json(path: Path) -> Any:

@@ -166,10 +166,9 @@ class Example:
         """
         if self.twin is None:
             return None if self.has_defect else self.image
-        clean = self._shown(self.twin)
-        if isinstance(self.twin, Path) and clean.shape[:2] != self.shape:
-            raise UserError(f"{self.twin}: size {clean.shape[1::-1]}, {self.picture} has {self.shape[::-1]}")
-        return clean
+        if isinstance(self.twin, Path) and (shape := _shape(self.twin)) != self.shape:
+            raise UserError(f"{self.twin}: size {shape[::-1]}, {self.picture} has {self.shape[::-1]}")
+        return self._shown(self.twin)
 
     @property
     def has_defect(self) -> bool:

@@ -148,3 +148,10 @@ def _sentence(rows: Sequence[Row], verdicts: Mapping[str, Verdicts]) -> str:
         return told
     named = ", ".join(map(str, stale[:TOLD])) + (f" and {len(stale) - TOLD} more" if len(stale) > TOLD else "")
     return f"{told}; rows that name no sample, since it was painted anew or is gone: {len(stale)} (lines {named})"
+
+
+def rejected_corrections(records: Sequence[Synthetic]) -> str:
+    """A sentence with the samples that the gate rejects with the masks that a person corrected, and why; or nothing."""
+    corrected = [one for one in records if one.mask_source == "corrected"]
+    rejected = [f"{one.placement} ({one.reason})" for one in corrected if not one.accepted]
+    return f"\nrejected by the gate with their corrected masks: {', '.join(rejected)}" if rejected else ""

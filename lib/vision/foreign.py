@@ -47,6 +47,7 @@ def _fitted(path: Path) -> RGB:
 
 
 _photo = recent(_fitted)
+_unreadable: set[Path] = set()
 
 
 def pictures_in(folder: str, key: str) -> list[Path]:
@@ -73,16 +74,19 @@ def pictures_in(folder: str, key: str) -> list[Path]:
 def drawn(photos: Sequence[Path], rng: np.random.Generator) -> RGB:
     """A random one of the photos, shrunk: (H, W, 3) uint8, at most PHOTO_SIDE px long.
 
-    One that cannot be read to its end is skipped with a warning; raises UserError after TRIES such ones.
+    One that cannot be read to its end is skipped from then on, with a warning; raises UserError if none can be.
     """
-    for left in reversed(range(TRIES)):
-        try:
-            return _photo(photos[int(rng.integers(len(photos)))])
-        except UserError as error:
-            if not left:
-                raise
-            warnings.warn(f"{error}; it is left out", stacklevel=2)
-    raise AssertionError
+    left: Sequence[Path] = photos
+    while True:
+        photo = left[int(rng.integers(len(left)))]
+        if photo not in _unreadable:
+            try:
+                return _photo(photo)
+            except UserError as error:
+                _unreadable.add(photo)
+                warnings.warn(f"{error}; it is left out", stacklevel=2)
+        if not (left := [one for one in photos if one not in _unreadable]):
+            raise UserError(f"{photo.parent}: none of {len(photos)} pictures can be read, such as {photo.name}")
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ def test_what_failed_has_no_duration_and_a_note_that_cannot_be_written_fails_not
         (1, 1, ""),
         (UserError("seed: -1"), 2, "seed: -1\n"),
         (OSError(28, "No space left on device", "out.csv"), 2, "[Errno 28] No space left on device: 'out.csv'\n"),
-        (UserError("x" * 5000), 2, "x" * 1000 + "\n"),
+        (UserError("x" * 5000), 2, "x" * 5000 + "\n"),
+        (OSError("x" * 5000), 2, "x" * 1000 + "\n"),
         (KeyboardInterrupt(), 130, ""),
     ],
 )

@@ -185,6 +185,22 @@ def test_the_shape_of_a_file_is_that_of_its_picture_and_needs_no_pixels(
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "I;16", "F"])
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw"])
+def test_a_tiff_is_turned_upright_as_its_tag_says(tmp_path: Path, mode: str, orientation: int, compression: str):
+    """Pillow maps uncompressed pixels of some modes into memory."""
+    grey = np.arange(70 * 110, dtype=np.float32).reshape(70, 110) // 31
+    picture = Image.fromarray(grey.astype(np.uint16 if mode == "I;16" else np.uint8))
+    picture = picture if mode == "I;16" else picture.convert(mode)
+    path = saved(tmp_path, "a.tiff", picture, tiffinfo={0x0112: orientation}, compression=compression)
+    upright = saved(tmp_path, "b.tiff", picture)
+    turns = {2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.transpose(1, 0, 2)}
+    turns |= {6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).transpose(1, 0, 2), 8: np.rot90}
+    np.testing.assert_array_equal(read_pixels(path), turns.get(orientation, lambda a: a)(read_pixels(upright)))
+    assert read_shape(path) == read_pixels(path).shape[:2]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_jpeg_is_turned_upright_as_its_tag_says(tmp_path: Path, orientation: int):
     upright = np.zeros((32, 48, 3), np.uint8)
     upright[:16, :24] = 255  # the bright quarter is at the upper left

@@ -99,7 +99,8 @@ def test_everything_that_is_wrong_with_pairs_is_told_at_once(boards: Path):
     (boards / "group1/00041_not/003.txt").write_text("1 2 3 4 9\n1 2 3 4 1\n1 2 3\n")
     (boards / "group1/00041_not/004.txt").write_text("1 2 x 4 1\n")
     (boards / "group1/00041_not/005.txt").unlink()
-    (boards / "group1/00041_not/900.txt").touch()
+    (boards / "group1/00041_not/900.txt").write_text("1 2 30 40 1\n")
+    (boards / "group1/00041_not/classes.txt").write_text("open\n")
     with (boards / "trainval.txt").open("a") as listed:
         listed.write("group1/00041/001.jpg group1/00041_not/001.txt\n")
     findings = Findings()

@@ -113,6 +113,21 @@ def test_any_names_are_read_and_ids_have_ones_that_resemble_them(tmp_path):
     assert "1 defect type(s) have names unfit for a path: 'Großer Riß' is Grosser_Riss" in told
 
 
+@pytest.mark.parametrize("name", ["scratch_", "b-", "x" * 64, "Crack"])
+def test_names_that_fit_stay_as_they_are(tmp_path, name: str):
+    touch(tmp_path / "nut", f"{name}/0.png", f"{name}/0_mask.png", "crack/1.png", "crack/1_mask.png", "b -/2.png")
+    ids = {one.path.name: one.id for one in read(tmp_path)[0]}
+    assert ids["0.png"] == f"{name}-0" and ids["1.png"] == "crack-1" and ids["2.png"] == "b-2"
+
+
+@pytest.mark.parametrize("folder", ["twins/crack", "raw/good", "backup/old"])
+def test_other_folders_of_folders_are_not_read(tmp_path, folder: str):
+    touch(tmp_path / "nut", "good/0.png", "crack/1.png", "crack/1_mask.png", f"{folder}/2.png")
+    pictures, findings = read(tmp_path)
+    assert {one.id for one in pictures} == {"good-0", "crack-1"} and not findings.problems
+    assert any(folder.split("/")[0] in told for told in findings.warnings)
+
+
 def test_twins_and_masks_of_types_with_odd_names_are_found(tmp_path):
     touch(tmp_path / "nut", "train/good/0.png", "test/big crack/1.png", "ground_truth/big crack/1_mask.png")
     touch(tmp_path / "nut", "twins/big crack/1.png")

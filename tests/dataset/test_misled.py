@@ -82,6 +82,33 @@ def test_links_to_folders_are_told(tmp_path: Path):
     )
 
 
+def test_one_picture_may_be_named_in_several_ways(tmp_path: Path):
+    touch(tmp_path, "train/images/0.png")
+    content = json.loads(coco())
+    for names in (("images/0.png", "images\\0.png"), ("./images/0.png", "images/0.png"), ("0.png", "images/0.png")):
+        for image, name in zip(content["images"], names, strict=True):
+            image["file_name"] = name
+        (tmp_path / "all.json").write_text(json.dumps(content))
+        assert not read(tmp_path)[1].problems
+
+
+def test_folders_of_another_machine_are_no_parts(tmp_path: Path):
+    touch(tmp_path, "train/0.png")
+    for name in ("/home/me/test/pictures/0.png", "http://host/test/pictures/0.png", "C:\\test\\pictures\\0.png"):
+        assert Album(tmp_path).find(name) == tmp_path / "train/0.png"
+
+
+def test_a_missing_picture_of_a_task_is_not_looked_for_in_its_other_texts(tmp_path: Path):
+    touch(tmp_path, "12.png")
+    box = {"x": 10, "y": 10, "width": 30, "height": 30, "rectanglelabels": ["crack"]}
+    one = {"value": box, "original_width": 8, "original_height": 8, "type": "rectanglelabels", "to_name": "image"}
+    data = {"part": "12", "image": "/data/upload/1/abcdef12-5.png"}
+    tasks = [{"id": 1, "data": data, "annotations": [{"result": [one, {**one, "to_name": None}]}]}]
+    (tmp_path / "all.json").write_text(json.dumps(tasks))
+    pictures, findings = read(tmp_path)
+    assert not pictures and "is not there" in findings.problems[0]
+
+
 def test_a_file_of_labels_is_of_one_picture(tmp_path: Path):
     touch(tmp_path, "images/a.png", "images/a.jpg", "images/b.png")
     (tmp_path / "labels").mkdir()
@@ -101,6 +128,15 @@ def test_boxes_of_voc_belong_to_the_picture_of_their_files_name(tmp_path: Path):
     assert [len(one.annotation.regions) for one in pictures.values() if one.annotation] == [1, 1, 1]
     [warning] = findings.warnings
     assert "2 file(s) name another picture" in warning and "p1.xml (p0.png)" in warning
+
+
+def test_boxes_of_voc_whose_two_names_lead_to_a_good_picture_and_another_one_are_a_problem(tmp_path: Path):
+    touch(tmp_path, "good/0001.png", "ng/IMG_7.png")
+    (tmp_path / "labels").mkdir()
+    text = f"<annotation><filename>IMG_7.png</filename><object><name>a</name>{BOX}</object></annotation>"
+    (tmp_path / "labels/0001.xml").write_text(text)
+    [problem] = read(tmp_path)[1].problems
+    assert "0001.xml: its own name leads to a picture, and IMG_7.png in it to another" in problem
 
 
 def test_areas_on_two_pictures_of_a_task_are_refused_and_other_texts_of_a_task_passed_over(tmp_path: Path):
@@ -170,7 +206,7 @@ def test_pictures_in_two_lists_of_voc_and_listed_ones_without_boxes_are_told(tmp
     for n in range(2):
         (tmp_path / f"p{n}.xml").write_text(f"<annotation><object><name>a</name>{BOX}</object></annotation>")
     (tmp_path / "ImageSets/Main").mkdir(parents=True)
-    (tmp_path / "ImageSets/Main/train.txt").write_text("p0\np1\n")
+    (tmp_path / "ImageSets/Main/train.txt").write_text("p0.png\np1\n")
     (tmp_path / "ImageSets/Main/test.txt").write_text("p1\np9\n")
     _, findings = read(tmp_path)
     [problem], [warning] = findings.problems, findings.warnings

@@ -168,7 +168,7 @@ def test_the_table_that_an_export_writes_keeps_its_parts(tmp_path):
 
 def test_a_table_that_cannot_be_read_is_told_once_for_all_folders(tmp_path):
     for name in ("a", "b"):
-        pictures(tmp_path / name, ".", 1)
-    (tmp_path / "list.csv").write_bytes("picture,type\np0.png,Ri\u00df".encode("cp1252"))
-    done = inspect(tmp_path, folder=tmp_path)
+        pictures(tmp_path / "set" / name, ".", 1)
+    (tmp_path / "set/list.csv").write_bytes("picture,type\np0.png,Ri\u00df".encode("cp1252"))
+    done = inspect("set", folder=tmp_path)
     assert done.returncode == 1 and done.stdout.count("list.csv: cannot be read as text in UTF-8") == 1

@@ -14,7 +14,7 @@ from lib.core.records import Sample, Synthetic
 from lib.core.runtime import write_text
 from lib.labels.labelling import label_all
 from lib.labels.masks import only_what_changed
-from lib.labels.review import MASKS, REVIEW, read_verdicts
+from lib.labels.review import MASKS, REVIEW, read_verdicts, rejected_corrections
 from tests.category import CATEGORY
 from tests.labels.test_labelling import FINAL, synthetic
 
@@ -126,6 +126,18 @@ def test_the_gate_judges_a_corrected_mask_as_given(params: Params, real: dict):
     write_mask(synthetic(0), synthetic(0).box)
     [after], *_ = labelled(params, real, synthetic(0))
     assert not after.accepted and after.scores["fill"] == 1 and after.reason == "no visible change", "on average"
+
+
+def test_samples_that_the_gate_rejects_with_their_corrected_masks_are_named(params: Params, real: dict):
+    first = synthetic(0)
+    records = [
+        replace(first, placement="a", mask_source="corrected", accepted=False, reason="stronger than real defects"),
+        replace(first, placement="b", mask_source="corrected", accepted=True),
+        replace(first, placement="c", mask_source="measured", accepted=False, reason="weaker"),
+    ]
+    told = rejected_corrections(records)
+    assert told == "\nrejected by the gate with their corrected masks: a (stronger than real defects)"
+    assert rejected_corrections(records[1:]) == ""
 
 
 def test_on_a_background_of_its_own_a_corrected_mask_may_lie_anywhere_and_gives_the_box(params: Params, real: dict):

@@ -49,7 +49,8 @@ def read(base: Path, findings: Findings) -> list[Picture]:
         pictures.append(Picture(type_of(regions), part, tested, annotation=annotation, group=group))
     known = {_labels(template) for template in _templates(base)}
     folders = {labels.parent for labels in known}
-    if orphans := sorted(str(path) for folder in folders for path in folder.glob("*.txt") if path not in known):
+    others = sorted(path for folder in folders for path in folder.glob("*.txt") if path not in known)
+    if orphans := [str(path) for path in others if _holds_boxes(path)]:
         findings.problems.append(
             f"{base}: {len(orphans)} file(s) of boxes without a pair: {shortlist(orphans)}; add or remove them"
         )
@@ -90,6 +91,15 @@ def _parts(base: Path, findings: Findings) -> dict[str, str]:
                     )
                 parts |= dict.fromkeys(pairs, part)
     return parts
+
+
+def _holds_boxes(path: Path) -> bool:
+    """Whether the first line of a file that is not empty is one of a box."""
+    try:
+        first = next((line for line in read_text(path).splitlines() if line.strip()), "")
+    except UserError:
+        return False
+    return len(numbers(first, " ,\t") or ()) == 5
 
 
 def _regions(labels: Path, template: Path, findings: Findings) -> tuple[Region, ...]:

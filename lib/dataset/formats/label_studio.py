@@ -73,7 +73,7 @@ def _read_task(path: Path, task: dict[str, Any], found: AnnotatedPictures, names
     results = latest["result"]
     sizes = ((int(one["original_width"]), int(one["original_height"])) for one in results if one.get("original_width"))
     size = next(sizes, None)
-    if len(shown := sorted({str(one.get("to_name")) for one in results if _labels(one)})) > 1:
+    if len(shown := sorted({str(one["to_name"]) for one in results if _labels(one) and one.get("to_name")})) > 1:
         raise UserError(f"areas on several pictures of one task ({', '.join(shown)}); export a task for each picture")
     notes = found.picture(_picture_name(task, path, found, names), path, size=size)
     if notes and len({_finds_something(one) for one in judged}) > 1:
@@ -104,22 +104,16 @@ def _labels(one: dict[str, Any]) -> list[Any] | None:
 def _picture_name(task: dict[str, Any], path: Path, found: AnnotatedPictures, names: dict[str, list[str]]) -> str:
     """The name of a task's picture, in the form in which there is such a picture; names: `_names_of_uploads`.
 
-    A task may hold other texts: the first that leads to a picture is taken, `image` before all.
+    Where a task holds no `image`, it is the first text that looks like a picture's name, or else the first text.
     """
     texts = {key: value for key, value in task["data"].items() if isinstance(value, str)}
     if not texts:
         raise UserError("it names no picture, or a list of them; export a task for each picture")
-    forms: list[str] = []
-    for text in sorted(texts.values(), key=lambda text: (text != texts.get("image"), not _is_picture(text))):
-        address = urlsplit(text)
-        name = parse_qs(address.query).get("d", [unquote(address.path)])[0]
-        short = UPLOADED.sub("", name.rpartition("/")[2])
-        forms += [name, short, *names.get(_as_uploaded(short), [])[:1]]
-    return found.name_of(forms, path)
-
-
-def _is_picture(text: str) -> bool:
-    return text.lower().endswith(tuple(SUFFIXES))
+    likely = (text for text in texts.values() if text.lower().endswith(SUFFIXES))
+    address = urlsplit(texts.get("image") or next(likely, next(iter(texts.values()))))
+    name = parse_qs(address.query).get("d", [unquote(address.path)])[0]
+    short = UPLOADED.sub("", name.rpartition("/")[2])
+    return found.name_of((name, short, *names.get(_as_uploaded(short), [])[:1]), path)
 
 
 def _names_of_uploads(found: AnnotatedPictures) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
 """Plain folders: `good`, `<type>`, masks in `masks/<type>`, in `ground_truth/<type>`, or beside the pictures.
 
-The folders of types may lie in one of their own, such as `NG/<type>`, and their masks in `masks/NG/<type>`,
-`masks/<type>` or `NG/masks/<type>`.
+The folders of types may lie in one that is called like defects, such as `NG/<type>`, and their masks in
+`masks/NG/<type>`, `masks/<type>` or `NG/masks/<type>`.
 """
 
 from pathlib import Path
@@ -9,8 +9,10 @@ from pathlib import Path
 from lib.core.images import SUFFIXES
 from lib.dataset.findings import Findings
 from lib.dataset.folders import MASK_FOLDERS, Folders, folders, read_folders
-from lib.dataset.pictures import Picture, is_good
+from lib.dataset.pictures import Picture
 from lib.dataset.reading import passed_over
+
+BAD_WORDS = ("ng", "nok", "ko", "bad", "defect", "defects", "defective", "anomaly", "anomalies", "faulty", "reject")
 
 
 def recognises(base: Path) -> str | None:
@@ -35,7 +37,6 @@ def _folders_beside_masks(folder: Path) -> list[Path]:
 
 
 def _folders_of_types(folder: Path) -> list[Path]:
-    """The folders of types in a folder without pictures of its own; none in one of good pictures."""
-    if is_good(folder.name) or any(file.suffix.lower() in SUFFIXES for file in folder.iterdir() if file.is_file()):
-        return []
-    return _folders_beside_masks(folder)
+    """The folders of types in a folder that is called like defects and holds no pictures of its own."""
+    holds_pictures = any(file.suffix.lower() in SUFFIXES for file in folder.iterdir() if file.is_file())
+    return [] if folder.name.casefold() not in BAD_WORDS or holds_pictures else _folders_beside_masks(folder)

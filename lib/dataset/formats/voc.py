@@ -4,14 +4,15 @@ The part stands in `ImageSets/Main/train.txt`, `val.txt` and `test.txt`, or in t
 `validation`). A picture whose file holds no object is a good one.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element
 
 from lib.core.errors import UserError
+from lib.core.images import SUFFIXES
 from lib.dataset.album import AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, Shape
 from lib.dataset.findings import Findings, shortlist
-from lib.dataset.pictures import PARTS, Picture
+from lib.dataset.pictures import PARTS, Picture, is_good
 from lib.dataset.reading import annotation_files, read_text, read_xml, recognised
 
 GOODS, DEFECTS = "pictures whose file holds no object, and those in a folder `good`", "objects"
@@ -41,6 +42,11 @@ def read(base: Path, findings: Findings) -> list[Picture]:
             name, other = _picture_name(root, path, found)
             if other:
                 at_odds.append(f"{path} ({other})")
+                if any(is_good(_folder(one, path, found)) for one in (name, other)):
+                    findings.problems.append(
+                        f"{path}: its own name leads to a picture, and {other} in it to another, of which one is in a "
+                        f"folder of good ones; correct or rename the file"
+                    )
             notes = found.picture(name, path, parts.get(path.stem, ""), size=size)
             for number, one in enumerate(root.findall("object") if notes else [], start=1):
                 with found.annotation(path, f"object {number}"):
@@ -96,6 +102,16 @@ def _picture_name(root: Element, path: Path, found: AnnotatedPictures) -> tuple[
     return path.stem, named if other not in (None, own) else ""
 
 
+def _stem(name: str) -> str:
+    """A picture's name without its ending."""
+    return PurePosixPath(name).stem if name.lower().endswith(SUFFIXES) else name
+
+
+def _folder(name: str, path: Path, found: AnnotatedPictures) -> str:
+    place = _found(name, path, found)
+    return place.parent.name if place else ""
+
+
 def _found(name: str, path: Path, found: AnnotatedPictures) -> Path | None:
     """The picture to which a name in a file leads, if any."""
     try:
@@ -110,7 +126,7 @@ def _parts(found: AnnotatedPictures) -> dict[str, str]:
     for listed in sorted(found.base.glob("**/ImageSets/Main/*.txt")):
         if listed.stem in PARTS:
             with found.file(listed, "Pascal VOC"):
-                names = [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
+                names = [_stem(line.split()[0]) for line in read_text(listed).splitlines() if line.strip()]
                 if twice := [name for name in names if parts.get(name, PARTS[listed.stem]) != PARTS[listed.stem]]:
                     found.findings.problems.append(
                         f"{listed}: {len(twice)} picture(s) are in the list of another part, too: {shortlist(twice)}; "
