@@ -151,7 +151,8 @@ def synthesize(
         return Made(resize(picture, side, side), mask, own_background=True, notes=notes)
 
     waiting = iter(batches)
-    while joined := list(islice(waiting, max(1, GROUP * cores(device()) // params.synth.batch_size))):
+    for first in waiting:
+        joined = [first, *islice(waiting, max(0, GROUP * cores(device()) // len(first) - 1))]
         placements = [placement for batch in joined for placement in batch]
         kinds = {placement.id: facts["types"].index(placement.defect_type) + 1 for placement in placements}
         answers: dict[str, Answer | None] = dict.fromkeys(kinds)

@@ -214,9 +214,9 @@ def yolo_of_noise(root: Path) -> None:
 
 
 def test_a_picture_whose_name_is_no_utf8_is_a_problem_and_can_be_told_on_any_console(tmp_path):
-    yolo_of_noise(tmp_path)
-    shutil.copy(tmp_path / "images/p0.png", tmp_path / OLD_NAME)
-    done = inspect(tmp_path, folder=tmp_path)
+    yolo_of_noise(tmp_path / "set")
+    shutil.copy(tmp_path / "set/images/p0.png", tmp_path / "set" / OLD_NAME)
+    done = inspect("set", folder=tmp_path)
     assert done.returncode == 1 and done.stderr == ""
     assert r"\udce4.png': a name that is no UTF-8, as all records are; rename it" in done.stdout
 

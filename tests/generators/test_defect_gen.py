@@ -511,7 +511,6 @@ def test_small_batches_are_drawn_together_so_that_every_core_has_a_group(
 
     monkeypatch.setattr(Sampler, "__call__", sampler)
     monkeypatch.setattr(defect_gen, "cores", lambda where: threads)
-    params = params.model_copy(update={"synth": params.synth.model_copy(update={"batch_size": 3})})
     answers = drawn(params, own, model, *([placement(3 * n + m) for m in range(3)] for n in range(3)))
     assert asked == sizes and all(isinstance(answer, Made) for answer in answers)
 
