@@ -59,7 +59,7 @@ def decode(path: Path) -> Image.Image:
     """
     with _opened(path) as picture:
         turns = orientation_of(picture)
-        if picture.format == "TIFF" and isinstance(picture, TiffImageFile):
+        if isinstance(picture, TiffImageFile):
             picture.filename = ""  # or Pillow maps uncompressed pixels into memory by the size after its rotation
         picture.load()
         # Pillow rotates TIFFs itself. ImageOps.exif_transpose would rewrite all tags, and fails for invalid ones.

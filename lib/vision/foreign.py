@@ -47,7 +47,7 @@ def _fitted(path: Path) -> RGB:
 
 
 _photo = recent(_fitted)
-_unreadable: set[Path] = set()
+_unreadable: set[Path] = set()  # known ones are not decoded again
 
 
 def pictures_in(folder: str, key: str) -> list[Path]:
@@ -74,19 +74,18 @@ def pictures_in(folder: str, key: str) -> list[Path]:
 def drawn(photos: Sequence[Path], rng: np.random.Generator) -> RGB:
     """A random one of the photos, shrunk: (H, W, 3) uint8, at most PHOTO_SIDE px long.
 
-    One that cannot be read to its end is skipped from then on, with a warning; raises UserError if none can be.
+    In place of one that cannot be read to its end, told once in a warning, stands the next one that can: so a draw
+    depends on nothing that was drawn before. Raises UserError if none can be read.
     """
-    left: Sequence[Path] = photos
-    while True:
-        photo = left[int(rng.integers(len(left)))]
+    first = int(rng.integers(len(photos)))
+    for photo in (*photos[first:], *photos[:first]):
         if photo not in _unreadable:
             try:
                 return _photo(photo)
             except UserError as error:
                 _unreadable.add(photo)
                 warnings.warn(f"{error}; it is left out", stacklevel=2)
-        if not (left := [one for one in photos if one not in _unreadable]):
-            raise UserError(f"{photo.parent}: none of {len(photos)} pictures can be read, such as {photo.name}")
+    raise UserError(f"{photos[0].parent}: none of {len(photos)} pictures can be read, such as {photos[0].name}")
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,20 @@ def test_a_folder_is_listed_by_headers_and_what_the_rest_of_the_program_refuses_
         assert [file.name for file in pictures_in(str(tmp_path), "pagmfr.textures")] == ["flat.png"]
 
 
+@pytest.mark.filterwarnings("ignore:.*left out")
+def test_which_photo_is_drawn_depends_on_no_earlier_draw(tmp_path: Path):
+    for number in range(6):
+        write_png(tmp_path / f"{number}.png", surface(number))
+        if number % 2:
+            (tmp_path / f"{number}.png").write_bytes((tmp_path / f"{number}.png").read_bytes()[:200])
+    found = pictures_in(str(tmp_path), "pagmfr.textures")
+    together = [drawn(found, np.random.default_rng(seed)) for seed in range(12)]
+    for seed, photo in enumerate(together):
+        foreign._unreadable.clear()
+        np.testing.assert_array_equal(drawn(found, np.random.default_rng(seed)), photo)
+    assert len({photo.tobytes() for photo in together}) == 3
+
+
 def test_a_photo_that_breaks_off_is_named_when_it_is_drawn_and_left_out(tmp_path: Path):
     write_png(tmp_path / "flat.png", surface(0))
     whole = (tmp_path / "flat.png").read_bytes()
