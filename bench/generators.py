@@ -160,7 +160,7 @@ def apart(bench: Bench, parts: components.Components, pipeline: Any) -> float:
     cells = shapes.covering(crop(hole, part.window), side // parts.factor)
     mask = cells.repeat(parts.factor, axis=0).repeat(parts.factor, axis=1)
     view, prompt = resize(crop(normal, part.window), side, side), defectfill.prompt_of(bench.own, TYPES[0], CATEGORY)
-    pixels, noise = components.to_tensor(view[None]), sampling.starting_noise([0], parts, bench.params.synth.noise_blur)
+    pixels, noise = components.to_tensor(view[None]), sampling.latent_noise([0], parts, bench.params.synth.noise_blur)
     with torch.inference_mode():
         text, empty = components.embed(parts, [prompt]), components.embed(parts, [""])
         pipeline.scheduler.set_timesteps(bench.params.synth.steps)

@@ -31,7 +31,8 @@ import numpy as np
 from lib.core.images import write_png
 from lib.core.params import load
 from lib.core.runtime import write_json
-from lib.detectors import Example, find
+from lib.detectors import find
+from lib.vision.examples import Example
 from lib.intake import listed
 from lib.alarms import Decision
 

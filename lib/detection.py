@@ -35,8 +35,9 @@ from lib.core.runtime import (
     work_folder,
     write_json,
 )
-from lib.detectors import Example, find
+from lib.detectors import find
 from lib.scoring import diverged, predictions, rank_parts
+from lib.vision.examples import Example
 
 Place = TypeVar("Place", TypeMap, RegionMap)
 

@@ -24,13 +24,14 @@ from lib.core.pipeline import part_key
 from lib.core.records import FOUND, GOOD, LEVELS, RESAMPLED, Sample, of_split, read_records
 from lib.core.runtime import device, on_cores, work_folder, write_json, write_text
 from lib.detection import read_examples
-from lib.detectors import Example, find
+from lib.detectors import find
 from lib.marks import Marks, Metrics, alarm_levels, ious_of_types, mark_metrics, marked, marks_of, overlap
 from lib.metrics.bootstrap import Counts, Weights, aurocs, average_precisions, counts_of, levels_of, resamples
 from lib.metrics.intervals import mean_std
 from lib.metrics.ranking import Ranking, average_precision, rank
 from lib.scoring import Prediction, predictions, rank_parts
 from lib.trained import read_decision
+from lib.vision.examples import Example
 
 RECALLS = np.arange(1, 201) / 200  # of the precision-recall curve
 VERDICT = "verdict.json"  # written last: with it, the folder of an arm is whole
@@ -133,7 +134,7 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
 
 def _metrics(pictures: Ranking, pixels: Ranking, fpr_limit: float) -> Metrics:
     """The metrics of one seed that know no threshold. F1-max and IoU-max share one that is chosen on these very
-    pictures: an upper bound, not a forecast, which those at the thresholds from val are."""
+    pictures: an upper bound for one threshold, not a forecast, which those at the thresholds from val are."""
     f1, _ = pixels.f1_max()
     return {
         "image_auroc": pictures.auroc(),

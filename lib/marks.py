@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from lib.alarms import Decision, alarm_level
 from lib.core.geometry import Box, Mask, Scores
 from lib.core.records import GOOD
-from lib.detectors import Example
 from lib.metrics.boxes import ScoredBox, box_precision, truth_boxes, typed_precision
 from lib.metrics.types import Overlaps, overlaps, picture_type, type_ious
 from lib.scoring import SCORING_SHARE, Prediction, marked_boxes
+from lib.vision.examples import Example
 
 Metrics = dict[str, float]
 

@@ -18,9 +18,9 @@ from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Scores
 from lib.core.regions import silenced
 from lib.core.runtime import device, on_cores, progress
-from lib.detectors import Example
 from lib.metrics.boxes import ScoredBox, component_boxes, painted, painted_labels
 from lib.metrics.ranking import DefectPixels, Ranking, defect_pixels, rank_pixels
+from lib.vision.examples import Example
 
 COUNTED_BYTES = 2**25  # of score maps that are ranked in one go, since each go looks up every defect pixel
 SCORING_SHARE = 1000  # one of so many pixels, the highest ones, scores a picture

@@ -4,7 +4,7 @@ import numpy as np
 
 from lib.core.params import Detect
 from lib.core.records import GOOD
-from lib.detectors import Example
+from lib.vision.examples import Example
 
 BUDGET = Detect(
     on_synthetic=(),

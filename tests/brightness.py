@@ -12,7 +12,7 @@ from lib.core.images import write_png
 from lib.core.params import Params, Section
 from lib.core.records import GOOD, Sample, write_records
 from lib.core.runtime import write_json
-from lib.detectors import Example, History
+from lib.vision.examples import Example, History
 
 LEARNS_FROM = "defects"
 

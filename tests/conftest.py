@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import settings
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "1")  # tests promise equal bits, which a GPU does not
+
+settings.register_profile("blemish", deadline=None)  # a busy machine may take long over one example
+settings.load_profile("blemish")
 
 ROOT = Path(__file__).resolve().parents[1]
 # Files that take minutes, the longest one first.

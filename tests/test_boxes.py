@@ -2,7 +2,7 @@
 
 import cv2
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lib import boxes as boxes_of_defects
@@ -26,7 +26,6 @@ def masks(draw):
     return mask
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(masks(), st.floats(0, 1))
 def test_each_mask_pixel_lies_in_exactly_one_box_inside_the_picture(mask, margin):
     height, width = mask.shape
@@ -65,7 +64,6 @@ def boxes_with_margins(draw):
     return boxes, outer
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(boxes_with_margins())
 def test_boxes_are_united_alike_whatever_of_the_picture_is_drawn(drawn):
     assert boxes_of_defects._unite(*drawn) == united_on_the_whole_picture(*drawn)
@@ -83,7 +81,6 @@ def test_one_small_defect_of_a_large_picture_is_not_drawn_and_several_on_no_more
     assert drawn == [(4, 30)]
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(masks())
 def test_without_margin_each_side_of_a_box_touches_the_mask(mask):
     for item in mask_boxes(mask, 0.0, 1):
@@ -92,7 +89,6 @@ def test_without_margin_each_side_of_a_box_touches_the_mask(mask):
         assert mask[y0:y1, x0].any() and mask[y0:y1, x1 - 1].any()
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(masks(), st.floats(0, 1))
 def test_the_order_is_by_area_then_position_and_the_centroid_lies_in_the_box(mask, margin):
     components = mask_boxes(mask, margin, 1)
@@ -101,7 +97,6 @@ def test_the_order_is_by_area_then_position_and_the_centroid_lies_in_the_box(mas
         assert item.box[0] < item.centroid[0] < item.box[2] and item.box[1] < item.centroid[1] < item.box[3]
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(masks(), st.floats(0, 1))
 def test_the_box_around_one_defect_is_the_box_of_that_defect(mask, margin):
     components = mask_boxes(mask, margin, 1)

@@ -14,7 +14,6 @@ import pytest
 import torch
 import yaml
 
-from lib import detectors
 from lib.alarms import Decision, alarm_level, balanced_threshold
 from lib.core.errors import UserError
 from lib.core.images import read_image, recent, write_png
@@ -22,9 +21,10 @@ from lib.core.params import PLACEBO_SEED, Params
 from lib.core.records import GOOD, Sample, Synthetic, read_records
 from lib.core.runtime import write_json, write_text
 from lib.detection import choose_thresholds, colours_of, read_examples, train_arm, train_seeds, training_key
-from lib.detectors import Example, find
+from lib.detectors import find
 from lib.metrics.ranking import rank
 from lib.scoring import image_score, predictions, rank_parts
+from lib.vision.examples import Example, Shown, _read_marked
 from tests import brightness
 from tests.blobs import BUDGET
 from tests.brightness import bright_discs, write_discs
@@ -178,12 +178,12 @@ def test_a_thousand_examples_hold_no_more_pixels_than_the_cache(inside: Path, mo
     write_png(Path("a_mask.png"), np.ones((64, 64), bool))
     reads: list[Path] = []
 
-    def read(shown: detectors.Shown) -> np.ndarray:
+    def read(shown: Shown) -> np.ndarray:
         reads.append(shown.file)
         return read_image(shown.file)
 
-    monkeypatch.setattr("lib.detectors._image", recent(read, 10 * 64 * 64 * 3))
-    monkeypatch.setattr("lib.detectors._mask", recent(detectors._read_marked, 10 * 64 * 64))
+    monkeypatch.setattr("lib.vision.examples._image", recent(read, 10 * 64 * 64 * 3))
+    monkeypatch.setattr("lib.vision.examples._mask", recent(_read_marked, 10 * 64 * 64))
     for n in range(30):
         Path(f"{n}.png").symlink_to("a.png")
     examples = read_examples(sample(image=f"{n}.png") for n in range(30))

@@ -18,9 +18,10 @@ from lib.core.errors import UserError
 from lib.core.images import write_png
 from lib.core.params import Params
 from lib.core.runtime import write_json
-from lib.detectors import Example, find
+from lib.detectors import find
 from lib.exchange import FILE, export, load_exchanged, network_of, with_decision
 from lib.trained import load_trained, read_decision
+from lib.vision.examples import Example
 from tests.blobs import BUDGET
 from tests.commands import run_here
 from tests.conftest import ROOT

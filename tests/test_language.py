@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -22,7 +22,6 @@ def test_a_mask_in_the_top_right_ninth_is_in_the_upper_right():
     assert location_of_mask(mask) == "in the upper right"
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)), st.booleans(), st.booleans())
 def test_flipping_a_mask_swaps_the_words_and_nothing_else(mask, left_right, up_down):
     assume(mask.any())

@@ -10,11 +10,11 @@ from lib.alarms import Decision, alarm_level
 from lib.core.images import write_png
 from lib.core.records import GOOD, RegionMap
 from lib.detection import read_examples
-from lib.detectors import Example
 from lib.marks import Marks, alarm_levels, ious_of_types, mark_metrics, marked, marks_of, overlap
 from lib.metrics.boxes import ScoredBox
 from lib.metrics.ranking import defect_pixels
 from lib.scoring import Prediction
+from lib.vision.examples import Example
 from tests.mixed import DENT, SCRATCH, mixed_sample
 
 BLACK = np.zeros((20, 20, 3), np.uint8)

@@ -128,7 +128,7 @@ LAYERS_UP = [
     ["lib/dataset", "lib/export", "lib/metrics/ranking.py", "lib/metrics/intervals.py"],
     ["lib/alarms.py", "lib/language.py", "lib/intake.py", "lib/plots.py", "lib/diffusion", "lib/vision/backbones.py"],
     ["lib/boxes.py", "lib/metrics"],
-    ["lib/placement", "lib/labels", "lib/generators/__init__.py", "lib/detectors/__init__.py"],
+    ["lib/placement", "lib/labels", "lib/generators/__init__.py"],
     ["lib/vision"],
     ["lib/generators", "lib/detectors", "lib/scoring.py"],
     [

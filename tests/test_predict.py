@@ -24,7 +24,7 @@ from lib.core.errors import UserError
 from lib.core.geometry import RGB
 from lib.core.images import read_image, read_mask, write_png
 from lib.core.runtime import write_json
-from lib.detectors import Example, find
+from lib.detectors import find
 from lib.exchange import export
 from lib.intake import listed
 from lib.metrics.boxes import ScoredBox, component_boxes
@@ -33,6 +33,7 @@ from lib.predict import loaded, predict_all, watch
 from lib.results import Results, one_at_a_time
 from lib.scoring import image_score
 from lib.trained import Inspector
+from lib.vision.examples import Example
 from tests import brightness
 from tests.blobs import BUDGET
 from tests.brightness import bright_discs
@@ -435,6 +436,18 @@ def test_a_watched_picture_that_failed_is_looked_at_again_when_it_is_mended(trai
     said = once(trained, nothing, lambda: (NEW / "1.png").write_bytes(whole), nothing)
     assert [("cannot be read" in line) for line in said] == [False, True, False]
     assert [row["error"] for row in rows()] == ["", ""]
+
+
+def test_results_that_are_removed_while_somebody_watches_are_never_rows_without_files(trained: Path):
+    def remove() -> None:
+        shutil.rmtree(OUT)
+        Image.fromarray(read_image(NEW / "0.png")).save(NEW / "2.png")
+
+    with pytest.raises(UserError, match=r"results were removed while this run writes them; start it again"):
+        once(trained, nothing, remove, nothing)
+    assert not (OUT / "scores.csv").exists()
+    once(trained, nothing)
+    assert [row["result"] for row in rows()] == ["0", "1", "2"] and (OUT / "0_mask.png").exists()
 
 
 def test_watching_goes_on_where_it_was(trained: Path):

@@ -118,7 +118,7 @@ def comments_of(text: str) -> list[str]:
 ITEMS = ["a", "b", "c", "d"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     old=st.lists(st.sampled_from(ITEMS), unique=True),
     new=st.lists(st.sampled_from(ITEMS), unique=True),

@@ -17,7 +17,7 @@ from lib.core.params import Params
 from lib.core.records import GOOD, DefectBox, RegionMap, Sample, read_records, write_records
 from lib.core.regions import GREY, blanked, ignored_pixels, silenced
 from lib.detection import IGNORED_PIXELS, read_examples, train_arm
-from lib.detectors import Example, History, pagmfr, rgpkd, rtdetr, unet
+from lib.detectors import pagmfr, rgpkd, rtdetr, unet
 from lib.evaluation import judge
 from lib.exchange import FILE, load_exchanged
 from lib.generators import RealData, defect_gen
@@ -27,6 +27,7 @@ from lib.metrics.boxes import painted as boxes_painted
 from lib.placement.random_boxes import place_boxes
 from lib.scoring import image_score, predictions, rank_parts
 from lib.trained import load_trained
+from lib.vision.examples import Example, History
 from lib.vision.foreign import Foreign
 from lib.vision.windows import Pools, batch_of
 from tests import brightness

@@ -132,7 +132,8 @@ def test_a_folder_in_which_the_pipeline_writes_is_refused_and_a_category_in_it_i
 def test_a_category_that_is_not_there_is_a_problem_of_the_data_set(here: Path, monkeypatch, capsys):
     draw(here.parent / "all/bracket")
     assert call(monkeypatch, here, "../all", "--category", "nut", "--yes") == 1
-    assert "this folder is missing" in capsys.readouterr().out
+    assert "this folder is missing" in (told := capsys.readouterr().out)
+    assert "holds: bracket; name a category that is there" in told
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from lib.base.text import WIDTH, TrainableText, make_tokenizer, new_text_encoder
 from lib.base.views import captions_of, in_batches, views_of
 from lib.core.runtime import device, fingerprint, replace_folder, seed_for, source, work_folder, write_bytes
 from lib.dataset.surfaces import Pair
-from lib.diffusion.components import PARTS, Components, save, to_tensor
+from lib.diffusion.components import COMPONENTS, Components, save, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.training import train
 
@@ -158,7 +158,7 @@ def save_half(parts: Components, base: Path) -> None:
     half = Components(unet.half(), parts.vae.half(), parts.text_encoder.half(), parts.tokenizer, parts.scheduler)
     with tempfile.TemporaryDirectory(dir=base, prefix="model.tmp-") as folder:
         save(half, Path(folder))
-        for name in PARTS:
+        for name in COMPONENTS:
             replace_folder(Path(folder, name), base / name)
         write_bytes(base / "model_index.json", Path(folder, "model_index.json").read_bytes())
 

@@ -83,6 +83,17 @@ def resize(image: NDArray, width: int, height: int) -> NDArray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
+def rescale(image: NDArray, scale: float) -> NDArray:
+    """`resize` by a factor, to at least one pixel on each side; the same array for a factor of 1."""
+    height, width = (max(1, round(extent * scale)) for extent in image.shape[:2])
+    return image if scale == 1 else resize(image, width, height)
+
+
+def shrunk(image: NDArray, side: int) -> NDArray:
+    """At most `side` px on the longer side; the same array if it is no larger."""
+    return rescale(image, min(1.0, side / max(image.shape[:2])))
+
+
 def box_mask(box: Box, width: int, height: int) -> Mask:
     """(height, width) bool, True inside the box, which is clipped to the picture."""
     mask = np.zeros((height, width), dtype=bool)

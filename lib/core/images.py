@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Mask, resize
+from lib.core.geometry import RGB, Mask, rescale
 from lib.core.runtime import write_bytes
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
@@ -325,15 +325,10 @@ def contact_sheet(rows: Sequence[Sequence[RGB]], tile: int = 160, gap: int = 4) 
 
     Columns are `tile` px wide, rows as high as their highest picture.
     """
-
-    def fitted(image: RGB) -> RGB:
-        scale = tile / max(image.shape[:2])
-        return resize(image, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-
     width = max((len(row) for row in rows), default=1) * (tile + gap) + gap
     strips = [np.full((gap, width, 3), 255, np.uint8)]
     for row in rows:
-        tiles = [fitted(image) for image in row]
+        tiles = [rescale(image, tile / max(image.shape[:2])) for image in row]
         strip = np.full((max((image.shape[0] for image in tiles), default=0) + gap, width, 3), 255, np.uint8)
         for x, image in enumerate(tiles):
             left = gap + x * (tile + gap)

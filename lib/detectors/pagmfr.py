@@ -29,10 +29,10 @@ from torch import Tensor
 from lib.core.geometry import RGB, Scores
 from lib.core.params import Detect, Params, Positive, Section
 from lib.core.runtime import device, seed_for, write_json
-from lib.detectors import Example, History
 from lib.metrics.ranking import average_precision
 from lib.vision.backbones import image_tensor, load_backbone, rebuild
 from lib.vision.distillation import Teacher
+from lib.vision.examples import Example, History
 from lib.vision.fitting import (
     DRAWING,
     VALIDATED,

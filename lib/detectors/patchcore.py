@@ -21,13 +21,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Scores, crop
+from lib.core.geometry import RGB, Scores, crop, rescale
 from lib.core.params import Params, Positive, Section
 from lib.core.runtime import device, progress, seed_for, write_json
-from lib.detectors import Example, History
 from lib.vision.backbones import Backbone, image_tensor, load_backbone, rebuild, taps
 from lib.vision.coreset import greedy_coreset, projected
-from lib.vision.tiles import Sight, predict_whole, resized, tiles
+from lib.vision.examples import Example, History
+from lib.vision.tiles import Sight, predict_whole, tiles
 
 LEARNS_FROM = "good"
 STRIDES = (8, 16)  # of the two levels (section 3.1: the middle ones of a ResNet)
@@ -38,7 +38,7 @@ LARGEST = 544  # pixels; the largest tile: it has few patches near its border, w
 OVERLAP = 64  # pixels; at seams, scores differ by up to 7 % from those of the whole picture, and by 23 % with 32
 BATCH = 1  # tiles per call: the feature maps of more do not fit into a processor's cache
 CHUNK = 4096  # patches whose distances to the whole memory bank are computed at once
-PARTS = 8  # into which the ONNX graph splits the patches, so that their products fit into a core's cache
+PIECES = 8  # into which the ONNX graph splits the patches, so that their products fit into a core's cache
 GROUP = 50  # size of the groups of memory patches in the ONNX graph's search for the nearest one
 SMOOTHING = 4.0  # pixels; standard deviation of the Gaussian in section 3.3
 CURVE_POINTS = 50
@@ -150,7 +150,7 @@ def _candidates(backbone: Backbone, good: Sequence[Example], scale: float, seed:
 
 def _views(image: RGB, scale: float, backbone: Backbone) -> Iterator[NDArray[np.uint8]]:
     """The tiles of `predict` in batches (B, side, side, 3)."""
-    small = resized(image, scale)
+    small = rescale(image, scale)
     windows = tiles(small.shape, TILE, OVERLAP, max(backbone.strides), LARGEST)
     for first in range(0, len(windows), BATCH):
         yield np.stack([crop(small, window) for window in windows[first : first + BATCH]])
@@ -163,7 +163,7 @@ def nearest_distance(patches: Tensor, memory: Tensor) -> Tensor:
     then computed from the difference, so that it is exactly 0 for a patch in the memory bank.
     """
     if torch.onnx.is_in_onnx_export():  # a traced graph has no loops of variable length; its batches are limited
-        ends = [patches.shape[0] * n // PARTS for n in range(PARTS + 1)]
+        ends = [patches.shape[0] * n // PIECES for n in range(PIECES + 1)]
         parts = [patches[start:end] for start, end in itertools.pairwise(ends)]
         return torch.cat([(part - memory[_nearest_by_groups(part, memory)]).norm(dim=1) for part in parts])
     norms = memory.square().sum(dim=1)

@@ -29,10 +29,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Mask, Scores, Window, crop, paste_back
+from lib.core.geometry import RGB, Mask, Scores, Window, crop, paste_back, rescale
 from lib.core.params import Detect, Params, Section
 from lib.core.runtime import device, progress, seed_for, write_json
-from lib.detectors import Example, History
 from lib.metrics.ranking import average_precision
 from lib.vision.backbones import Backbone, image_tensor, load_backbone, rebuild
 from lib.vision.coreset import greedy_coreset
@@ -48,10 +47,11 @@ from lib.vision.distillation import (
     score_map,
     total_loss,
 )
+from lib.vision.examples import Example, History
 from lib.vision.fitting import DRAWING, best_weights, copied, parameter_groups, training_steps
 from lib.vision.pseudo import blend
 from lib.vision.reconstruction import ssim
-from lib.vision.tiles import Sight, predict_whole, resized, tiles
+from lib.vision.tiles import Sight, predict_whole, tiles
 from lib.vision.windows import good_batch
 
 LEARNS_FROM = "good"
@@ -195,7 +195,7 @@ def batches(windows: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 
 def windows_of(example: Example, detect: Detect, most: int, seed: int) -> NDArray[np.uint8]:
     """The central windows (N, window, window, 3) of the tiles of `predict`, at most `most` of them, drawn at random."""
-    small, side = resized(example.image, detect.scale), detect.window
+    small, side = rescale(example.image, detect.scale), detect.window
     places = tiles(small.shape, side, side // 4, MULTIPLE)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(places))[:most])
     corners = ((places[n].x0, places[n].y0, (places[n].side - side) // 2) for n in drawn)
@@ -210,7 +210,7 @@ def pseudo_anomalies(good: Sequence[Example], detect: Detect, seed: int) -> tupl
     side, made = detect.window, []
     for n in range(PSEUDO if good else 0):
         rng = np.random.default_rng(seed_for(seed, "pseudo", n))
-        small, other = (resized(good[k].image, detect.scale) for k in (n % len(good), int(rng.integers(len(good)))))
+        small, other = (rescale(good[k].image, detect.scale) for k in (n % len(good), int(rng.integers(len(good)))))
         y, x = (
             int(rng.integers(extent - side + 1)) if extent > side else (extent - side) // 2
             for extent in small.shape[:2]
@@ -221,7 +221,7 @@ def pseudo_anomalies(good: Sequence[Example], detect: Detect, seed: int) -> tupl
         clean = crop(small, Window(x, y, side))
         image, mask = blend(clean, other, box, rng)
         if (hidden := good[n % len(good)].ignored) is not None:
-            mask &= ~crop(resized(hidden, detect.scale), Window(x, y, side))
+            mask &= ~crop(rescale(hidden, detect.scale), Window(x, y, side))
             image = paste_back(image, clean, mask)
         made.append((image, mask))
     images, masks = zip(*made, strict=True) if made else ((), ())

@@ -25,15 +25,15 @@ from torch import Tensor, nn
 from lib.boxes import mask_boxes
 from lib.core.defects import Labels
 from lib.core.errors import UserError, first_line
-from lib.core.geometry import RGB, Scores, Window, crop
+from lib.core.geometry import RGB, Scores, Window, crop, rescale
 from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, seed_for, write_json
-from lib.detectors import Example, History
 from lib.metrics.boxes import MOST, SPECK, ScoredBox, box_precision, painted, truth_boxes, typed_precision
 from lib.vision.backbones import HUB_ID, NONE, Backbone, image_tensor, load_backbone, rebuild, taps
+from lib.vision.examples import Example, History
 from lib.vision.fitting import DRAWING, VALIDATED, best_weights, parameter_groups, training_steps
 from lib.vision.stitching import stitched
-from lib.vision.tiles import resized, tiles
+from lib.vision.tiles import tiles
 from lib.vision.windows import Pools, batch_of, evenly_by_type
 
 LEARNS_FROM = "defects"
@@ -171,7 +171,7 @@ def boxes(model: Model, image: RGB) -> list[ScoredBox]:
     Each query gives one box, of its most likely type.
     """
     network, where = model.network.eval(), next(model.network.parameters()).device
-    small = resized(image, model.scale)
+    small = rescale(image, model.scale)
     places = tiles(small.shape, model.window, model.window // 4, model.multiple)
     found: list[list[ScoredBox]] = []
     for first in range(0, len(places), BATCH):

@@ -26,8 +26,8 @@ from lib.core.defects import Labels
 from lib.core.geometry import RGB, Scores
 from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, mixed_precision, seed_for, write_json
-from lib.detectors import Example, History
 from lib.vision.backbones import NONE, Backbone, image_tensor, load_backbone, rebuild
+from lib.vision.examples import Example, History
 from lib.vision.fitting import DRAWING, VALIDATED, best_weights, parameter_groups, pixel_precision, training_steps
 from lib.vision.tiles import Sight, predict_channels, predict_whole
 from lib.vision.windows import Pools, batch_of, evenly_by_type

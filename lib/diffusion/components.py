@@ -19,7 +19,7 @@ from lib.core.errors import UserError, first_line
 from lib.core.params import Base
 from lib.core.runtime import fingerprint
 
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # of a base; each is a folder in its folder
+COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")  # of a base; each is a folder in its folder
 # Diffusers warns of a key that it wrote itself, and of an autoencoder that its pipeline's type hints do not list.
 QUIRKS = ("The config attributes {'block_out_channels'", "Expected types for vae")
 
@@ -89,7 +89,7 @@ def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) ->
             f"base.model: {base.model} is neither a folder nor, at revision {base.revision}, in the local cache, and "
             "nothing is fetched unasked: give a folder, or set base.allow_download=true"
         ) from error
-    parts = Components(**{name: pipeline.components[name] for name in PARTS})
+    parts = Components(**{name: pipeline.components[name] for name in COMPONENTS})
     if parts.unet.config.in_channels != 9:
         raise UserError(
             f"base.model: the U-Net of {base.model} has {parts.unet.config.in_channels} input channels, an "
@@ -128,7 +128,7 @@ def provenance(base: Base, out: Path) -> dict[str, str | None]:
     return {
         "base": base.model,
         "weights": fingerprint(*sorted(file for file in out.rglob("*") if file.is_file())),
-        "revision": fingerprint(*(folder / part for part in PARTS)) if folder.is_dir() else base.revision,
+        "revision": fingerprint(*(folder / part for part in COMPONENTS)) if folder.is_dir() else base.revision,
     }
 
 

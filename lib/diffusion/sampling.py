@@ -15,6 +15,7 @@ from lib.core.params import Synth
 from lib.core.runtime import cores, mixed_precision, on_cores
 from lib.diffusion.components import Components, decode, encode
 from lib.diffusion.inpainting import blanked, latent_masks
+from lib.diffusion.pixel import starting_noise
 
 # All are deterministic given the starting noise, so that a sample depends on its own seed only.
 SCHEDULERS: dict[str, Any] = {
@@ -24,7 +25,7 @@ SCHEDULERS: dict[str, Any] = {
     "unipc": UniPCMultistepScheduler,
 }
 
-# Names of the settings that `starting_noise` and `inpaint` depend on.
+# Names of the settings that `latent_noise` and `inpaint` depend on.
 SAMPLER_SETTINGS = tuple(
     f"synth.{name}" for name in ("scheduler", "steps", "guidance_scale", "guidance_share", "strength", "noise_blur")
 )
@@ -47,8 +48,8 @@ def sampling_dtype(where: torch.device) -> torch.dtype:
     return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision(where)]
 
 
-def starting_noise(seeds: list[int], parts: Components, blur: float) -> Tensor:
-    """Noise (B, 4, h, w), each sample's from its own CPU generator: equal in every batch, order and process.
+def latent_noise(seeds: list[int], parts: Components, blur: float) -> Tensor:
+    """The `starting_noise` (B, 4, h, w) of a base's latents.
 
     blur: as a share of the side, the standard deviation of a Gaussian blur of the noise that is subtracted from it, so
     that it has no low frequencies; the rest is scaled to unit variance. In training the last noise level still holds
@@ -63,9 +64,8 @@ def starting_noise(seeds: list[int], parts: Components, blur: float) -> Tensor:
             f"leave the noise as it is, or at least {math.ceil(500 / side) / 1000}"
         )
     channels = int(parts.unet.config.out_channels)
-    draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-    noise = [torch.randn((channels, side, side), generator=draw) for draw in draws]
-    return torch.stack([_without_slow_waves(one, blur * side) for one in noise] if blur > 0 else noise)
+    noise = starting_noise(seeds, (channels, side, side))
+    return torch.stack([_without_slow_waves(one, blur * side) for one in noise]) if blur > 0 else noise
 
 
 def _without_slow_waves(noise: Tensor, sigma: float) -> Tensor:

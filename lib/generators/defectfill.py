@@ -33,7 +33,7 @@ from lib.diffusion.attention import show_decoder_attention
 from lib.diffusion.components import Components, embed, load, provenance, to_pixels, to_tensor, tokenize
 from lib.diffusion.inpainting import encode_views
 from lib.diffusion.pasting import apply_change
-from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, sampling_dtype, starting_noise
+from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, latent_noise, sampling_dtype
 from lib.diffusion.selection import choose, difference, without_defect
 from lib.diffusion.training import train
 from lib.diffusion.views import Flips, flipped, flips_of
@@ -263,7 +263,7 @@ def _changes(
         masks=torch.from_numpy(np.stack(holes))[:, None].float().to(where),
         text=text,
         empty=empty,
-        noise=starting_noise(seeds, parts, params.synth.noise_blur).to(where),
+        noise=latent_noise(seeds, parts, params.synth.noise_blur).to(where),
         settings=params.synth,
         keep_background=True,
     )

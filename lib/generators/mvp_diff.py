@@ -34,7 +34,7 @@ from lib.diffusion.adapters import LORA_FILE, UNET_HALVES, UNET_TARGETS, adapter
 from lib.diffusion.components import Components, embed, load, provenance, to_pixels, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.pasting import apply_change, defect_changes
-from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, sampling_dtype, starting_noise
+from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, latent_noise, sampling_dtype
 from lib.diffusion.training import train
 from lib.diffusion.views import Flips, flipped, flips_of, random_window
 from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
@@ -122,7 +122,7 @@ def synthesize(
             masks=torch.from_numpy(np.stack(holes))[:, None].float().to(where),
             text=torch.stack([text(placement.prompt) for placement in batch]),
             empty=text("")[None],
-            noise=starting_noise([placement.seed for placement in batch], parts, params.synth.noise_blur).to(where),
+            noise=latent_noise([placement.seed for placement in batch], parts, params.synth.noise_blur).to(where),
             settings=params.synth,
             other_text=flawless if settings.reference == "flawless" else None,
         )

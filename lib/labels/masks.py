@@ -54,8 +54,9 @@ def measured_mask(generated: Picture, reference: Picture, box: Box, component_ra
         return mask
     rows, columns = (slice(axis.min(), axis.max() + 1) for axis in np.nonzero(mask))
     generated, reference = generated[rows, columns], reference[rows, columns]
-    share, texture = _other_realisation(generated, reference)
-    change = _distance(generated, reference, share * texture)
+    lab, own = _lab(generated), _lab(reference)
+    share, texture = _other_realisation(lab, own)
+    change = _distance(lab - own, share * texture)
     calm, strongest = np.quantile(change, (CALM, STRONGEST))
     # A change that fills the box leaves nothing calm; then half of the strongest change bounds it.
     low = max(VISIBLE, BORDER * strongest, share * texture, min(ABOVE_CALM * calm, strongest / 2))
@@ -120,27 +121,25 @@ def _lab(picture: Picture) -> NDArray[np.float32]:
     return cv2.GaussianBlur(lab, (0, 0), BLUR).astype(np.float32, copy=False)
 
 
-def _distance(generated: Picture, reference: Picture, texture: float) -> Heat:
+def _distance(change: NDArray[np.float32], texture: float) -> Heat:
     """How far each pixel lies from its reference, (H, W) float32 >= 0 in CIELAB units (CIE 1976 distance).
 
-    Compared pixel by pixel and hardly smoothed, so a change of structure at equal mean colour counts as well. texture:
-    how far another realisation of the texture alone moves pixels, in CIELAB units: where the generator painted one,
-    every pixel differs although nothing is wrong, and the signed change is smoothed by total variation (Rudin, Osher
-    and Fatemi 1992), which averages the texture out and keeps borders.
+    change: (H, W, 3), of the `_lab` of both; pixel by pixel and hardly smoothed, so a change of structure at equal mean
+    colour counts as well. texture: how far another realisation of the texture alone moves pixels, in CIELAB units:
+    where the generator painted one, every pixel differs although nothing is wrong, and the signed change is smoothed by
+    total variation (Rudin, Osher and Fatemi 1992), which averages the texture out and keeps borders.
     """
-    change = _lab(generated) - _lab(reference)
     if texture > 0:
         change = denoise_tv_chambolle(change, weight=SMOOTHING * texture, max_num_iter=ITERATIONS, channel_axis=2)
     return np.linalg.norm(change, axis=2).astype(np.float32)
 
 
-def _other_realisation(generated: Picture, reference: Picture) -> tuple[float, float]:
+def _other_realisation(generated: NDArray[np.float32], lab: NDArray[np.float32]) -> tuple[float, float]:
     """How surely the texture is another realisation (0..1), and how far that alone moves a pixel (CIELAB units).
 
     Two realisations of a texture differ by as much as the texture differs from itself a few pixels on. So the change
-    of the calmer half of the pixels, which a defect seldom reaches, is compared with that.
+    of the calmer half of the pixels, which a defect seldom reaches, is compared with that. Both are `_lab` of pictures.
     """
-    lab = _lab(reference)
     height, width = lab.shape[:2]
     shifted = [
         np.linalg.norm(lab[down:, max(right, 0) : width + min(right, 0)]
@@ -151,7 +150,7 @@ def _other_realisation(generated: Picture, reference: Picture) -> tuple[float, f
     if not shifted:
         return 0.0, 0.0
     itself = np.concatenate(shifted)
-    change = np.linalg.norm(_lab(generated) - lab, axis=2)
+    change = np.linalg.norm(generated - lab, axis=2)
     ratios = np.quantile(change, CALMER) / np.maximum(np.quantile(itself, CALMER), 1e-3)
     return float(np.clip((ratios.min() - TEXTURE_SHARE) / TEXTURE_RANGE, 0, 1)), float(np.quantile(itself, EXTENT))
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.geometry import RGB, Mask, resize
+from lib.core.geometry import RGB, Mask, rescale, resize
 from lib.core.images import read_mask
 from lib.core.records import Sample
 
@@ -79,7 +79,7 @@ def foreground_mask(image: RGB, least: float = MIN_SHARE) -> Mask:
     everything = np.ones((height, width), dtype=bool)
     if min(height, width) * scale < MIN_SIDE:  # a strip, too narrow for a frame
         return everything
-    small = resize(image, round(width * scale), round(height * scale))
+    small = rescale(image, scale)
     lab = np.asarray(cv2.GaussianBlur(cielab(small), (0, 0), 1.0), np.float32)
     frame = np.ones(small.shape[:2], dtype=bool)
     edge = max(2, round(FRAME * min(small.shape[:2])))

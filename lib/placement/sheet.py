@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.geometry import RGB, Box, resize
+from lib.core.geometry import RGB, Box, rescale
 from lib.core.images import contact_sheet, read_image
 from lib.core.records import Placement, Sample
 from lib.core.regions import COLOURS, FREE, recent_regions
@@ -59,8 +59,7 @@ def _tile(sample: Sample) -> RGB:
         kinds = recent_regions(sample.regions)
         tinted = (1 - TINT) * image + TINT * np.array(COLOURS, np.float32)[kinds]
         image = np.where((kinds == FREE)[..., None], image, np.rint(tinted)).astype(np.uint8)
-    scale = TILE / max(image.shape[:2])
-    return resize(image, max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
+    return rescale(image, TILE / max(image.shape[:2]))
 
 
 def _with_boxes(tile: RGB, sample: Sample, boxes: Iterable[Box], colour: tuple[int, int, int]) -> RGB:

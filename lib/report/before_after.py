@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Window, crop, resize, window_around
+from lib.core.geometry import RGB, Window, crop, shrunk, window_around
 from lib.core.images import read_image, read_mask, recent
 from lib.report.gallery import QUALITY, VERDICTS, outline, webp_bytes
 from lib.report.runs import Run
@@ -200,12 +200,8 @@ class _Reader:
         place = self._window(number, record, image)
         side = min(place.side, SIDE)
 
-        def cut(pixels: Any) -> Any:
-            part = crop(pixels, place)
-            return part if place.side <= side else resize(part, side, side)
-
-        data = uri("webp", webp_bytes(cut(image), QUALITY))
-        return View(title, verdict, data, "" if mask is None else outline(cut(mask)), side)
+        data = uri("webp", webp_bytes(shrunk(crop(image, place), side), QUALITY))
+        return View(title, verdict, data, "" if mask is None else outline(shrunk(crop(mask, place), side)), side)
 
     def _window(self, number: int, record: dict[str, Any], image: RGB) -> Window:
         window = self.runs[number].params.get("window")

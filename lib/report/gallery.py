@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2.utils import htmlsafe_json_dumps
 from PIL import Image
 
-from lib.core.geometry import RGB, Mask, crop, resize, window_around
+from lib.core.geometry import RGB, Mask, crop, shrunk, window_around
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, WindowParams
 from lib.core.records import Sample, Synthetic, by_id, read_records
@@ -195,13 +195,13 @@ def _entry(
     entry |= {"side": place.side, "zoom": round(side / place.side, 4)}
     for name, image in (("good", good), ("painted", painted)):
         if image is not None:
-            entry[name] = pictures.add(_shrunk(crop(image, place), side))
+            entry[name] = pictures.add(shrunk(crop(image, place), side))
     if side > THUMB:
-        entry["thumb"] = pictures.add(_shrunk(crop(shown[0], place), THUMB))
+        entry["thumb"] = pictures.add(shrunk(crop(shown[0], place), THUMB))
     else:
         entry["thumb"] = entry["good"] if painted is None else entry["painted"]
     if record.mask is not None:
-        entry["outline"] = outline(_shrunk(crop(read_mask(Path(record.mask)), place), side))
+        entry["outline"] = outline(shrunk(crop(read_mask(Path(record.mask)), place), side))
     return entry
 
 
@@ -220,8 +220,3 @@ def _good(record: Synthetic, real: Mapping[str, Sample], read: Callable[[Path], 
         return read(Path(real[record.normal].image))
     twin = Path(f"data/synth/{record.generator}/{record.category}/normals/{record.placement}.png")
     return read_image(twin) if twin.exists() else None
-
-
-def _shrunk(image: Any, side: int) -> Any:
-    """A square (S, S) or (S, S, 3) of at most `side` px; one that is no larger stays as it is."""
-    return image if len(image) <= side else resize(image, side, side)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.core.forms import MAX_NOTE, REQUESTS, REVIEW, Form, read_form, refuse
-from lib.core.geometry import resize
+from lib.core.geometry import shrunk
 from lib.core.images import read_image
 from lib.core.params import Params
 from lib.core.records import GOOD, DefectBox, Sample, read_records, read_train
@@ -49,10 +49,7 @@ def _fitting(samples: list[Sample], side: int, room: int) -> list[dict[str, Any]
     """The first samples whose pictures, shrunk to `side`, fit into `room` bytes."""
     entries = []
     for sample in progress(samples, "good pictures"):
-        image = read_image(Path(sample.image))
-        scale = min(1.0, side / max(image.shape[:2]))
-        if scale < 1:
-            image = resize(image, max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
+        image = shrunk(read_image(Path(sample.image)), side)
         text = base64.b64encode(webp_bytes(image, QUALITY)).decode()
         entry = {"category": sample.category, "id": sample.id, "size": list(sample.size), "image": text}
         room -= len(json.dumps(entry)) + 1

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from lib.core.geometry import resize
+from lib.core.geometry import rescale
 from lib.core.images import read_image
 from lib.core.params import Params
 from lib.report.gallery import webp_bytes
@@ -63,20 +63,19 @@ def _of(what: str, share: float, count: int) -> str:
 
 def _fitting(places: list[tuple[str, str, Path]], room: int) -> tuple[list[Sheet], str]:
     for width in WIDTHS:
-        sheets = _shrunk(places, width, room)
+        sheets = _at_width(places, width, room)
         if len(sheets) == len(places):
             return sheets, ""
     left = len(places) - len(sheets)
     return sheets, f"{left} of {len(places)} sheets are left out, since the page has a bound on its size."
 
 
-def _shrunk(places: list[tuple[str, str, Path]], width: int, room: int) -> list[Sheet]:
+def _at_width(places: list[tuple[str, str, Path]], width: int, room: int) -> list[Sheet]:
     """The first sheets that fit into `room` bytes, at most `width` px wide."""
     sheets: list[Sheet] = []
     for category, name, file in places:
         image = read_image(file)
-        if image.shape[1] > width:
-            image = resize(image, width, round(image.shape[0] * width / image.shape[1]))
+        image = rescale(image, min(1.0, width / image.shape[1]))
         data = uri("webp", webp_bytes(image, QUALITY))
         room -= len(data)
         if room < 0:

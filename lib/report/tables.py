@@ -38,7 +38,8 @@ name, too."""
 
 ALL_NOTE = """The table of arms with every metric. Defects found and false alarms are shares of the pictures with a \
 defect, and of the good ones. F1-max and IoU-max are taken at the threshold that suits the test part best, a bound \
-from above; *IoU at val* is taken at the thresholds from val, as in use."""
+from above for every single one; *IoU at val* is taken at the thresholds from val, as in use: only pieces count that \
+give an alarm, so that it may even be higher."""
 
 # The verdict rests on the pooled spread: three pairs have 2 degrees of freedom, and six seeds of one arm on photographs
 # lay 0.1 of pixel AP apart, so that an interval over three pairs that leaves out 0 is easily had among many.

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from lib.core.geometry import RGB, Scores
 from lib.core.runtime import progress
-from lib.detectors import Example, History
 from lib.metrics.ranking import average_precision
+from lib.vision.examples import Example, History
 
 RISE = 0.2  # share of the steps in which the learning rate rises (Smith & Topin 2019); then it falls to zero
 SHORTEST = 6  # steps of a schedule: with fewer, RISE covers only the first step, and OneCycleLR divides by zero

@@ -14,14 +14,13 @@ import cv2
 import numpy as np
 
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Mask, paste_back, resize
+from lib.core.geometry import RGB, Mask, paste_back, rescale, shrunk
 from lib.core.images import SUFFIXES, is_deep, read_image, recent
 from lib.core.params import Detect
-from lib.detectors import Example
 from lib.placement.foreground import foreground_mask
+from lib.vision.examples import Example
 from lib.vision.pseudo import blend
 from lib.vision.shapes import blob
-from lib.vision.tiles import resized
 from lib.vision.windows import good_window
 
 Route = Literal["auto", "texture", "object"]
@@ -40,10 +39,7 @@ VERDICT_PICTURES = 9  # good pictures that decide whether the category is an obj
 
 
 def _fitted(path: Path) -> RGB:
-    photo = read_image(path)
-    height, width = photo.shape[:2]
-    scale = min(1.0, PHOTO_SIDE / max(height, width))
-    return photo if scale == 1 else resize(photo, max(1, round(width * scale)), max(1, round(height * scale)))
+    return shrunk(read_image(path), PHOTO_SIDE)
 
 
 _photo = recent(_fitted)
@@ -132,7 +128,7 @@ class Foreign:
         if self.photos is not None:
             photo = drawn(self.photos, rng)
         else:
-            photo = resized(self.good[int(rng.integers(len(self.good)))].image, self.detect.scale)
+            photo = rescale(self.good[int(rng.integers(len(self.good)))].image, self.detect.scale)
         if ground is None:
             image, mask = patched(clean, photo, rng)
         else:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.geometry import RGB, Scores, Window, crop, resize
+from lib.core.geometry import RGB, Scores, Window, crop, rescale, resize
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ def predict_whole(image: RGB, predict_batch: Callable[[NDArray], NDArray], sight
 
     predict_batch: (B, side, side, 3) uint8 -> (B, side, side) float, each in [0, `highest`].
     """
-    maps = predict_tiled(resized(image, sight.scale), predict_batch, *_layout(sight))
+    maps = predict_tiled(rescale(image, sight.scale), predict_batch, *_layout(sight))
     return _finished(maps, image.shape, sight)
 
 
 def predict_channels(image: RGB, predict_batch: Callable[[NDArray], NDArray], sight: Sight) -> NDArray[np.float32]:
     """Like `predict_whole`, for several maps: (C, H, W) float32; `predict_batch` returns (B, C, side, side)."""
-    maps = predict_tiled(resized(image, sight.scale), predict_batch, *_layout(sight))
+    maps = predict_tiled(rescale(image, sight.scale), predict_batch, *_layout(sight))
     return np.stack([_finished(scores, image.shape, sight) for scores in maps])
 
 
@@ -150,9 +150,3 @@ def _starts(extent: int, side: int, overlap: int) -> list[int]:
     if extent <= side:
         return [(extent - side) // 2]
     return [round(start) for start in np.linspace(0, extent - side, _count(extent, side, overlap))]
-
-
-def resized(image: NDArray, scale: float) -> NDArray:
-    """A whole picture (H, W) or (H, W, C) at `scale`, at least one pixel on each side."""
-    height, width = (max(1, round(extent * scale)) for extent in image.shape[:2])
-    return image if scale == 1 else resize(image, width, height)

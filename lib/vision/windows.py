@@ -12,7 +12,7 @@ from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Window, crop, resize
 from lib.core.params import Detect
 from lib.core.records import GOOD
-from lib.detectors import Example
+from lib.vision.examples import Example
 
 MOST_PIXELS = 4096  # defect pixels stored per picture, evenly sampled, to place windows around
 STAYS_DEFECT = 0.25  # share of a scaled pixel from which on it is defect; higher would lose lines thinner than a pixel

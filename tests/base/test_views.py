@@ -25,7 +25,7 @@ def defects_in(views) -> set[int]:
     return {int(view.captions[0].removeprefix("defect ")) for view in views if view.captions[0].startswith("defect")}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31))
 def test_a_hole_covers_the_defect_and_never_the_whole_picture(seed: int):
     rng = np.random.default_rng(seed)

@@ -283,7 +283,6 @@ def test_a_png_may_tell_its_orientation_in_many_ways_and_is_not_decoded_for_it(
     assert stored_orientation(behind) == stored_orientation(without_end) == expected
 
 
-@settings(deadline=None)
 @given(*[st.lists(st.tuples(st.sampled_from(TELLING + SILENT[:2]), st.integers(0, 9)), max_size=3)] * 2)
 def test_of_several_orientations_the_same_one_counts(tmp_path_factory: pytest.TempPathFactory, before, behind):
     path = tmp_path_factory.mktemp("turned") / "a.png"
@@ -391,7 +390,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path, mon
 
 
 @pytest.mark.filterwarnings("ignore")  # pillow says what it skips
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(kind=st.sampled_from(["PNG", "JPEG", "BMP", "TIFF"]), data=st.data())
 def test_damage_is_a_value_error_or_a_picture_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject
@@ -475,7 +474,7 @@ def test_the_noise_of_a_jpeg_is_no_defect(tmp_path: Path):
 # Writing
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(width=st.integers(1, 20), height=st.integers(1, 20), seed=st.integers(0, 99))
 def test_a_png_keeps_every_pixel_and_equal_pixels_are_equal_bytes(
     tmp_path_factory: pytest.TempPathFactory, width: int, height: int, seed: int
@@ -650,7 +649,7 @@ def test_an_outline_lies_around_the_mask_and_leaves_the_defect_visible():
 # Sheets
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), max_size=3), max_size=3))
 def test_a_sheet_has_room_for_pictures_of_any_size_and_for_none(rows: list[list[tuple[int, int]]]):
     assume(sum(map(len, rows)) < 6)

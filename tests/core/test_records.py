@@ -144,7 +144,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(), VALUES))
 def test_the_bytes_are_those_of_the_plain_copy_of_a_record(tmp_path_factory: pytest.TempPathFactory, notes: dict):
     maps = {"type_map": TypeMap("t.png", "ab", ("dent", "“Riß”")), "regions": RegionMap("r.png", "cd")}

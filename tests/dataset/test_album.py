@@ -13,11 +13,11 @@ from PIL import Image
 from lib.core.errors import UserError
 from lib.core.params import Dataset, Split
 from lib.dataset.album import Album
+from lib.dataset.examination import examine
 from lib.dataset.findings import DatasetProblems, Findings
 from lib.dataset.pictures import TypeNames, fits, fitted, part_of, part_of_words, picture_names
 from lib.dataset.reading import read_xml
 from lib.dataset.splitting import split_categories
-from lib.dataset.validation import examine
 from tests.reading import read_category
 
 SPLIT = Split(rule="first_third", shots=6, val_fraction=0.34)

@@ -26,7 +26,7 @@ from lib.dataset.annotations import (
     polygon_patch,
     turned_box,
 )
-from lib.dataset.patches import Patch, RunLengths, cut_out, decoded, encoded
+from lib.dataset.mask_patches import Patch, RunLengths, cut_out, decoded, encoded
 
 WIDTH, HEIGHT = 48, 40
 SOURCE = Path("annotations.json")
@@ -75,7 +75,7 @@ def draw_one(shape, picture=PICTURE, **knobs):
     return draw(Annotation(SOURCE, (Region("crack", shape),)), picture, **knobs)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(boxes_of())
 def test_an_upright_polygon_a_box_and_run_lengths_give_the_same_pixels(box):
     truth = box_mask(box, WIDTH, HEIGHT)
@@ -84,7 +84,7 @@ def test_an_upright_polygon_a_box_and_run_lengths_give_the_same_pixels(box):
         assert np.array_equal(draw_one(shape, boxes="whole").labels, truth)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 3000))  # of which the worst parts by 0.89 px, in a spike
 def test_a_polygon_is_filled_to_within_a_pixel_of_its_edges(seed):
     points = star(seed)
@@ -96,7 +96,7 @@ def test_a_polygon_is_filled_to_within_a_pixel_of_its_edges(seed):
             assert abs(distance) < 1 or mask[y, x] == (distance > 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 30), st.integers(1, 30))))
 def test_run_lengths_hold_any_mask(mask):
     patch = decoded(encoded(mask))
@@ -105,7 +105,7 @@ def test_run_lengths_hold_any_mask(mask):
     assert (cut.x, cut.y) == (patch.x, patch.y) and np.array_equal(cut.mask, patch.mask)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=60) | st.text("".join(map(chr, range(48, 112))), max_size=60).map(str.encode))
 def test_run_lengths_of_any_bytes_are_read_or_refused(counts):
     try:
@@ -128,14 +128,14 @@ def test_an_outline_without_end_is_refused():
         filled(Polygon((zigzag,)), 400, 300)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6))
 def test_a_polygon_survives_the_way_through_run_lengths(seed):
     mask = filled(Polygon((tuple(star(seed).ravel()),)))
     assert np.array_equal(draw_one(encoded(mask)).labels > 0, mask)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(boxes_of(), boxes_of())
 def test_of_two_types_the_smaller_defect_stays_in_view(one, other):
     first, second = (box_mask(box, WIDTH, HEIGHT) for box in (one, other))

@@ -78,7 +78,7 @@ def test_pictures_come_in_natural_order(tmp_path):
     assert [picture.path.stem for picture in read(tmp_path)[0]] == ["shot1", "shot9", "shot10", "shot100"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.text(alphabet="0129²٣ab-. ", max_size=6), max_size=8))
 def test_any_names_can_be_sorted_in_one_way_only(names):
     backwards = names[::-1]

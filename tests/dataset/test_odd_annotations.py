@@ -11,11 +11,12 @@ from PIL import Image
 
 from lib.core.params import Dataset, Split
 from lib.core.runtime import write_json
+from lib.dataset.examination import examine
 from lib.dataset.findings import DatasetProblems, Findings
 from lib.dataset.layouts import locate
 from lib.dataset.reading import unreadable
 from lib.dataset.splitting import split_categories
-from lib.dataset.validation import examine, validate
+from lib.dataset.validation import validate
 from tests.dataset.test_inspect import inspect
 from tests.reading import read_category
 
@@ -185,6 +186,9 @@ def test_folders_of_pictures_with_notes_are_no_yolo(tmp_path):
         ("_annotations.coco.json", json.dumps({"images": [], "annotations": []}), "set dataset.layout to their format"),
         ("stray.xml", "<annotations><shape/></annotations>", "set dataset.layout to their format"),
         ("video.xml", "<annotations><track/></annotations>", "it is CVAT for video; export it as CVAT for images"),
+        ("via.csv", "filename,region_count,region_shape_attributes\n", "(VIA); export it as COCO"),
+        ("via.json", '{"a.png9": {"filename": "a.png", "regions": []}}', "(VIA); export it as COCO"),
+        ("via_project.json", '{"_via_img_metadata": {"a.png9": {"filename": "a.png", "regions": []}}}', "as COCO"),
         ("min.json", '[{"image": "a.png", "annotation_id": 1}]', "it is Label Studio's JSON-MIN; export it as JSON"),
     ],
 )

@@ -80,3 +80,14 @@ def test_labels_are_seen_whatever_the_case_of_their_ending(tmp_path):
     (tmp_path / "labels/p7.Txt").write_text(BOX)
     read_category(tmp_path, "nut", findings)
     assert "1 file(s) of labels without a picture" in findings.problems[0] and "p7.Txt" in findings.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("of_pictures", "of_labels"), [("Images", "Labels"), ("images", "LABELS"), ("IMAGES", "labels")]
+)
+def test_the_folders_of_pictures_and_labels_may_be_in_upper_case(tmp_path, of_pictures, of_labels):
+    plain, findings = read(tmp_path, BOX, BOX, "")
+    (tmp_path / "images").rename(tmp_path / of_pictures)
+    (tmp_path / "labels").rename(tmp_path / of_labels)
+    found = read_category(tmp_path, "nut", findings)
+    assert [one.types for one in found] == [one.types for one in plain] and findings == Findings()

@@ -151,7 +151,7 @@ def test_without_a_given_val_part_it_is_spread_over_train_of_defects_and_good_on
     assert "val" not in found[:1] and found[:6].count("train") == 4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.lists(st.tuples(st.sampled_from(["crack", "dent", "good"]), st.integers(0, 12)), min_size=1, max_size=60),
     rule=st.sampled_from(["first_third", "shots"]),

@@ -38,7 +38,7 @@ def test_beyond_the_halo_the_twins_are_equal_bit_for_bit():
         assert np.array_equal(pair.defect[beyond], pair.normal[beyond])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32), st.sampled_from(list(DEFECTS)))
 @example(515, "scratch")  # invisible
 def test_outside_the_mask_no_change_is_visible_and_inside_it_is(seed: int, defect_type: str):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib.dataset.examination import examine, perceptual_hash
 from lib.dataset.findings import Findings
-from lib.dataset.validation import examine, perceptual_hash, validate
+from lib.dataset.validation import validate
 from tests.reading import read_category
 
 
@@ -63,7 +64,8 @@ def test_a_sound_category_has_no_findings(nut):
 )
 def test_every_kind_of_picture_is_accepted(nut, name, picture):
     picture.save(nut / "train/good" / name)
-    assert findings_of(nut) == Findings()
+    findings = findings_of(nut)
+    assert not findings.problems and len(findings.warnings) == (name in ("grey.png", "deep.png"))
 
 
 def turned(path: Path) -> None:
@@ -197,6 +199,15 @@ def test_a_folder_of_masks_that_is_named_wrong_is_one_problem_that_names_both_fo
     [problem] = findings_of(nut).problems
     assert "3 defect pictures and not one mask" in problem
     assert str(nut / "ground_truth/crack") in problem and "not read: groundtruth" in problem
+
+
+def test_grey_pictures_among_ones_in_colour_are_warned_of(nut):
+    pictures = sorted(nut.glob("t*/*/*.png"))
+    for number, path in enumerate(pictures, start=1):
+        Image.open(path).convert("L").save(path)
+        told = [one for one in findings_of(nut).warnings if "are grey, the others in colour" in one]
+        assert len(told) == (number < len(pictures))
+        assert not told or f"{number} of {len(pictures)} pictures" in told[0]
 
 
 def test_masks_with_black_defects_are_warned_of(nut):

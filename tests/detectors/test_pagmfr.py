@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from lib.core.errors import UserError
 from lib.core.params import Params
 from lib.core.records import GOOD
-from lib.detectors import Example, pagmfr
+from lib.detectors import pagmfr
 from lib.vision.backbones import DEFAULT
+from lib.vision.examples import Example
 from lib.vision.purification import focal_loss
 from lib.vision.reconstruction import ssim
 from lib.vision.windows import Pools, Windows

@@ -11,8 +11,9 @@ from lib.core.errors import UserError
 from lib.core.geometry import box_mask
 from lib.core.params import Params
 from lib.core.records import GOOD
-from lib.detectors import Example, patchcore
+from lib.detectors import patchcore
 from lib.vision.backbones import DEFAULT, load_backbone
+from lib.vision.examples import Example
 from lib.vision.tiles import tiles
 from tests.blobs import BUDGET
 

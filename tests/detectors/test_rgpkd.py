@@ -14,7 +14,7 @@ from lib.core.errors import UserError
 from lib.core.geometry import box_mask
 from lib.core.params import Params
 from lib.core.records import GOOD
-from lib.detectors import Example, rgpkd
+from lib.detectors import rgpkd
 from lib.vision.backbones import DEFAULT, load_backbone
 from lib.vision.distillation import (
     Bank,
@@ -27,6 +27,7 @@ from lib.vision.distillation import (
     score_map,
     total_loss,
 )
+from lib.vision.examples import Example
 from lib.vision.fitting import copied
 from lib.vision.reconstruction import ssim
 from tests.blobs import BUDGET

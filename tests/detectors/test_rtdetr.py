@@ -11,10 +11,11 @@ from lib.core.errors import UserError
 from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.core.runtime import on_cores
-from lib.detectors import Example, rtdetr
+from lib.detectors import rtdetr
 from lib.metrics.boxes import box_precision, painted, truth_boxes, typed_precision
 from lib.scoring import answer
 from lib.vision.backbones import DEFAULT, load_backbone
+from lib.vision.examples import Example
 from tests.blobs import BUDGET, blobs
 
 TINY = {"width": 16, "layers": 2, "queries": 8, "steps": 3, "encoder_rate": 0.1, "denoising": 0, "weights": None}

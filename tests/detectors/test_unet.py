@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 from lib.core.errors import UserError
 from lib.core.params import Params
 from lib.core.runtime import on_cores
-from lib.detectors import Example, unet
+from lib.detectors import unet
 from lib.metrics.ranking import average_precision
 from lib.vision.backbones import DEFAULT, load_backbone
+from lib.vision.examples import Example
 from tests.blobs import BUDGET, blobs
 
 RATE = 0.1

@@ -20,7 +20,7 @@ def compositions(draw: st.DrawFn) -> tuple[np.ndarray, Window, tuple[int, int, i
     return normal, window_around(box, (height, width), draw(st.floats(1, 4)), draw(st.integers(1, 64))), box
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(compositions(), st.integers(0, 4), st.floats(1, 255))
 def test_outside_of_the_box_any_change_leaves_every_bit(case: tuple, feather: int, strength: float):
     normal, window, box = case
@@ -30,7 +30,7 @@ def test_outside_of_the_box_any_change_leaves_every_bit(case: tuple, feather: in
     assert result.dtype == np.uint8 and np.array_equal(result[outside], normal[outside])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(compositions(), st.integers(0, 4))
 def test_no_change_is_the_normal_picture(case: tuple, feather: int):
     normal, window, box = case
@@ -38,7 +38,7 @@ def test_no_change_is_the_normal_picture(case: tuple, feather: int):
     assert np.array_equal(apply_change(normal, window, np.zeros((16, 16, 3), np.float32), inside, feather), normal)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(compositions(), st.integers(-255, 255))
 def test_an_even_change_is_added_inside_of_the_box(case: tuple, amount: int):
     normal, window, box = case
@@ -60,7 +60,7 @@ def test_a_change_lands_where_it_was_painted_in_a_window_that_reaches_over_the_b
 GREYS = hnp.arrays(np.float32, (4, 4, 3), elements=st.integers(0, 255).map(float))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(GREYS, GREYS, GREYS)
 def test_what_a_defect_changes_lies_between_all_that_differs_and_what_asking_for_it_changes(painted, ground, flawless):
     change = defect_changes(painted, ground, flawless)

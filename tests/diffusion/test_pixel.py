@@ -108,7 +108,7 @@ def test_the_cold_step_differs_from_ddim_by_what_was_cut_off_alone():
         )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), count=st.integers(2, 60))
 def test_with_the_true_signal_as_estimate_any_noise_descends_to_it(seed: int, count: int):
     x0 = noise(2, 3, 4, 4, seed=7).clamp(-1, 1)

@@ -78,7 +78,7 @@ def test_weights_go_from_coarse_to_fine_as_published(t: int, a: float, factor: f
     assert coarse == pytest.approx(low, abs=2e-3) and details == pytest.approx([detail] * 4, abs=1e-3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(signals=st.tuples(st.floats(0, 1), st.floats(0, 1)), layers=st.integers(1, 5))
 def test_weights_sum_to_one_and_the_coarse_one_falls_with_noise_to_a_tenth(signals: tuple, layers: int):
     low, high = (layer_weights(signal, layers) for signal in sorted(signals))
@@ -99,7 +99,7 @@ def test_the_loss_is_the_weighted_sum_of_the_layers_and_of_the_pixels():
 # The gates
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(signals=st.tuples(st.floats(0, 1), st.floats(0, 1)), radius=st.floats(2, 12))
 def test_the_global_gate_is_open_inside_and_closes_outwards_and_as_noise_falls(signals: tuple, radius: float):
     noisy, clean = (global_gate(96, CENTRE, radius, signal)[0, 0] for signal in sorted(signals))
@@ -212,7 +212,7 @@ def test_a_closed_gate_or_a_rate_of_nothing_moves_nothing():
         assert torch.equal(new_x, x) and torch.equal(new_c, c)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rate=st.floats(1e-3, 1e3), seed=st.integers(0, 99))
 def test_a_step_never_raises_the_loss_of_any_sample(rate: float, seed: int):
     x, c, target = (noise(3, 1, 4, 4, seed=seed + number) for number in range(3))
@@ -252,7 +252,7 @@ def stairs(refused: list[int], rate: float, asked: list):
     return evaluate
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(refused=st.lists(st.integers(0, 12), min_size=1, max_size=4), last=st.integers(0, 12))
 def test_wherever_a_search_begins_it_takes_the_longest_step_that_is_not_refused(refused: list[int], last: int):
     x, asked, met = torch.ones(len(refused), 1, 1, 1), [], search(len(refused))

@@ -12,7 +12,7 @@ from lib.core.errors import UserError
 from lib.core.params import Base, Synth
 from lib.diffusion import sampling
 from lib.diffusion.components import decode, embed, encode, load, to_pixels, to_tensor
-from lib.diffusion.sampling import SCHEDULERS, inpaint, starting_noise
+from lib.diffusion.sampling import SCHEDULERS, inpaint, latent_noise
 from tests.tiny import random_pictures, tiny_components
 
 
@@ -36,7 +36,7 @@ def boxes(count: int) -> torch.Tensor:
 def run(parts, seeds: list[int], chosen: Synth, pictures: np.ndarray | None = None, **options):
     pictures = random_pictures(len(seeds)) if pictures is None else pictures
     text = embed(parts, ["a scratch"] * len(seeds))
-    noise = starting_noise(seeds, parts, chosen.noise_blur)
+    noise = latent_noise(seeds, parts, chosen.noise_blur)
     return inpaint(parts, to_tensor(pictures), boxes(len(seeds)), text, embed(parts, [""]), noise, chosen, **options)
 
 
@@ -59,7 +59,7 @@ def test_the_sampler_agrees_with_diffusers_pipeline(tmp_path: Path, name: str, s
     start = None
     if strength == 1:  # where the pipeline begins with noise alone, unless it is told
         pipeline.scheduler.set_timesteps(4)
-        normal, noise = encode(parts.vae, to_tensor(picture)), starting_noise([7], parts, 0)
+        normal, noise = encode(parts.vae, to_tensor(picture)), latent_noise([7], parts, 0)
         start = pipeline.scheduler.add_noise(normal, noise, pipeline.scheduler.timesteps[:1])
         start = start / pipeline.scheduler.init_noise_sigma
     theirs = pipeline(
@@ -88,11 +88,11 @@ def test_a_sample_is_the_same_in_a_batch_and_alone(parts):
 
 def test_noise_belongs_to_the_sample_not_to_its_place_in_the_batch(parts):
     for blur in (0, 0.125):
-        assert torch.equal(starting_noise([1, 2, 3], parts, blur)[2], starting_noise([3, 1], parts, blur)[0])
+        assert torch.equal(latent_noise([1, 2, 3], parts, blur)[2], latent_noise([3, 1], parts, blur)[0])
 
 
 def test_noise_without_its_slow_waves_is_as_strong_and_has_next_to_none(parts):
-    plain, calm = (starting_noise(list(range(50)), parts, blur) for blur in (0, 0.125))
+    plain, calm = (latent_noise(list(range(50)), parts, blur) for blur in (0, 0.125))
     assert plain.shape == calm.shape and float(calm.std()) == pytest.approx(1, abs=0.01)
     wide = [float(noise.mean(dim=(2, 3)).std()) for noise in (plain, calm)]
     assert wide[0] == pytest.approx(1 / plain.shape[-1], rel=0.2) and wide[1] < wide[0] / 5
@@ -101,9 +101,9 @@ def test_noise_without_its_slow_waves_is_as_strong_and_has_next_to_none(parts):
 
 def test_a_blur_that_would_leave_no_noise_is_refused(parts):
     with pytest.raises(UserError, match=r"synth\.noise_blur: 0\.001 .* set 0"):
-        starting_noise([1], parts, 0.001)
+        latent_noise([1], parts, 0.001)
     least = 0.5 / parts.unet.config.sample_size
-    assert torch.isfinite(starting_noise([1], parts, least)).all()
+    assert torch.isfinite(latent_noise([1], parts, least)).all()
 
 
 def test_other_seeds_differ_inside_and_equal_seeds_do_not(parts):
@@ -189,7 +189,7 @@ def test_another_text_gives_what_the_same_noise_becomes_without_guidance(parts, 
     assert without.other is None and painted.other is not None
     assert torch.allclose(painted.generated, without.generated, atol=1e-3)
     assert torch.allclose(painted.round_trip, without.round_trip, atol=1e-5)
-    noise, unguided = starting_noise(seeds, parts, 0), settings(scheduler=name, guidance_scale=1.0)
+    noise, unguided = latent_noise(seeds, parts, 0), settings(scheduler=name, guidance_scale=1.0)
     alone = inpaint(
         parts, to_tensor(pictures), boxes(3), text, embed(parts, [""]), noise, unguided, keep_background
     ).generated
@@ -215,7 +215,7 @@ def test_even_at_full_strength_the_start_knows_how_bright_the_hole_was(parts, mo
     )
     picture = random_pictures(1)
     run(parts, [1], settings(), picture)
-    normal, noise = encode(parts.vae, to_tensor(picture)), starting_noise([1], parts, 0)
+    normal, noise = encode(parts.vae, to_tensor(picture)), latent_noise([1], parts, 0)
     level = parts.scheduler.alphas_cumprod[751]  # the first of four timesteps
     assert torch.allclose(starts[0], level.sqrt() * normal + (1 - level).sqrt() * noise, atol=1e-4)
 
@@ -243,7 +243,7 @@ def test_a_background_that_is_kept_has_the_noise_level_of_every_step_and_none_at
     monkeypatch.setattr(sampling, "decode", lambda vae, latents: ends.append(latents) or plain(vae, latents))
     picture, outside = random_pictures(1), (boxes(1)[0, 0, ::2, ::2] == 0)
     run(parts, [1], settings(scheduler=name, strength=strength, guidance_share=0.0), picture, keep_background=True)
-    normal, noise = encode(parts.vae, to_tensor(picture))[0], starting_noise([1], parts, 0)[0]
+    normal, noise = encode(parts.vae, to_tensor(picture))[0], latent_noise([1], parts, 0)[0]
     assert len(calls) == 4 * strength
     for noisy, timestep in calls:
         level = parts.scheduler.alphas_cumprod[int(timestep)]

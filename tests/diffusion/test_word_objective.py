@@ -98,7 +98,7 @@ def test_the_total_is_the_published_sum_and_a_weight_of_zero_takes_its_term_away
 # Random boxes
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(16, 200), st.integers(0, 2**31))
 def test_one_random_box_lies_inside_with_sides_in_range(side: int, seed: int):
     rows, columns = np.nonzero(random_boxes(1, side, draws(1, seed)[0]))

@@ -66,7 +66,7 @@ def boxes_in(draw: st.DrawFn, width: int, height: int) -> Box:
     return x0, y0, draw(st.integers(x0 + 1, width)), draw(st.integers(y0 + 1, height))
 
 
-@budget(max_examples=80, deadline=None)
+@budget(max_examples=80)
 @given(
     boxes_in(50, 40),
     boxes_in(30, 30),
@@ -126,7 +126,7 @@ def test_a_quarter_turn_turns_a_streak_upright():
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (24, 6)
 
 
-@budget(max_examples=60, deadline=None)
+@budget(max_examples=60)
 @given(boxes_in(80, 60), st.integers(0, 2**32), st.integers(0, 4))
 def test_every_pose_lies_within_the_box(box: Box, seed: int, feather: int):
     normal = ground(80, 60)

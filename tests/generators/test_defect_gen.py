@@ -91,7 +91,7 @@ def views(params: Params, own: Settings) -> tuple[View, ...]:
 # Signals
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(types=st.integers(1, 5), seed=st.integers(0, 99))
 def test_the_label_channels_have_one_class_per_pixel_and_give_the_label_back(types: int, seed: int):
     label = np.random.default_rng(seed).integers(0, types + 1, (2, 5, 5), dtype=np.uint8)
@@ -146,7 +146,7 @@ def test_a_defect_without_a_mask_is_refused_by_the_name_of_its_picture(params: P
         training_views(params, own, real, TYPES, seed=0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     x0=st.integers(0, 50),
     y0=st.integers(0, 50),
@@ -552,7 +552,7 @@ def sampler(raw_params: dict) -> Sampler:
     return Sampler(pair["wide"], pair["narrow"], cosine_schedule().respaced(2), 400)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=2 * GROUP + 1), st.data())
 def test_signals_have_equal_bits_in_every_batch_at_every_place_and_beside_any_others(sampler, seeds, data):
     known = torch.full((6, CHANNELS, 1, 1), torch.nan)

@@ -127,7 +127,7 @@ def test_views_are_of_the_train_part_and_their_types(params: Params, monkeypatch
     assert set(views.masks.unique().tolist()) == {0, 1} and (views.masks.flatten(1).sum(dim=1) > 0).all()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     x0=st.integers(0, 37),
     y0=st.integers(0, 37),
@@ -282,10 +282,8 @@ def test_a_sample_is_its_seeds_alone(params: Params, model: Finetuned):
 
 
 def test_every_candidate_has_noise_of_its_own(params: Params, model: Finetuned, monkeypatch: pytest.MonkeyPatch):
-    plain, seeds = defectfill.starting_noise, list[int]()
-    monkeypatch.setattr(
-        defectfill, "starting_noise", lambda chosen, *rest: seeds.extend(chosen) or plain(chosen, *rest)
-    )
+    plain, seeds = defectfill.latent_noise, list[int]()
+    monkeypatch.setattr(defectfill, "latent_noise", lambda chosen, *rest: seeds.extend(chosen) or plain(chosen, *rest))
     answers(params, model[0], REQUESTS[:2], candidates=3)
     assert len(set(seeds)) == 6
 

@@ -71,7 +71,7 @@ def drawn(params: Params, own: Settings, model: Path, *batches: list) -> list[An
 # Windows and patches
 
 
-@hypothesis_settings(max_examples=60, deadline=None)
+@hypothesis_settings(max_examples=60)
 @given(data=st.data())
 def test_a_box_fits_its_patch_with_context_and_the_patch_lies_in_the_window(params: Params, data: st.DataObject):
     frame = Frame(64, 48, params.window)

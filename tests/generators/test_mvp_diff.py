@@ -201,7 +201,7 @@ def test_a_box_is_moved_into_a_smaller_picture(x0: int, y0: int, width: int, hei
         assert (left, top, right, bottom) == box
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     x0=st.integers(0, 38),
     y0=st.integers(0, 38),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.core.geometry import box_mask
@@ -26,7 +26,6 @@ def boxes_in(draw: st.DrawFn, width: int, height: int) -> tuple[int, int, int, i
     return x0, y0, draw(st.integers(x0 + 1, width)), draw(st.integers(y0 + 1, height))
 
 
-@settings(deadline=None)
 @given(boxes_in(40, 30), st.integers(0, 2**63 - 1), st.integers(1, 60), st.integers(1, 60))
 def test_the_mask_is_exactly_what_changed_and_lies_in_the_box(
     box: tuple[int, int, int, int], seed: int, width: int, height: int

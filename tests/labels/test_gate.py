@@ -217,7 +217,7 @@ def whole_picture_scores(image, normal, mask, box) -> dict[str, float]:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**31),
     size=st.tuples(st.integers(8, 70), st.integers(8, 70)),

@@ -87,7 +87,7 @@ def test_no_change_gives_the_empty_mask(method, picture):
 @given(
     x0=st.integers(-20, 120), y0=st.integers(-20, 110), width=st.integers(0, 130), height=st.integers(0, 120)
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_mask_has_the_size_of_the_picture_and_lies_in_any_box(x0, y0, width, height):
     generated, box = painted(texture(3), disc(), (70, 0, -40)), (x0, y0, x0 + width, y0 + height)
     for method in METHODS.values():

@@ -53,7 +53,7 @@ def plain_precision(found, truth, least: float) -> float:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PICTURES)
 def test_it_equals_the_definition_in_plain_loops(pictures):
     found, truth = [list(one) for one, _ in pictures], [list(boxes) for _, boxes in pictures]
@@ -65,7 +65,7 @@ def test_it_equals_the_definition_in_plain_loops(pictures):
     assert ap50 == pytest.approx(by_iou[0], abs=1e-9) and ap == pytest.approx(np.mean(by_iou), abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(CORNERS, max_size=5), min_size=1, max_size=3))
 def test_a_map_that_equals_the_mask_is_perfect_whatever_its_pieces(pictures):
     masks = []
@@ -133,7 +133,7 @@ def test_the_examples_of_its_docstrings_hold():
 TYPED = st.lists(st.builds(ScoredBox, CORNERS, st.integers(0, 20).map(lambda n: n / 20), st.integers(1, 3)), max_size=5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(TYPED, st.lists(st.tuples(CORNERS, st.integers(1, 3)), max_size=4)), min_size=1, max_size=3))
 def test_with_types_it_is_the_mean_over_the_types_that_occur(pictures):
     found = [list(one) for one, _ in pictures]
@@ -176,7 +176,7 @@ def test_a_threshold_between_two_floats_marks_what_the_map_marks():
     assert box.box == (0, 0, 8, 8) and box.label == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(TYPED)
 def test_labels_are_painted_as_scores_are(boxes):
     scores, labels = painted(boxes, (20, 20)), painted_labels(boxes, (20, 20))

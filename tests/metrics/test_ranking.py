@@ -139,7 +139,7 @@ def test_pixels_touching_at_a_corner_are_one_region():
     assert aupro([scores], [mask]) == pytest.approx(1 / 2, abs=1e-15)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(scored_labels())
 def test_equal_to_sklearn_with_and_without_ties(case):
     scores, labels = case
@@ -162,7 +162,7 @@ def test_equal_to_sklearn_on_many_scores(levels):
     assert f1_max(scores, labels)[0] == pytest.approx(sklearn_f1_max(scores, labels), abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     sizes=st.lists(st.tuples(st.integers(2, 7), st.integers(2, 7)), min_size=1, max_size=4),
@@ -174,7 +174,7 @@ def test_aupro_equals_brute_force(seed, sizes, levels, limit):
     assert aupro(maps, masks, limit) == pytest.approx(brute_aupro(maps, masks, limit), abs=1e-12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32 - 1),
     sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=6),

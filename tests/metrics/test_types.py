@@ -1,7 +1,7 @@
 """Types told apart: IoU by definition, pixel by pixel, and the type of whole pictures."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.metrics.types import overlaps, picture_type, type_ious
@@ -9,7 +9,6 @@ from lib.metrics.types import overlaps, picture_type, type_ious
 MAPS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60)
 
 
-@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(MAPS, min_size=1, max_size=4))
 def test_iou_is_that_of_all_pixels_of_all_pictures(pictures):
     maps = [np.array(pairs, np.uint8).T[:, None] for pairs in pictures]

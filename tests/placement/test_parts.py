@@ -67,7 +67,7 @@ def test_several_poses_carry_a_point_to_several_places():
     assert np.allclose(pose(np.array([1.0, 0])), [[11, 0], [0, 2], [-1, 5]])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0, 2 * np.pi), st.floats(0, 2 * np.pi), st.floats(0.7, 1.3), st.integers(80, 120))
 def test_the_turn_of_a_part_without_symmetry_is_found(one, other, size, middle):
     source, target = drawn(BOOT, one), drawn(BOOT, other, size, (middle, 100))
@@ -78,7 +78,7 @@ def test_the_turn_of_a_part_without_symmetry_is_found(one, other, size, middle):
     assert np.allclose(pose(toe @ turning(one) + 100)[0], size * toe @ turning(other) + [middle, 100], atol=5)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.floats(0.05, 2 * np.pi), st.sampled_from([4, 6]))
 def test_a_symmetric_part_has_as_many_turns_as_it_looks_alike_under(angle, corners):
     _, pose = poses(drawn(polygon(corners)), [drawn(polygon(corners), angle)], SCALE)
@@ -87,7 +87,7 @@ def test_a_symmetric_part_has_as_many_turns_as_it_looks_alike_under(angle, corne
     assert len(set((np.rint(steps) % corners).astype(int).tolist())) == corners
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.floats(0, 2 * np.pi))
 def test_a_mark_tells_the_turns_of_a_symmetric_part_apart(angle):
     _, pose = poses(drawn(polygon(6), mark=True), [drawn(polygon(6), angle, mark=True)], SCALE)

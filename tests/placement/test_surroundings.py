@@ -98,7 +98,7 @@ def test_pictures_of_the_same_thing_in_the_same_place_are_aligned():
     assert alignment(same[:1]) == 0
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 40), st.integers(1, 300))
 def test_any_size_of_picture_has_features(height, width):
     image = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)

@@ -18,7 +18,7 @@ clouds = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(patches=clouds, size=st.integers(1, 70), seed=st.integers(0, 9))
 def test_the_coreset_is_the_greedy_choice_and_tells_how_well_it_covers(patches, size, seed):
     chosen, radii = greedy_coreset(patches, size, seed)

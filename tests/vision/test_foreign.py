@@ -13,8 +13,8 @@ from PIL import Image, ImageFile
 from lib.core.errors import UserError
 from lib.core.images import recent, write_png
 from lib.core.records import GOOD
-from lib.detectors import Example
 from lib.vision import foreign
+from lib.vision.examples import Example
 from lib.vision.foreign import AREA, CHANGED, OVERLAP, Foreign, cut, drawn, pasted, patched, pictures_in
 from lib.vision.pseudo import blend
 from tests.blobs import BUDGET
@@ -52,7 +52,7 @@ def examples(make, count: int = 4) -> list[Example]:
 
 @pytest.mark.parametrize("make", [part, surface])
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_outside_of_the_mask_nothing_changes_and_inside_everything_does(make, seed):
     made = Foreign.of(examples(make), "auto", None, None, BUDGET)
     image, mask, clean = made.window(np.random.default_rng(seed))
@@ -97,7 +97,7 @@ def test_fainter_patches_change_less(monkeypatch):
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_region_lies_on_the_product_and_has_its_share_of_the_window(seed):
     window, product = plain(128), disc(128, 40)
     piece, region = cut(plain(64, 30), False, np.random.default_rng(seed))

@@ -27,7 +27,7 @@ SIZES = st.integers(12, 120)
 FACTORS = st.floats(0.5, 2)  # the jitter of placements is 0.15
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(SIZES, SIZES, FACTORS, FACTORS, st.integers(0, 3), st.integers(0, 2**31))
 def test_a_bent_line_stays_one_piece_in_its_box(w: int, h: int, fx: float, fy: float, growth: int, seed: int):
     width, height = round(w * fx), round(h * fy)
@@ -36,7 +36,7 @@ def test_a_bent_line_stays_one_piece_in_its_box(w: int, h: int, fx: float, fy: f
     assert components(mask) == 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SIZES, SIZES, st.integers(0, 2**31))
 def test_growth_makes_holes_larger(width: int, height: int, seed: int):
     less, more = (shapes.bent(line(40, 40), (width, height), growth, np.random.default_rng(seed)) for growth in (1, 3))
@@ -60,7 +60,7 @@ def test_an_empty_mask_stays_empty():
     assert not shapes.bent(np.zeros((9, 9), bool), (20, 30), 3, np.random.default_rng(0)).any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 120), st.integers(1, 120), st.integers(1, 9), st.integers(0, 2**31))
 def test_a_drawn_shape_lies_in_its_box_and_is_never_empty(width: int, height: int, thickness: int, seed: int):
     like = box_mask((0, 0, 20, thickness), 20, 12)
@@ -75,7 +75,7 @@ def test_a_drawn_stroke_is_as_thick_as_its_model_and_a_thick_model_gives_a_blob(
     assert components(blob) == 1 and not shapes.is_line(blob) and blob.mean() > 0.1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(10, 200), st.integers(8, 96), st.integers(0, 199), st.integers(0, 199))
 def test_no_line_is_lost_when_a_mask_is_resized(extent: int, side: int, row: int, column: int):
     mask = np.zeros((extent, extent), bool)
@@ -91,7 +91,7 @@ def test_a_mask_keeps_its_share_when_it_is_resized():
     assert shapes.covering(mask, 200).mean() == pytest.approx(0.16)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(10, 250), st.integers(10, 250), st.integers(1, 4), st.integers(20, 100))
 def test_pieces_are_the_line_and_each_is_short(width: int, height: int, thickness: int, longest: int):
     mask = line(width, height, thickness)

@@ -55,7 +55,7 @@ def test_neighbours_stay_apart_and_the_surest_comes_first():
     assert stitch([], []) == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(20, 150), st.integers(20, 150), SIZES)
 def test_one_defect_seen_in_tiles_of_any_number_is_one_box_of_its_own_size(height: int, width: int, box: tuple):
     """If it fits into what two tiles share, so that one of them sees it whole."""
@@ -68,7 +68,7 @@ def test_one_defect_seen_in_tiles_of_any_number_is_one_box_of_its_own_size(heigh
     assert stitched(found, views, (height, width), 0.5) == [ScoredBox(defect, 0.5)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(SIZES, st.integers(0, 20)), max_size=12))
 def test_within_one_tile_it_is_greedy_suppression(drawn: list):
     boxes = [ScoredBox((x, y, x + w, y + h), score / 20) for (x, y, w, h), score in drawn]
@@ -101,7 +101,7 @@ def test_a_box_of_a_tile_that_has_given_one_already_joins_no_more():
     assert stitched(found, views, (100, 220), 0.4) == [ScoredBox((20, 10, 159, 20), 0.9)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 1), SIZES, st.integers(1, 9)), max_size=14))
 def test_a_box_joins_the_first_group_of_which_a_member_is_the_same_defect(drawn: list):
     """Groups in plain loops, from the rule of `stitched` alone."""

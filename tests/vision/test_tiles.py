@@ -18,7 +18,7 @@ def recording():
     return shapes, lambda tiles: shapes.append(tiles.shape) or red(tiles)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(height=sizes, width=sizes, overlap=st.integers(0, 15), seed=st.integers(0, 9))
 def test_the_identity_predicted_by_tiles_is_the_picture_itself(height, width, overlap, seed):
     image = np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
@@ -27,7 +27,7 @@ def test_the_identity_predicted_by_tiles_is_the_picture_itself(height, width, ov
     np.testing.assert_allclose(scores, image[..., 0] / 255, atol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(height=sizes, width=sizes)
 def test_a_constant_stays_constant_on_every_size(height, width):
     image = np.zeros((height, width, 3), np.uint8)
@@ -35,7 +35,7 @@ def test_a_constant_stays_constant_on_every_size(height, width):
     np.testing.assert_allclose(scores, 0.25, rtol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(height=sizes, width=sizes, batch_size=st.integers(1, 9))
 def test_the_batch_size_changes_nothing(height, width, batch_size):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
@@ -56,7 +56,7 @@ def test_no_batch_is_larger_than_asked_and_all_tiles_have_the_size_of_the_window
     assert {shape[1:] for shape in shapes} == {(16, 16, 3)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(height=st.integers(1, 400), width=st.integers(1, 400), multiple=st.sampled_from([1, 4, 16]))
 def test_a_tile_is_a_window_or_a_little_more_and_fits_the_network(height, width, multiple):
     shapes, recorded = recording()
@@ -71,7 +71,7 @@ def test_a_little_larger_tiles_save_a_row_of_them():
     assert shapes == [(4, 144, 144, 3)], "and not nine of 128 px, which are nearly twice as many pixels"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(height=st.integers(1, 400), width=st.integers(1, 400), largest=st.sampled_from([32, 60, 96]))
 def test_up_to_the_largest_no_other_side_has_fewer_pixels_in_its_tiles(height, width, largest):
     chosen = tiles((height, width), 32, 8, 16, largest)
@@ -88,7 +88,7 @@ def test_of_sides_with_as_many_pixels_the_one_with_fewer_tiles_is_taken():
     assert [one.side for one in tiles((64, 64), 32, 0, 32, 64)] == [64]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(height=sizes, width=sizes)
 def test_the_identity_is_itself_by_tiles_of_any_side_up_to_the_largest(height, width):
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8)

@@ -12,8 +12,8 @@ from lib.core.images import write_png
 from lib.core.params import Detect
 from lib.core.records import GOOD, RegionMap
 from lib.detection import read_examples
-from lib.detectors import Example
 from lib.vision import windows
+from lib.vision.examples import Example
 from lib.vision.windows import Pools, Source, batch_of, evenly_by_type, good_batch, good_window
 from tests.blobs import BUDGET, blobs
 from tests.mixed import mixed_sample

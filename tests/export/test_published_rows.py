@@ -14,7 +14,7 @@ from lib.boxes import mask_boxes
 from lib.core.errors import UserError
 from lib.core.images import read_image, read_mask
 from lib.core.records import DefectBox, Description, Placement, read_records, write_records
-from lib.dataset.published_rows import published_rows
+from lib.export.published_rows import published_rows
 from lib.language import location_of
 from lib.placement.random_boxes import place_boxes
 from tests.conftest import ROOT
@@ -68,7 +68,7 @@ def test_the_stages_chain_from_prepared_samples_to_published_rows_without_torch(
     for stage in ("describe", "boxes", "random_boxes"):
         done = run(f"stages.{stage}", tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
-    done = run("lib.dataset.published_rows", tmp_path, "--category", "toy", "--out", "rows")
+    done = run("lib.export.published_rows", tmp_path, "--category", "toy", "--out", "rows")
     assert (done.returncode, done.stderr) == (0, "")
 
     boxes = read_records(tmp_path / "data/boxes/toy.jsonl", DefectBox)

@@ -1,6 +1,6 @@
 """Export placements as the rows that MvP-Diff's published `inpaint.py` reads, for a comparison on equal tasks.
 
-Run as `python -m lib.dataset.published_rows --category NAME --out FOLDER` from the root of the repository, after the
+Run as `python -m lib.export.published_rows --category NAME --out FOLDER` from the root of the repository, after the
 stage random_boxes. Each line of FOLDER/rows.jsonl has the keys `good` (a normal picture), `mask` (a box mask, whose
 folder is named like the defect type) and `text`; paths hold from the folder in which the command is run.
 """

@@ -12,7 +12,7 @@ from pycocotools import mask as coco
 from lib.core.errors import UserError
 from lib.core.geometry import box_mask
 from lib.dataset.annotations import Annotation, Difference, Polygon, Rectangle, Region, draw, polygon_patch
-from lib.dataset.patches import Patch, RunLengths, cut_out, decoded, encoded, united
+from lib.dataset.mask_patches import Patch, RunLengths, cut_out, decoded, encoded, united
 from tests.dataset.test_annotations import HEIGHT, PICTURE, SOURCE, WIDTH, boxes_of, ring, whole
 
 
@@ -61,7 +61,7 @@ def polygons_on_pictures(draw) -> tuple[Polygon, int, int]:
     return draw(polygons(width, height)), width, height
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(polygons_on_pictures())
 @example((Polygon(((-3.0, -3.0, 20.0, 9.0, -3.0, -2.9),)), 16, 16))  # a line across two borders
 @example((Polygon(((0.0, 0.0, 0.0, 0.0, 0.0, 0.0), (0.0, -1.0, 1.0, -1.0, 1.0, -1.0))), 4, 4))  # and one beside it
@@ -79,7 +79,7 @@ def test_cocos_tools_round_a_polygon_otherwise_where_it_is_moved_by_whole_pixels
     assert (there ^ here).sum() == 5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_regions_are_painted_as_masks_of_the_whole_picture_would_be(data):
     """Small ones over large ones; of equal ones the later over the earlier."""
@@ -123,7 +123,7 @@ def test_hundreds_of_small_regions_take_no_more_memory_than_a_few_masks_of_the_p
     assert peak < 4 * width * height
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(boxes_of(), max_size=5))
 def test_patches_unite_wherever_they_lie(boxes):
     masks = [box_mask(box, WIDTH, HEIGHT) for box in boxes]
