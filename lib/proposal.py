@@ -14,6 +14,7 @@ from lib.core.errors import UserError
 from lib.core.params import Dataset
 from lib.core.records import GOOD
 from lib.dataset.findings import Findings
+from lib.dataset.pictures import PART_NAMES
 from lib.dataset.reading import read_table
 from lib.dataset.survey import Look
 
@@ -30,7 +31,6 @@ GROUP = re.compile(
     re.IGNORECASE,
 )
 SILENT = "was of another data set"  # reason of a choice that is listed only if it changes something
-PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # a column `part` may say these
 
 
 @dataclass(frozen=True)
@@ -258,6 +258,7 @@ def group_table(root: Path, names: Collection[str], findings: Findings) -> Table
             often = Counter(value for value in values.values() if value)
             repeated = len(often) > 1 and max(often.values(), default=0) > 1
             enough = 2 * often.total() >= len(names)
-            if column.lower() != "path" and GROUP.search(column) and repeated and enough and not often.keys() <= PARTS:
+            is_part = often.keys() <= PART_NAMES.keys()
+            if column.lower() != "path" and GROUP.search(column) and repeated and enough and not is_part:
                 return Table(path.name, column, len(often), often.total())
     return None

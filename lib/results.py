@@ -107,6 +107,7 @@ class Results:
         self.rows: dict[str, Row] = {}
         self.boxes: dict[str, list[dict[str, Any]]] = {}
         self.low, self.high = heat_range(run["threshold"])
+        self.is_written = False
         if resume:
             self._resume()
 
@@ -188,7 +189,12 @@ class Results:
         self.rows[picture.name] = Row(picture.shown, error=" ".join(error.split()), result=picture.name)
 
     def write(self) -> None:
-        """scores.csv, boxes.json, run.json: whole, as of now."""
+        """scores.csv, boxes.json, run.json: whole, as of now.
+
+        Raises UserError where they were removed meanwhile: the files of the rows so far went with them.
+        """
+        if self.is_written and not (self.out / TABLE).exists():
+            raise UserError(f"{self.out}: its results were removed while this run writes them; start it again")
         table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows([COLUMNS, *map(astuple, self.rows.values())])
         write_text(self.out / TABLE, table.getvalue())
@@ -199,6 +205,7 @@ class Results:
         ]
         write_json(self.out / BOXES, answers)
         write_json(self.out / RUN, self.run | {"looks": self.looks})
+        self.is_written = True
 
     def _files(self, picture: Picture) -> list[Path]:
         return [self.out / f"{picture.name}{suffix}" for suffix in SUFFIXES]

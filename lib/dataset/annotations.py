@@ -19,7 +19,7 @@ from lib.core.geometry import RGB, Box, Mask
 from lib.core.images import read_mask, read_pixels
 from lib.core.records import MASK_SOURCES, MaskSource
 from lib.dataset.findings import shortlist
-from lib.dataset.patches import Patch, RunLengths, cut_out, decoded, united
+from lib.dataset.mask_patches import Patch, RunLengths, cut_out, decoded, united
 
 MAX_REGIONS = 10_000  # of a picture
 MAX_POINTS = 100_000  # of a polygon

@@ -13,8 +13,8 @@ from typing import Literal, cast
 from lib.core.images import Depth, is_deep, read_image, read_mask, stored_orientation, top, turned, write_png
 from lib.core.records import Sample, TypeMap
 from lib.core.runtime import progress, write_bytes
+from lib.dataset.examination import Drawn, Examination
 from lib.dataset.findings import shortlist
-from lib.dataset.validation import Drawn, Examination
 
 INTEGERS: tuple[Depth, ...] = (8, 10, 12, 14, 16)  # bit depths of cameras
 

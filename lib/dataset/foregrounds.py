@@ -11,9 +11,9 @@ from pathlib import Path
 from lib.core.errors import UserError
 from lib.core.images import read_mask
 from lib.core.params import Dataset
+from lib.dataset.examination import Examination
 from lib.dataset.findings import Findings, shortlist
 from lib.dataset.pictures import by_path
-from lib.dataset.validation import Examination
 
 KEY = "dataset.foreground"
 

@@ -21,12 +21,13 @@ from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.params import Dataset, Layout, Params, load
 from lib.core.records import GOOD
+from lib.dataset.examination import Examination
 from lib.dataset.findings import shortlist
 from lib.dataset.layouts import categories_of, whole
 from lib.dataset.pictures import fits
+from lib.dataset.reading import unreadable
 from lib.dataset.splitting import split_looks
 from lib.dataset.survey import Look, look_at, taken_for
-from lib.dataset.validation import Examination
 
 
 def main() -> int:
@@ -79,7 +80,8 @@ def dataset_of(folder: Path, layout: Layout | None, categories: list[str] | None
     if unfit := [name for name in names if not fits(name)]:
         raise UserError(f"{', '.join(unfit)}: a category has at most 64 letters, digits, _ and -; rename the folder")
     if not names:
-        raise UserError(f"{folder}: holds no folders and no annotations of any known layout")
+        unknown = f"{folder}: holds no folders and no annotations of any known layout"
+        raise UserError("\n".join([unknown, *unreadable(folder, depth=0)]))
     known = own.model_dump() if own else dict.fromkeys(("group_table", "group_column", "group_pattern"))
     changed = {"path": folder.as_posix(), "layout": layout, "categories": tuple(dict.fromkeys(names))}
     try:

@@ -112,8 +112,8 @@ def locate(root: Path, category: str, layout: Layout = "auto") -> Place:
     content = shortlist([folder.name for folder in folders(root)]) if root.is_dir() else "nothing, it is missing too"
     raise DatasetProblems(
         [
-            f"{base}: this folder is missing; {root} holds: {content}; correct dataset.path or dataset.categories in "
-            f"params.yaml, or run the stage that makes the data set",
+            f"{base}: this folder is missing; {root} holds: {content}; name a category that is there, or "
+            f"correct dataset.path in params.yaml, or run the stage that makes the data set",
             *unreadable(root),  # of a data set that is one category as a whole, under any name
         ]
     )

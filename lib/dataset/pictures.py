@@ -16,7 +16,7 @@ from lib.dataset.annotations import Annotation, Region
 from lib.dataset.findings import Findings, natural_key, shortlist
 
 TRAIN, VAL, TEST = "train", "val", "test"
-PARTS = {
+PART_NAMES = {
     "train": TRAIN,
     "training": TRAIN,
     "val": VAL,
@@ -155,13 +155,13 @@ def by_path(files: Iterable[Path], base: Path, key: str, findings: Findings) -> 
 def part_of(path: Path) -> str:
     """The part that the folders of a path name, the last one that does, or nothing; COCO's `train2017` counts, too."""
     names = [folder.lower().rstrip("0123456789_-") for folder in path.parts[:-1]]
-    return next((PARTS[name] for name in reversed(names) if name in PARTS), "")
+    return next((PART_NAMES[name] for name in reversed(names) if name in PART_NAMES), "")
 
 
 def part_of_words(stem: str) -> str:
     """The part that a word in the name of an annotation file tells, such as `instances_train2017`; or nothing."""
-    words = [word for word in re.split(r"[^a-z]+", stem.lower()) if word in PARTS]
-    return PARTS[words[-1]] if words else ""
+    words = [word for word in re.split(r"[^a-z]+", stem.lower()) if word in PART_NAMES]
+    return PART_NAMES[words[-1]] if words else ""
 
 
 def type_of(regions: Sequence[Region]) -> str:

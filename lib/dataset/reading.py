@@ -58,6 +58,11 @@ def other_export(content: Any) -> str:
         return "it is Label Studio's JSON-MIN; export it as JSON"
     if isinstance(content, ElementTree.Element) and content.tag == "annotations" and content.find("track") is not None:
         return "it is CVAT for video; export it as CVAT for images"
+    records = content.get("_via_img_metadata", content) if isinstance(content, dict) else {}
+    record = next(iter(records.values()), None) if isinstance(records, dict) else None
+    own_json = isinstance(record, dict) and {"filename", "regions"} <= record.keys()
+    if own_json or (isinstance(content, str) and "region_shape_attributes" in content.partition("\n")[0]):
+        return "it is of the VGG Image Annotator (VIA); export it as COCO"
     return ""
 
 

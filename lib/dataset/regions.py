@@ -14,9 +14,9 @@ from lib.core.errors import UserError
 from lib.core.params import Dataset
 from lib.core.records import RegionMap
 from lib.core.regions import ignored_pixels, recent_regions
+from lib.dataset.examination import Examination
 from lib.dataset.findings import Findings, shortlist
 from lib.dataset.pictures import by_path
-from lib.dataset.validation import Examination
 
 KEY = "dataset.regions"
 

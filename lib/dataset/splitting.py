@@ -10,17 +10,15 @@ import numpy as np
 
 from lib.core.defects import types_of
 from lib.core.images import Depth
-from lib.core.params import Dataset, Split
+from lib.core.params import PARTS, Dataset, Split
 from lib.core.records import GOOD, Sample, TypeMap
 from lib.dataset.conversion import dataset_depth
+from lib.dataset.examination import Examination
 from lib.dataset.findings import DatasetProblems, Findings, natural_key, shortlist
 from lib.dataset.pictures import Picture
 from lib.dataset.survey import Look, look_at
-from lib.dataset.validation import Examination
 
-PARTS = ("train", "val", "test")
 NEAR = 4  # of 64 bits; re-encoding or rescaling a picture changes about as many
-
 
 Parts = tuple[list[Sample], dict[str, Any]]
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from lib.core.params import Dataset
 from lib.core.records import GOOD, RegionMap
+from lib.dataset.examination import Drawn, Examination
 from lib.dataset.findings import DatasetProblems, Findings
 from lib.dataset.foregrounds import read_foregrounds
 from lib.dataset.groups import read_groups
 from lib.dataset.layouts import FORMATS, Place, locate
 from lib.dataset.pictures import Picture
 from lib.dataset.regions import read_region_maps
-from lib.dataset.validation import Drawn, Examination, validate
+from lib.dataset.validation import validate
 
 
 @dataclass

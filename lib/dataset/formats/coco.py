@@ -13,7 +13,7 @@ from lib.core.errors import UserError
 from lib.dataset.album import AnnotatedPictures, Notes
 from lib.dataset.annotations import Polygon, Rectangle, Shape
 from lib.dataset.findings import Findings, shortlist
-from lib.dataset.patches import RunLengths
+from lib.dataset.mask_patches import RunLengths
 from lib.dataset.pictures import Picture, part_of, part_of_words
 from lib.dataset.reading import annotation_files, read_json, recognised
 

@@ -15,7 +15,7 @@ from lib.core.images import MAX_PIXELS
 from lib.dataset.album import AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, Shape, ellipse, turned_box
 from lib.dataset.findings import Findings, shortlist
-from lib.dataset.patches import RunLengths, encoded
+from lib.dataset.mask_patches import RunLengths, encoded
 from lib.dataset.pictures import Picture, part_of_words
 from lib.dataset.reading import annotation_files, other_export, read_xml, recognised
 

@@ -21,7 +21,7 @@ from lib.core.images import MAX_PIXELS, SUFFIXES
 from lib.dataset.album import AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, Shape, ellipse, turned_box
 from lib.dataset.findings import Findings
-from lib.dataset.patches import RunLengths, encoded
+from lib.dataset.mask_patches import RunLengths, encoded
 from lib.dataset.pictures import Picture, is_good
 from lib.dataset.reading import annotation_files, other_export, read_json, recognised
 

@@ -19,7 +19,7 @@ from lib.core.images import MAX_PIXELS
 from lib.dataset.album import AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, Shape, ellipse
 from lib.dataset.findings import Findings
-from lib.dataset.patches import RunLengths, encoded
+from lib.dataset.mask_patches import RunLengths, encoded
 from lib.dataset.pictures import Picture
 from lib.dataset.reading import annotation_files, read_json, recognised
 

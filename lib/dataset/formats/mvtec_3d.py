@@ -10,19 +10,19 @@ from lib.dataset.findings import Findings
 from lib.dataset.folders import defects_with_masks, folders, picture_files
 from lib.dataset.pictures import TEST, TRAIN, VAL, Picture
 
-PARTS = {"train": TRAIN, "validation": VAL, "test": TEST}
+FOLDERS = {"train": TRAIN, "validation": VAL, "test": TEST}
 
 
 def recognises(base: Path) -> str | None:
     """The reason why the folder is recognised as MVTec 3D-AD, or None."""
-    found = next((path for part in PARTS for path in base.glob(f"{part}/*/rgb")), None)
+    found = next((path for part in FOLDERS for path in base.glob(f"{part}/*/rgb")), None)
     return f"the folder {found.relative_to(base).as_posix()}" if found else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures of a category; adds missing masks and unread files to the findings."""
     pictures: list[Picture] = []
-    for name, part in PARTS.items():
+    for name, part in FOLDERS.items():
         for folder in folders(base / name) if (base / name).is_dir() else []:
             if folder.name != GOOD:
                 pictures += defects_with_masks(folder / "rgb", folder / "gt", folder.name, part, findings)

@@ -12,7 +12,7 @@ from lib.dataset.findings import Findings
 from lib.dataset.folders import folders, note_without_mask, picture_files
 from lib.dataset.pictures import TEST, TRAIN, VAL, Picture
 
-PARTS = {"train": TRAIN, "validation": VAL, "test": TEST}
+FOLDERS = {"train": TRAIN, "validation": VAL, "test": TEST}
 MASKS = "ground_truth"
 
 
@@ -27,7 +27,7 @@ def recognises(base: Path) -> str | None:
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures of a category; adds missing masks and unread files to the findings."""
     pictures = []
-    for name, part in PARTS.items():
+    for name, part in FOLDERS.items():
         for folder in folders(base / name) if (base / name).is_dir() else []:
             without = []
             for path in picture_files(folder, findings):

@@ -15,7 +15,7 @@ from lib.core.records import GOOD
 from lib.dataset.album import Album, note_unread
 from lib.dataset.annotations import Annotation, MaskFile, Region
 from lib.dataset.findings import Alike, Findings
-from lib.dataset.pictures import PARTS, TRAIN, Picture, TypeNames, is_good, picture_names, type_of
+from lib.dataset.pictures import PART_NAMES, TRAIN, Picture, TypeNames, is_good, picture_names, type_of
 from lib.dataset.reading import read_table
 
 GOODS, DEFECTS = "rows of the type `good`, without a mask", "rows of other types, with a mask"
@@ -59,7 +59,7 @@ def read(base: Path, findings: Findings) -> list[Picture]:
         pictures.append(
             Picture(
                 type_of(regions) if regions or not defects else types(defects[0]["type"]),
-                next((PARTS[row["part"].lower()] for row in rows if row["part"].lower() in PARTS), ""),
+                next((PART_NAMES[row["part"].lower()] for row in rows if row["part"].lower() in PART_NAMES), ""),
                 path,
                 shape.path if isinstance(shape, MaskFile) else None,
                 annotation=Annotation(path, regions) if regions and not whole else None,
@@ -96,7 +96,7 @@ def _rows_of_pictures(base: Path, findings: Findings, wrong: Alike) -> dict[Path
                 wrong.add(*place, "path", f"{error}; correct or remove it")
                 continue
             finally:
-                if row["part"] and row["part"].lower() not in PARTS:
+                if row["part"] and row["part"].lower() not in PART_NAMES:
                     wrong.add(*place, "part", f"the part {row['part']!r:.80}; expected train, val or test")
             if mask == str(path):
                 wrong.add(*place, "itself", f"{mask} is the picture and its mask, too; correct one of them")
@@ -121,7 +121,7 @@ def _check(path: Path, rows: list[Row], defects: list[Row], wrong: Alike) -> Non
         told = [row for row in rows if row[key]]
         for row in told[1:]:
             first, this = (
-                PARTS.get(one[key].lower(), one[key]) if key == "part" else one[key] for one in (told[0], row)
+                PART_NAMES.get(one[key].lower(), one[key]) if key == "part" else one[key] for one in (told[0], row)
             )
             if first != this:
                 text = f"{path} is in the {key} {this!r:.80} here, and in {first!r:.80} in another row; keep one"

@@ -14,7 +14,7 @@ from lib.core.records import GOOD
 from lib.dataset.album import note_unread
 from lib.dataset.findings import Findings, shortlist
 from lib.dataset.folders import defects_with_masks, picture_files
-from lib.dataset.pictures import PARTS, Picture
+from lib.dataset.pictures import PART_NAMES, Picture
 from lib.dataset.reading import read_text
 
 GOODS, DEFECTS = "the pictures in Data/Images/Normal", "pictures in Data/Images/Anomaly"
@@ -52,8 +52,8 @@ def _parts(table: Path, findings: Findings) -> dict[str, str]:
         parts[image].add(part)
     for told, images in (
         ("are in several parts; keep them in one", [image for image, several in parts.items() if len(several) > 1]),
-        ("are in an unknown part; expected train or test", [image for image, part in rows if part not in PARTS]),
+        ("are in an unknown part; expected train or test", [image for image, part in rows if part not in PART_NAMES]),
     ):
         if images:
             findings.problems.append(f"{table}: {len(images)} picture(s) {told}: {shortlist(images)}")
-    return {image: PARTS.get(part, "") for image, part in rows}
+    return {image: PART_NAMES.get(part, "") for image, part in rows}

@@ -12,7 +12,7 @@ from lib.core.images import SUFFIXES
 from lib.dataset.album import AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, Shape
 from lib.dataset.findings import Findings, shortlist
-from lib.dataset.pictures import PARTS, Picture, is_good
+from lib.dataset.pictures import PART_NAMES, Picture, is_good
 from lib.dataset.reading import annotation_files, read_text, read_xml, recognised
 
 GOODS, DEFECTS = "pictures whose file holds no object, and those in a folder `good`", "objects"
@@ -124,13 +124,14 @@ def _parts(found: AnnotatedPictures) -> dict[str, str]:
     """The part of every picture that a list names, by the picture's stem; one in two parts is a problem."""
     parts: dict[str, str] = {}
     for listed in sorted(found.base.glob("**/ImageSets/Main/*.txt")):
-        if listed.stem in PARTS:
+        if listed.stem in PART_NAMES:
             with found.file(listed, "Pascal VOC"):
                 names = [_stem(line.split()[0]) for line in read_text(listed).splitlines() if line.strip()]
-                if twice := [name for name in names if parts.get(name, PARTS[listed.stem]) != PARTS[listed.stem]]:
+                part = PART_NAMES[listed.stem]
+                if twice := [name for name in names if parts.get(name, part) != part]:
                     found.findings.problems.append(
                         f"{listed}: {len(twice)} picture(s) are in the list of another part, too: {shortlist(twice)}; "
                         f"keep them in one"
                     )
-                parts |= dict.fromkeys(names, PARTS[listed.stem])
+                parts |= dict.fromkeys(names, part)
     return parts

@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 
@@ -150,15 +151,25 @@ def _texts(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in files if path.suffix.lower() == ".txt"}
 
 
+def _folder_of_labels(above: Path) -> str:
+    """The name of the folder of labels in the folder `above`, in upper or lower case."""
+    names = sorted(path.name for path in above.iterdir() if path.name.lower() == LABELS and path.is_dir())
+    return names[-1] if names else LABELS
+
+
 def _labels_of(base: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
-    """Where the labels of each picture lie: in `labels` for the last folder `images` above it, else beside it."""
+    """Where the labels of each picture lie: in `labels` for the last folder `images` above it, else beside it.
+
+    Both names may be in upper or lower case.
+    """
     texts: dict[Path, dict[str, Path]] = {}
     found = {}
+    beside = lru_cache(_folder_of_labels)
     for picture in pictures:
         parts = list(picture.relative_to(base).with_suffix(".txt").parts)
         for index in reversed(range(len(parts) - 1)):
-            if parts[index] == PICTURES:
-                parts[index] = LABELS
+            if parts[index].lower() == PICTURES:
+                parts[index] = beside(base.joinpath(*parts[:index]))
                 break
         usual = base.joinpath(*parts)
         if usual.parent not in texts:
