@@ -145,7 +145,7 @@ def test_windows_share_a_blank_picture_and_its_marks_and_pools_decode_no_picture
         monkeypatch.setattr(f"{module}.{name}", call)
 
     for name in ("read_image", "read_mask", "blanked", "ignored_pixels"):
-        counted("lib.detectors", name)
+        counted("lib.vision.examples", name)
     examples = read_examples(samples("train"))
     pools = Pools.of(examples)
     assert asked["read_image"] == asked["blanked"] == 0, "their sizes are in their headers"
