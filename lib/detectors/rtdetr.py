@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.torch import load_file, save_file
@@ -29,7 +28,7 @@ from lib.core.geometry import RGB, Scores, Window, crop, rescale
 from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, seed_for, write_json
 from lib.metrics.boxes import MOST, SPECK, ScoredBox, box_precision, painted, truth_boxes, typed_precision
-from lib.vision.backbones import HUB_ID, NONE, Backbone, image_tensor, load_backbone, rebuild, taps
+from lib.vision.backbones import HUB_ID, NONE, Backbone, image_tensor, load_backbone, maps_at, rebuild, taps
 from lib.vision.examples import Example, History
 from lib.vision.fitting import DRAWING, VALIDATED, best_weights, parameter_groups, training_steps
 from lib.vision.stitching import stitched
@@ -66,17 +65,9 @@ class Pyramid(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
-        self.taps = taps(backbone.strides, STRIDES)
 
     def forward(self, image: Tensor, valid: Tensor) -> list[tuple[Tensor, Tensor]]:
-        maps = self.backbone(image)
-        levels = []
-        for tap, stride in zip(self.taps, STRIDES, strict=True):
-            size = [extent // stride for extent in image.shape[-2:]]
-            fits = list(maps[tap].shape[-2:]) == size
-            level = maps[tap] if fits else F.interpolate(maps[tap], size, mode="bilinear", align_corners=False)
-            levels.append((level, valid))
-        return levels
+        return [(level, valid) for level in maps_at(STRIDES, self.backbone, image)]
 
 
 @dataclass(frozen=True)

