@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,27 +43,14 @@ from lib.generators.defect_gen import (
     view_of,
 )
 from lib.synthesis import synthesize_all
-from tests.category import CATEGORY, placement, tiny_params, write_category
+from tests.category import CATEGORY, placement, tiny_params
 from tests.mixed import mixed_sample
+
+pytestmark = pytest.mark.usefixtures("workplace")
 
 SIDE, TYPES = 32, ["dent", "scratch"]
 CHANNELS = 3 + 1 + len(TYPES)
 UNKNOWN = torch.full((1, 1, 1, 1), torch.nan)
-
-
-@pytest.fixture(scope="module")
-def monkeymodule() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def workplace(tmp_path_factory: pytest.TempPathFactory, monkeymodule: pytest.MonkeyPatch) -> Path:
-    """One folder for the tests of this file, with the tiny category in it."""
-    folder = tmp_path_factory.mktemp("defect_gen")
-    monkeymodule.chdir(folder)
-    write_category()
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,9 @@ from lib.core.records import Placement
 from lib.diffusion.components import Components, load
 from lib.generators import NON_FINITE, Answer, Failed, Made, defectfill, read_real
 from lib.generators.defectfill import Holes, Settings, finetune, object_prompt, synthesize, view_of
-from tests.category import CATEGORY, placement, tiny_params, write_category
+from tests.category import CATEGORY, placement, tiny_params
+
+pytestmark = pytest.mark.usefixtures("workplace")
 
 CPU = torch.device("cpu")
 Finetuned = tuple[Path, dict[str, str], dict[str, str]]
@@ -36,22 +37,6 @@ def hashes(parts: Components) -> dict[str, str]:
         for name, value in getattr(parts, part).state_dict().items()
         if "lora" not in name and "token" not in name
     }
-
-
-@pytest.fixture(scope="module")
-def monkeymodule() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def workplace(tmp_path_factory: pytest.TempPathFactory, monkeymodule: pytest.MonkeyPatch) -> Path:
-    """One folder for the tests of this file, with the tiny category in it."""
-    folder = tmp_path_factory.mktemp("defectfill")
-    monkeymodule.chdir(folder)
-    monkeymodule.setenv("ACCELERATE_USE_CPU", "1")
-    write_category()
-    return folder
 
 
 @pytest.fixture(scope="module")

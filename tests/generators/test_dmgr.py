@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,22 +24,9 @@ from lib.diffusion.patches import Frame, kind_of
 from lib.generators import NON_FINITE, Answer, Failed, Made, dmgr, read_real
 from lib.generators.dmgr import Result, Sampler, Settings, allowed, answer, finetune, request_of, sampler_of, synthesize
 from lib.synthesis import synthesize_all
-from tests.category import CATEGORY, placement, tiny_params, write_category
+from tests.category import CATEGORY, placement, tiny_params
 
-
-@pytest.fixture(scope="module")
-def monkeymodule() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def workplace(tmp_path_factory: pytest.TempPathFactory, monkeymodule: pytest.MonkeyPatch) -> Path:
-    """One folder for the tests of this file, with the tiny category in it."""
-    folder = tmp_path_factory.mktemp("dmgr")
-    monkeymodule.chdir(folder)
-    write_category()
-    return folder
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @pytest.fixture(scope="module")

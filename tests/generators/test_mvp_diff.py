@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +24,9 @@ from lib.diffusion.inpainting import Cache
 from lib.generators import NON_FINITE, Failed, Made, RealData, mvp_diff, read_real
 from lib.generators.mvp_diff import LORA_FILE, Settings, View, adapted, finetune, hole, synthesize, view_of
 from lib.language import normal_caption
-from tests.category import CATEGORY, placement, tiny_params, write_category
+from tests.category import CATEGORY, placement, tiny_params
+
+pytestmark = pytest.mark.usefixtures("workplace")
 
 CPU = torch.device("cpu")
 Finetuned = tuple[Path, dict[str, dict[str, str]], dict[str, dict[str, str]]]
@@ -41,22 +42,6 @@ def hashes(parts: Components) -> dict[str, dict[str, str]]:
         }
         for part in ("unet", "vae", "text_encoder")
     }
-
-
-@pytest.fixture(scope="module")
-def monkeymodule() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
-@pytest.fixture(scope="module", autouse=True)
-def workplace(tmp_path_factory: pytest.TempPathFactory, monkeymodule: pytest.MonkeyPatch) -> Path:
-    """One folder for the tests of this file, with the tiny category in it."""
-    folder = tmp_path_factory.mktemp("mvp_diff")
-    monkeymodule.chdir(folder)
-    monkeymodule.setenv("ACCELERATE_USE_CPU", "1")
-    write_category()
-    return folder
 
 
 @pytest.fixture(scope="module")
