@@ -82,7 +82,7 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     groups = [sample.group for sample in samples]
     draws = resamples(samples[0].category, groups, [example.has_defect for example in examples])
     replicates = []
-    found: pd.DataFrame | None = None
+    defects: pd.DataFrame | None = None
     levels = pd.DataFrame(
         {"picture": [sample.id for sample in samples], "defect": [int(example.has_defect) for example in examples]}
     )
@@ -98,18 +98,18 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
             pixels, *of_types = rank_parts(examples, predicted, parts)
             if folder == folders[0]:
                 _write_overlays(samples, examples, predicted, decision, params.overlays, out)
-            told = _types_told(getattr(model, "types", ()), types)
+            model_types = _types_told(getattr(model, "types", ()), types)
             marks = on_cores(
-                device(), marks_of, examples, predicted, [decision] * len(examples), [told] * len(examples)
+                device(), marks_of, examples, predicted, [decision] * len(examples), [model_types] * len(examples)
             )
             replicates.append(_replicates(draws, pixels, examples, predicted))
         pictures = rank([one.image_score for one in predicted], [example.has_defect for example in examples])
         seeds[folder.name.removeprefix("seed-")] = _metrics(pictures, pixels, params.fpr_limit)
-        seeds[folder.name.removeprefix("seed-")] |= mark_metrics(marks, decision, told)
+        seeds[folder.name.removeprefix("seed-")] |= mark_metrics(marks, decision, model_types)
         levels[folder.name] = alarm_levels(marks)
-        found = _defects(samples, marks) if found is None else found
-        found[folder.name] = [int(pixels > 0) for one in marks for pixels in one.found.values()]
-        ious = ious_of_types(marks, told)
+        defects = _defects(samples, marks) if defects is None else defects
+        defects[folder.name] = [int(pixels > 0) for one in marks for pixels in one.found.values()]
+        ious = ious_of_types(marks, model_types)
         for name, ranking in zip(types, of_types, strict=True):
             of_type = {"pixel_ap": ranking.average_precision(), "pixel_iou_at_val_threshold": overlap(marks, name)}
             by_type[name].append(of_type | ({"type_iou": ious[name]} if name in ious else {}))
@@ -120,8 +120,8 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
     write_text(out / "pr.csv", f"recall,precision\n{rows}")
     rows = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.mean(replicates, axis=0))
     write_text(out / RESAMPLED, f"pixel_ap,image_auroc\n{rows}")
-    assert found is not None
-    write_text(out / FOUND, found.to_csv(index=False, lineterminator="\n"))
+    assert defects is not None
+    write_text(out / FOUND, defects.to_csv(index=False, lineterminator="\n"))
     write_text(out / LEVELS, levels.to_csv(index=False, lineterminator="\n", float_format="%.9g"))
     numbers = {name: sum(name in example.types for example in examples) for name in [GOOD, *types]}
     return {
@@ -148,10 +148,10 @@ def _metrics(pictures: Ranking, pixels: Ranking, fpr_limit: float) -> Metrics:
     }
 
 
-def _types_told(known: Sequence[str], shown: Sequence[str]) -> Sequence[str]:
+def _types_told(of_model: Sequence[str], of_pictures: Sequence[str]) -> Sequence[str]:
     """The types that a detector knows, then those of the test part that it does not, which it must miss; none of one
     that does not tell types apart."""
-    return [*known, *(name for name in shown if name not in known)] if known else []
+    return [*of_model, *(name for name in of_pictures if name not in of_model)] if of_model else []
 
 
 def _defects(samples: Sequence[Sample], marks: Sequence[Marks]) -> pd.DataFrame:

@@ -208,10 +208,10 @@ def _difference(network: Any, session: Any, sight: Sight) -> float:
         with torch.inference_mode():
             expected = network(torch.from_numpy(windows)).numpy()
         try:
-            found = session.run(None, {"windows": windows})[0]
+            scores = session.run(None, {"windows": windows})[0]
         except Exception:  # onnxruntime has a dozen of its own; all say that sides or batches are fixed in the graph
             return float("inf")
-        differences.append(float(np.abs(found - expected).max() / max(1.0, float(expected.max()))))
+        differences.append(float(np.abs(scores - expected).max() / max(1.0, float(expected.max()))))
     return max(differences)
 
 

@@ -162,14 +162,14 @@ def _below(folder: Path, root: Path, closed: Collection[Path], above: set[Path])
     stands for what is in it. Raises UserError if the folder itself cannot be read."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        shown = [Path(folder, entry.name) for entry in entries if not entry.name.startswith(".")]
+        visible = [Path(folder, entry.name) for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         if folder != root:
             yield folder, folder.relative_to(root)
             return
         raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
-    folders = [path for path in shown if path.is_dir()]
-    for path in shown:
+    folders = [path for path in visible if path.is_dir()]
+    for path in visible:
         if path.suffix.lower() in (*SUFFIXES, *FOREIGN) and path not in folders:
             yield path, path.relative_to(root)
     for path in folders:

@@ -60,9 +60,9 @@ def marks_of(example: Example, prediction: Prediction, decision: Decision, types
     else:
         boxes = marked_boxes(decision, mask, scores)
         typed_boxes = boxes if labels is None else marked_boxes(decision, mask, scores, labels)
-    told, is_right = np.zeros((2, 0), np.int64), math.nan
+    table, is_right = np.zeros((2, 0), np.int64), math.nan
     if labels is not None:
-        told = overlaps(np.where(mask, labels, np.uint8(0)), example.labels(types), len(types))
+        table = overlaps(np.where(mask, labels, np.uint8(0)), example.labels(types), len(types))
         if example.has_defect and len(example.types) == 1:
             is_right = float(types[picture_type(scores, labels, SCORING_SHARE) - 1] == example.types[0])
     return Marks(
@@ -75,7 +75,7 @@ def marks_of(example: Example, prediction: Prediction, decision: Decision, types
         truth_boxes(example.mask) if example.has_defect else [],
         typed_boxes,
         [truth_boxes(masks[name]) if name in masks else [] for name in types],
-        told,
+        table,
         is_right,
     )
 
@@ -95,8 +95,12 @@ def mark_metrics(marks: Sequence[Marks], decision: Decision, types: Sequence[str
         typed = [one.typed_boxes for one in marks]
         metrics["box_map50"], metrics["box_map"] = typed_precision(typed, of_types)
         ious = type_ious([one.overlaps for one in marks])
-        told = [one.is_right for one in marks if not math.isnan(one.is_right)]
-        metrics |= {"type_miou": _mean(ious[~np.isnan(ious)]), "type_accuracy": _mean(told), "type_pictures": len(told)}
+        answers = [one.is_right for one in marks if not math.isnan(one.is_right)]
+        metrics |= {
+            "type_miou": _mean(ious[~np.isnan(ious)]),
+            "type_accuracy": _mean(answers),
+            "type_pictures": len(answers),
+        }
     return metrics
 
 

@@ -191,13 +191,13 @@ def _look(inspector: Inspector, pictures: Iterable[Picture], results: Results) -
                 raise UserError(f"{picture.shown}: a folder that cannot be read; nothing in it is looked at")
             image = inspector.read(picture.path)
             refuse_small(image[..., 0].size, inspector.decision.min_area, "min_area of the model", picture.path)
-            seen = inspector.look(image)
+            answer = inspector.look(image)
         except (UserError, OSError) as error:
             results.fail(picture, str(error))
             return
-        mask = inspector.decision.mask(seen.scores)
-        boxes = inspector.boxes(seen, mask)
-        results.add(picture, image, seen.scores, mask, boxes, image_score(seen.scores))
+        mask = inspector.decision.mask(answer.scores)
+        boxes = inspector.boxes(answer, mask)
+        results.add(picture, image, answer.scores, mask, boxes, image_score(answer.scores))
 
     for _ in _side_by_side(look, pictures, inspector.at_once):
         if time.monotonic() - written > WRITTEN_EVERY:
@@ -211,13 +211,13 @@ def _side_by_side(look: Callable[[Picture], None], pictures: Iterable[Picture], 
         yield from map(look, pictures)
         return
     with ThreadPoolExecutor(most, "look") as pool:
-        begun: deque[Future[None]] = deque()
+        futures: deque[Future[None]] = deque()
         for picture in pictures:
-            begun.append(pool.submit(look, picture))
-            if len(begun) > most:  # one waits, so that no core does
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
+            futures.append(pool.submit(look, picture))
+            if len(futures) > most:  # one waits, so that no core does
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
 
 
 if __name__ == "__main__":

@@ -70,10 +70,10 @@ def applied(names: Sequence[str]) -> tuple[str, list[str]] | None:
 
     Raises UserError for a preset that is unknown or names a knob that params.yaml lacks, and for values that cannot be.
     """
-    known, settings = presets(), []
+    purposes, settings = presets(), []
     for name in names:
-        if name not in known:
-            raise UserError(f"presets: {name!r} is unknown, known are {', '.join(known)}")
+        if name not in purposes:
+            raise UserError(f"presets: {name!r} is unknown, known are {', '.join(purposes)}")
         # Read like params.yaml, so that 0.00004 stays as it is written: 4e-05 is text to most readers of YAML.
         file = PRESETS / f"{name}.yaml"
         settings.append((file.as_posix(), _parsed(_text(file), file)))
@@ -111,8 +111,8 @@ def with_settings(settings: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[st
         try:
             load(copy)
         except UserError as error:
-            told = str(error).replace(str(copy), f"{PARAMS} with {_origins(settings)}")
-            raise UserError(f"{told}\nNothing is written") from error
+            message = str(error).replace(str(copy), f"{PARAMS} with {_origins(settings)}")
+            raise UserError(f"{message}\nNothing is written") from error
     return text, lines
 
 

@@ -77,8 +77,8 @@ def facts_of(dataset: Dataset, looks: Mapping[str, Look], reason: str) -> Facts:
                 parts[category, name].add(one.picture.folder)
                 groups[category, name].add(look.groups[one.picture.id])
             if (mask := one.defect()) is not None:
-                found = [component.box for component in mask_boxes(mask, 0.0, SPECK)]
-                boxes += [(x1 - x0, y1 - y0) for x0, y0, x1, y1 in found]
+                of_mask = [component.box for component in mask_boxes(mask, 0.0, SPECK)]
+                boxes += [(x1 - x0, y1 - y0) for x0, y0, x1, y1 in of_mask]
     pictures = [picture for look in looks.values() for picture in look.pictures]
     known = f"the layout names the groups of {sum(bool(one.group) for one in pictures)} pictures"
     return Facts(

@@ -60,16 +60,16 @@ class Progress:
         """The stage that DVC is at, and the time left, `elapsed` seconds after the start."""
         left = [name for name in self.stages if name in self.due and name not in self.seen[:-1]]
         place = f"stage {len(self.seen)} of {len(self.stages)}"
-        known = [taken for name in left if (taken := self._expected(name)) is not None]
-        if len(known) < len(left) and self.estimate > elapsed + sum(known):
+        durations = [taken for name in left if (taken := self._expected(name)) is not None]
+        if len(durations) < len(left) and self.estimate > elapsed + sum(durations):
             return f"{place}, {about(self.estimate - elapsed)} left by the estimate of lib.start"
-        if not known:
+        if not durations:
             return place
         done = sum(self._expected(name) or 0 for name in self.seen[:-1] if name in self.due)
         pace = min(max(elapsed / done, PACE[0]), PACE[1]) if done >= PACED_AFTER else 1.0
-        if len(known) < len(left):
-            return f"{place}, more than {minutes(max(pace * sum(known), 60))} left"
-        return f"{place}, {about(pace * sum(known))} left"
+        if len(durations) < len(left):
+            return f"{place}, more than {minutes(max(pace * sum(durations), 60))} left"
+        return f"{place}, {about(pace * sum(durations))} left"
 
     def _expected(self, name: str) -> float | None:
         """The seconds that a stage took, or others of its matrix on average; None where none of them ever ran."""
@@ -100,9 +100,9 @@ def progress_of(targets: Sequence[str], folder: Path) -> Progress:
     try:
         with contextlib.chdir(folder), Repo() as repo:  # DVC's names of stages begin at the working folder
             graph = repo.index.graph  # from a stage to those that it reads from
-            asked = [stage for target in targets or ["dvc.yaml"] for stage in repo.stage.collect(target)]
+            wanted = [stage for target in targets or ["dvc.yaml"] for stage in repo.stage.collect(target)]
             ahead = networkx.compose_all(
-                graph.subgraph({stage, *networkx.descendants(graph, stage)}) for stage in asked
+                graph.subgraph({stage, *networkx.descendants(graph, stage)}) for stage in wanted
             )
             stages = {stage.addressing: stage for stage in ahead if isinstance(stage, PipelineStage)}
             status = repo.status(list(targets) or None, with_deps=True)
@@ -143,9 +143,9 @@ def repro(targets: Sequence[str], folder: Path = Path(), env: Mapping[str, str] 
         for line in process.stdout:
             sys.stdout.buffer.write(line)
             sys.stdout.flush()
-            if told := TOLD.match(line.decode(errors="replace")):
-                progress.reached(told[2])
-                if told[1] == "Running stage":
+            if match := TOLD.match(line.decode(errors="replace")):
+                progress.reached(match[2])
+                if match[1] == "Running stage":
                     print(progress.told(time.monotonic() - started), file=sys.stderr, flush=True)
     if process.returncode == 0 and progress.estimate:
         (folder / ESTIMATE).unlink(missing_ok=True)  # what stages took is better

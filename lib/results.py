@@ -151,8 +151,8 @@ class Results:
             self.rows[one.name] = Row(one.shown, result=one.name)
             self.boxes.pop(one.name, None)
             self.looks.pop(one.name, None)
-            if found := signature(one.path):
-                self.looks[one.name] = found
+            if now := signature(one.path):
+                self.looks[one.name] = now
 
     def foreign(self, picture: Picture) -> str | None:
         """The first file of the names of a picture's results that is there and not of this run."""
@@ -166,8 +166,8 @@ class Results:
     ) -> None:
         """Write the files of a picture (H, W, 3) with scores and mask (H, W), and keep its row."""
         heat = heat_levels(np.asarray((scores - self.low) / (self.high - self.low), np.float32))
-        shown = quick_png(mask), quick_png(outlined(image, mask, OUTLINE)), palette_png(heat, HEAT_COLOURS)
-        for file, data in zip(self._files(picture), shown, strict=True):
+        pngs = quick_png(mask), quick_png(outlined(image, mask, OUTLINE)), palette_png(heat, HEAT_COLOURS)
+        for file, data in zip(self._files(picture), pngs, strict=True):
             write_bytes(file, data)
         alarm = "yes" if mask.any() else "no"
         self.rows[picture.name] = Row(picture.shown, f"{score:.6f}", str(int(mask.sum())), alarm, "", picture.name)

@@ -58,11 +58,11 @@ class Inspector:
         training had colours, or the other way round: scores of what no training picture was like mean nothing.
         """
         image = read_image(path, self.depth)
-        known = self.provenance.get("colours", "both")
-        if known != "both" and known != (shown := "grey" if is_grey(image) else "colour"):
+        colours = self.provenance.get("colours", "both")
+        if colours != "both" and colours != (kind := "grey" if is_grey(image) else "colour"):
             kinds = {"grey": "grey (red, green and blue are equal everywhere)", "colour": "in colour"}
             raise UserError(
-                f"{path}: is {kinds[shown]}, and all pictures that the model was trained on are {kinds[known]}: take "
+                f"{path}: is {kinds[kind]}, and all pictures that the model was trained on are {kinds[colours]}: take "
                 "pictures as they were in training, or train on pictures like this one"
             )
         return image
@@ -73,13 +73,13 @@ class Inspector:
         depth: Depth = self.provenance["depth"]
         return depth
 
-    def boxes(self, seen: Answer, mask: Mask) -> list[ScoredBox]:
+    def boxes(self, answer: Answer, mask: Mask) -> list[ScoredBox]:
         """The boxes of detected defects: the detector's own that can be marked and contain a marked pixel, or, if it
         predicts none, those of the regions of the mask."""
-        if seen.boxes is None:
-            return marked_boxes(self.decision, mask, seen.scores, seen.labels)
+        if answer.boxes is None:
+            return marked_boxes(self.decision, mask, answer.scores, answer.labels)
         lowest = np.float32(self.decision.lowest)  # as in masks, whose scores have no more digits
-        return [one for one in seen.boxes if np.float32(one.score) >= lowest and _holds(mask, one)]
+        return [one for one in answer.boxes if np.float32(one.score) >= lowest and _holds(mask, one)]
 
 
 def _holds(mask: Mask, box: ScoredBox) -> bool:
@@ -110,8 +110,8 @@ def counting(look: Look, ignored: Mask | None) -> Look:
         return look
 
     def counted(image: RGB) -> Answer:
-        seen = look(shown(image, ignored))
-        return seen._replace(scores=silenced(seen.scores, ignored))
+        answer = look(shown(image, ignored))
+        return answer._replace(scores=silenced(answer.scores, ignored))
 
     return counted
 

@@ -23,12 +23,12 @@ def main() -> None:
         for category in params.dataset.categories:
             samples = read_train(category)
             boxes = read_records(Path(f"data/boxes/{category}.jsonl"), DefectBox)
-            known = [box for box in boxes if box.sample in samples]
+            real = [box for box in boxes if box.sample in samples]
             answers = {
                 generator: read_records(Path(f"data/masks/{generator}/{category}/manifest.jsonl"), Synthetic)
                 for generator in params.generators
             }
-            comparison = Comparison(samples, known, params.window, backbone)
+            comparison = Comparison(samples, real, params.window, backbone)
             for generator, records in answers.items():
                 accepted = [record for record in records if record.accepted]
                 scores[generator][category], sheet = comparison.of(accepted, params.fidelity.neighbours)

@@ -21,7 +21,7 @@ def main(generator: str) -> None:
         category: read_records(Path(f"data/synth/{generator}/{category}/manifest.jsonl"), Synthetic)
         for category in params.dataset.categories
     }
-    verdicts, told = read_verdicts(generator, arms)
+    verdicts, sentence = read_verdicts(generator, arms)
     for category, records in arms.items():
         final = Path(f"data/masks/{generator}/{category}")
         real = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "train", "val")
@@ -30,11 +30,11 @@ def main(generator: str) -> None:
                 params, by_id(real), records, folder, final, verdicts[category]
             )
             write_records(folder / "manifest.jsonl", labelled)
-        told += rejected_corrections(labelled)
+        sentence += rejected_corrections(labelled)
         write_png(Path(f"metrics/masks/{generator}/{category}.png"), sheet)
     write_json(Path(f"metrics/masks/{generator}.json"), numbers)
-    if told:
-        print(told)
+    if sentence:
+        print(sentence)
 
 
 if __name__ == "__main__":

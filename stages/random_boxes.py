@@ -26,17 +26,19 @@ def main() -> None:
         )
         for category in params.dataset.categories
     }
-    requests, told = read_requests(real)
+    requests, sentence = read_requests(real)
     with owned_folder(Path("data/placements")) as folder, owned_folder(Path("metrics/placements")) as pictures:
         for category, (samples, boxes) in real.items():
             scene = scene_of(samples, boxes)
-            asked = params.placements
-            placements = place_boxes(samples, boxes, asked.per_type, asked.jitter, params.seed, scene, asked.on_part)
+            settings = params.placements
+            placements = place_boxes(
+                samples, boxes, settings.per_type, settings.jitter, params.seed, scene, settings.on_part
+            )
             placements += place_requests(requests[category], samples, boxes, params.seed)
             write_records(folder / f"{category}.jsonl", placements)
             write_png(pictures / f"{category}.png", placement_sheet(scene, placements))
-    if told:
-        print(told)
+    if sentence:
+        print(sentence)
 
 
 if __name__ == "__main__":

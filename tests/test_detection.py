@@ -24,7 +24,7 @@ from lib.detection import choose_thresholds, colours_of, read_examples, train_ar
 from lib.detectors import find
 from lib.metrics.ranking import rank
 from lib.scoring import image_score, predictions, rank_parts
-from lib.vision.examples import Example, Shown, _read_marked
+from lib.vision.examples import Example, PictureKey, _read_counting_mask
 from tests import brightness
 from tests.blobs import BUDGET
 from tests.brightness import bright_discs, write_discs
@@ -178,12 +178,12 @@ def test_a_thousand_examples_hold_no_more_pixels_than_the_cache(inside: Path, mo
     write_png(Path("a_mask.png"), np.ones((64, 64), bool))
     reads: list[Path] = []
 
-    def read(shown: Shown) -> np.ndarray:
-        reads.append(shown.file)
-        return read_image(shown.file)
+    def read(key: PictureKey) -> np.ndarray:
+        reads.append(key.file)
+        return read_image(key.file)
 
     monkeypatch.setattr("lib.vision.examples._image", recent(read, 10 * 64 * 64 * 3))
-    monkeypatch.setattr("lib.vision.examples._mask", recent(_read_marked, 10 * 64 * 64))
+    monkeypatch.setattr("lib.vision.examples._mask", recent(_read_counting_mask, 10 * 64 * 64))
     for n in range(30):
         Path(f"{n}.png").symlink_to("a.png")
     examples = read_examples(sample(image=f"{n}.png") for n in range(30))

@@ -69,9 +69,9 @@ def read_form(form: Form) -> tuple[list[Row], list[str]]:
 
 def _strange(form: Form) -> list[str]:
     """Files in the folder of a table that are not read, such as a second download, except hidden ones."""
-    known = {form.path.name, *form.beside}
+    form_files = {form.path.name, *form.beside}
     names = (place.name for place in form.path.parent.glob("*"))
-    return sorted(name for name in names if name not in known and not name.startswith("."))
+    return sorted(name for name in names if name not in form_files and not name.startswith("."))
 
 
 def _rows(form: Form, text: str) -> tuple[list[Row], list[str]]:
@@ -87,8 +87,8 @@ def _rows(form: Form, text: str) -> tuple[list[Row], list[str]]:
             if not header:
                 header = fields
                 if sorted(header) != sorted(form.columns):
-                    told = f"the columns {','.join(form.columns)} (separated by commas), not {fields}"
-                    return [], [f"{where}, line {first}: expected {told}"]
+                    reason = f"the columns {','.join(form.columns)} (separated by commas), not {fields}"
+                    return [], [f"{where}, line {first}: expected {reason}"]
             elif len(fields) != len(header):
                 problems.append(f"{where}, line {first}: {len(fields)} fields, expected {len(header)}")
             elif long := [name for name, field in zip(header, fields, strict=True) if len(field) > _most(name)]:

@@ -299,14 +299,14 @@ def _methods_at_fault(params: Params) -> list[str]:
     """One line for each method without a file or a section, and for each key that is neither section nor method."""
     generators, detectors, sections = methods("generators"), methods("detectors"), params.model_extra or {}
     problems = [
-        f"{kind}.{number}: no method has this name, known are {', '.join(known)} (found {name!r}); "
+        f"{kind}.{number}: no method has this name, known are {', '.join(available)} (found {name!r}); "
         f"a new one is a file lib/{kind}/{name}.py"
-        for kind, known, names in (
+        for kind, available, names in (
             ("generators", generators, params.generators),
             ("detectors", detectors, params.detectors),
         )
         for number, name in enumerate(names)
-        if name not in known
+        if name not in available
     ]
     problems += [
         f"{name}: the method has no section of its own: add the line `{name}: {{}}`, or its settings"

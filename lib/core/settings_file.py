@@ -32,6 +32,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     except (YAMLError, ValueError) as error:  # ValueError: an invalid date
         raise UserError(f"{path}: no valid YAML: {error}") from error
     if not isinstance(values, dict):
-        found = "nothing" if values is None else f"{values!r:.80}"
-        raise UserError(f"{path}: expected sections of keys and values (found {found}); restore the file from Git")
+        content = "nothing" if values is None else f"{values!r:.80}"
+        raise UserError(f"{path}: expected sections of keys and values (found {content}); restore the file from Git")
     return values

@@ -70,8 +70,8 @@ class Album:
                 return path
         steps = PurePosixPath(wanted).parts
         pieces = [_alike(step) for step in steps if step != ".."]
-        found = self._by_name.get(pieces[-1], []) if pieces and steps[-1] != ".." else []
-        if not found:
+        candidates = self._by_name.get(pieces[-1], []) if pieces and steps[-1] != ".." else []
+        if not candidates:
             if pieces and pieces[-1] in self._others:
                 raise UserError(f"{name!r} is there, but is of no format that is read ({', '.join(SUFFIXES)})")
             where = "leads out of the data set, or to no picture in it" if ".." in steps else "is not there"
@@ -83,8 +83,8 @@ class Album:
                 (n for n, (one, other) in enumerate(zip(own, pieces[-2::-1], strict=False)) if one != other), 99
             )
 
-        best = max(map(in_common, found))
-        closest = [path for path in found if in_common(path) == best]
+        best = max(map(in_common, candidates))
+        closest = [path for path in candidates if in_common(path) == best]
         closest = [path for path in closest if path.name == steps[-1]] or closest
         if len(closest) > 1:
             raise UserError(f"{name!r} may be any of {shortlist([str(path) for path in closest])}")
@@ -116,12 +116,12 @@ def note_unread(base: Path, pictures: Iterable[Picture], findings: Findings, lef
 
     left_out: files and folders that the layout intentionally does not read.
     """
-    known = set(left_out)
+    exceptions = set(left_out)
     for one in pictures:
         shapes = [region.shape for region in one.annotation.regions] if one.annotation else []
-        known |= {one.path, one.mask or one.path}
-        known |= {shape.path for shape in shapes if isinstance(shape, MaskFile)}
-    unread = [str(path) for path in Album(base).paths if known.isdisjoint((path, *path.parents))]
+        exceptions |= {one.path, one.mask or one.path}
+        exceptions |= {shape.path for shape in shapes if isinstance(shape, MaskFile)}
+    unread = [str(path) for path in Album(base).paths if exceptions.isdisjoint((path, *path.parents))]
     if unread:
         findings.warnings.append(
             f"{base}: not read: {len(unread)} picture(s) that this layout has no place for, or masks without a "
@@ -164,7 +164,7 @@ class AnnotatedPictures:
         self._skipped: Counter[str] = Counter()
         self._called_good: Counter[str] = Counter()
 
-    def picture(self, name: str, source: Path, part: str = "", **known: object) -> Notes | None:
+    def picture(self, name: str, source: Path, part: str = "", **facts: object) -> Notes | None:
         """The notes of the picture that the file `source` names, or None if it is missing."""
         try:
             path = self.album.find(name, source.parent)
@@ -173,14 +173,14 @@ class AnnotatedPictures:
             return None
         if not _same_picture(first := self._name.setdefault((source, path), name), name):
             self._of_one[source].append(f"{first!r} and {name!r} for {path}")
-        notes = self.notes.setdefault(path, Notes(source, part_of(path.relative_to(self.base)), **known))  # type: ignore[arg-type]
+        notes = self.notes.setdefault(path, Notes(source, part_of(path.relative_to(self.base)), **facts))  # type: ignore[arg-type]
         if part and notes.sorted_by and part != notes.part:
             self._in_two_parts[f"{notes.part} in {notes.sorted_by} and {part} in {source}"].append(str(path))
         elif part:
             notes.part, notes.sorted_by = part, source
         if notes.size is None:
-            notes.size = known.get("size")  # type: ignore[assignment]
-        if known.get("size") and notes.size != known["size"]:
+            notes.size = facts.get("size")  # type: ignore[assignment]
+        if facts.get("size") and notes.size != facts["size"]:
             self.findings.problems.append(
                 f"{path}: {notes.source} and {source} were made for pictures of different size; correct or remove one"
             )

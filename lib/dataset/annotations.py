@@ -162,14 +162,14 @@ def _told(annotation: Annotation, faults: Sequence[tuple[int, str]]) -> str:
     alike: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for number, error in faults:
         alike[re.sub(r"(?<!\S)-?\d\S*", "", error)].append((number, error))
-    told = []
+    phrases = []
     for (number, error), *others in list(alike.values())[:FAULTS_IN_MESSAGE]:
         names = [f"{one} ({annotation.regions[one - 1].defect_type})" for one, _ in others]
         more = f"; alike in {len(names)} more: {shortlist(names)}" if names else ""
-        told.append(f"region {number}, {annotation.regions[number - 1].defect_type}: {error}{more}")
+        phrases.append(f"region {number}, {annotation.regions[number - 1].defect_type}: {error}{more}")
     if rest := sum(map(len, list(alike.values())[FAULTS_IN_MESSAGE:])):
-        told.append(f"and {rest} more")
-    return f"{annotation.source}: {'; '.join(told)}; correct or remove {'it' if len(faults) == 1 else 'them'}"
+        phrases.append(f"and {rest} more")
+    return f"{annotation.source}: {'; '.join(phrases)}; correct or remove {'it' if len(faults) == 1 else 'them'}"
 
 
 def _patch(
@@ -194,8 +194,8 @@ def _patch(
     if isinstance(shape, Difference):
         return Patch(box[0], box[1], _difference(image, shape.template, box)), "difference"
     whole = np.broadcast_to(np.True_, (box[3] - box[1], box[2] - box[0]))  # of any size, it takes no memory
-    found = grabcut(image, box, rectangles) if boxes == "grabcut" and whole.size else None
-    return Patch(box[0], box[1], whole if found is None else found), "box" if found is None else "grabcut"
+    segment = grabcut(image, box, rectangles) if boxes == "grabcut" and whole.size else None
+    return Patch(box[0], box[1], whole if segment is None else segment), "box" if segment is None else "grabcut"
 
 
 def polygon_patch(polygon: Polygon, width: int, height: int, scale: tuple[float, float] = (1, 1)) -> Patch:
@@ -253,8 +253,8 @@ def turned_box(
 def _turned(points: NDArray, angle: float, centre: tuple[float, float]) -> Polygon:
     """Points (N, 2) about the origin, rotated clockwise (y points down) and moved to the centre."""
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-    moved = points @ np.array([[cosine, sine], [-sine, cosine]]) + centre
-    return Polygon((tuple(moved.ravel().tolist()),))
+    corners = points @ np.array([[cosine, sine], [-sine, cosine]]) + centre
+    return Polygon((tuple(corners.ravel().tolist()),))
 
 
 def _pixels(corners: Sequence[float], width: int, height: int, scale: tuple[float, float]) -> tuple[int, int, int, int]:
@@ -320,10 +320,10 @@ def grabcut(image: NDArray, box: Box, others: Sequence[Box] = ()) -> Mask | None
     cv2.setRNGSeed(0)  # of this thread
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(crop, state, (0, 0, 0, 0), *models, GRABCUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
-    found = np.isin(state, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    foreground = np.isin(state, (cv2.GC_FGD, cv2.GC_PR_FGD))
     if shrink < 1:
-        found = cv2.resize(found.astype(np.uint8), full, interpolation=cv2.INTER_NEAREST) > 0
-    mask = found[box[1] - top : box[3] - top, box[0] - left : box[2] - left].copy()
+        foreground = cv2.resize(foreground.astype(np.uint8), full, interpolation=cv2.INTER_NEAREST) > 0
+    mask = foreground[box[1] - top : box[3] - top, box[0] - left : box[2] - left].copy()
     return mask if mask.sum() >= GRABCUT_LEAST * mask.size else None
 
 

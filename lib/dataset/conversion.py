@@ -19,17 +19,17 @@ from lib.dataset.findings import shortlist
 INTEGERS: tuple[Depth, ...] = (8, 10, 12, 14, 16)  # bit depths of cameras
 
 
-def dataset_depth(examinations: Sequence[Examination], asked: Depth | Literal["auto"]) -> tuple[Depth, list[str]]:
+def dataset_depth(examinations: Sequence[Examination], setting: Depth | Literal["auto"]) -> tuple[Depth, list[str]]:
     """The depth of all pictures of a data set, so that all have the same scale, and the problems with it.
 
-    asked: `auto`, or the user's setting. `auto` takes 8 if all files have 8 bits, the smallest of INTEGERS that holds
+    setting: `auto`, or the user's setting. `auto` takes 8 if all files have 8 bits, the smallest of INTEGERS that holds
     the highest integer, and for floats `unit` up to 1 and 8 up to 255. It reports files of different kinds as a
     problem.
     """
     deep = [one for one in examinations if one.levels]
     plain = [one for one in examinations if not one.levels and one.sha256]
     highest = max((one.levels.highest for one in deep if one.levels), default=0.0)
-    if asked == "auto":
+    if setting == "auto":
         kinds = [[one for one in deep if one.levels and one.levels.floats is floats] for floats in (False, True)]
         present = [str(kind[0].picture.path) for kind in (plain, *kinds) if kind]
         if len(present) > 1:
@@ -49,7 +49,7 @@ def dataset_depth(examinations: Sequence[Examination], asked: Depth | Literal["a
                 "or floats up to 1 or 255; save the pictures anew"
             ]
         return fitting[0], []
-    depth = cast(Depth, asked)
+    depth = cast(Depth, setting)
     too_high = [str(one.picture.path) for one in deep if one.levels and one.levels.highest > top(depth)]
     if too_high:
         return depth, [

@@ -40,21 +40,21 @@ def read_foregrounds(
     by_name = by_path(place.rglob("*"), folder, KEY, findings)
     if not by_name:
         findings.warnings.append(f"{KEY}: {place} holds no mask: the objects of {category} are guessed")
-    found = {}
+    masks = {}
     for one in examinations:
         mask = by_name.pop(one.picture.path.relative_to(root).with_suffix(""), None)
         if mask is not None and one.size != (0, 0):
             if problem := _problem(mask, one):
                 findings.problems.append(f"{KEY}: {problem}")
             else:
-                found[one.picture.id] = mask, hashlib.sha256(mask.read_bytes()).hexdigest()
+                masks[one.picture.id] = mask, hashlib.sha256(mask.read_bytes()).hexdigest()
     if by_name:
         names = shortlist([str(file) for file in by_name.values()])
         findings.problems.append(
             f"{KEY}: {len(by_name)} mask(s) without a picture of the same path in {root}: {names}; "
             f"rename or remove them"
         )
-    return found
+    return masks
 
 
 def _problem(path: Path, examination: Examination) -> str:

@@ -82,10 +82,10 @@ def dataset_of(folder: Path, layout: Layout | None, categories: list[str] | None
     if not names:
         unknown = f"{folder}: holds no folders and no annotations of any known layout"
         raise UserError("\n".join([unknown, *unreadable(folder, depth=0)]))
-    known = own.model_dump() if own else dict.fromkeys(("group_table", "group_column", "group_pattern"))
+    settings = own.model_dump() if own else dict.fromkeys(("group_table", "group_column", "group_pattern"))
     changed = {"path": folder.as_posix(), "layout": layout, "categories": tuple(dict.fromkeys(names))}
     try:
-        return Dataset.model_validate({"depth": "auto", **known, **changed})
+        return Dataset.model_validate({"depth": "auto", **settings, **changed})
     except ValidationError as error:
         raise UserError(
             "; ".join(f"{folder}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors())

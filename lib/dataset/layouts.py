@@ -141,6 +141,6 @@ def categories_of(root: Path, layout: Layout = "auto") -> list[str]:
     """The categories of a data set: its folders, or one that has the folder's own name."""
     if whole(root, layout):
         return [fitted(root.resolve().name)]
-    found = folders(root)
-    beside = {visa.BESIDE} if any(map(visa.recognises, found)) else set()
-    return [folder.name for folder in found if folder.name not in beside]
+    subfolders = folders(root)
+    beside = {visa.BESIDE} if any(map(visa.recognises, subfolders)) else set()
+    return [folder.name for folder in subfolders if folder.name not in beside]

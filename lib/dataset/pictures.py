@@ -96,10 +96,10 @@ class TypeNames:
 
     def __call__(self, label: object) -> str:
         """The name for a label."""
-        given = str(label)
-        if given not in self.of:
-            self.of[given] = distinct(fitted(given), {GOOD, *(name.casefold() for name in self.of.values())})
-        return self.of[given]
+        text = str(label)
+        if text not in self.of:
+            self.of[text] = distinct(fitted(text), {GOOD, *(name.casefold() for name in self.of.values())})
+        return self.of[text]
 
     def warn(self, findings: Findings) -> None:
         """Say which labels have another name here."""
@@ -143,13 +143,13 @@ def by_path(files: Iterable[Path], base: Path, key: str, findings: Findings) -> 
 
     Adds a problem to the findings, under a key of params.yaml, where two have the same path.
     """
-    found: dict[Path, Path] = {}
+    pictures_of: dict[Path, Path] = {}
     for file in sorted(files):
         if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
-            first = found.setdefault(file.relative_to(base).with_suffix(""), file)
+            first = pictures_of.setdefault(file.relative_to(base).with_suffix(""), file)
             if first is not file:
                 findings.problems.append(f"{key}: {file}: a second picture beside {first.name}; remove one of them")
-    return found
+    return pictures_of
 
 
 def part_of(path: Path) -> str:

@@ -47,14 +47,14 @@ def read_region_maps(
             f"pictures in {below} under the names of the data set's; set the key to null to go without"
         )
     maps: dict[str, RegionMap] = {}
-    known: dict[Path, RegionMap | None] = {}
+    map_of: dict[Path, RegionMap | None] = {}
     for one in examinations:
         path = single.pop(one.picture.path.relative_to(root).with_suffix(""), whole)
         if path is None or one.size == (0, 0):
             continue
-        if path not in known:
-            known[path] = _readable(path, findings)
-        regions = known[path]
+        if path not in map_of:
+            map_of[path] = _readable(path, findings)
+        regions = map_of[path]
         if regions is None:
             continue
         if problem := _problem(regions, one):

@@ -53,8 +53,8 @@ def look_at(dataset: Dataset, category: str) -> Look:
         look.pictures = []
         return look
     look.groups = read_groups(dataset, look.pictures, look.findings)
-    told = FORMATS[look.place.layout]
-    look.examinations = validate(look.pictures, look.findings, dataset.boxes, told.goods, told.defects)
+    layout = FORMATS[look.place.layout]
+    look.examinations = validate(look.pictures, look.findings, dataset.boxes, layout.goods, layout.defects)
     look.foregrounds = read_foregrounds(dataset, category, look.examinations, look.findings)
     look.regions = read_region_maps(dataset, category, look.examinations, look.findings)
     return look

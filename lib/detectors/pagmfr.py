@@ -135,8 +135,8 @@ def _selection(
         warnings.warn("the val part holds no picture: the last weights are kept, not the best ones", stacklevel=3)
         return None
     foreign = foreign_of(few, settings, detect)
-    made = [foreign.window(np.random.default_rng(seed_for(seed, "pseudo", n))) for n in range(PSEUDO)]
-    images, masks = np.stack([image for image, _, _ in made]), np.stack([mask for _, mask, _ in made])
+    windows = [foreign.window(np.random.default_rng(seed_for(seed, "pseudo", n))) for n in range(PSEUDO)]
+    images, masks = np.stack([image for image, _, _ in windows]), np.stack([mask for _, mask, _ in windows])
     return lambda model: average_precision(scores_of(model, images).ravel(), masks.ravel())
 
 
@@ -191,12 +191,12 @@ def total_loss(model: Model, batch: Windows) -> Tensor:
     logits, purified = model.network(images, model.teacher(images)[1:])
     masks = torch.from_numpy(batch.masks).to(images.device).float()
     loss = settings.detection_weight * focal_loss(logits, masks, settings.gamma)
-    known = torch.from_numpy(np.flatnonzero(batch.known)).to(images.device)
-    if not len(known):
+    rows = torch.from_numpy(np.flatnonzero(batch.known)).to(images.device)
+    if not len(rows):
         return loss
     clean = _tensor(batch.clean[batch.known])
-    picture = purified.picture[known]
-    distances = cosine_maps([one[known] for one in purified.features], model.teacher(clean)[1:])
+    picture = purified.picture[rows]
+    distances = cosine_maps([one[rows] for one in purified.features], model.teacher(clean)[1:])
     loss = loss + settings.feature_weight * torch.stack([one.mean() for one in distances]).sum()
     loss = loss + settings.picture_weight * F.mse_loss(picture, clean)
     return loss + settings.ssim_weight * (1 - ssim(picture, clean).mean())

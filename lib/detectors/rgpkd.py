@@ -167,12 +167,12 @@ def remember(teacher: Teacher, good: Sequence[Example], detect: Detect, size: in
     """
     pictures = np.random.default_rng(seed_for(seed, "pictures")).permutation(len(good))[:CANDIDATES]
     each = CANDIDATES // len(pictures)
-    seen, owners = [], []
+    features, owners = [], []
     for n in progress(np.sort(pictures), f"look at good pictures, seed {seed}"):
         windows = windows_of(good[n], detect, each, seed_for(seed, "windows of", int(n)))
-        seen += [key_of(teacher(_tensor(batch))[-1]) for batch in batches(windows)]
+        features += [key_of(teacher(_tensor(batch))[-1]) for batch in batches(windows)]
         owners += [int(n)] * len(windows)
-    keys = torch.cat(seen)
+    keys = torch.cat(features)
     chosen = greedy_coreset(keys, size, seed)[0].sort().values
     owner = torch.tensor(owners, device=keys.device)
     if len(owner[chosen].unique()) < 2:
@@ -207,7 +207,7 @@ def pseudo_anomalies(good: Sequence[Example], detect: Detect, seed: int) -> tupl
 
     Empty without good pictures. They are used to select weights, not to train. Pixels that never count are not changed.
     """
-    side, made = detect.window, []
+    side, windows = detect.window, []
     for n in range(PSEUDO if good else 0):
         rng = np.random.default_rng(seed_for(seed, "pseudo", n))
         small, other = (rescale(good[k].image, detect.scale) for k in (n % len(good), int(rng.integers(len(good)))))
@@ -223,8 +223,8 @@ def pseudo_anomalies(good: Sequence[Example], detect: Detect, seed: int) -> tupl
         if (hidden := good[n % len(good)].ignored) is not None:
             mask &= ~crop(rescale(hidden, detect.scale), Window(x, y, side))
             image = paste_back(image, clean, mask)
-        made.append((image, mask))
-    images, masks = zip(*made, strict=True) if made else ((), ())
+        windows.append((image, mask))
+    images, masks = zip(*windows, strict=True) if windows else ((), ())
     return np.array(images, np.uint8), np.array(masks, bool)
 
 
@@ -236,9 +236,9 @@ def _training(model: Model, good: Sequence[Example], detect: Detect, seed: int) 
     def loss_of(step: int) -> Tensor:
         images, pictures = good_batch(good, detect, np.random.default_rng(seed_for(seed, "windows", step)))
         image = _tensor(images)
-        seen = model.teacher(image)
-        students, rebuilt = student(image, seen, _entries(model, seen, exclude=torch.from_numpy(pictures)))
-        return total_loss(seen[1:], students, image, rebuilt, settings.distance, weights)
+        features = model.teacher(image)
+        students, rebuilt = student(image, features, _entries(model, features, exclude=torch.from_numpy(pictures)))
+        return total_loss(features[1:], students, image, rebuilt, settings.distance, weights)
 
     return training_steps(student, _groups(student, settings), detect.steps, seed, loss_of)
 
@@ -250,12 +250,12 @@ def _groups(student: Student, settings: Settings) -> list[dict[str, Any]]:
     return parameter_groups(student, pretrained, rate, settings.encoder_rate * rate)
 
 
-def _entries(model: Model, seen: Sequence[Tensor], exclude: Tensor | None = None) -> list[Tensor] | None:
+def _entries(model: Model, features: Sequence[Tensor], exclude: Tensor | None = None) -> list[Tensor] | None:
     """The bank's entries for these teacher features, or None without a bank."""
     if model.bank is None:
         return None
     where = model.bank.keys.device
-    return model.bank.fetch(model.bank.nearest(seen[-1], None if exclude is None else exclude.to(where)))
+    return model.bank.fetch(model.bank.nearest(features[-1], None if exclude is None else exclude.to(where)))
 
 
 def _write(model: Model, student: dict[str, Tensor], out: Path) -> None:
@@ -314,9 +314,9 @@ def scores_of(model: Model, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
 def window_scores(model: Model, images: Tensor) -> Tensor:
     """(B, 3, H, W) in [0, 1] -> (B, H, W): the distances of all scales at full size, summed (section 3.5), and the
     difference of the pictures, 1 - SSIM, at its weight."""
-    seen, settings = model.teacher(images), model.settings
-    students, picture = model.student(images, seen, _entries(model, seen))
-    total = score_map(seen[1:], students, images.shape[-2:], settings.scale_weights)
+    features, settings = model.teacher(images), model.settings
+    students, picture = model.student(images, features, _entries(model, features))
+    total = score_map(features[1:], students, images.shape[-2:], settings.scale_weights)
     return total + settings.picture_score * (1 - ssim(picture, images)).mean(dim=1) if settings.picture_score else total
 
 

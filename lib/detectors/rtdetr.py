@@ -107,10 +107,12 @@ def fit(
         warnings.warn("the val part holds no defect: the last weights are kept, not the best ones", stacklevel=2)
 
     def score() -> float:
-        found = [[one for one in boxes(model, example.image) if example.counts_within(one.box)] for example in few]
+        predictions = [
+            [one for one in boxes(model, example.image) if example.counts_within(one.box)] for example in few
+        ]
         if not types:
-            return box_precision(found, [truth_boxes(example.mask) for example in few])[1]
-        return typed_precision(found, [[truth_boxes(one.mask_of([name])) for one in few] for name in types])[1]
+            return box_precision(predictions, [truth_boxes(example.mask) for example in few])[1]
+        return typed_precision(predictions, [[truth_boxes(one.mask_of([name])) for one in few] for name in types])[1]
 
     weights, history = best_weights(
         _training(model, pools, detect, settings, seed),
@@ -164,7 +166,7 @@ def boxes(model: Model, image: RGB) -> list[ScoredBox]:
     network, where = model.network.eval(), next(model.network.parameters()).device
     small = rescale(image, model.scale)
     places = tiles(small.shape, model.window, model.window // 4, model.multiple)
-    found: list[list[ScoredBox]] = []
+    of_tiles: list[list[ScoredBox]] = []
     for first in range(0, len(places), BATCH):
         batch = np.stack([crop(small, place) for place in places[first : first + BATCH]])
         answer = network(pixel_values=_tensor(batch, where))
@@ -172,9 +174,9 @@ def boxes(model: Model, image: RGB) -> list[ScoredBox]:
         centres = answer.pred_boxes.float().cpu().numpy().astype(np.float64)
         corners = np.concatenate([centres[..., :2] - centres[..., 2:] / 2, centres[..., :2] + centres[..., 2:] / 2], -1)
         for place, of_tile, sure in zip(places[first : first + BATCH], corners, scores, strict=True):
-            found.append(_in_picture(of_tile, sure, place, small.shape))
+            of_tiles.append(_in_picture(of_tile, sure, place, small.shape))
     factors = np.tile(image.shape[1::-1], 2) / np.tile(small.shape[1::-1], 2)
-    surest = stitched(found, places, small.shape, model.most_iou)[:MOST]
+    surest = stitched(of_tiles, places, small.shape, model.most_iou)[:MOST]
     return [_scored(np.array(box) * factors, score, label if model.types else 0) for box, score, label in surest]
 
 

@@ -64,20 +64,20 @@ def seamless(change: NDArray[np.floating], region: Mask, window: Window, shape: 
         return (corrected - drift).astype(np.float32)
     number = np.full((region.shape[0] + 2, region.shape[1] + 2), -1)  # of each unknown, in a frame that has none
     number[1:-1, 1:-1][inner] = np.arange(inner.sum())
-    known = np.pad(region, 1)
+    inside = np.pad(region, 1)
     y, x = np.nonzero(number >= 0)
     own = number[y, x]
-    degree, given = np.full(len(own), UNBOUND), np.zeros((len(own), change.shape[2]))
+    degree, target = np.full(len(own), UNBOUND), np.zeros((len(own), change.shape[2]))
     links = []
     for down, across in NEIGHBOURS:
         other = number[y + down, x + across]
-        degree += known[y + down, x + across]
+        degree += inside[y + down, x + across]
         links.append((own[other >= 0], other[other >= 0]))
-        on_rim = (other < 0) & known[y + down, x + across]
-        given[on_rim] += drift[y[on_rim] + down - 1, x[on_rim] + across - 1]
+        on_rim = (other < 0) & inside[y + down, x + across]
+        target[on_rim] += drift[y[on_rim] + down - 1, x[on_rim] + across - 1]
     rows, columns = (np.concatenate(part) for part in zip(*links, strict=True))
     laplacian = sparse.diags_array(degree) - sparse.coo_array(
         (np.ones(len(rows)), (rows, columns)), shape=(len(own),) * 2
     )
-    drift[inner] = splu(laplacian.tocsc()).solve(given)
+    drift[inner] = splu(laplacian.tocsc()).solve(target)
     return (corrected - drift).astype(np.float32)

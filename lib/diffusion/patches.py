@@ -71,8 +71,8 @@ def good_windows(frame: Frame, goods: Sequence[Sample], boxes: Sequence[DefectBo
             spread, by = rng.uniform(*CONTEXT_SPREAD), rng.uniform(-WANDER, WANDER, 2) * (width, height)
             half = spread * np.subtract(box[2:], box[:2]) / 2
             middle = np.clip(np.add(box[:2], box[2:]) / 2 + by, half, np.maximum((width, height) - half, half))
-            moved: Any = tuple(np.rint([*(middle - half), *(middle + half)]).astype(int).tolist())
-            pictures.append(resize(crop(image, frame.around(moved)), frame.side, frame.side))
+            window_box: Any = tuple(np.rint([*(middle - half), *(middle + half)]).astype(int).tolist())
+            pictures.append(resize(crop(image, frame.around(window_box)), frame.side, frame.side))
     return to_tensor(np.stack(pictures))
 
 

@@ -39,15 +39,15 @@ def main() -> None:
         refuse_outputs(args.out / name)
     for name in dict.fromkeys(args.formats):
         counts = write_dataset(name, args.out / name, categories, args.parts or params.export.parts, generators)
-        told = ", ".join(f"{count} of {category}" for category, count in counts.items())
-        print(f"{(args.out / name).as_posix()}: pictures: {told}")
+        numbers = ", ".join(f"{count} of {category}" for category, count in counts.items())
+        print(f"{(args.out / name).as_posix()}: pictures: {numbers}")
 
 
-def _known(asked: list[str] | None, known: tuple[str, ...], key: str) -> list[str]:
+def _known(choice: list[str] | None, valid: tuple[str, ...], key: str) -> list[str]:
     """The names asked for, once each, or all. Raises UserError for names that params.yaml lacks."""
-    names = list(known) if asked is None else list(dict.fromkeys(asked))
-    if strange := [name for name in names if name not in known]:
-        raise UserError(f"{', '.join(strange)}: not among {key} in params.yaml, which has {', '.join(known)}")
+    names = list(valid) if choice is None else list(dict.fromkeys(choice))
+    if strange := [name for name in names if name not in valid]:
+        raise UserError(f"{', '.join(strange)}: not among {key} in params.yaml, which has {', '.join(valid)}")
     return names
 
 

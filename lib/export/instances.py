@@ -32,13 +32,13 @@ class Instance(NamedTuple):
 
 def instances_of(masks: Sequence[tuple[str, Mask]]) -> list[Instance]:
     """All components of all masks, by type, then from top to bottom; pieces of one pixel count, too."""
-    found = []
+    instances = []
     for name, mask in masks:
         _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
         for number, (x, y, width, height, _) in enumerate(stats[1:].tolist(), start=1):
             part = labels[y : y + height, x : x + width] == number
-            found.append(Instance(name, (x, y, x + width, y + height), part))
-    return sorted(found, key=lambda one: (one.defect_type, one.box[1], one.box[0], one.box))
+            instances.append(Instance(name, (x, y, x + width, y + height), part))
+    return sorted(instances, key=lambda one: (one.defect_type, one.box[1], one.box[0], one.box))
 
 
 def run_lengths(instance: Instance, size: tuple[int, int]) -> dict[str, Any]:

@@ -321,9 +321,9 @@ def process_sheet(model: Path, real: RealData, settings: Settings, params: Param
         request = request_of(item.box, normal, number, seed, settings.frame(params.window), settings.radius)
         estimates: list[tuple[Tensor, Tensor]] = []
         sampler.draw([request], lambda t, x0, patch, kept=estimates: kept.append((x0, patch)))
-        shown = [estimates[index] for index in np.linspace(0, len(estimates) - 1, SHOWN).astype(int)]
+        columns = [estimates[index] for index in np.linspace(0, len(estimates) - 1, SHOWN).astype(int)]
         for part in (0, 1):
-            pixels = to_pixels(torch.cat([pair[part].clamp(-1, 1) for pair in shown]))
+            pixels = to_pixels(torch.cat([pair[part].clamp(-1, 1) for pair in columns]))
             rows.append(list(np.rint(pixels).astype(np.uint8)))
     return contact_sheet(rows, tile=2 * settings.side)
 

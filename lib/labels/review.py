@@ -69,17 +69,17 @@ def _key(row: Row) -> Key:
 
 def _faults(row: Row) -> list[str]:
     """What is wrong with a row by itself. Its names become parts of a path."""
-    values, found = row.values, list[str]()
+    values, faults = row.values, list[str]()
     if values["generator"] not in methods("generators"):
-        found.append(f"no generator {values['generator']!r}, known are {', '.join(methods('generators'))}")
+        faults.append(f"no generator {values['generator']!r}, known are {', '.join(methods('generators'))}")
     for name in ("category", "placement"):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}", values[name]):
-            found.append(f"{name} {values[name][:60]!r}: expected letters, digits, _ and -")
+            faults.append(f"{name} {values[name][:60]!r}: expected letters, digits, _ and -")
     if not re.fullmatch(r"[0-9a-f]{64}", values["sha256"]):
-        found.append("sha256: expected 64 hexadecimal digits, the `painted_sha256` of the sample's record")
+        faults.append("sha256: expected 64 hexadecimal digits, the `painted_sha256` of the sample's record")
     if values["verdict"] not in (BAD, MASK):
-        found.append(f"verdict {values['verdict'][:60]!r}: expected {BAD} or {MASK}")
-    return found
+        faults.append(f"verdict {values['verdict'][:60]!r}: expected {BAD} or {MASK}")
+    return faults
 
 
 def _unnamed(named: set[Key]) -> list[str]:
@@ -143,11 +143,11 @@ def _sentence(rows: Sequence[Row], verdicts: Mapping[str, Verdicts]) -> str:
         [line for of in verdicts.values() for line in of.stale]
         + [row.line for row in rows if row.values["category"] not in verdicts]
     )
-    told = f"{REVIEW.path.as_posix()}: samples refused: {bad}, masks corrected: {masks}"
+    sentence = f"{REVIEW.path.as_posix()}: samples refused: {bad}, masks corrected: {masks}"
     if not stale:
-        return told
+        return sentence
     named = ", ".join(map(str, stale[:TOLD])) + (f" and {len(stale) - TOLD} more" if len(stale) > TOLD else "")
-    return f"{told}; rows that name no sample, since it was painted anew or is gone: {len(stale)} (lines {named})"
+    return f"{sentence}; rows that name no sample, since it was painted anew or is gone: {len(stale)} (lines {named})"
 
 
 def rejected_corrections(records: Sequence[Synthetic]) -> str:

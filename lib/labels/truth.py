@@ -34,7 +34,7 @@ def score_masks(
     `synth`; `grey_difference` is what one would write first: the difference of grey values, Otsu's threshold.
     All samples are defect pictures with twins, at least one.
     """
-    found: dict[str, list[dict[str, float]]] = {}
+    scores_of: dict[str, list[dict[str, float]]] = {}
     tiles: list[tuple[float, list[RGB]]] = []
     for sample in progress(samples, "masks against the truth"):
         for defect, normal, generated, reference, truth, box in _round_trips(params, sample, parts):
@@ -45,13 +45,13 @@ def score_masks(
                 "grey_difference": grey_difference(generated, reference, box),
             }
             scores = {name: iou(mask, truth) for name, mask in masks.items()}
-            found.setdefault(f"{sample.category} {sample.defect_type}", []).append(scores)
-            shown = (truth, masks["measured"], masks["cosine_rgb_otsu"])
-            tiles.append((scores["measured"], [defect, *(outlined(defect, mask) for mask in shown)]))
-    found["all"] = [scores for rows in found.values() for scores in rows]
+            scores_of.setdefault(f"{sample.category} {sample.defect_type}", []).append(scores)
+            columns = (truth, masks["measured"], masks["cosine_rgb_otsu"])
+            tiles.append((scores["measured"], [defect, *(outlined(defect, mask) for mask in columns)]))
+    scores_of["all"] = [scores for rows in scores_of.values() for scores in rows]
     table = {
         name: {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]} | {"defects": len(rows)}
-        for name, rows in found.items()
+        for name, rows in scores_of.items()
     }
     tiles.sort(key=lambda tile: tile[0])
     return table, contact_sheet([row for _, row in tiles[:WORST]])
@@ -64,10 +64,10 @@ def grey_difference(generated: Picture, reference: Picture, box: Box) -> Mask:
     return (change > threshold_otsu(change[inside])) & inside
 
 
-def iou(found: Mask, truth: Mask) -> float:
+def iou(mask: Mask, truth: Mask) -> float:
     """Intersection over union; 1 for two empty masks."""
-    union = int((found | truth).sum())
-    return int((found & truth).sum()) / union if union else 1.0
+    union = int((mask | truth).sum())
+    return int((mask & truth).sum()) / union if union else 1.0
 
 
 @torch.inference_mode()
@@ -81,8 +81,8 @@ def _round_trips(
         window = window_around(component.box, mask.shape, params.window.context, params.window.min_side)
         defect, normal, truth = (crop(array, window) for array in (image, twin, mask))
         side, box = parts.resolution, window.inside(component.box)
-        seen = to_tensor(np.stack([resize(picture, side, side) for picture in (defect, normal)]))
-        coded = to_pixels(decode(parts.vae, encode(parts.vae, seen.to(parts.vae.device))))
+        pictures = to_tensor(np.stack([resize(picture, side, side) for picture in (defect, normal)]))
+        coded = to_pixels(decode(parts.vae, encode(parts.vae, pictures.to(parts.vae.device))))
         generated, reference = (_fitted(picture, window.side) for picture in coded)
         yield defect, normal, generated, reference, truth & box_mask(box, window.side, window.side), box
 

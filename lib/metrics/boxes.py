@@ -55,11 +55,11 @@ def component_boxes(scores: Scores, threshold: float, labels: Labels | None = No
     return boxes
 
 
-def box_precision(found: Sequence[Sequence[ScoredBox]], truth: Sequence[Sequence[Box]]) -> tuple[float, float]:
+def box_precision(predictions: Sequence[Sequence[ScoredBox]], truth: Sequence[Sequence[Box]]) -> tuple[float, float]:
     """COCO's average precision at IoU 0.5, and its mean over IoU 0.5, 0.55 ... 0.95 (Lin et al. 2014).
 
-    found, truth: the boxes of each picture, good ones included, where whatever is found is a false alarm. Precision at
-    101 recalls, each the highest at that recall or above. In [0, 1]; NaN without any box in `truth`.
+    predictions, truth: the boxes of each picture, good ones included, where every prediction is a false alarm.
+    Precision at 101 recalls, each the highest at that recall or above. In [0, 1]; NaN without any box in `truth`.
 
     >>> box_precision([[ScoredBox((0, 0, 4, 4), 0.9)], []], [[(0, 0, 4, 4)], []])
     (1.0, 1.0)
@@ -69,7 +69,7 @@ def box_precision(found: Sequence[Sequence[ScoredBox]], truth: Sequence[Sequence
     if not any(truth):
         return nan, nan
     boxes = [(n, box, 1.0) for n, of_picture in enumerate(truth) for box in of_picture]
-    answers = [(n, one.box, one.score) for n, of_picture in enumerate(found) for one in of_picture]
+    answers = [(n, one.box, one.score) for n, of_picture in enumerate(predictions) for one in of_picture]
     with contextlib.redirect_stdout(io.StringIO()):
         judge = COCOeval(_dataset(len(truth), boxes), _dataset(len(truth), answers), "bbox")
         judge.params.areaRng, judge.params.areaRngLbl, judge.params.maxDets = [[0, np.inf]], ["all"], [MOST]
@@ -80,17 +80,17 @@ def box_precision(found: Sequence[Sequence[ScoredBox]], truth: Sequence[Sequence
 
 
 def typed_precision(
-    found: Sequence[Sequence[ScoredBox]], truth: Sequence[Sequence[Sequence[Box]]]
+    predictions: Sequence[Sequence[ScoredBox]], truth: Sequence[Sequence[Sequence[Box]]]
 ) -> tuple[float, float]:
     """The `box_precision` of each type's boxes alone, averaged over the types that `truth` has: COCO's mAP.
 
-    found: the boxes of each picture. truth: for each type, in the order of labels, the boxes of each picture.
+    predictions: the boxes of each picture. truth: for each type, in the order of labels, the boxes of each picture.
 
     >>> typed_precision([[ScoredBox((0, 0, 4, 4), 0.9, 2)]], [[[]], [[(0, 0, 4, 4)]]])
     (1.0, 1.0)
     """
     of_types = [
-        box_precision([[one for one in boxes if one.label == label] for boxes in found], of_type)
+        box_precision([[one for one in boxes if one.label == label] for boxes in predictions], of_type)
         for label, of_type in enumerate(truth, start=1)
         if any(of_type)
     ]

@@ -179,8 +179,8 @@ class Comparison:
             for image, box in (synthetic_windows[index], self.real_windows[same[closest[0]]]):
                 pairs.append(_window(self.read(Path(image)), box, self.window))
         rows = [pairs[start : start + SHEET_WIDTH] for start in range(0, len(pairs), SHEET_WIDTH)]
-        told = {name: None if np.isnan(value) else round(value, 6) for name, value in scores.items()}
-        return told, contact_sheet(rows)
+        values = {name: None if np.isnan(value) else round(value, 6) for name, value in scores.items()}
+        return values, contact_sheet(rows)
 
     def _described(self, windows: Sequence[tuple[str, Box]]) -> Features:
         """(N, D) descriptions of windows, each a picture's file and a box in it."""

@@ -11,13 +11,13 @@ from lib.core.geometry import Scores
 Overlaps = NDArray[np.int64]  # (2, K): pixels of each type that found and true labels share, and that either has
 
 
-def overlaps(found: Labels, truth: Labels, types: int) -> Overlaps:
+def overlaps(labels: Labels, truth: Labels, types: int) -> Overlaps:
     """Intersection and union of each of `types` types in one picture; labels (H, W), 0 for no defect, else 1 to K.
 
     >>> overlaps(np.array([[1, 2, 0]]), np.array([[1, 1, 0]]), 2).tolist()
     [[1, 0], [2, 1]]
     """
-    pairs = np.bincount((truth.astype(np.int64) * (types + 1) + found).ravel(), minlength=(types + 1) ** 2)
+    pairs = np.bincount((truth.astype(np.int64) * (types + 1) + labels).ravel(), minlength=(types + 1) ** 2)
     table = pairs.reshape(types + 1, types + 1)
     both = np.diagonal(table)[1:]
     return np.stack([both, table.sum(axis=0)[1:] + table.sum(axis=1)[1:] - both])

@@ -113,12 +113,12 @@ def _distance_to_ground(lab: NDArray[np.float32], frame: Mask) -> tuple[NDArray[
     rows, columns = np.indices(frame.shape, dtype=np.float32)
     terms = np.stack([np.ones_like(rows), rows / frame.shape[0] - 0.5, columns / frame.shape[1] - 0.5], axis=-1)
     every = -(-int(frame.sum()) // FITTED)
-    known, colours = terms[frame][::every].astype(np.float64), lab[frame][::every].astype(np.float64)
+    positions, colours = terms[frame][::every].astype(np.float64), lab[frame][::every].astype(np.float64)
     kept = round(PLAIN_SHARE * len(colours))
 
     def residuals(planes: NDArray[np.float64]) -> NDArray[np.float64]:
         """Squared residuals (..., N) of all frame pixels to planes (..., 3, 3)."""
-        return np.asarray(((colours - known @ planes) ** 2).sum(axis=-1))
+        return np.asarray(((colours - positions @ planes) ** 2).sum(axis=-1))
 
     def costs(planes: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(np.partition(residuals(planes), kept, axis=-1)[..., :kept].sum(axis=-1))
@@ -131,13 +131,13 @@ def _distance_to_ground(lab: NDArray[np.float32], frame: Mask) -> tuple[NDArray[
     level = np.zeros((1, 3, 3))
     level[0, 0] = np.median(colours, axis=0)
     some = np.random.default_rng(0).integers(len(colours), size=(STARTS, 3))
-    starts = np.concatenate([level, fitted(known[some], colours[some])])
+    starts = np.concatenate([level, fitted(positions[some], colours[some])])
     finalists = starts[np.argsort(costs(starts), kind="stable")[:FINALISTS]]
     for plane in finalists:
         for _ in range(STEPS):  # each lowers the cost
             misses = residuals(plane)
             closest = misses <= max(np.partition(misses, kept)[kept], (NOISE / 2) ** 2)  # or one border may suffice
-            plane[:] = fitted(known[closest], colours[closest])
+            plane[:] = fitted(positions[closest], colours[closest])
     plane = finalists[int(np.argmin(costs(finalists)))]
     spread = float(np.sqrt(np.quantile(residuals(plane), 0.25)) / QUARTER_NORM)
     return np.linalg.norm(lab - terms @ plane.astype(np.float32), axis=-1) / max(spread, NOISE), spread

@@ -62,10 +62,10 @@ def place_boxes(
             good = goods[orders[defect_type][index % len(goods)]]
             rng = np.random.default_rng(seed_for(seed, good.category, defect_type, index))
             jobs.append((good, rng, reals[defect_type][rng.integers(len(reals[defect_type]))], index))
-    shown = {good.id: good for good, _, _, _ in jobs} | {
+    pictures = {good.id: good for good, _, _, _ in jobs} | {
         real.sample: scene.sample(real.sample) for _, _, real, _ in jobs
     }
-    scene.views(list(shown.values()))  # all at once, as far as the memory of views goes
+    scene.views(list(pictures.values()))  # all at once, as far as the memory of views goes
     placements = []
     for good, rng, real, index in progress(jobs, "place boxes"):
         box = _box_at(rng, scene, scene.place(real), scene.view(good), jitter)

@@ -67,12 +67,14 @@ def read_requests(real: RealData) -> tuple[dict[str, list[Request]], str]:
                 faults.append(f"the request of line {before} once more: add its number to that one's count")
             requests[request.category].append(request)
         problems += [f"{REQUESTS.path.as_posix()}, line {row.line}: {fault}" for fault in faults]
-    asked = sum(request.count for of in requests.values() for request in of)
-    if asked > MAX_PLACEMENTS:
-        problems.append(f"{REQUESTS.path.as_posix()}: asks for {asked:,} samples, at most {MAX_PLACEMENTS:,} are made")
+    number = sum(request.count for of in requests.values() for request in of)
+    if number > MAX_PLACEMENTS:
+        problems.append(f"{REQUESTS.path.as_posix()}: asks for {number:,} samples, at most {MAX_PLACEMENTS:,} are made")
     refuse(problems)
-    told = f"{REQUESTS.path.as_posix()}: no category of dataset.categories is {', '.join(name[:60] for name in others)}"
-    return requests, f"{told}; rows of others wait" if others else ""
+    sentence = (
+        f"{REQUESTS.path.as_posix()}: no category of dataset.categories is {', '.join(name[:60] for name in others)}"
+    )
+    return requests, f"{sentence}; rows of others wait" if others else ""
 
 
 def place_requests(
@@ -126,8 +128,8 @@ def _request(
     category, picture, defect_type = values["category"], values["picture"], values["type"]
     faults = []
     if defect_type not in types[category]:
-        known = ", ".join(sorted(types[category]))
-        faults.append(f"no real defect of the type {defect_type[:60]!r} in the train part, known are {known}")
+        names = ", ".join(sorted(types[category]))
+        faults.append(f"no real defect of the type {defect_type[:60]!r} in the train part, known are {names}")
     good = goods[category].get(picture)
     if good is None:
         some = ", ".join(sorted(goods[category])[:NAMES])

@@ -35,8 +35,8 @@ def placement_sheet(scene: Scene, placements: Sequence[Placement]) -> RGB:
     strips = []
     for defect_type in sorted({placement.defect_type for placement in placements}):
         reals = [(real.sample, real.box) for real in scene.reals if real.defect_type == defect_type]
-        made = [(one.normal, one.box) for one in placements if one.defect_type == defect_type]
-        for what, colour, places in (("real", REAL, reals), ("synthetic", SYNTHETIC, made)):
+        boxes = [(one.normal, one.box) for one in placements if one.defect_type == defect_type]
+        for what, colour, places in (("real", REAL, reals), ("synthetic", SYNTHETIC, boxes)):
             caption = f"{defect_type}: {len(places)} {what}, {FRAMES[scene.kind]}"
             strips.append(_captioned(_row(scene, places, colour), caption))
     return np.concatenate(strips)

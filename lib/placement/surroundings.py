@@ -54,19 +54,19 @@ def features(image: RGB, foreground: Mask, hidden: Sequence[Box] = ()) -> Featur
     height, width = foreground.shape
     scale = min(1.0, WORKING_SIDE / max(height, width))
     columns, rows = max(round(width * scale), 1), max(round(height * scale), 1)
-    known = np.ones((rows, columns), bool)
+    valid = np.ones((rows, columns), bool)
     for x0, y0, x1, y1 in hidden:
         left, top = int(x0 * columns / width), int(y0 * rows / height)
-        known[top : -int(-y1 * rows // height), left : -int(-x1 * columns // width)] = False
+        valid[top : -int(-y1 * rows // height), left : -int(-x1 * columns // width)] = False
     lab = cielab(resize(image, columns, rows))
     lightness = lab[..., :1]
-    mean, square = np.moveaxis(_smooth(np.concatenate([lightness, lightness**2], axis=2), known, NEIGHBOURHOOD), 2, 0)
+    mean, square = np.moveaxis(_smooth(np.concatenate([lightness, lightness**2], axis=2), valid, NEIGHBOURHOOD), 2, 0)
     contrast = np.sqrt(np.maximum(square - mean**2, 0))
     inside = resize(foreground, columns, rows)
-    colours = _smooth(lab, known, SMOOTHING)
+    colours = _smooth(lab, valid, SMOOTHING)
     colours = colours - _light(colours) if inside.all() else colours
     maps = np.concatenate([colours, contrast[..., None], _depth(inside)[..., None]], axis=2)
-    return Features(maps.astype(np.float32), known, (width / columns, height / rows), (width, height))
+    return Features(maps.astype(np.float32), valid, (width / columns, height / rows), (width, height))
 
 
 def _light(colours: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -74,8 +74,8 @@ def _light(colours: NDArray[np.float32]) -> NDArray[np.float32]:
     height, width, channels = colours.shape
     rows, columns = min(GRID, height), min(GRID, width)
     cells = resize(colours, columns, rows).reshape(-1, channels)
-    found = np.linalg.lstsq(_quadratic(rows, columns).reshape(-1, 6), cells, rcond=None)[0]
-    return np.asarray(_quadratic(height, width) @ found)
+    coefficients = np.linalg.lstsq(_quadratic(rows, columns).reshape(-1, 6), cells, rcond=None)[0]
+    return np.asarray(_quadratic(height, width) @ coefficients)
 
 
 @lru_cache(maxsize=16)
@@ -106,12 +106,12 @@ def _depth(inside: Mask) -> NDArray[np.float32]:
     return np.asarray(np.clip((within - beside) / max(DEEP * math.sqrt(areas.max()), 1), -1, 1))
 
 
-def _smooth(values: NDArray[np.float32], known: Mask, sigma: float) -> NDArray[np.float32]:
+def _smooth(values: NDArray[np.float32], valid: Mask, sigma: float) -> NDArray[np.float32]:
     """Values (h, w, c), smoothed over the known pixels, (h, w) bool."""
-    if known.all():
+    if valid.all():
         return np.asarray(cv2.GaussianBlur(values, (0, 0), sigma), np.float32).reshape(values.shape)
-    weights = cv2.GaussianBlur(known.astype(np.float32), (0, 0), sigma)[..., None]
-    sums = cv2.GaussianBlur(values * known[..., None], (0, 0), sigma).reshape(values.shape)
+    weights = cv2.GaussianBlur(valid.astype(np.float32), (0, 0), sigma)[..., None]
+    sums = cv2.GaussianBlur(values * valid[..., None], (0, 0), sigma).reshape(values.shape)
     return np.asarray(sums / np.maximum(weights, 1e-6))
 
 
@@ -155,18 +155,18 @@ def seen(picture: Features, points: Points) -> tuple[NDArray[np.float32], Mask]:
 
 
 def unlikeness(
-    real: NDArray[np.float32], known: Mask, candidates: NDArray[np.float32], scale: NDArray[np.float32]
+    real: NDArray[np.float32], valid: Mask, candidates: NDArray[np.float32], scale: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """The distance of the surroundings of candidates (K, RINGS, ANGLES, 6) to those of a real defect, (K,) in scales.
 
-    real: (RINGS, ANGLES, 6), valid where `known` (RINGS, ANGLES). The mean absolute difference of points, which is
+    real: (RINGS, ANGLES, 6); valid: (RINGS, ANGLES), where it counts. The mean absolute difference of points, which is
     sensitive to where edges and bright areas lie, plus that of the means of rings, which is robust to grain.
     """
-    if not known.any():
+    if not valid.any():
         return np.zeros(len(candidates), np.float32)
     difference = (candidates - real) / scale
-    weights = (known / known.sum()).astype(np.float32)
+    weights = (valid / valid.sum()).astype(np.float32)
     points = np.einsum("kraf,ra->k", np.minimum(np.abs(difference), MOST), weights) / len(CHANNELS)
-    shares = (known / np.maximum(known.sum(axis=-1, keepdims=True), 1)).astype(np.float32)
+    shares = (valid / np.maximum(valid.sum(axis=-1, keepdims=True), 1)).astype(np.float32)
     means = np.einsum("kraf,ra->krf", difference, shares)
     return np.asarray(points + np.minimum(np.abs(means), MOST).mean(axis=(-2, -1)))

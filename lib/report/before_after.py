@@ -215,11 +215,11 @@ class _Reader:
         )
 
     def _sample(self, number: int, record: dict[str, Any]) -> dict[str, Any] | None:
-        known, category = self._samples[number], record["category"]
-        if category not in known:
+        of_run, category = self._samples[number], record["category"]
+        if category not in of_run:
             samples = self.runs[number].values(f"data/prepared/{category}/samples.jsonl", lines=True) or ()
-            known[category] = {sample["id"]: sample for sample in samples}
-        return known[category].get(record["normal"])
+            of_run[category] = {sample["id"]: sample for sample in samples}
+        return of_run[category].get(record["normal"])
 
     def _read(self, read: Callable[[Path], Any], number: int, path: str, sha256: str | None) -> Any:
         """The pixels of a picture of a run; None, and counted, where nothing has them any more.

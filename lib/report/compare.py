@@ -86,9 +86,11 @@ def stale(run: Run) -> str:
         digests = [(str(dep.get("md5")), run.digest(dep["path"])) for dep in stage.get("deps", [])]
         if any(now is not None and now != then for then, now in digests):
             late[name.split("@")[0]] = late.get(name.split("@")[0], 0) + 1
-    told = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in late.items())
+    listing = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in late.items())
     return (
-        f"In {run.name}, these stages are older than what they read: {told}. `dvc repro` comes first." if late else ""
+        f"In {run.name}, these stages are older than what they read: {listing}. `dvc repro` comes first."
+        if late
+        else ""
     )
 
 
@@ -242,8 +244,8 @@ def render(a: Run, b: Run, limit: int = LIMIT) -> str:
         "missing": missing + missing_after,
     }
     template = environment().get_template("compare.html")
-    shown, note = pairs((a, b), before, after, limit - len(template.render(page, pairs=[], note="").encode()))
-    return template.render(page, pairs=shown, note=note)
+    views, note = pairs((a, b), before, after, limit - len(template.render(page, pairs=[], note="").encode()))
+    return template.render(page, pairs=views, note=note)
 
 
 def main() -> None:

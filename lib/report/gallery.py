@@ -142,19 +142,19 @@ def gallery(params: Params, answers: Answers, room: int) -> tuple[dict[str, Any]
     }
     read = recent(read_image)
     for requests in progress(_in_turns(answers), "thumbnails"):
-        known, entries = len(pictures.encoded), []
+        count, entries = len(pictures.encoded), []
         for record in requests:
             entries.append(_entry(record, real[record.category], params.window, pictures, read))
         size += sum(len(htmlsafe_json_dumps(entry)) + 1 for entry in entries)
         if size + pictures.bytes > room:
-            pictures.keep(known)
+            pictures.keep(count)
             break
         samples += entries
-    shown = {"samples": samples, "pictures": pictures.encoded}
+    content = {"samples": samples, "pictures": pictures.encoded}
     if len(samples) == total:
-        return shown, f"All {total} samples are here."
+        return content, f"All {total} samples are here."
     each = Counter(entry["record"]["generator"] for entry in samples)
-    return shown, (
+    return content, (
         f"{len(samples)} of {total} samples are here, at most {max(each.values(), default=0)} of each generator, since "
         "the page has a bound on its size: the first placements of every defect type. Counts and distributions are of "
         "all of them."
@@ -187,17 +187,17 @@ def _entry(
     entry: dict[str, Any] = {"record": _exact(dataclasses.asdict(record)), "verdict": outcome(record)}
     entry["like_part"] = real[record.like].split
     entry |= {"good": None, "painted": None, "thumb": None, "side": 0, "zoom": 1.0, "outline": ""}
-    shown = [image for image in (painted, good) if image is not None]
-    if not shown:
+    images = [image for image in (painted, good) if image is not None]
+    if not images:
         return entry
-    place = window_around(record.box, shown[0].shape, window.context, window.min_side)
+    place = window_around(record.box, images[0].shape, window.context, window.min_side)
     side = min(place.side, VIEW)
     entry |= {"side": place.side, "zoom": round(side / place.side, 4)}
     for name, image in (("good", good), ("painted", painted)):
         if image is not None:
             entry[name] = pictures.add(shrunk(crop(image, place), side))
     if side > THUMB:
-        entry["thumb"] = pictures.add(shrunk(crop(shown[0], place), THUMB))
+        entry["thumb"] = pictures.add(shrunk(crop(images[0], place), THUMB))
     else:
         entry["thumb"] = entry["good"] if painted is None else entry["painted"]
     if record.mask is not None:

@@ -36,10 +36,10 @@ def good_pictures(params: Params, room: int) -> tuple[dict[str, Any], str]:
         entries = _fitting(turns, side, room)
         if len(entries) == len(turns):
             break
-    shown = {"pictures": sorted(entries, key=lambda entry: (entry["category"], entry["id"])), "types": types}
+    content = {"pictures": sorted(entries, key=lambda entry: (entry["category"], entry["id"])), "types": types}
     if len(entries) == len(turns):
-        return shown, f"All {len(turns)} good pictures of the train part are here."
-    return shown, (
+        return content, f"All {len(turns)} good pictures of the train part are here."
+    return content, (
         f"{len(entries)} of {len(turns)} good pictures of the train part are here, since the page has a bound on its "
         "size; for the others data/requests/requests.csv is written by hand."
     )

@@ -59,11 +59,11 @@ def line_table(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) ->
             for head, metric in RATES.items():
                 mean, std = rates[detector, category, arm, metric].values()
                 change = mean - rates[detector, category, REAL_ONLY, metric]["mean"]
-                told = tenths(change, "+")
+                text = tenths(change, "+")
                 if category == judged and arm != REAL_ONLY:
-                    told += f" {verdicts[detector, metric, arm]}"
+                    text += f" {verdicts[detector, metric, arm]}"
                 row[f"{head}, of 100"] = tenths_and_std(mean, std)
-                row[f"change of {head}"] = "-" if arm == REAL_ONLY else told
+                row[f"change of {head}"] = "-" if arm == REAL_ONLY else text
             rows.append(row)
     alone = {"detector": params.detectors, "category": categories}
     return pd.DataFrame(rows).drop(columns=[name for name, names in alone.items() if len(names) == 1])
@@ -84,13 +84,13 @@ def on_the_line(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) -
             f"on {false} of 100 good ones."
         )
         moved = beyond[beyond["detector"] == detector]
-        told = [
+        phrases = [
             f"{arm} makes it {tenths(rates[detector, ALL, arm, metric])} {head}"
             for head, metric in RATES.items()
             for arm in moved[moved["metric"] == metric]["arm"]
         ]
         if set(moved["arm"]) - {PLACEBO}:
-            sentences.append(f"Beyond chance: {', '.join(told)}.")
+            sentences.append(f"Beyond chance: {', '.join(phrases)}.")
         elif detector in learners and set(judged[judged["detector"] == detector]["verdict"]) - {NO_SAMPLES} == {"-"}:
             sentences.append("Whether a generator changes either, one seed does not tell.")
         elif detector in learners:
@@ -112,8 +112,8 @@ def on_the_line(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) -
 def _of_hundred(scores: pd.DataFrame) -> pd.DataFrame:
     """The rows of both metrics, of 100 pictures: those missed instead of those found."""
     rows = scores[scores["metric"].isin(RATES.values())]
-    found = rows["metric"] == RATES["missed"]
-    return rows.assign(value=100 * rows["value"].mask(found, 1 - rows["value"]))
+    is_missed = rows["metric"] == RATES["missed"]
+    return rows.assign(value=100 * rows["value"].mask(is_missed, 1 - rows["value"]))
 
 
 def _most(count: int) -> int:

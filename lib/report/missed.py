@@ -30,16 +30,16 @@ def read_found(params: Params, folder: Path) -> pd.DataFrame:
             seeds = table.drop(columns=["picture", "type", "area"])
             defects = table[["picture", "type", "area"]].assign(found=seeds.mean(axis="columns"))
             frames.append(defects.assign(detector=detector, category=category, arm=arm))
-    found = pd.concat(frames, ignore_index=True)
+    rows = pd.concat(frames, ignore_index=True)
     orders = {"detector": params.detectors, "category": params.dataset.categories}
-    return found.assign(**{name: pd.Categorical(found[name], list(order)) for name, order in orders.items()})
+    return rows.assign(**{name: pd.Categorical(rows[name], list(order)) for name, order in orders.items()})
 
 
-def sizes_table(found: pd.DataFrame) -> pd.DataFrame:
-    """The share of small, middle and large defects that each arm misses; found: of `read_found`."""
-    rank = found.groupby(["detector", "category", "arm"], observed=True)["area"].rank(method="first", pct=True)
+def sizes_table(defects: pd.DataFrame) -> pd.DataFrame:
+    """The share of small, middle and large defects that each arm misses; defects: of `read_found`."""
+    rank = defects.groupby(["detector", "category", "arm"], observed=True)["area"].rank(method="first", pct=True)
     sizes = pd.cut(rank, [0, 1 / 3, 2 / 3, 1], labels=list(THIRDS))
-    missed = found.assign(size=sizes, missed=1 - found["found"])
+    missed = defects.assign(size=sizes, missed=1 - defects["found"])
     rows = ["detector", "category", "size"]
     wide = missed.pivot_table(index=rows, columns="arm", values="missed", observed=True, sort=False)
     cells = wide.sort_index(level=rows, sort_remaining=False).map(share).reset_index()
@@ -49,10 +49,10 @@ def sizes_table(found: pd.DataFrame) -> pd.DataFrame:
     return cells
 
 
-def most_missed(found: pd.DataFrame) -> pd.DataFrame:
-    """The LISTED defects that are found least; found: of `read_found`."""
+def most_missed(defects: pd.DataFrame) -> pd.DataFrame:
+    """The LISTED defects that are found least; defects: of `read_found`."""
     rows = []
-    for (category, picture, kind), arms in found.groupby(["category", "picture", "type"], observed=True):
+    for (category, picture, kind), arms in defects.groupby(["category", "picture", "type"], observed=True):
         best = arms.sort_values("found", ascending=False, kind="stable").iloc[0]
         rows.append(
             {

@@ -74,8 +74,8 @@ def write_page(params: Params, metrics: Path, evidence: Evidence, limit: int = L
     }
     template = environment().get_template("page.html")
     empty = template.render(page, gallery={"samples": [], "pictures": []}, gallery_note="")
-    shown, note = gallery(params, answers, limit - len(empty.encode()) - NOTE)
-    write_text(metrics / "report" / "index.html", template.render(page, gallery=shown, gallery_note=note))
+    content, note = gallery(params, answers, limit - len(empty.encode()) - NOTE)
+    write_text(metrics / "report" / "index.html", template.render(page, gallery=content, gallery_note=note))
 
 
 def environment() -> Environment:
@@ -131,10 +131,10 @@ def _box_histograms(params: Params, answers: Answers) -> list[Markup]:
     for category in params.dataset.categories:
         train = read_train(category)
         real = read_records(Path(f"data/boxes/{category}.jsonl"), DefectBox)
-        asked = {r.placement: r.box for of in answers.values() for r in of[category] if r.normal is not None}
+        boxes_of = {r.placement: r.box for of in answers.values() for r in of[category] if r.normal is not None}
         boxes[category] = {
             "real boxes": [box.box for box in real if box.sample in train],
-            "placements": list(asked.values()),
+            "placements": list(boxes_of.values()),
         }
     drawings = []
     for name, label, measure in (

@@ -158,16 +158,18 @@ def find_run(name: str | None) -> Run:
         line.split()
         for line in _git("for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").stdout.splitlines()
     ]
-    found = {
+    revisions = {
         commit for ref, commit in refs if re.fullmatch(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/" + re.escape(name), ref)
     }
-    if len(found) > 1:
-        raise UserError(f"{name}: {len(found)} experiments have this name; say one commit: {', '.join(sorted(found))}")
-    if not found:
+    if len(revisions) > 1:
+        raise UserError(
+            f"{name}: {len(revisions)} experiments have this name; say one commit: {', '.join(sorted(revisions))}"
+        )
+    if not revisions:
         raise UserError(
             f"{name}: no revision of Git and no experiment has this name; see `git log`, `dvc exp list --all`"
         )
-    return Run(name, found.pop())
+    return Run(name, revisions.pop())
 
 
 def _read(place: Path | None) -> str | None:

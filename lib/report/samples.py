@@ -26,8 +26,8 @@ usually lie to each other; `-` where no type has defects in two pictures."""
 
 def gates(params: Params, metrics: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """The gate's numbers by generator and category."""
-    told = {name: read_json(metrics / "masks" / f"{name}.json") for name in params.generators}
-    return {name: {category: of[category] for category in params.dataset.categories} for name, of in told.items()}
+    numbers = {name: read_json(metrics / "masks" / f"{name}.json") for name in params.generators}
+    return {name: {category: of[category] for category in params.dataset.categories} for name, of in numbers.items()}
 
 
 def memorised(params: Params, metrics: Path) -> dict[str, dict[str, float | None]]:

@@ -133,30 +133,30 @@ def write_report(params: Params, metrics: Path, evidence: Evidence) -> str:
     curves (training/) as tables, and the same as pictures, since DVC's own page needs a network.
     """
     out, sections = metrics / "report", evidence.sections
-    told = [evidence.headline, evidence.on_the_line, evidence.verdict, evidence.harvest]
-    texts = ["# Does synthesis help?", *told, *map(as_text, sections)]
+    sentences = [evidence.headline, evidence.on_the_line, evidence.verdict, evidence.harvest]
+    texts = ["# Does synthesis help?", *sentences, *map(as_text, sections)]
     texts.append("## Pictures\n\n" + "\n".join(f"- {line}" for line in pictures(params)))
     write_text(out / "report.md", "\n\n".join(texts) + "\n")
     write_text(out / "differences.csv", _csv(evidence.contrasts))
     write_json(metrics / "summary.json", summary(params, metrics, evidence.scores))
     _write_plots(params, metrics, evidence)
-    return "\n\n".join([*told, *(markdown(part.table) for part in sections[:3] if part.table is not None)])
+    return "\n\n".join([*sentences, *(markdown(part.table) for part in sections[:3] if part.table is not None)])
 
 
 def _sections(
     params: Params, metrics: Path, scores: pd.DataFrame, contrasts: pd.DataFrame, trade: pd.DataFrame
 ) -> list[Part]:
-    shown = [metric for metric in MAIN if metric not in ALARMS]
+    metrics_shown = [metric for metric in MAIN if metric not in ALARMS]
     main = contrasts["metric"].isin(MAIN)
     types = {title: _types_table(params, metrics / "detection", metric) for title, (metric, _) in TYPES.items()}
-    found = read_found(params, metrics / "detection")
+    defects = read_found(params, metrics / "detection")
     return [
         Part("On the line", line_table(params, scores, contrasts), LINE_NOTE),
         Part("Misses for false alarms", trade_table(trade[trade["false alarms"].isin(SHOWN)]), TRADE_NOTE),
-        Part("All arms", _arms_table(scores, shown), ARMS_NOTE),
+        Part("All arms", _arms_table(scores, metrics_shown), ARMS_NOTE),
         Part("Difference from real defects alone", _differences_table(contrasts[main]), DIFFERENCES_NOTE),
-        Part("Missed defects by size", sizes_table(found), SIZES_NOTE),
-        Part("Defects that are missed most", most_missed(found), LIST_NOTE, folded=True),
+        Part("Missed defects by size", sizes_table(defects), SIZES_NOTE),
+        Part("Defects that are missed most", most_missed(defects), LIST_NOTE, folded=True),
         *(Part(title, table, TYPES[title][1]) for title, table in types.items() if len(table)),
         Part("Synthetic samples", samples_table(params, metrics), SAMPLES_NOTE),
         truth(metrics / "mask_truth.json"),

@@ -33,8 +33,8 @@ def headline(contrasts: pd.DataFrame, scores: pd.DataFrame, pictures: int) -> st
     rows = rows[rows["verdict"] != NO_SAMPLES]
     if rows.empty:
         return "No verdict: no synthetic sample was accepted, so that every arm is real defects alone."
-    told = sorted(rows.dropna(subset="difference").to_dict("records"), key=lambda row: -row["difference"])
-    if not told:
+    differences = sorted(rows.dropna(subset="difference").to_dict("records"), key=lambda row: -row["difference"])
+    if not differences:
         return f"No verdict: {name} is not defined in every arm."
     means = spread(over_categories(scores))["mean"]
 
@@ -44,15 +44,15 @@ def headline(contrasts: pd.DataFrame, scores: pd.DataFrame, pictures: int) -> st
         chance = "" if row["verdict"] == "-" else f"; other seeds alone move it by up to {row['equal_arms']:.3f}"
         return f"{arm} {signed(row['difference'])} {name} ({before:.3f} to {after:.3f}){chance}."
 
-    beyond = [row for row in told if row["verdict"] == "beyond"]
+    beyond = [row for row in differences if row["verdict"] == "beyond"]
     helps, harms = ([row for row in beyond if (row["difference"] > 0) == wanted] for wanted in (True, False))
-    if all(row["verdict"] == "-" for row in told):
+    if all(row["verdict"] == "-" for row in differences):
         sentences = ["No verdict: one seed does not tell an effect from chance."]
     else:
         sentences = [] if helps else ["No proven help."]
     sentences += [f"Help beyond chance: {gain(row)}" for row in helps]
-    if not helps and told[0] not in harms:
-        sentences.append(f"Best: {gain(told[0])}")
+    if not helps and differences[0] not in harms:
+        sentences.append(f"Best: {gain(differences[0])}")
     sentences += [f"Harm beyond chance: {gain(row)}" for row in harms]
     seeds = scores["seed"].nunique()
     return " ".join([*sentences, f"{seeds} seed{'s' * (seeds > 1)}, {pictures} test pictures, one split."])
@@ -86,19 +86,19 @@ def harvest(gates: Gates, memorised: Mapping[str, Mapping[str, float | None]]) -
     lines = []
     for generator, of_category in gates.items():
         accepted, samples = (sum(gate[key] for gate in of_category.values()) for key in ("accepted", "samples"))
-        told = [f"{accepted} of {samples} samples accepted"]
+        phrases = [f"{accepted} of {samples} samples accepted"]
         of_type = {
             f"{category} {name}": count
             for category, gate in of_category.items()
             for name, count in gate["accepted_per_type"].items()
         }
         if few := [f"{name} ({count})" for name, count in of_type.items() if count < FEW]:
-            told.append(f"fewer than {FEW} of {', '.join(few)}")
+            phrases.append(f"fewer than {FEW} of {', '.join(few)}")
         shares = memorised[generator].items()
         copies = [f"{share:.0%} in {name}" for name, share in shares if share is not None and share > MEMORISED]
         if copies:
-            told.append(f"copies of real defects (memorised): {', '.join(copies)}")
-        lines.append(f"- {generator}: {'; '.join(told)}")
+            phrases.append(f"copies of real defects (memorised): {', '.join(copies)}")
+        lines.append(f"- {generator}: {'; '.join(phrases)}")
     # Real defects are the same for all generators.
     real = {name: gate["real_acceptance_rate"] for of_category in gates.values() for name, gate in of_category.items()}
     narrow = [f"{name} ({share:.0%})" for name, share in real.items() if share is not None and share < NARROW]

@@ -139,7 +139,7 @@ class Student(nn.Module):
         self.picture_out = nn.Conv2d(width + beside[1], 3, 3, padding=1)
 
     def forward(
-        self, image: Tensor, seen: Sequence[Tensor], entries: Sequence[Tensor] | None
+        self, image: Tensor, features: Sequence[Tensor], entries: Sequence[Tensor] | None
     ) -> tuple[list[Tensor], Tensor]:
         """Raises ValueError for other sides, and if entries are given without prompts or missing with prompts."""
         if image.shape[-2] % MULTIPLE or image.shape[-1] % MULTIPLE:
@@ -147,7 +147,7 @@ class Student(nn.Module):
             raise ValueError(f"a picture of {size} px: the student needs sides that are multiples of {MULTIPLE}")
         if (entries is None) == bool(self.prompts):
             raise ValueError("a student with prompts needs bank entries, one without takes none")
-        e1, e2, e3, e4 = self.encoder(image) if self.encoder else seen
+        e1, e2, e3, e4 = self.encoder(image) if self.encoder else features
         x, students = self.deepest(e4), []
         for n, (up, fuse, skip) in enumerate(zip(self.up, self.fuse, (e4, e3, e2), strict=True)):
             x = up(x)

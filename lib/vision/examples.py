@@ -16,14 +16,14 @@ from lib.core.records import RegionMap, TypeMap
 from lib.core.regions import blanked, ignored_pixels
 
 
-class Shown(NamedTuple):
+class PictureKey(NamedTuple):
     """A picture's file and its pixels that never count, which are blank."""
 
     file: Path
     regions: RegionMap | None
 
 
-class Marked(NamedTuple):
+class MaskKey(NamedTuple):
     """The defect pixels of a picture of shape (H, W) that count: of its mask, or with these values in its type map."""
 
     file: Path | TypeMap
@@ -32,18 +32,18 @@ class Marked(NamedTuple):
     values: tuple[int, ...] = ()
 
 
-def _read_shown(shown: Shown) -> RGB:
-    image = read_image(shown.file)
-    return image if shown.regions is None else blanked(image, ignored_pixels(shown.regions))
+def _read_picture(key: PictureKey) -> RGB:
+    image = read_image(key.file)
+    return image if key.regions is None else blanked(image, ignored_pixels(key.regions))
 
 
-def _read_marked(marked: Marked) -> Mask:
-    if isinstance(marked.file, TypeMap):
-        return _counting(np.isin(recent_labels(marked.file), marked.values), marked.regions)
-    mask = read_mask(marked.file)
-    if mask.shape != marked.shape:
-        raise UserError(f"{marked.file}: size {mask.shape[::-1]}, its picture has {marked.shape[::-1]}")
-    return _counting(mask, marked.regions)
+def _read_counting_mask(key: MaskKey) -> Mask:
+    if isinstance(key.file, TypeMap):
+        return _counting(np.isin(recent_labels(key.file), key.values), key.regions)
+    mask = read_mask(key.file)
+    if mask.shape != key.shape:
+        raise UserError(f"{key.file}: size {mask.shape[::-1]}, its picture has {key.shape[::-1]}")
+    return _counting(mask, key.regions)
 
 
 def _counting(mask: Mask, regions: RegionMap | None) -> Mask:
@@ -52,8 +52,8 @@ def _counting(mask: Mask, regions: RegionMap | None) -> Mask:
 
 # Memory for decoded pictures and their masks: two thousand of 256 px, or more than a hundred of 1024 px. They are kept
 # as they are used, without what never counts, since each training window asks for them.
-_image = recent(_read_shown, 384 * 2**20)
-_mask = recent(_read_marked, 128 * 2**20)
+_image = recent(_read_picture, 384 * 2**20)
+_mask = recent(_read_counting_mask, 128 * 2**20)
 _shape = lru_cache(2**16)(read_shape)
 
 
@@ -112,7 +112,7 @@ class Example:
         if self.type_map is None:
             return self.mask if self.defect_type in types else np.zeros(self.shape, bool)
         values = tuple(number for number, name in enumerate(self.type_map.types, start=1) if name in types)
-        return _mask(Marked(self.type_map, self.regions, self.shape, values))
+        return _mask(MaskKey(self.type_map, self.regions, self.shape, values))
 
     def labels(self, types: Sequence[str]) -> Labels:
         """(H, W) uint8: k at pixels with a defect of the k-th of the types, else 0, also for other types."""
@@ -125,7 +125,7 @@ class Example:
     @property
     def image(self) -> RGB:
         """(H, W, 3) uint8. Raises UserError where the file is no picture."""
-        return self._shown(self.picture)
+        return self._read(self.picture)
 
     @property
     def mask(self) -> Mask:
@@ -133,7 +133,7 @@ class Example:
         if self.truth is None:
             return np.zeros(self.shape, bool)
         if isinstance(self.truth, Path):
-            return _mask(Marked(self.truth, self.regions, self.shape))
+            return _mask(MaskKey(self.truth, self.regions, self.shape))
         return _counting(self.truth, self.regions)
 
     @property
@@ -146,16 +146,16 @@ class Example:
             return None if self.has_defect else self.image
         if isinstance(self.twin, Path) and (shape := _shape(self.twin)) != self.shape:
             raise UserError(f"{self.twin}: size {shape[::-1]}, {self.picture} has {self.shape[::-1]}")
-        return self._shown(self.twin)
+        return self._read(self.twin)
 
     @property
     def has_defect(self) -> bool:
         """Whether any pixel is marked; does not read a file."""
         return self.truth is not None and (isinstance(self.truth, Path) or bool(self.truth.any()))
 
-    def _shown(self, picture: RGB | Path) -> RGB:
+    def _read(self, picture: RGB | Path) -> RGB:
         if isinstance(picture, Path):
-            return _image(Shown(picture, self.regions))
+            return _image(PictureKey(picture, self.regions))
         return picture if self.ignored is None else blanked(picture, self.ignored)
 
 

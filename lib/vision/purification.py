@@ -161,7 +161,7 @@ class Purifier(nn.Module):
         hidden = self.of_picture(maps if self.branches != "features" else torch.zeros_like(maps))
         if self.branches != "picture":
             distances = cosine_maps(features, purified.features)
-            for n, (seen, rebuilt) in enumerate(zip(features, purified.features, strict=True)):
-                part = self.of_fused[n](self.fusion[n](seen, rebuilt)) + self.of_distances[n](distances[n][:, None])
+            for n, (feature, rebuilt) in enumerate(zip(features, purified.features, strict=True)):
+                part = self.of_fused[n](self.fusion[n](feature, rebuilt)) + self.of_distances[n](distances[n][:, None])
                 hidden = hidden + F.interpolate(part, picture.shape[-2:], mode="bilinear", align_corners=False)
         return self.rest(hidden)[:, 0]

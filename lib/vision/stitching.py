@@ -28,7 +28,7 @@ class Group:
 
 
 def stitched(
-    found: Sequence[Sequence[ScoredBox]], tiles: Sequence[Window], shape: Sequence[int], most_iou: float
+    boxes_of_tiles: Sequence[Sequence[ScoredBox]], tiles: Sequence[Window], shape: Sequence[int], most_iou: float
 ) -> list[ScoredBox]:
     """The boxes of a picture of shape (H, W, ...) from those of its tiles, in pixels of the picture, by falling score.
 
@@ -37,7 +37,7 @@ def stitched(
     suppression). If its tile cuts it, it is united with the best box of every other tile that sees the same defect and
     has at least AS_SURE of its score. Types are not looked at: one defect gets one box, of the type of its best box.
     """
-    numbered = [(one, number) for number, of_tile in enumerate(found) for one in of_tile]
+    numbered = [(one, number) for number, of_tile in enumerate(boxes_of_tiles) for one in of_tile]
     numbered = sorted(numbered, key=lambda pair: -pair[0].score)[:CONSIDERED]
     if not numbered:
         return []

@@ -23,52 +23,52 @@ KEYS = ("images", "annotations", "categories")
 
 def recognises(base: Path) -> str | None:
     """The reason why the folder is recognised as COCO, or None."""
-    found = recognised(base, ".json", read_json, _is_coco)
-    return f"{found} holds {', '.join(KEYS)}" if found else None
+    sign = recognised(base, ".json", read_json, _is_coco)
+    return f"{sign} holds {', '.join(KEYS)}" if sign else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures that the JSON files name; adds problems to the findings."""
-    found = AnnotatedPictures(base, findings)
+    collection = AnnotatedPictures(base, findings)
     for path in annotation_files(base, ".json"):
-        with found.file(path, "COCO"):
+        with collection.file(path, "COCO"):
             content = read_json(path)
             if _is_coco(content):
-                _read_file(path, content, found)
+                _read_file(path, content, collection)
             else:
                 findings.warnings.append(f"{path}: not read, since it lacks {', '.join(KEYS)}")
-    return found.pictures()
+    return collection.pictures()
 
 
 def _is_coco(content: Any) -> bool:
     return isinstance(content, dict) and all(isinstance(content.get(key), list) for key in KEYS)
 
 
-def _read_file(path: Path, content: dict[str, Any], found: AnnotatedPictures) -> None:
-    part = part_of_words(path.stem) or part_of(path.relative_to(found.base))
+def _read_file(path: Path, content: dict[str, Any], collection: AnnotatedPictures) -> None:
+    part = part_of_words(path.stem) or part_of(path.relative_to(collection.base))
     labels: dict[Any, Any] = {}
     notes: dict[Any, Notes | None] = {}
     often: dict[str, Counter[Any]] = {"images": Counter(), "categories": Counter()}
     for number, one in enumerate(content["categories"]):
-        with found.annotation(path, f"categories[{number}]"):
+        with collection.annotation(path, f"categories[{number}]"):
             often["categories"][one["id"]] += 1
             labels[one["id"]] = one["name"]
     for number, image in enumerate(content["images"]):
-        with found.annotation(path, f"images[{number}]"):
+        with collection.annotation(path, f"images[{number}]"):
             often["images"][image["id"]] += 1
             notes[image["id"]] = None
             size = (int(image["width"]), int(image["height"])) if image.get("width") and image.get("height") else None
-            notes[image["id"]] = found.picture(str(image["file_name"]), path, part, size=size)
+            notes[image["id"]] = collection.picture(str(image["file_name"]), path, part, size=size)
     twice = {key: [str(number) for number, count in ids.items() if count > 1] for key, ids in often.items()}
-    if told := [f"{key} of the same id, {shortlist(ids)}" for key, ids in twice.items() if ids]:
-        raise UserError(f"{path}: {', '.join(told)}, so that annotations may belong to either; number them anew")
+    if repetitions := [f"{key} of the same id, {shortlist(ids)}" for key, ids in twice.items() if ids]:
+        raise UserError(f"{path}: {', '.join(repetitions)}, so that annotations may belong to either; number them anew")
     for number, one in enumerate(content["annotations"]):
-        with found.annotation(path, one.get("id", number) if isinstance(one, dict) else number):
+        with collection.annotation(path, one.get("id", number) if isinstance(one, dict) else number):
             for key, there in (("image_id", notes), ("category_id", labels)):
                 if one[key] not in there:
                     raise UserError(f"its {key} is not in the file")
             if (picture := notes[one["image_id"]]) is not None:
-                found.region(picture, labels[one["category_id"]], _shape(one))
+                collection.region(picture, labels[one["category_id"]], _shape(one))
 
 
 def _shape(annotation: dict[str, Any]) -> Shape:

@@ -24,15 +24,15 @@ GOODS, DEFECTS = "pictures without shapes, and those in a folder `good`", "shape
 
 def recognises(base: Path) -> str | None:
     """The reason why the folder is recognised as CVAT's export, or None."""
-    found = recognised(base, ".xml", read_xml, _is_cvat)
-    return f"{found} holds the shapes of many pictures" if found else None
+    sign = recognised(base, ".xml", read_xml, _is_cvat)
+    return f"{sign} holds the shapes of many pictures" if sign else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures that the XML files name; adds problems to the findings."""
-    found = AnnotatedPictures(base, findings)
+    collection = AnnotatedPictures(base, findings)
     for path in annotation_files(base, ".xml"):
-        with found.file(path, "CVAT for images 1.1"):
+        with collection.file(path, "CVAT for images 1.1"):
             root = read_xml(path)
             if not _is_cvat(root):
                 other = other_export(root) or "it is no export of CVAT for images"
@@ -42,24 +42,24 @@ def read(base: Path, findings: Findings) -> list[Picture]:
             if strange := [f"{name} ({often})" for name, often in subsets.items() if name and not part_of_words(name)]:
                 findings.warnings.append(f"{path}: subsets that are no part, and count for none: {shortlist(strange)}")
             for number, image in enumerate(root.findall("image")):
-                with found.annotation(path, f"image {image.get('name', number)}"):
-                    _read_image(path, image, found)
-    return found.pictures()
+                with collection.annotation(path, f"image {image.get('name', number)}"):
+                    _read_image(path, image, collection)
+    return collection.pictures()
 
 
 def _is_cvat(root: Element) -> bool:
     return root.tag == "annotations" and root.find("image") is not None
 
 
-def _read_image(path: Path, image: Element, found: AnnotatedPictures) -> None:
+def _read_image(path: Path, image: Element, collection: AnnotatedPictures) -> None:
     name, size = image.attrib["name"], (int(image.attrib["width"]), int(image.attrib["height"]))
-    notes = found.picture(name, path, part_of_words(image.get("subset", "")), size=size)
+    notes = collection.picture(name, path, part_of_words(image.get("subset", "")), size=size)
     for number, element in enumerate(image if notes else [], start=1):
-        with found.annotation(path, f"{element.tag}, element {number} of {name}"):
+        with collection.annotation(path, f"{element.tag}, element {number} of {name}"):
             if (shape := _shape(element, size)) is None:
-                found.skip(element.tag, notes, [element.get("label", "")])
+                collection.skip(element.tag, notes, [element.get("label", "")])
             else:
-                found.region(notes, element.attrib["label"], shape)  # type: ignore[arg-type]
+                collection.region(notes, element.attrib["label"], shape)  # type: ignore[arg-type]
 
 
 def _shape(element: Element, size: tuple[int, int]) -> Shape | None:

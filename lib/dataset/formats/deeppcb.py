@@ -25,10 +25,10 @@ LEVELS = ("*", "*/*", "*/*/*")  # how deep pairs lie, with and without the folde
 
 def recognises(base: Path) -> str | None:
     """The reason why the folder is recognised as DeepPCB, or None."""
-    found = next(iter(_templates(base)), None)
-    if found is None or not _labels(found).parent.is_dir():
+    template = next(iter(_templates(base)), None)
+    if template is None or not _labels(template).parent.is_dir():
         return None
-    return f"pairs such as {found.relative_to(base).as_posix()} with boxes in {_labels(found).parent.name}/"
+    return f"pairs such as {template.relative_to(base).as_posix()} with boxes in {_labels(template).parent.name}/"
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
@@ -47,9 +47,9 @@ def read(base: Path, findings: Findings) -> list[Picture]:
         regions = _regions(labels, template, findings)
         annotation = Annotation(labels, regions) if regions else None
         pictures.append(Picture(type_of(regions), part, tested, annotation=annotation, group=group))
-    known = {_labels(template) for template in _templates(base)}
-    folders = {labels.parent for labels in known}
-    others = sorted(path for folder in folders for path in folder.glob("*.txt") if path not in known)
+    label_files = {_labels(template) for template in _templates(base)}
+    folders = {labels.parent for labels in label_files}
+    others = sorted(path for folder in folders for path in folder.glob("*.txt") if path not in label_files)
     if orphans := [str(path) for path in others if _holds_boxes(path)]:
         findings.problems.append(
             f"{base}: {len(orphans)} file(s) of boxes without a pair: {shortlist(orphans)}; add or remove them"
@@ -60,10 +60,10 @@ def read(base: Path, findings: Findings) -> list[Picture]:
 
 def _templates(base: Path) -> list[Path]:
     """All templates below a folder, in natural order."""
-    found = (
+    templates = (
         path for level in LEVELS for path in base.glob(f"{level}/*{TEMPLATE}.*") if path.suffix.lower() in SUFFIXES
     )
-    return sorted(found, key=lambda path: natural_key(path.as_posix()))
+    return sorted(templates, key=lambda path: natural_key(path.as_posix()))
 
 
 def _labels(template: Path) -> Path:

@@ -20,8 +20,8 @@ ENDING = "_GT"
 
 def recognises(base: Path) -> str | None:
     """The reason why the folder is recognised as KolektorSDD2, or None."""
-    found = next((path for part in (TRAIN, TEST) for path in sorted(base.glob(f"{part}/*{ENDING}.*"))), None)
-    return f"masks beside the pictures, such as {found.relative_to(base).as_posix()}" if found else None
+    mask = next((path for part in (TRAIN, TEST) for path in sorted(base.glob(f"{part}/*{ENDING}.*"))), None)
+    return f"masks beside the pictures, such as {mask.relative_to(base).as_posix()}" if mask else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
@@ -37,10 +37,12 @@ def read(base: Path, findings: Findings) -> list[Picture]:
         told += [*images, *(masks[path.stem] for path in images if path.stem in masks)]
         for path in progress([path for path in images if path.stem in masks], "masks"):
             try:
-                marked = bool(read_mask(masks[path.stem]).any())
+                has_defect = bool(read_mask(masks[path.stem]).any())
             except UserError as error:
                 findings.problems.append(f"{error}; replace the file")
                 continue
-            pictures.append(Picture("defect", part, path, masks[path.stem]) if marked else Picture(GOOD, part, path))
+            pictures.append(
+                Picture("defect", part, path, masks[path.stem]) if has_defect else Picture(GOOD, part, path)
+            )
     note_unread(base, pictures, findings, told)
     return pictures

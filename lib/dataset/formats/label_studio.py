@@ -36,25 +36,25 @@ UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 
 def recognises(base: Path) -> str | None:
     """The reason why the folder is recognised as Label Studio's export, or None."""
-    found = recognised(base, ".json", read_json, _is_export)
-    return f"{found} is a list of tasks with data and annotations" if found else None
+    sign = recognised(base, ".json", read_json, _is_export)
+    return f"{sign} is a list of tasks with data and annotations" if sign else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures that the JSON files name; adds problems to the findings."""
-    found = AnnotatedPictures(base, findings)
-    names = _names_of_uploads(found)
+    collection = AnnotatedPictures(base, findings)
+    names = _names_of_uploads(collection)
     for path in annotation_files(base, ".json"):
-        with found.file(path, "Label Studio's JSON"):
+        with collection.file(path, "Label Studio's JSON"):
             content = read_json(path)
             if not _is_export(content):
                 other = other_export(content) or "it is no list of tasks with data and annotations"
                 findings.warnings.append(f"{path}: not read, since {other}")
                 continue
             for number, task in enumerate(content):
-                with found.annotation(path, f"task {task.get('id', number)}"):
-                    _read_task(path, task, found, names)
-    return found.pictures()
+                with collection.annotation(path, f"task {task.get('id', number)}"):
+                    _read_task(path, task, collection, names)
+    return collection.pictures()
 
 
 def _is_export(content: Any) -> bool:
@@ -62,38 +62,40 @@ def _is_export(content: Any) -> bool:
     return isinstance(first, dict) and "data" in first and any(key in first for key in RESULTS)
 
 
-def _read_task(path: Path, task: dict[str, Any], found: AnnotatedPictures, names: dict[str, list[str]]) -> None:
+def _read_task(path: Path, task: dict[str, Any], collection: AnnotatedPictures, names: dict[str, list[str]]) -> None:
     annotations: list[dict[str, Any]] = next((task[key] for key in RESULTS if key in task), [])
     valid = [one for one in annotations if not one.get("was_cancelled")]
     if not valid:
-        found.skip("task(s) without an annotation")
+        collection.skip("task(s) without an annotation")
         return
     judged = [one for one in valid if one.get("ground_truth")] or valid
     latest = max(judged, key=lambda one: str(one.get("updated_at") or one.get("created_at") or ""))
     results = latest["result"]
     sizes = ((int(one["original_width"]), int(one["original_height"])) for one in results if one.get("original_width"))
     size = next(sizes, None)
-    if len(shown := sorted({str(one["to_name"]) for one in results if _labels(one) and one.get("to_name")})) > 1:
-        raise UserError(f"areas on several pictures of one task ({', '.join(shown)}); export a task for each picture")
-    notes = found.picture(_picture_name(task, path, found, names), path, size=size)
+    if len(image_names := sorted({str(one["to_name"]) for one in results if _labels(one) and one.get("to_name")})) > 1:
+        raise UserError(
+            f"areas on several pictures of one task ({', '.join(image_names)}); export a task for each picture"
+        )
+    notes = collection.picture(_picture_name(task, path, collection, names), path, size=size)
     if notes and len({_finds_something(one) for one in judged}) > 1:
         notes.doubt = DISPUTED
     for number, one in enumerate(results if notes else []):
-        with found.annotation(path, f"result {one.get('id', number)} of task {task.get('id')}"):
+        with collection.annotation(path, f"result {one.get('id', number)} of task {task.get('id')}"):
             labels = _labels(one)
             shape = _shape(one) if labels else None
             if shape is None:
-                found.skip(one.get("type"), notes, labels or one.get("value", {}).get("choices", ()))
+                collection.skip(one.get("type"), notes, labels or one.get("value", {}).get("choices", ()))
             else:
-                found.region(notes, labels[0], shape)  # type: ignore[arg-type, index]
+                collection.region(notes, labels[0], shape)  # type: ignore[arg-type, index]
                 for _ in labels[1:]:  # type: ignore[index]
-                    found.skip("further label(s) of one area")
+                    collection.skip("further label(s) of one area")
 
 
 def _finds_something(annotation: dict[str, Any]) -> bool:
     """Whether an annotation holds more than words for good."""
-    said = [_labels(one) or one.get("value", {}).get("choices") for one in annotation["result"]]
-    return any(not labels or not all(map(is_good, labels)) for labels in said)
+    answers = [_labels(one) or one.get("value", {}).get("choices") for one in annotation["result"]]
+    return any(not labels or not all(map(is_good, labels)) for labels in answers)
 
 
 def _labels(one: dict[str, Any]) -> list[Any] | None:
@@ -101,7 +103,7 @@ def _labels(one: dict[str, Any]) -> list[Any] | None:
     return next((value for key, value in one.get("value", {}).items() if key.endswith("labels")), None)
 
 
-def _picture_name(task: dict[str, Any], path: Path, found: AnnotatedPictures, names: dict[str, list[str]]) -> str:
+def _picture_name(task: dict[str, Any], path: Path, collection: AnnotatedPictures, names: dict[str, list[str]]) -> str:
     """The name of a task's picture, in the form in which there is such a picture; names: `_names_of_uploads`.
 
     Where a task holds no `image`, it is the first text that looks like a picture's name, or else the first text.
@@ -113,14 +115,14 @@ def _picture_name(task: dict[str, Any], path: Path, found: AnnotatedPictures, na
     address = urlsplit(texts.get("image") or next(likely, next(iter(texts.values()))))
     name = parse_qs(address.query).get("d", [unquote(address.path)])[0]
     short = UPLOADED.sub("", name.rpartition("/")[2])
-    return found.name_of((name, short, *names.get(_as_uploaded(short), [])[:1]), path)
+    return collection.name_of((name, short, *names.get(_as_uploaded(short), [])[:1]), path)
 
 
-def _names_of_uploads(found: AnnotatedPictures) -> dict[str, list[str]]:
+def _names_of_uploads(collection: AnnotatedPictures) -> dict[str, list[str]]:
     """The pictures by the names that Label Studio would give them; of several with one name, none."""
     names: dict[str, list[str]] = defaultdict(list)
-    for picture in found.album.paths:
-        names[_as_uploaded(picture.name)].append(picture.relative_to(found.base).as_posix())
+    for picture in collection.album.paths:
+        names[_as_uploaded(picture.name)].append(picture.relative_to(collection.base).as_posix())
     return {name: pictures for name, pictures in names.items() if len(pictures) == 1}
 
 

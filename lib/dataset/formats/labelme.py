@@ -30,15 +30,15 @@ LEAST = {"polygon": 3, "rotation": 3, "circle": 2, "rectangle": 2, "mask": 2}  #
 
 def recognises(base: Path) -> str | None:
     """The reason why the folder is recognised as labelme's, or None."""
-    found = recognised(base, ".json", read_json, _is_labelme)
-    return f"{found} holds shapes and an imagePath" if found else None
+    sign = recognised(base, ".json", read_json, _is_labelme)
+    return f"{sign} holds shapes and an imagePath" if sign else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures that the JSON files are about; adds problems to the findings."""
-    found = AnnotatedPictures(base, findings)
+    collection = AnnotatedPictures(base, findings)
     for path in annotation_files(base, ".json"):
-        with found.file(path, "labelme"):
+        with collection.file(path, "labelme"):
             content = read_json(path)
             if not _is_labelme(content):
                 findings.warnings.append(f"{path}: not read, since it lacks shapes and imagePath")
@@ -47,18 +47,18 @@ def read(base: Path, findings: Findings) -> list[Picture]:
             size = (width, height) if width * height else None
             named = str(content["imagePath"])
             beside = named.replace("\\", "/").rpartition("/")[2]  # where files were moved
-            notes = found.picture(found.name_of((named, beside), path), path, size=size)
+            notes = collection.picture(collection.name_of((named, beside), path), path, size=size)
             for number, one in enumerate(content["shapes"] if notes else []):
-                with found.annotation(path, f"shapes[{number}]"):
+                with collection.annotation(path, f"shapes[{number}]"):
                     kind = one.get("shape_type") or "polygon"
                     if (shape := _shape(kind, one, size)) is None:
-                        found.skip(kind, notes, [one["label"]])
+                        collection.skip(kind, notes, [one["label"]])
                     else:
-                        found.region(notes, one["label"], shape)  # type: ignore[arg-type]
+                        collection.region(notes, one["label"], shape)  # type: ignore[arg-type]
             flags = [name for name, is_set in (content.get("flags") or {}).items() if is_set] if notes else []
             if flags:
-                found.skip("flag(s) of a picture", notes, flags)
-    return found.pictures()
+                collection.skip("flag(s) of a picture", notes, flags)
+    return collection.pictures()
 
 
 def _is_labelme(content: Any) -> bool:

@@ -15,8 +15,8 @@ FOLDERS = {"train": TRAIN, "validation": VAL, "test": TEST}
 
 def recognises(base: Path) -> str | None:
     """The reason why the folder is recognised as MVTec 3D-AD, or None."""
-    found = next((path for part in FOLDERS for path in base.glob(f"{part}/*/rgb")), None)
-    return f"the folder {found.relative_to(base).as_posix()}" if found else None
+    folder = next((path for part in FOLDERS for path in base.glob(f"{part}/*/rgb")), None)
+    return f"the folder {folder.relative_to(base).as_posix()}" if folder else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:

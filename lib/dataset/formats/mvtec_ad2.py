@@ -31,10 +31,10 @@ def read(base: Path, findings: Findings) -> list[Picture]:
     for name, part in FOLDERS.items():
         folder = base / name
         if folder.name == BAD:
-            found = defects_with_masks(folder, base / PUBLIC / "ground_truth" / BAD, BAD, part, findings)
+            group = defects_with_masks(folder, base / PUBLIC / "ground_truth" / BAD, BAD, part, findings)
         else:
             files = picture_files(folder, findings) if folder.is_dir() else []
-            found = [Picture(GOOD, part, path) for path in files]
-        pictures += [replace(one, group=f"{name}/{one.path.stem.split('_')[0]}") for one in found]
+            group = [Picture(GOOD, part, path) for path in files]
+        pictures += [replace(one, group=f"{name}/{one.path.stem.split('_')[0]}") for one in group]
     note_unread(base, pictures, findings, private)
     return pictures

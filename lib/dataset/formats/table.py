@@ -112,16 +112,17 @@ def _check(path: Path, rows: list[Row], defects: list[Row], wrong: Alike) -> Non
         if defects and not is_defect:
             wrong.add(*place, "both", f"{path.name} is good here and has a defect in another row; remove one")
         if row["mask"] and not is_defect and _marks(Path(row["mask"])):
-            said = f"the type {row['type']!r:.80}" if row["type"] else "no type"
-            text = f"a mask that is not empty, and {said}; name the defect's type, or remove the mask"
+            type_text = f"the type {row['type']!r:.80}" if row["type"] else "no type"
+            text = f"a mask that is not empty, and {type_text}; name the defect's type, or remove the mask"
             wrong.add(*place, "mask", text)
         if is_defect and not row["mask"]:
             wrong.add(*place, "no mask", f"a defect picture without a mask; add its path, or the type {GOOD}")
     for key in ("part", "group"):
-        told = [row for row in rows if row[key]]
-        for row in told[1:]:
+        with_value = [row for row in rows if row[key]]
+        for row in with_value[1:]:
             first, this = (
-                PART_NAMES.get(one[key].lower(), one[key]) if key == "part" else one[key] for one in (told[0], row)
+                PART_NAMES.get(one[key].lower(), one[key]) if key == "part" else one[key]
+                for one in (with_value[0], row)
             )
             if first != this:
                 text = f"{path} is in the {key} {this!r:.80} here, and in {first!r:.80} in another row; keep one"
@@ -132,8 +133,8 @@ def _rows(path: Path) -> list[Row] | None:
     """The rows of a table, by the names of COLUMNS, "" where one is absent, and `table` and `line`, where each
     stands; None where it is no table of pictures."""
     columns, rows = read_table(path)
-    known = [name.lower() for name in columns]
-    called = {key: next((name for name in names if name in known), "") for key, names in COLUMNS.items()}
+    header = [name.lower() for name in columns]
+    called = {key: next((name for name in names if name in header), "") for key, names in COLUMNS.items()}
     if not called["picture"] or not called["type"]:
         return None
     return [
@@ -151,10 +152,10 @@ def _inside(album: Album, name: str) -> Path:
     path = base / os.path.relpath(base / name.replace("\\", "/"), base)
     leads_out = ".." in path.relative_to(base).parts
     try:
-        found = not leads_out and path.is_file() and path.suffix.lower() in SUFFIXES
+        is_picture = not leads_out and path.is_file() and path.suffix.lower() in SUFFIXES
     except OSError:  # a name longer than any file's
-        found = False
-    if found:
+        is_picture = False
+    if is_picture:
         return path
     if name.startswith("/") or PureWindowsPath(name).is_absolute():
         return album.find(name)

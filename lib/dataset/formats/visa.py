@@ -50,10 +50,10 @@ def _parts(table: Path, findings: Findings) -> dict[str, str]:
     parts: dict[str, set[str]] = defaultdict(set)
     for image, part in rows:
         parts[image].add(part)
-    for told, images in (
+    for what, images in (
         ("are in several parts; keep them in one", [image for image, several in parts.items() if len(several) > 1]),
         ("are in an unknown part; expected train or test", [image for image, part in rows if part not in PART_NAMES]),
     ):
         if images:
-            findings.problems.append(f"{table}: {len(images)} picture(s) {told}: {shortlist(images)}")
+            findings.problems.append(f"{table}: {len(images)} picture(s) {what}: {shortlist(images)}")
     return {image: PART_NAMES.get(part, "") for image, part in rows}

@@ -20,37 +20,37 @@ GOODS, DEFECTS = "pictures whose file holds no object, and those in a folder `go
 
 def recognises(base: Path) -> str | None:
     """The reason why the folder is recognised as Pascal VOC, or None."""
-    found = recognised(base, ".xml", read_xml, _is_voc)
-    return f"{found} holds the boxes of one picture" if found else None
+    sign = recognised(base, ".xml", read_xml, _is_voc)
+    return f"{sign} holds the boxes of one picture" if sign else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures that the XML files are about; adds problems to the findings."""
-    found = AnnotatedPictures(base, findings)
-    parts = _parts(found)
+    collection = AnnotatedPictures(base, findings)
+    parts = _parts(collection)
     at_odds, stems = [], set()
     for path in annotation_files(base, ".xml"):
-        with found.file(path, "Pascal VOC"):
+        with collection.file(path, "Pascal VOC"):
             root = read_xml(path)
             if not _is_voc(root):
                 findings.warnings.append(f"{path}: not read, since it is no annotation of Pascal VOC")
                 continue
             stems.add(path.stem)
             size = None
-            with found.annotation(path, "size"):
+            with collection.annotation(path, "size"):
                 size = _size(root)
-            name, other = _picture_name(root, path, found)
+            name, other = _picture_name(root, path, collection)
             if other:
                 at_odds.append(f"{path} ({other})")
-                if any(is_good(_folder(one, path, found)) for one in (name, other)):
+                if any(is_good(_folder(one, path, collection)) for one in (name, other)):
                     findings.problems.append(
                         f"{path}: its own name leads to a picture, and {other} in it to another, of which one is in a "
                         f"folder of good ones; correct or rename the file"
                     )
-            notes = found.picture(name, path, parts.get(path.stem, ""), size=size)
+            notes = collection.picture(name, path, parts.get(path.stem, ""), size=size)
             for number, one in enumerate(root.findall("object") if notes else [], start=1):
-                with found.annotation(path, f"object {number}"):
-                    found.region(notes, (one.findtext("name") or "").strip(), _shape(one))  # type: ignore[arg-type]
+                with collection.annotation(path, f"object {number}"):
+                    collection.region(notes, (one.findtext("name") or "").strip(), _shape(one))  # type: ignore[arg-type]
     if at_odds:
         findings.warnings.append(
             f"{base}: {len(at_odds)} file(s) name another picture than that of their own name, which counts: "
@@ -60,7 +60,7 @@ def read(base: Path, findings: Findings) -> list[Picture]:
         findings.warnings.append(
             f"{base}: {len(absent)} picture(s) in ImageSets/Main have no file of boxes: {shortlist(absent)}"
         )
-    return found.pictures()
+    return collection.pictures()
 
 
 def _is_voc(root: Element) -> bool:
@@ -92,11 +92,11 @@ def _shape(one: Element) -> Shape:
     return Rectangle((x0 - 1, y0 - 1, x1, y1))
 
 
-def _picture_name(root: Element, path: Path, found: AnnotatedPictures) -> tuple[str, str]:
+def _picture_name(root: Element, path: Path, collection: AnnotatedPictures) -> tuple[str, str]:
     """The file's own name, where there is such a picture, else the one in it; and, where both lead to pictures and
     they differ, the one that is passed over. Copied files often keep the name of the first one."""
     named = (root.findtext("filename") or "").strip()
-    own, other = _found(path.stem, path, found), _found(named, path, found)
+    own, other = _found(path.stem, path, collection), _found(named, path, collection)
     if own is None:
         return (named, "") if other is not None else (path.stem, "")
     return path.stem, named if other not in (None, own) else ""
@@ -107,29 +107,29 @@ def _stem(name: str) -> str:
     return PurePosixPath(name).stem if name.lower().endswith(SUFFIXES) else name
 
 
-def _folder(name: str, path: Path, found: AnnotatedPictures) -> str:
-    place = _found(name, path, found)
+def _folder(name: str, path: Path, collection: AnnotatedPictures) -> str:
+    place = _found(name, path, collection)
     return place.parent.name if place else ""
 
 
-def _found(name: str, path: Path, found: AnnotatedPictures) -> Path | None:
+def _found(name: str, path: Path, collection: AnnotatedPictures) -> Path | None:
     """The picture to which a name in a file leads, if any."""
     try:
-        return found.album.find(name, path.parent)
+        return collection.album.find(name, path.parent)
     except UserError:
         return None
 
 
-def _parts(found: AnnotatedPictures) -> dict[str, str]:
+def _parts(collection: AnnotatedPictures) -> dict[str, str]:
     """The part of every picture that a list names, by the picture's stem; one in two parts is a problem."""
     parts: dict[str, str] = {}
-    for listed in sorted(found.base.glob("**/ImageSets/Main/*.txt")):
+    for listed in sorted(collection.base.glob("**/ImageSets/Main/*.txt")):
         if listed.stem in PART_NAMES:
-            with found.file(listed, "Pascal VOC"):
+            with collection.file(listed, "Pascal VOC"):
                 names = [_stem(line.split()[0]) for line in read_text(listed).splitlines() if line.strip()]
                 part = PART_NAMES[listed.stem]
                 if twice := [name for name in names if parts.get(name, part) != part]:
-                    found.findings.problems.append(
+                    collection.findings.problems.append(
                         f"{listed}: {len(twice)} picture(s) are in the list of another part, too: {shortlist(twice)}; "
                         f"keep them in one"
                     )

@@ -35,15 +35,15 @@ def recognises(base: Path) -> str | None:
     files = list(islice(((picture, labels) for picture, labels in pairs if labels.is_file()), LOOKED_AT))
     sound = (labels for _, labels in files if _holds_labels(labels))
     meant = (labels for picture, labels in files if labels.parent != picture.parent or _holds_numbers(labels))
-    found = next(chain(sound, meant), None)
-    return f"{found.relative_to(base).as_posix()} beside its picture" if found else None
+    sign = next(chain(sound, meant), None)
+    return f"{sign.relative_to(base).as_posix()} beside its picture" if sign else None
 
 
 def read(base: Path, findings: Findings) -> list[Picture]:
     """All pictures that have a file of labels, or lie beside ones that have; adds problems to the findings."""
-    found = AnnotatedPictures(base, findings)
+    collection = AnnotatedPictures(base, findings)
     lines = Lines(_names(base, findings), _keypoints(base))
-    label_of = _labels_of(base, found.album.paths)
+    label_of = _labels_of(base, collection.album.paths)
     folders = {labels.parent for labels in label_of.values() if labels.is_file()}
     pictures_of: dict[Path, list[str]] = defaultdict(list)
     for picture, labels in label_of.items():
@@ -57,20 +57,20 @@ def read(base: Path, findings: Findings) -> list[Picture]:
     for picture, labels in label_of.items():
         if labels.parent not in folders or (is_good(picture.parent.name) and not labels.is_file()):
             continue
-        notes = found.picture(picture.relative_to(base).as_posix(), base / labels.name, shares=True)
+        notes = collection.picture(picture.relative_to(base).as_posix(), base / labels.name, shares=True)
         if notes is None:
             continue
         notes.source = labels
         if not labels.is_file():
             without.append(str(picture))
             continue
-        with found.file(labels, "YOLO"):
+        with collection.file(labels, "YOLO"):
             for number, line in enumerate(read_text(labels).splitlines(), start=1):
                 if line.strip():
                     if (parsed := lines.parsed(line)) is None:
                         broken.append(f"{labels}, line {number}: {line.strip()!r:.80}")
                         break
-                    found.region(notes, *parsed)
+                    collection.region(notes, *parsed)
     if broken:
         findings.problems.append(
             f"{len(broken)} file(s) of labels hold other lines; expected a class and 4 numbers of a box, or 6 and more "
@@ -87,7 +87,7 @@ def read(base: Path, findings: Findings) -> list[Picture]:
         findings.problems.append(
             f"{len(lost)} file(s) of labels without a picture: {shortlist(lost)}; add or remove them"
         )
-    return found.pictures()
+    return collection.pictures()
 
 
 class Lines:
@@ -163,7 +163,7 @@ def _labels_of(base: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
     Both names may be in upper or lower case.
     """
     texts: dict[Path, dict[str, Path]] = {}
-    found = {}
+    label_of = {}
     beside = lru_cache(_folder_of_labels)
     for picture in pictures:
         parts = list(picture.relative_to(base).with_suffix(".txt").parts)
@@ -174,8 +174,8 @@ def _labels_of(base: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
         usual = base.joinpath(*parts)
         if usual.parent not in texts:
             texts[usual.parent] = _texts(usual.parent)
-        found[picture] = texts[usual.parent].get(usual.stem, usual)
-    return found
+        label_of[picture] = texts[usual.parent].get(usual.stem, usual)
+    return label_of
 
 
 def _parsed(line: str) -> tuple[int, Shape] | None:
