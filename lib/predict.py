@@ -11,7 +11,8 @@ command has written. FOLDER gets for each picture NAME, where a.png and a.jpg of
     NAME_heat.png   the scores as colours, of all pictures alike: black is 0, the middle colour the threshold of
                     masks, pale yellow twice that
     scores.csv      the picture's anomaly score, by which pictures are ranked, how many pixels are marked, alarm yes or
-                    no, what went wrong, and NAME
+                    no, what went wrong, and NAME. The score is the mean of the highest 0.1 % of the pixels: do not
+                    compare it with "alarm_threshold"
     boxes.json      boxes as COCO results: image_id is the picture's row in scores.csv, category_id the type's place in
                     the types of run.json, both from 1 on; 1 where no types are told, as by an ONNX file
     run.json        what looked: detector, weights, thresholds, min_area, types, the range of the heat map;

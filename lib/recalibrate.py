@@ -2,11 +2,13 @@
 
     python -m lib.recalibrate models/detectors/unet/bracket/none/seed-0 FOLDER-OF-GOOD --false-alarm-rate 0.01
 
-The pictures in the folder must show no defects; afterwards at most this share of them is an alarm. The threshold of
-masks is raised where half of the pictures would have some. The model's threshold.json stores how they were chosen, and
-what training chose. A `model.onnx` in the folder looks at the pictures and gets the new thresholds, too, but copies
-elsewhere do not, nor does a `lib.predict --watch` that runs. Nothing else changes. A folder below models/detectors is
-an output of DVC, and the next `dvc repro` sets its thresholds back: recalibrate the copy that runs on the line.
+The pictures in the folder must show no defects; afterwards at most this share of them is an alarm. Of new pictures more
+are: about (k + 1) of (n + 1), where k of the folder's n pictures may be one, so take several hundred for a rate of
+0.01. The threshold of masks is raised where half of the pictures would have some. The model's threshold.json stores how
+they were chosen, and what training chose. A `model.onnx` in the folder looks at the pictures and gets the new
+thresholds, too, but copies elsewhere do not, nor does a `lib.predict --watch` that runs. Nothing else changes. A folder
+below models/detectors is an output of DVC, and the next `dvc repro` sets its thresholds back: recalibrate the copy that
+runs on the line.
 """
 
 import argparse

@@ -109,7 +109,8 @@ def locate(root: Path, category: str, layout: Layout = "auto") -> Place:
         )
     if root.is_dir() and (place := whole(root, layout)):
         return place
-    content = shortlist([folder.name for folder in folders(root)]) if root.is_dir() else "nothing, it is missing too"
+    names = [folder.name for folder in folders(root)] if root.is_dir() else []
+    content = shortlist(names) if names else "no folders" if root.is_dir() else "nothing, it is missing too"
     raise DatasetProblems(
         [
             f"{base}: this folder is missing; {root} holds: {content}; name a category that is there, or "

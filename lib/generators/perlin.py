@@ -20,7 +20,7 @@ SHARED = ()
 
 
 class Settings(Section):
-    """No settings: the constants are those of the paper (`lib/vision/pseudo.py`)."""
+    """No settings: the constants stand in `lib/vision/pseudo.py`."""
 
 
 def synthesize(

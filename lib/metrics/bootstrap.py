@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lib.core.runtime import seed_for
 
 RESAMPLES = 500
-LEVELS = 512  # thresholds of a resample's average precision, at even steps of recall: off by less than 1 / LEVELS
+LEVELS = 512  # thresholds of a resample's average precision, at even steps of recall: off by about 1 / LEVELS
 
 Weights = NDArray[np.float64]  # (R, N): how often each of N pictures is in each of R resamples
 Replicates = NDArray[np.float64]  # (R,): a metric of each resample

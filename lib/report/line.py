@@ -26,10 +26,12 @@ ignores small specks, and `python -m lib.recalibrate` sets the threshold of a tr
 
 
 class Sizes(NamedTuple):
-    """How many pictures of the test part show a defect, and how many are good."""
+    """How many pictures of the test part show a defect, and how many are good; and how many capture groups they are."""
 
     defects: int
     good: int
+    defect_groups: int
+    good_groups: int
 
 
 def sizes_of_test(params: Params) -> dict[str, Sizes]:
@@ -37,8 +39,9 @@ def sizes_of_test(params: Params) -> dict[str, Sizes]:
     counts = {}
     for category in params.dataset.categories:
         test = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "test")
-        good = sum(sample.defect_type == GOOD for sample in test)
-        counts[category] = Sizes(len(test) - good, good)
+        groups = {kind: [s.group for s in test if (s.defect_type == GOOD) == kind] for kind in (False, True)}
+        pictures, independent = ([len(of(groups[kind])) for kind in (False, True)] for of in (list, set))
+        counts[category] = Sizes(*pictures, *independent)
     return counts
 
 
@@ -100,11 +103,12 @@ def on_the_line(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) -
                 f"But {PLACEBO}, which differs in its seeds alone, moves by more than these ranges, too: trust none of "
                 f"them before there are more seeds."
             )
-    defects, good = (sum(counts) for counts in zip(*sizes_of_test(params).values(), strict=True))
+    total = Sizes(*(sum(counts) for counts in zip(*sizes_of_test(params).values(), strict=True)))
+    groups = f", of {total.defect_groups} and {total.good_groups} capture groups" if total[:2] != total[2:] else ""
     sentences.append(
-        f"The test part has {defects} pictures with a defect and {good} good ones: even without an error on any of "
-        f"them, up to {_most(defects)} of 100 defects could be missed and {_most(good)} of 100 good ones be a false "
-        f"alarm ({LEVEL:.0%} bounds)."
+        f"The test part has {total.defects} pictures with a defect and {total.good} good ones{groups}: even without an "
+        f"error on any of them, up to {_most(total.defect_groups)} of 100 defects could be missed and "
+        f"{_most(total.good_groups)} of 100 good ones be a false alarm ({LEVEL:.0%} bounds)."
     )
     return " ".join(sentences)
 
@@ -117,5 +121,8 @@ def _of_hundred(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _most(count: int) -> int:
-    """Of 100, the largest rate that shows no case among `count` pictures in one of twenty draws (binomial)."""
+    """Of 100, the largest rate that shows no case among `count` independent pictures in one of twenty draws (binomial).
+
+    Pictures of one capture group are no independent ones, so the groups count.
+    """
     return round(100 * (1 - (1 - LEVEL) ** (1 / count))) if count else 100

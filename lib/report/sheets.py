@@ -34,11 +34,11 @@ def error_sheets(params: Params, metrics: Path, scores: pd.DataFrame, room: int)
     first = scores[scores["seed"] == 0].set_index(["detector", "category", "arm", "metric"])["value"]
 
     def places() -> Iterator[tuple[str, str, Path]]:
-        for category, (defects, good) in sizes_of_test(params).items():
+        for category, sizes in sizes_of_test(params).items():
             for detector in params.detectors:
                 for arm in params.arms(detector):
                     found, alarms = (first[detector, category, arm, m] for m in ("defects_alarmed", "good_alarmed"))
-                    counts = [_of("missed", 1 - found, defects), _of("false alarms on", alarms, good)]
+                    counts = [_of("missed", 1 - found, sizes.defects), _of("false alarms on", alarms, sizes.good)]
                     name = ", ".join([detector, arm, *filter(None, counts)])
                     yield category, name, metrics / "detection" / detector / category / arm / "worst.png"
 

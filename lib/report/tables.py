@@ -118,7 +118,7 @@ def read_evidence(params: Params, metrics: Path) -> Evidence:
         scores,
         contrasts,
         trade,
-        headline(contrasts, scores, sum(map(sum, sizes_of_test(params).values()))),
+        headline(contrasts, scores, sum(sizes.defects + sizes.good for sizes in sizes_of_test(params).values())),
         on_the_line(params, scores, contrasts),
         verdict(contrasts),
         harvest(gates(params, metrics), memorised(params, metrics)),

@@ -51,6 +51,9 @@ def headline(contrasts: pd.DataFrame, scores: pd.DataFrame, pictures: int) -> st
     else:
         sentences = [] if helps else ["No proven help."]
     sentences += [f"Help beyond chance: {gain(row)}" for row in helps]
+    if helps and len(differences) > 1:  # Bonferroni's bound: each arm is judged by itself, in both directions
+        runs = min(100, math.ceil(round(50 * (1 - LEVEL) * len(differences), 6)))
+        sentences.append(f"With {len(differences)} arms, chance alone shows a gain in up to {runs} of 100 runs.")
     if not helps and differences[0] not in harms:
         sentences.append(f"Best: {gain(differences[0])}")
     sentences += [f"Harm beyond chance: {gain(row)}" for row in harms]
@@ -68,11 +71,11 @@ def verdict(contrasts: pd.DataFrame) -> str:
     ]
     verdicts = contrasts[(contrasts["arm"] != PLACEBO) & contrasts["verdict"].isin(["within", "beyond"])]["verdict"]
     if len(verdicts):
-        by_chance = math.ceil(round((1 - LEVEL) * len(verdicts), 6))
+        by_chance = max(1, round((1 - LEVEL) * len(verdicts)))
         lines.append(
             f"\nOver all metrics, {(verdicts == 'beyond').sum()} of {len(verdicts)} differences of generators are "
-            f"larger than other seeds alone explain. If no generator did anything, chance would still make up to "
-            f"about {by_chance} of them so."
+            f"larger than other seeds alone explain. If no generator did anything, about {by_chance} of them would be "
+            f"so on average, and in some runs many more, since the metrics of an arm move together."
         )
     return "\n".join(lines)
 

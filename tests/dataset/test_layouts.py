@@ -170,6 +170,13 @@ def test_a_category_that_is_not_there_is_told_with_what_is(tmp_path, category):
         read_category(tmp_path, category, Findings())
 
 
+@pytest.mark.parametrize("root, content", [("empty", "no folders"), ("gone", "nothing, it is missing too")])
+def test_a_data_set_without_any_category_is_told_as_such(tmp_path, root, content):
+    touch(tmp_path / "empty", "note.txt")
+    with pytest.raises(DatasetProblems, match=f"bolt: this folder is missing; .*{root} holds: {content};"):
+        read_category(tmp_path / root, "bolt", Findings())
+
+
 def test_without_a_source_of_groups_every_picture_is_its_own(tmp_path):
     touch(tmp_path / "nut", "good/1.png", "good/2.png")
     assert grouped(tmp_path)[0] == {"good-1": "good-1", "good-2": "good-2"}

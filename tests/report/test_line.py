@@ -26,8 +26,8 @@ def params(inside: Path, raw_params: dict) -> Params:
     return tiny_params(raw, dataset={"categories": ["a"]}, detect={"on_synthetic": ["unet"]})
 
 
-def write_rates(rates: Rates, categories: str = "a", defects: int = 15, good: int = 3) -> None:
-    """Metrics of `unet` with these shares, on a test part of so many pictures of each category."""
+def write_rates(rates: Rates, categories: str = "a", defects: int = 15, good: int = 3, of_group: int = 1) -> None:
+    """Metrics of `unet` with these shares, on a test part of so many pictures of each category, `of_group` a part."""
     write_detection({(arm, category): [0.5, 0.5, 0.5] for arm in rates for category in categories})
     told = read_json(METRICS / "detection/unet.json")
     for category in categories:
@@ -35,7 +35,10 @@ def write_rates(rates: Rates, categories: str = "a", defects: int = 15, good: in
             for seed, *shares in zip(told[category][arm]["seeds"].values(), found, false, strict=True):
                 seed |= dict(zip(("defects_alarmed", "good_alarmed"), shares, strict=True))
         names = ["dent"] * defects + ["good"] * good
-        samples = [Sample(f"{n}", category, name, "", None, str(n), "test", (8, 8), "") for n, name in enumerate(names)]
+        samples = [
+            Sample(f"{n}", category, name, "", None, str(n // of_group), "test", (8, 8), "")
+            for n, name in enumerate(names)
+        ]
         write_records(Path(f"data/prepared/{category}/samples.jsonl"), samples)
     write_json(METRICS / "detection/unet.json", told)
 
@@ -71,7 +74,7 @@ def test_each_category_follows_the_mean_without_a_verdict(inside: Path, raw_para
     rows = table[table["arm"] == "perlin"].set_index("category")["change of missed"]
     assert rows.to_dict() == {"all categories": "+80.0 beyond", "a": "+80.0", "b": "+80.0"}
     assert list(table["category"])[::3] == ["all categories", "a", "b"]
-    assert sizes_of_test(both) == {"a": (15, 3), "b": (15, 3)}
+    assert sizes_of_test(both) == {"a": (15, 3, 15, 3), "b": (15, 3, 15, 3)}
 
 
 def test_the_sentences_name_what_lies_beyond_chance_and_what_few_pictures_leave_open(params: Params):
@@ -83,6 +86,13 @@ def test_the_sentences_name_what_lies_beyond_chance_and_what_few_pictures_leave_
         "15 pictures with a defect and 3 good ones: even without an error on any of them, up to 18 of 100 defects "
         "could be missed and 63 of 100 good ones be a false alarm (95% bounds)."
     )  # 1 - 0.05 ** (1 / 15) and 1 - 0.05 ** (1 / 3)
+
+
+def test_bounds_rest_on_parts_and_not_on_pictures_of_the_same_ones(params: Params):
+    write_rates({"none": SAME, "placebo": SAME, "perlin": SAME}, of_group=3)
+    text = str(told(params, on_the_line))
+    assert "15 pictures with a defect and 3 good ones, of 5 and 1 capture groups: even without an error" in text
+    assert "up to 45 of 100 defects could be missed and 95 of 100 good ones" in text  # 1 - 0.05 ** (1 / 5), 1 - 0.05
 
 
 def test_one_seed_tells_no_change(params: Params):

@@ -45,6 +45,7 @@ def test_help_and_harm_are_told_with_their_figures(two: Params):
     assert text.startswith("Help beyond chance: perlin +0.347 pixel AP (0.600 to 0.947); other seeds alone move it by ")
     assert " Harm beyond chance: dmgr -0.400 pixel AP (0.600 to 0.200); " in text and text.endswith(BASIS)
     assert "No proven help" not in text and "Best" not in text
+    assert "With 2 arms, chance alone shows a gain in up to 5 of 100 runs." in text  # 2.5 each
 
 
 def test_harm_alone_is_no_best_arm(two: Params):
