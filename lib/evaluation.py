@@ -108,7 +108,7 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
         seeds[folder.name.removeprefix("seed-")] |= mark_metrics(marks, decision, model_types)
         levels[folder.name] = alarm_levels(marks)
         defects = _defects(samples, marks) if defects is None else defects
-        defects[folder.name] = [int(pixels > 0) for one in marks for pixels in one.found.values()]
+        defects[folder.name] = [int(pixels > 0) for one in marks for pixels in one.hits.values()]
         ious = ious_of_types(marks, model_types)
         for name, ranking in zip(types, of_types, strict=True):
             of_type = {"pixel_ap": ranking.average_precision(), "pixel_iou_at_val_threshold": overlap(marks, name)}

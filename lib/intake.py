@@ -30,7 +30,7 @@ class Picture:
     name: str
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         """Its path as a table of UTF-8 can hold it."""
         return legible(self.path)
 
@@ -103,7 +103,7 @@ def arrivals(
             raise UserError(f"{folder}: is no folder; only folders are watched")
     names = Names(owners)
     before: dict[Path, State] = {}
-    seen: dict[Path, State] = {}
+    states: dict[Path, State] = {}
     away: set[Path] = set()
     first, done = True, done or {}
     while True:
@@ -123,11 +123,11 @@ def arrivals(
             for path, place in inside:
                 if found := signature(path):
                     now[path], within[path] = (found, os.access(path, os.R_OK)), place
-        known = {path: seen.get(path, (done.get(legible(path)), True)) for path in now}
-        ready = [path for path, found in now.items() if before.get(path) == found != known[path]]
+        earlier = {path: states.get(path, (done.get(legible(path)), True)) for path in now}
+        ready = [path for path, found in now.items() if before.get(path) == found != earlier[path]]
         yield [names.of(path, within[path]) for path in ready]
         # What went away meanwhile could not be looked at: it is new when it comes back.
-        seen |= {path: now[path] for path in ready if signature(path)}
+        states |= {path: now[path] for path in ready if signature(path)}
         before, first = now, False
         wait()
 

@@ -22,7 +22,7 @@ class Marks(NamedTuple):
     """One picture in use.
 
     level: the highest alarm threshold at which it is an alarm; minus infinity if it is too small for one. types: those
-    of its defects, or only GOOD. areas, found: of each type that counts, the pixels of its defects, and those of them
+    of its defects, or only GOOD. areas, hits: of each type that counts, the pixels of its defects, and those of them
     that are marked. false: marked pixels that show no defect. boxes, truth: detected boxes, and those of the defects.
     The rest is of detectors that tell types apart: boxes with types, the true ones of each type, the overlap of each
     type's pixels, and whether the picture has the right type, NaN if it does not show one type alone.
@@ -31,7 +31,7 @@ class Marks(NamedTuple):
     level: float
     types: tuple[str, ...]
     areas: dict[str, int]
-    found: dict[str, int]
+    hits: dict[str, int]
     false: int
     boxes: list[ScoredBox]
     truth: list[Box]
@@ -109,8 +109,8 @@ def overlap(marks: Sequence[Marks], name: str | None = None) -> float:
     pictures that show it and in good ones; defects of other types do not count there."""
     if name is not None:
         marks = [one for one in marks if name in one.types or GOOD in one.types]
-    areas, found = ([getattr(one, which) for one in marks] for which in ("areas", "found"))
-    true, hit = (sum(sum(one.values()) if name is None else one.get(name, 0) for one in of) for of in (areas, found))
+    areas, hits = ([getattr(one, which) for one in marks] for which in ("areas", "hits"))
+    true, hit = (sum(sum(one.values()) if name is None else one.get(name, 0) for one in of) for of in (areas, hits))
     return hit / (true + sum(one.false for one in marks)) if true else math.nan
 
 

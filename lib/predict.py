@@ -186,10 +186,10 @@ def _look(inspector: Inspector, pictures: Iterable[Picture], results: Results) -
 
     def look(picture: Picture) -> None:
         try:
-            if picture.shown != picture.path.as_posix():
-                raise UserError(f"{picture.shown}: a name that is no UTF-8, as all results are; rename it")
+            if picture.display_name != picture.path.as_posix():
+                raise UserError(f"{picture.display_name}: a name that is no UTF-8, as all results are; rename it")
             if picture.path.is_dir():
-                raise UserError(f"{picture.shown}: a folder that cannot be read; nothing in it is looked at")
+                raise UserError(f"{picture.display_name}: a folder that cannot be read; nothing in it is looked at")
             image = inspector.read(picture.path)
             refuse_small(image[..., 0].size, inspector.decision.min_area, "min_area of the model", picture.path)
             answer = inspector.look(image)

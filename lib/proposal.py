@@ -53,7 +53,7 @@ class Facts:
     long: tuple[int, ...]
     megapixels: float
     mixed: bool
-    known: str
+    grouping: str
 
 
 class Choice(NamedTuple):
@@ -80,7 +80,7 @@ def facts_of(dataset: Dataset, looks: Mapping[str, Look], reason: str) -> Facts:
                 of_mask = [component.box for component in mask_boxes(mask, 0.0, SPECK)]
                 boxes += [(x1 - x0, y1 - y0) for x0, y0, x1, y1 in of_mask]
     pictures = [picture for look in looks.values() for picture in look.pictures]
-    known = f"the layout names the groups of {sum(bool(one.group) for one in pictures)} pictures"
+    grouping = f"the layout names the groups of {sum(bool(one.group) for one in pictures)} pictures"
     return Facts(
         dataset=dataset,
         reason=reason,
@@ -92,7 +92,7 @@ def facts_of(dataset: Dataset, looks: Mapping[str, Look], reason: str) -> Facts:
         long=tuple(max(box) for box in boxes),
         megapixels=sum(width * height for width, height in sizes) / len(sizes) / 1e6,
         mixed=any(one.several for one in pictures),
-        known=known if any(one.group for one in pictures) else "",
+        grouping=grouping if any(one.group for one in pictures) else "",
     )
 
 
@@ -147,11 +147,11 @@ def settings_of(chosen: Sequence[Choice]) -> dict[str, Any]:
 def _grouping(facts: Facts) -> list[Choice]:
     dataset = facts.dataset
     if dataset.group_table:
-        reason = facts.known or "pictures of one of its values show one thing and stay in one part"
+        reason = facts.grouping or "pictures of one of its values show one thing and stay in one part"
     elif dataset.group_pattern:
         reason = "as params.yaml has it"
     else:
-        reason = facts.known or "none are known: if several pictures show one part, the test flatters"
+        reason = facts.grouping or "none are known: if several pictures show one part, the test flatters"
     keys = ("group_table", "group_column", "group_pattern")
     return [
         Choice(f"dataset.{key}", getattr(dataset, key), reason if getattr(dataset, key) or number == 0 else SILENT)

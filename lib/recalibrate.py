@@ -96,7 +96,9 @@ def recalibrated(
     levels = [level(picture) for picture in progress(good, "look at good pictures")]
     of_masks = max(trained.decision.threshold, float(np.median(levels)))
     highest = sorted(zip(levels, good, strict=True), key=lambda one: -one[0])
-    alarms = [f"{one.shown} ({score:.6g})" for score, one in highest if score >= trained.decision.alarm_threshold]
+    alarms = [
+        f"{one.display_name} ({score:.6g})" for score, one in highest if score >= trained.decision.alarm_threshold
+    ]
     after = asdict(Decision(of_masks, threshold_for(levels, rate), area)) | {
         "chosen_on": "good pictures, recalibrated",
         "false_alarm_rate": rate,

@@ -49,25 +49,25 @@ class Progress:
     due: frozenset[str]
     seconds: Mapping[str, float]
     estimate: float = 0.0
-    seen: list[str] = field(default_factory=list)
+    visits: list[str] = field(default_factory=list)
 
     def reached(self, name: str) -> None:
         """DVC has come to a stage."""
-        if name in self.stages and name not in self.seen:
-            self.seen.append(name)
+        if name in self.stages and name not in self.visits:
+            self.visits.append(name)
 
-    def told(self, elapsed: float) -> str:
+    def sentence(self, elapsed: float) -> str:
         """The stage that DVC is at, and the time left, `elapsed` seconds after the start."""
-        left = [name for name in self.stages if name in self.due and name not in self.seen[:-1]]
-        place = f"stage {len(self.seen)} of {len(self.stages)}"
-        durations = [taken for name in left if (taken := self._expected(name)) is not None]
-        if len(durations) < len(left) and self.estimate > elapsed + sum(durations):
+        remaining = [name for name in self.stages if name in self.due and name not in self.visits[:-1]]
+        place = f"stage {len(self.visits)} of {len(self.stages)}"
+        durations = [taken for name in remaining if (taken := self._expected(name)) is not None]
+        if len(durations) < len(remaining) and self.estimate > elapsed + sum(durations):
             return f"{place}, {about(self.estimate - elapsed)} left by the estimate of lib.start"
         if not durations:
             return place
-        done = sum(self._expected(name) or 0 for name in self.seen[:-1] if name in self.due)
+        done = sum(self._expected(name) or 0 for name in self.visits[:-1] if name in self.due)
         pace = min(max(elapsed / done, PACE[0]), PACE[1]) if done >= PACED_AFTER else 1.0
-        if len(durations) < len(left):
+        if len(durations) < len(remaining):
             return f"{place}, more than {minutes(max(pace * sum(durations), 60))} left"
         return f"{place}, {about(pace * sum(durations))} left"
 
@@ -146,7 +146,7 @@ def repro(targets: Sequence[str], folder: Path = Path(), env: Mapping[str, str] 
             if match := TOLD.match(line.decode(errors="replace")):
                 progress.reached(match[2])
                 if match[1] == "Running stage":
-                    print(progress.told(time.monotonic() - started), file=sys.stderr, flush=True)
+                    print(progress.sentence(time.monotonic() - started), file=sys.stderr, flush=True)
     if process.returncode == 0 and progress.estimate:
         (folder / ESTIMATE).unlink(missing_ok=True)  # what stages took is better
     return process.returncode

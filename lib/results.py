@@ -146,9 +146,9 @@ class Results:
         known as such."""
         failed = {name: f"{row.picture}/" for name, row in self.rows.items() if row.error}
         for one in pictures:
-            for name in [name for name, folder in failed.items() if one.shown.startswith(folder)]:
+            for name in [name for name, folder in failed.items() if one.display_name.startswith(folder)]:
                 self.rows.pop(name, None)  # of a folder that could not be read
-            self.rows[one.name] = Row(one.shown, result=one.name)
+            self.rows[one.name] = Row(one.display_name, result=one.name)
             self.boxes.pop(one.name, None)
             self.looks.pop(one.name, None)
             if now := signature(one.path):
@@ -170,7 +170,9 @@ class Results:
         for file, data in zip(self._files(picture), pngs, strict=True):
             write_bytes(file, data)
         alarm = "yes" if mask.any() else "no"
-        self.rows[picture.name] = Row(picture.shown, f"{score:.6f}", str(int(mask.sum())), alarm, "", picture.name)
+        self.rows[picture.name] = Row(
+            picture.display_name, f"{score:.6f}", str(int(mask.sum())), alarm, "", picture.name
+        )
         self.boxes[picture.name] = [
             {
                 "category_id": label or 1,
@@ -186,7 +188,7 @@ class Results:
             for file in self._files(picture):
                 file.unlink(missing_ok=True)
         self.boxes.pop(picture.name, None)
-        self.rows[picture.name] = Row(picture.shown, error=" ".join(error.split()), result=picture.name)
+        self.rows[picture.name] = Row(picture.display_name, error=" ".join(error.split()), result=picture.name)
 
     def write(self) -> None:
         """scores.csv, boxes.json, run.json: whole, as of now.
@@ -251,7 +253,9 @@ def refuse_clash(picture: Picture) -> None:
     """Raise UserError where a folder of a picture is called like files of results, which may stand in its way."""
     for part in Path(picture.name).parent.parts:
         if part.endswith(SUFFIXES) or part in (TABLE, BOXES, RUN):
-            raise UserError(f"{picture.shown}: lies in a folder {part}, as files of results are called; rename it")
+            raise UserError(
+                f"{picture.display_name}: lies in a folder {part}, as files of results are called; rename it"
+            )
 
 
 def earlier(out: Path) -> set[str]:

@@ -23,7 +23,7 @@ from lib.core.errors import UserError
 from lib.core.params import Dataset, Layout, Params, load
 from lib.core.runtime import write_json
 from lib.dataset.groups import read_groups
-from lib.dataset.inspect import dataset_of, place_of, told
+from lib.dataset.inspect import dataset_of, place_of, report
 from lib.dataset.splitting import assign_splits
 from lib.dataset.survey import Look, look_at, taken_for
 from lib.preset import with_settings, write
@@ -56,13 +56,13 @@ def start(
     looks = {category: look_at(dataset, category) for category in dataset.categories}
     dataset = with_groups(dataset, looks)
     if any(look.findings.problems for look in looks.values()):
-        print("\n".join(told(looks, dataset, params)[0]))
+        print("\n".join(report(looks, dataset, params)[0]))
         return 1
     reasons = [line.removesuffix(" (dataset.layout)") for line in taken_for(looks)]
     facts = facts_of(dataset, looks, "; ".join(reasons))
     chosen = choices(facts, thorough)
     proposed = with_choices(params, chosen)
-    lines, problems = told(looks, dataset, proposed)
+    lines, problems = report(looks, dataset, proposed)
     print("\n".join(lines))
     if problems:
         return 1

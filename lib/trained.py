@@ -110,13 +110,13 @@ def counting(look: Look, ignored: Mask | None) -> Look:
         return look
 
     def counted(image: RGB) -> Answer:
-        answer = look(shown(image, ignored))
+        answer = look(without_ignored(image, ignored))
         return answer._replace(scores=silenced(answer.scores, ignored))
 
     return counted
 
 
-def shown(image: RGB, ignored: Mask) -> RGB:
+def without_ignored(image: RGB, ignored: Mask) -> RGB:
     """The picture (H, W, 3) without the pixels that never count. Raises UserError if it has another size."""
     if image.shape[:2] != ignored.shape:
         (height, width), (rows, columns) = image.shape[:2], ignored.shape

@@ -48,7 +48,7 @@ def test_a_defect_is_found_by_a_mark_within_it_whose_region_gives_an_alarm(
     good = Example(BLACK, None, False, GOOD)
     one, decision = predicted(tmp_path, scores, masks[0]), Decision(threshold, alarm_threshold, min_area)
     marks = [marks_of(example, one, decision, []) for example in [*examples, good]]
-    assert [int(pixels > 0) for each in marks for pixels in each.found.values()] == found
+    assert [int(pixels > 0) for each in marks for pixels in each.hits.values()] == found
     assert marks[0].areas == {"dent": 9} and marks[2].areas == {} and marks[2].types == (GOOD,)
     assert alarm_levels(marks).tolist() == [alarm_level(scores, min_area)] * 3
     marked = decision.mask(scores)

@@ -36,7 +36,7 @@ def test_the_time_left_is_that_of_stages_which_may_still_run(due, seconds, seen,
     progress = Progress(STAGES, frozenset(due), seconds)
     for name in seen:
         progress.reached(name)
-    assert progress.told(elapsed) == told
+    assert progress.sentence(elapsed) == told
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,14 @@ def test_a_first_run_goes_by_the_estimate_that_the_settings_were_proposed_with(s
     progress = Progress(STAGES, frozenset(STAGES), seconds, estimate=630)
     for name in STAGES[:2]:
         progress.reached(name)
-    assert progress.told(elapsed) == told
+    assert progress.sentence(elapsed) == told
 
 
 def test_a_stage_counts_once_and_strangers_do_not():
     progress = Progress(STAGES, frozenset(), {})
     for name in ("prepare", "prepare", "data/mydata.dvc", "report"):
         progress.reached(name)
-    assert progress.seen == ["prepare", "report"]
+    assert progress.visits == ["prepare", "report"]
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0, "1 minute"), (46, "1 minute"), (89, "1 minute"), (91, "2 minutes")])

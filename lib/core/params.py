@@ -278,7 +278,7 @@ class Params(BaseModel):
         try:
             return settings.model_validate((self.model_extra or {}).get(method))
         except ValidationError as error:
-            raise UserError(_told(Path("params.yaml"), error.errors(), method)) from error
+            raise UserError(_message(Path("params.yaml"), error.errors(), method)) from error
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
@@ -289,7 +289,7 @@ def load(path: Path = Path("params.yaml")) -> Params:
     try:
         params = Params.model_validate(read_settings(path))
     except ValidationError as error:
-        raise UserError(_told(path, error.errors())) from error
+        raise UserError(_message(path, error.errors())) from error
     if problems := _methods_at_fault(params):
         raise UserError(f"{path}: {len(problems)} problem(s):\n" + "\n".join(f"  {problem}" for problem in problems))
     return params
@@ -331,7 +331,7 @@ def _methods_at_fault(params: Params) -> list[str]:
     return problems
 
 
-def _told(path: Path, problems: list[ErrorDetails], section: str = "") -> str:
+def _message(path: Path, problems: list[ErrorDetails], section: str = "") -> str:
     """One line per problem: key, expectation, value."""
     places = {problem["loc"][:-1] for problem in problems}
     lines = [

@@ -142,7 +142,7 @@ def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") ->
         sources.add(source)
         drawn.append((area, types.index(region.defect_type) + 1, patch))
     if faults:
-        raise UserError(_told(annotation, faults))
+        raise UserError(_message(annotation, faults))
     labels = np.zeros((height, width), np.uint8)
     for _, value, patch in sorted(drawn, key=lambda one: -one[0]):
         patch.of(labels)[patch.mask] = value
@@ -154,7 +154,7 @@ def draw(annotation: Annotation, image: NDArray, boxes: BoxMasks = "grabcut") ->
     return Drawing(labels, types, max(sources, key=MASK_SOURCES.index), guessed, hidden)
 
 
-def _told(annotation: Annotation, faults: Sequence[tuple[int, str]]) -> str:
+def _message(annotation: Annotation, faults: Sequence[tuple[int, str]]) -> str:
     """A message about regions, given by their numbers, that cannot be drawn.
 
     Of faults that differ in their figures alone the first is told in full, the others by their regions.

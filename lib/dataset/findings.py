@@ -41,13 +41,13 @@ class Alike:
         """Add a problem at a place, such as `line 4`."""
         self._of.setdefault((file, kind), []).append((place, text))
 
-    def told(self) -> list[str]:
+    def messages(self) -> list[str]:
         """A sentence for each file and kind, in the order of their first problem."""
-        told = []
+        messages = []
         for (file, _), ((place, text), *rest) in self._of.items():
             alike = f"; alike in {len(rest)} more: {shortlist([one for one, _ in rest])}" if rest else ""
-            told.append(f"{file}, {place}: {text}{alike}")
-        return told
+            messages.append(f"{file}, {place}: {text}{alike}")
+        return messages
 
 
 def shortlist(names: Sequence[str], between: str = ", ") -> str:

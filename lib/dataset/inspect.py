@@ -46,7 +46,7 @@ def inspect(folder: Path, layout: Layout | None, categories: list[str] | None) -
     own = own_section(folder, params)
     dataset = dataset_of(folder, layout, categories or (list(own.categories) if own else None), params)
     looks = {category: look_at(dataset, category) for category in dataset.categories}
-    lines, problems = told(looks, dataset, params)
+    lines, problems = report(looks, dataset, params)
     if own and (left := [name for name in _there(folder, dataset.layout, own) if name not in own.categories]):
         lines += ["", f"not read by prepare: {shortlist(left)}, which dataset.categories in params.yaml leaves out"]
     print("\n".join(lines))
@@ -103,7 +103,7 @@ def _there(folder: Path, layout: Layout, own: Dataset | None) -> list[str]:
     return [name for name in names if name in own.categories or not any(other.is_relative_to(name) for other in others)]
 
 
-def told(looks: dict[str, Look], dataset: Dataset, params: Params | None) -> tuple[list[str], list[str]]:
+def report(looks: dict[str, Look], dataset: Dataset, params: Params | None) -> tuple[list[str], list[str]]:
     """The lines of the report, and the problems among them."""
     lines = taken_for(looks)
     for category, look in looks.items():

@@ -169,8 +169,8 @@ def nearest_distance(patches: Tensor, memory: Tensor) -> Tensor:
     norms = memory.square().sum(dim=1)
 
     def nearest(chunk: Tensor) -> Tensor:
-        found = torch.addmm(norms, chunk, memory.T, alpha=-2).argmin(dim=1)
-        return (chunk - memory[found]).norm(dim=1)
+        index = torch.addmm(norms, chunk, memory.T, alpha=-2).argmin(dim=1)
+        return (chunk - memory[index]).norm(dim=1)
 
     return torch.cat([nearest(chunk) for chunk in patches.split(CHUNK)])
 

@@ -54,11 +54,11 @@ def show_decoder_attention(unet: Any) -> None:
 
     The maps of the encoder do not follow the layout of the picture (Song et al. 2025 leave them out).
     """
-    shown = {
+    processors = {
         name: ShownAttention() if name.startswith("up_blocks.") and ".attn2." in name else processor
         for name, processor in unet.attn_processors.items()
     }
-    unet.set_attn_processor(shown)
+    unet.set_attn_processor(processors)
 
 
 @contextlib.contextmanager

@@ -40,8 +40,8 @@ class Frame:
         of a window a network paints worst, since its convolutions see zero padding there.
         """
         longer = max(box[2] - box[0], box[3] - box[1])
-        shown = max(self.window.context * longer, self.patch)
-        side = max(math.ceil(shown * self.side / self.patch), self.window.min_side)
+        extent = max(self.window.context * longer, self.patch)
+        side = max(math.ceil(extent * self.side / self.patch), self.window.min_side)
         return Window((box[0] + box[2] - side) // 2, (box[1] + box[3] - side) // 2, side)
 
     def corner(self, box: Box) -> tuple[int, int]:

@@ -223,24 +223,24 @@ def optimised(
     x, c = states
     everyone = torch.arange(len(x), device=x.device)
     least = torch.zeros_like(everyone)
-    known: Evaluation | None = None
+    current: Evaluation | None = None
     for left in reversed(range(plan.gradient_steps)):
-        if known is None or not known[2].requires_grad:
+        if current is None or not current[2].requires_grad:
             x, c = x.detach().requires_grad_(), c.detach().requires_grad_(gates[1] is not None)
-            known = evaluate(x, c, everyone)
+            current = evaluate(x, c, everyone)
         open_gates = [gate for gate in gates if gate is not None]
-        gradients = torch.autograd.grad(known[2].sum(), [x, c][: len(open_gates)])
+        gradients = torch.autograd.grad(current[2].sum(), [x, c][: len(open_gates)])
         ways = [gate * gradient for gate, gradient in zip(open_gates, gradients, strict=True)]
-        (x, c), known, least = _searched(evaluate, (x, c), ways, known, rate, least, plan, search, left > 0)
-    assert known is not None
-    return (x, c), known
+        (x, c), current, least = _searched(evaluate, (x, c), ways, current, rate, least, plan, search, left > 0)
+    assert current is not None
+    return (x, c), current
 
 
 def _searched(
     evaluate: Callable[[Tensor, Tensor, Tensor], Evaluation],
     states: tuple[Tensor, Tensor],
     ways: Sequence[Tensor],
-    known: Evaluation,
+    current: Evaluation,
     rate: float,
     least: Tensor,
     plan: Plan,
@@ -253,8 +253,8 @@ def _searched(
     if all were tried from the longest on, if all steps longer than a rejected one are rejected, too. again: another
     gradient step follows; if all samples take the same try, its graph is kept, which saves an evaluation.
     """
-    (x, c), before = (state.detach() for state in states), known[2].detach()
-    result = [part.clone() for part in (x, c, *(part.detach() for part in known))]
+    (x, c), before = (state.detach() for state in states), current[2].detach()
+    result = [part.clone() for part in (x, c, *(part.detach() for part in current))]
     refused, taken, stride = least - 1, torch.full_like(least, plan.tries), 1
     shrinks = torch.maximum(search.shrinks, least).clamp(max=plan.tries - 1)
     with_graph: list[Tensor] = []

@@ -33,8 +33,8 @@ def main() -> None:
     parser.add_argument("--categories", nargs="+", help="names; default: all")
     args = parser.parse_args()
     params = load()
-    categories = _known(args.categories, params.dataset.categories, "dataset.categories")
-    generators = _known(args.generators, params.generators, "generators")
+    categories = _chosen(args.categories, params.dataset.categories, "dataset.categories")
+    generators = _chosen(args.generators, params.generators, "generators")
     for name in args.formats:
         refuse_outputs(args.out / name)
     for name in dict.fromkeys(args.formats):
@@ -43,7 +43,7 @@ def main() -> None:
         print(f"{(args.out / name).as_posix()}: pictures: {numbers}")
 
 
-def _known(choice: list[str] | None, valid: tuple[str, ...], key: str) -> list[str]:
+def _chosen(choice: list[str] | None, valid: tuple[str, ...], key: str) -> list[str]:
     """The names asked for, once each, or all. Raises UserError for names that params.yaml lacks."""
     names = list(valid) if choice is None else list(dict.fromkeys(choice))
     if strange := [name for name in names if name not in valid]:

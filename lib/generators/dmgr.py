@@ -271,14 +271,14 @@ class Sampler:
         known = torch.stack([~request.open for request in requests]).to(where) if anchored else None
         kinds = torch.tensor([request.kind for request in requests], device=where)
         noise = starting_noise([request.seed for request in requests], source.shape[1:]).to(where)
-        told = self.settings.prediction
+        prediction = self.settings.prediction
 
         def chains(plan: Plan) -> Descended:
             rectifier = self.rectifier(
                 schedule,
                 plan,
-                lambda x, t, rows: estimate(self.whole, schedule, x, t, told),
-                lambda c, t, rows: estimate(self.part, schedule, c, t, told, kinds[rows]),
+                lambda x, t, rows: estimate(self.whole, schedule, x, t, prediction),
+                lambda c, t, rows: estimate(self.part, schedule, c, t, prediction, kinds[rows]),
                 torch.tensor([request.corner for request in requests], device=where),
                 [torch.Generator().manual_seed(seed_for(request.seed, "travel")) for request in requests],
                 source if anchored else None,

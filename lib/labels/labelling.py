@@ -43,7 +43,7 @@ class Labeller:
     """Labels single records. Called from several threads: a record's files and verdict depend on nothing else.
 
     real: the samples of the train and val parts by their ids. traits: those of all real defects, by type. read: reads
-    a good picture, through a memory. folder: for new pictures and masks; `final`: where it will lie. shown: the
+    a good picture, through a memory. folder: for new pictures and masks; `final`: where it will lie. on_sheet: the
     placements whose windows are asked for. verdicts: what people said.
     """
 
@@ -53,7 +53,7 @@ class Labeller:
     read: Callable[[Path], RGB]
     folder: Path
     final: Path
-    shown: frozenset[str]
+    on_sheet: frozenset[str]
     verdicts: Verdicts = NO_VERDICTS
 
     def __call__(self, record: Synthetic) -> Judgement:
@@ -92,7 +92,7 @@ class Labeller:
             accepted=accepted,
             reason=reason,
         )
-        tiles = self._tiles(record, image, normal, mask) if record.placement in self.shown else ()
+        tiles = self._tiles(record, image, normal, mask) if record.placement in self.on_sheet else ()
         return Judgement(record, tiles)
 
     def _normal(self, record: Synthetic) -> RGB | None:

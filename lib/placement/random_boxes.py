@@ -14,7 +14,7 @@ from lib.core.records import DefectBox, Placement, Sample
 from lib.core.runtime import progress, seed_for
 from lib.placement.parts import part_at, poses, turning
 from lib.placement.scenes import MIN_SHARE, Boxes, Place, Scene, View, scene_of
-from lib.placement.surroundings import Points, seen, unlikeness
+from lib.placement.surroundings import Points, features_at, unlikeness
 
 # Standard deviation of a placement's centre about the real one, in sizes of the part. A handful of real defects shows
 # only roughly where on a part a type occurs (at the rim, in the middle).
@@ -131,7 +131,7 @@ def _box_at(rng: np.random.Generator, scene: Scene, real: Place, good: View, jit
     fitting = np.flatnonzero(misses <= max(SHARE_TOLERANCE, misses.min()))
     boxes, turns = boxes[fitting], turns[fitting]
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
-    around, _ = seen(good.features, middles[:, None, None] + real.offsets @ turning(turns)[:, None])
+    around, _ = features_at(good.features, middles[:, None, None] + real.offsets @ turning(turns)[:, None])
     order = np.argsort(unlikeness(*real.surroundings, around, scene.scale), kind="stable")
     x0, y0, x1, y1 = boxes[order[rng.integers(min(KEPT, len(order)))]].tolist()
     return x0, y0, x1, y1

@@ -30,10 +30,10 @@ from lib.placement.surroundings import (
     Points,
     alignment,
     features,
+    features_at,
     reach,
     ring_offsets,
     scales,
-    seen,
 )
 
 Sums = NDArray[np.float64]  # (h + 1, w + 1), integral image of a foreground
@@ -134,7 +134,7 @@ class Place:
     @cached_property
     def surroundings(self) -> tuple[NDArray[np.float32], Mask]:
         """The features (RINGS, ANGLES, 6) at these points, and where they are known."""
-        return seen(self.view.features, self.centre + self.offsets)
+        return features_at(self.view.features, self.centre + self.offsets)
 
 
 def scene_of(samples: Sequence[Sample], boxes: Sequence[DefectBox]) -> "Scene":
@@ -165,8 +165,8 @@ class Scene:
         views = self.views(few)
         # If a person drew masks, only these decide.
         drawn = [view for sample, view in zip(few, views, strict=True) if sample.foreground is not None]
-        told = drawn or views
-        if 2 * sum(view.is_whole for view in told) > len(told) or (not drawn and self._beside(reals)):
+        judges = drawn or views
+        if 2 * sum(view.is_whole for view in judges) > len(judges) or (not drawn and self._beside(reals)):
             self.kind = "filled"
             if not all(view.is_whole for view in views):
                 self._read = recent(self._view)  # type: ignore[type-var]

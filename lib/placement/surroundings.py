@@ -139,7 +139,7 @@ def ring_offsets(box: Box, size: tuple[int, int]) -> Points:
     return np.asarray(directions[None] * stretch[..., None])
 
 
-def seen(picture: Features, points: Points) -> tuple[NDArray[np.float32], Mask]:
+def features_at(picture: Features, points: Points) -> tuple[NDArray[np.float32], Mask]:
     """The features (..., RINGS, ANGLES, 6) at points (..., RINGS, ANGLES, 2), and where they are known, bool.
 
     A point outside the picture gets the features of the nearest pixel, and 1 in the channel "beyond", except on the

@@ -116,14 +116,14 @@ def pairs(runs: tuple[Run, Run], before: Answers, after: Answers, room: int) -> 
     """
     different, equal = _different(before, after)
     reader = _Reader(runs)
-    shown: list[Pair] = []
+    chosen: list[Pair] = []
     for a, b in different:
         pair = reader.pair(a, b)
         room -= pair.bytes
         if room < 0:
             break
-        shown.append(pair)
-    left = len(different) - len(shown)
+        chosen.append(pair)
+    left = len(different) - len(chosen)
     note = f"{len(different)} placements of both runs differ in picture, mask or verdict, {equal} do not."
     note += f" {left} of those that differ are left out, since the page has a bound on its size." if left else ""
     if reader.lost:
@@ -131,7 +131,7 @@ def pairs(runs: tuple[Run, Run], before: Answers, after: Answers, room: int) -> 
             f" {reader.lost} pictures or masks are no longer to be had: neither in DVC's cache nor, unchanged, in the "
             "workspace; `dvc fetch --all-commits` brings back what a remote has."
         )
-    return shown, note
+    return chosen, note
 
 
 def _different(before: Answers, after: Answers) -> tuple[list[tuple[dict[str, Any], dict[str, Any]]], int]:

@@ -36,7 +36,7 @@ def changed_params(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     """Every key whose value differs, dotted, with both values; a dash where a run has no such key."""
     before, after = dict(_leaves(a)), dict(_leaves(b))
     rows = [
-        {"parameter": key, "before": _shown(before, key), "after": _shown(after, key)}
+        {"parameter": key, "before": _text(before, key), "after": _text(after, key)}
         for key in dict.fromkeys((*before, *after))
         if key not in before or key not in after or before[key] != after[key]
     ]
@@ -51,7 +51,7 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _shown(values: Mapping[str, Any], key: str) -> str:
+def _text(values: Mapping[str, Any], key: str) -> str:
     return json.dumps(values[key], ensure_ascii=False, default=str) if key in values else "-"
 
 
@@ -165,8 +165,8 @@ def _blocks(before: Scores, after: Scores, key: tuple[str, str, str], shared: li
     for category in shared:
         block = [after[key][category], before[key][category]]
         for like in likes:
-            found = [run[like][category] for run in (before, after) if category in run.get(like, {})]
-            block += found[:1] if found[:1] == found[1:] else found
+            values = [run[like][category] for run in (before, after) if category in run.get(like, {})]
+            block += values[:1] if values[:1] == values[1:] else values
         blocks.append(block)
     return blocks
 

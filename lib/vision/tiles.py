@@ -125,7 +125,7 @@ def tiles(
         side = max(_side(extent, window, overlap, multiple) for extent in (height, width))
     else:
         sides = range(math.ceil(window / multiple) * multiple, max(window, largest) + 1, multiple)
-        side = min(sides, key=lambda side: (_seen(height, width, side, overlap), -side))
+        side = min(sides, key=lambda side: (_pixels(height, width, side, overlap), -side))
     return [Window(x, y, side) for y in _starts(height, side, overlap) for x in _starts(width, side, overlap)]
 
 
@@ -136,7 +136,7 @@ def _side(extent: int, window: int, overlap: int, multiple: int) -> int:
     return math.ceil(max(covers, window) / multiple) * multiple
 
 
-def _seen(height: int, width: int, side: int, overlap: int) -> int:
+def _pixels(height: int, width: int, side: int, overlap: int) -> int:
     """The total number of pixels of the tiles of a side that cover a picture."""
     return side**2 * _count(height, side, overlap) * _count(width, side, overlap)
 

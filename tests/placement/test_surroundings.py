@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lib.placement.parts import turning
-from lib.placement.surroundings import CHANNELS, alignment, features, ring_offsets, scales, seen, unlikeness
+from lib.placement.surroundings import CHANNELS, alignment, features, features_at, ring_offsets, scales, unlikeness
 
 WHOLE = np.ones((160, 160), bool)
 
@@ -30,7 +30,9 @@ def test_what_a_box_hides_does_not_shine_into_the_surroundings():
     stained, box = image.copy(), (60, 70, 90, 95)
     stained[70:95, 60:90] = (255, 0, 0)
     one, other = (features(each, WHOLE, [box]) for each in (image, stained))
-    for values, known in (seen(look, np.array([75.0, 82.5]) + ring_offsets(box, (160, 160))) for look in (one, other)):
+    for values, known in (
+        features_at(look, np.array([75.0, 82.5]) + ring_offsets(box, (160, 160))) for look in (one, other)
+    ):
         assert known.all() and np.isfinite(values).all()
     assert np.abs(one.maps - other.maps)[one.known].max() < 2
 
@@ -39,7 +41,7 @@ def test_a_place_is_like_itself_and_unlike_others():
     look = features(picture(), WHOLE)
     centres = np.random.default_rng(1).uniform(30, 130, (50, 2))
     offsets = ring_offsets((0, 0, 20, 14), (160, 160))
-    around, known = seen(look, centres[:, None, None] + offsets)
+    around, known = features_at(look, centres[:, None, None] + offsets)
     unlike = unlikeness(around[7], known[7], around, scales([look]))
     assert unlike[7] == 0 and np.argmin(unlike) == 7 and np.median(unlike) > 0.5
 
@@ -53,16 +55,18 @@ def test_a_turned_place_is_alike_when_it_is_looked_at_turned(quarters):
     there = (point - 80) @ turn + 80
     offsets = ring_offsets((0, 0, 21, 13), (160, 160))
     (real, known), (alike, _), (askew, _) = (
-        seen(look, point + offsets),
-        seen(turned, there + offsets @ turn),
-        seen(turned, there + offsets),
+        features_at(look, point + offsets),
+        features_at(turned, there + offsets @ turn),
+        features_at(turned, there + offsets),
     )
     same, other = unlikeness(real, known, np.stack([alike, askew]), scales([look]))
     assert same < 0.15 < 0.4 < other
 
 
 def test_unknown_points_do_not_count():
-    around, known = seen(features(picture(), WHOLE), np.array([80.0, 80]) + ring_offsets((0, 0, 20, 20), (160, 160)))
+    around, known = features_at(
+        features(picture(), WHOLE), np.array([80.0, 80]) + ring_offsets((0, 0, 20, 20), (160, 160))
+    )
     changed, known = around.copy(), known.copy()
     changed[1, 3:6], known[1, 3:6] = 1000, False
     assert unlikeness(around, known, changed[None], np.ones(6, np.float32))[0] == 0
@@ -70,7 +74,9 @@ def test_unknown_points_do_not_count():
 
 
 def test_beyond_the_border_is_seen_on_the_near_rings():
-    values, known = seen(features(picture(), WHOLE), np.array([4.0, 80]) + ring_offsets((0, 72, 8, 88), (160, 160)))
+    values, known = features_at(
+        features(picture(), WHOLE), np.array([4.0, 80]) + ring_offsets((0, 72, 8, 88), (160, 160))
+    )
     beyond = values[..., CHANNELS.index("beyond")]
     assert known.all() and beyond[0].any() and not beyond[0].all() and not beyond[-1].any()
 
@@ -103,5 +109,5 @@ def test_pictures_of_the_same_thing_in_the_same_place_are_aligned():
 def test_any_size_of_picture_has_features(height, width):
     image = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     look = features(image, np.ones((height, width), bool), [(0, 0, max(width // 2, 1), height)])
-    values, _ = seen(look, np.array([width / 2, height / 2]) + ring_offsets((0, 0, 1, 1), (width, height)))
+    values, _ = features_at(look, np.array([width / 2, height / 2]) + ring_offsets((0, 0, 1, 1), (width, height)))
     assert np.isfinite(values).all()

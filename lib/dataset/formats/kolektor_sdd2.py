@@ -27,14 +27,14 @@ def recognises(base: Path) -> str | None:
 def read(base: Path, findings: Findings) -> list[Picture]:
     """The pictures of both parts; adds missing masks and unread files to the findings."""
     pictures: list[Picture] = []
-    told: list[Path] = []
+    used: list[Path] = []
     for part in (TRAIN, TEST):
         files = picture_files(base / part, findings) if (base / part).is_dir() else []
         masks = {path.stem.removesuffix(ENDING): path for path in files if path.stem.endswith(ENDING)}
         images = [path for path in files if not path.stem.endswith(ENDING)]
         named = f", called <stem>{ENDING}.png, black where there is no defect"
         note_without_mask([path for path in images if path.stem not in masks], base / part, findings, named)
-        told += [*images, *(masks[path.stem] for path in images if path.stem in masks)]
+        used += [*images, *(masks[path.stem] for path in images if path.stem in masks)]
         for path in progress([path for path in images if path.stem in masks], "masks"):
             try:
                 has_defect = bool(read_mask(masks[path.stem]).any())
@@ -44,5 +44,5 @@ def read(base: Path, findings: Findings) -> list[Picture]:
             pictures.append(
                 Picture("defect", part, path, masks[path.stem]) if has_defect else Picture(GOOD, part, path)
             )
-    note_unread(base, pictures, findings, told)
+    note_unread(base, pictures, findings, used)
     return pictures

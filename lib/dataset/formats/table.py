@@ -67,7 +67,7 @@ def read(base: Path, findings: Findings) -> list[Picture]:
                 name=names[path] if names[path] != path.stem else None,
             )
         )
-    findings.problems += wrong.told()
+    findings.problems += wrong.messages()
     types.warn(findings)
     note_unread(
         base, pictures, findings, {Path(row["mask"]) for rows in rows_of.values() for row in rows if row["mask"]}

@@ -96,7 +96,7 @@ def _picture_name(root: Element, path: Path, collection: AnnotatedPictures) -> t
     """The file's own name, where there is such a picture, else the one in it; and, where both lead to pictures and
     they differ, the one that is passed over. Copied files often keep the name of the first one."""
     named = (root.findtext("filename") or "").strip()
-    own, other = _found(path.stem, path, collection), _found(named, path, collection)
+    own, other = _picture(path.stem, path, collection), _picture(named, path, collection)
     if own is None:
         return (named, "") if other is not None else (path.stem, "")
     return path.stem, named if other not in (None, own) else ""
@@ -108,11 +108,11 @@ def _stem(name: str) -> str:
 
 
 def _folder(name: str, path: Path, collection: AnnotatedPictures) -> str:
-    place = _found(name, path, collection)
+    place = _picture(name, path, collection)
     return place.parent.name if place else ""
 
 
-def _found(name: str, path: Path, collection: AnnotatedPictures) -> Path | None:
+def _picture(name: str, path: Path, collection: AnnotatedPictures) -> Path | None:
     """The picture to which a name in a file leads, if any."""
     try:
         return collection.album.find(name, path.parent)
