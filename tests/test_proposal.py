@@ -25,7 +25,7 @@ PLAIN = Facts(
     long=(40,),
     megapixels=0.2,
     mixed=False,
-    known="",
+    grouping="",
 )
 
 
