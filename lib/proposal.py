@@ -112,6 +112,7 @@ def choices(facts: Facts, thorough: bool = False) -> list[Choice]:
         *(Choice(f"dataset.{key}", getattr(dataset, key), SILENT) for key in ("depth", "foreground", "regions")),
         *split_for(facts),
         Choice("split.fold", 0, SILENT),
+        Choice("split.train_fraction", 1.0, SILENT),
         Choice("generators", generators, _arms(thorough)),
         Choice("detectors", detectors, _detectors(thorough)),
         Choice("detect.on_synthetic", ["unet"], "patchcore would learn nothing from synthetic defects"),

@@ -127,6 +127,7 @@ class Split(Section):
     shots: Annotated[int, Field(ge=2)]
     val_fraction: Annotated[float, Field(gt=0, lt=1)]
     fold: Literal[0, 1, 2] = 0
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @model_validator(mode="after")
     def _given_parts_do_not_turn(self) -> "Split":

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ def _split(look: Look, split: Split, category: str) -> Parts:
     samples = [_with_foreground(sample, look.foregrounds.get(sample.id)) for sample in samples]
     samples = [replace(sample, regions=look.regions.get(sample.id)) for sample in samples]
     samples.sort(key=lambda sample: sample.id)
+    whole, samples = samples, thinned(samples, split.train_fraction)
+    if left_out := len(whole) - len(samples):
+        look.findings.warnings.append(f"split.train_fraction leaves out {left_out} defect picture(s) of the train part")
     _check_parts(samples, look.findings)
     look.findings.problems += leaks(samples)
     _warn_of_single(samples, look.findings)
@@ -168,6 +172,21 @@ def _given(pictures: Sequence[Picture], groups: Mapping[str, str], val_fraction:
             val = _evenly_spaced([group for group in train if (group in with_defects) == kind], val_fraction)
             part_of |= dict.fromkeys(val, "val")
     return part_of
+
+
+def thinned(samples: Sequence[Sample], fraction: float) -> list[Sample]:
+    """The samples without some defects of the train part, so that one sees what the others gain.
+
+    Of each type's capture groups there, in natural order, the first `fraction` stay, rounded up, and a group that any
+    type keeps stays whole. Good pictures, val and test are as they were.
+    """
+    ordered: dict[str, dict[str, None]] = defaultdict(dict)
+    for sample in sorted(samples, key=lambda one: (natural_key(Path(one.image).stem), one.id)):
+        if sample.split == "train" and sample.defect_type != GOOD:
+            for name in types_of(sample):
+                ordered[name][sample.group] = None
+    stay = {group for groups in ordered.values() for group in list(groups)[: ceil(round(fraction * len(groups), 6))]}
+    return [one for one in samples if one.split != "train" or one.defect_type == GOOD or one.group in stay]
 
 
 def _evenly_spaced(groups: Sequence[str], fraction: float) -> set[str]:

@@ -20,7 +20,7 @@ from lib.core.records import GOOD, Sample, read_records
 from lib.dataset.annotations import Annotation, Rectangle, Region
 from lib.dataset.findings import DatasetProblems
 from lib.dataset.pictures import Picture
-from lib.dataset.splitting import assign_splits, leaks, near_duplicates
+from lib.dataset.splitting import assign_splits, leaks, near_duplicates, thinned
 from tests.reading import split_category
 
 ROOT = Path(__file__).parents[2]
@@ -202,6 +202,40 @@ def test_near_duplicates_are_looked_for_across_parts_only_and_the_closest_comes_
     assert near_duplicates(samples, hashes | {"c": 0}) == []
 
 
+def defect(name: str, defect_type: str, split: str, group: str) -> Sample:
+    return replace(sample(name, split, group, name), defect_type=defect_type)
+
+
+@pytest.mark.parametrize(("fraction", "kept"), [(1.0, 4), (0.75, 3), (0.5, 2), (0.51, 3), (0.3, 2), (0.01, 1)])
+def test_a_fraction_of_the_train_defects_stays_and_all_else_is_as_it_was(fraction, kept):
+    samples = [sample("g", "train", "g", "g"), *(defect(f"{n}", "crack", "train", f"{n}") for n in (10, 9, 8, 7))]
+    samples += [defect("1", "crack", "val", "1"), defect("2", "crack", "test", "2")]
+    left = thinned(samples, fraction)
+    assert [one.id for one in left] == ["g", *[f"{n}" for n in (10, 9, 8, 7) if n < 7 + kept], "1", "2"]
+
+
+def test_a_group_that_one_of_its_types_keeps_stays_whole():
+    both = defect("1", "crack", "train", "a"), defect("2", "dent", "train", "a")
+    alone = [defect("0", "dent", "train", "b"), defect("3", "crack", "train", "c"), sample("4", "train", "c", "4")]
+    assert [one.id for one in thinned([*both, *alone], 0.5)] == ["1", "2", "0", "4"]
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from(["crack", "dent", GOOD]), st.sampled_from(["train", "test"]), st.integers(0, 4))
+    ),
+    fraction=st.floats(0.01, 1),
+)
+def test_whatever_is_thinned_no_group_is_split_and_no_type_is_lost(rows, fraction):
+    samples = [defect(f"{n}", kind, part, f"{part}{group}") for n, (kind, part, group) in enumerate(rows)]
+    left = thinned(samples, fraction)
+    gone = [one for one in samples if one not in left]
+    assert all(one.split == "train" and one.defect_type != GOOD for one in gone)
+    assert not {one.group for one in gone} & {one.group for one in left if one.defect_type != GOOD}
+    assert {one.defect_type for one in left} == {one.defect_type for one in samples}
+    assert fraction < 1 or left == samples
+
+
 def write_category(base: Path) -> None:
     """Nine good and nine cracked pictures in plain folders."""
     for folder in ("good", "crack", "masks/crack"):
@@ -238,6 +272,18 @@ def test_a_type_with_a_single_picture_to_learn_from_is_warned_of(tmp_path):
         (tmp_path / f"nut/masks/crack/{number}.png").unlink()
     [warning] = split_category(dataset(tmp_path), FIRST_THIRD, "nut")[1]["warnings"]
     assert warning.startswith("1 defect type(s) have a single picture in the train part: crack. ")
+
+
+def test_half_of_the_defects_train_beside_the_same_val_and_test_parts(tmp_path):
+    write_category(tmp_path / "nut")
+    whole, half = (
+        split_category(dataset(tmp_path), FIRST_THIRD.model_copy(update={"train_fraction": share}), "nut")
+        for share in (1.0, 0.5)
+    )
+    assert whole[1]["counts"]["train"] == {GOOD: 4, "crack": 2} and half[1]["counts"]["train"] == {GOOD: 4, "crack": 1}
+    assert half[1]["split"]["train_fraction"] == 0.5 and "single picture" in half[1]["warnings"][1]
+    assert half[1]["warnings"][0] == "split.train_fraction leaves out 1 defect picture(s) of the train part"
+    assert [one for one in half[0] if one.split != "train"] == [one for one in whole[0] if one.split != "train"]
 
 
 def test_a_near_copy_in_another_part_is_warned_of_with_both_names(tmp_path):
