@@ -6,14 +6,16 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import lib
 from lib.core import runtime
 from lib.core.errors import UserError
+from lib.core.pipeline import input_state
 
+NAMED = 3  # changed inputs in a message
 MESSAGE = 1_000  # characters of a system's error that are shown: it may hold a name of any length
 INTERRUPTED, UNREAD = 130, 141  # exit codes, as of shells, after Ctrl-C, and where nobody reads the output any more
 ESTIMATE = runtime.WORK / "estimate.json"  # seconds of the whole run, as `lib.start` expects
@@ -30,15 +32,20 @@ HELP = {
 def run(stage: Callable[..., None], description: str | None, *names: str) -> None:
     """Call a stage with its command-line arguments `--name`, one for each of `names`.
 
-    A UserError, or a missing output of an earlier stage, ends with a message and exit code 2. Any other error is a
-    fault of the program and keeps its traceback. The duration of a complete run is stored for `lib.repro`.
+    A UserError, a missing output of an earlier stage, or an input that changed meanwhile ends with a message and exit
+    code 2. Any other error is a fault of the program and keeps its traceback. The duration of a complete run is stored
+    for `lib.repro`.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in names:
         parser.add_argument(f"--{name}", required=True, help=HELP[name])
     item = vars(parser.parse_args())
+    own = Path(sys.argv[0]).stem  # the stage's name in dvc.yaml
     try:
+        before = input_state(own, **item) if runtime.first_process() else {}
         stage(**item)
+        if before:
+            _refuse_changes(before, input_state(own, **item))
     except FileNotFoundError as error:
         # A library may raise the error without a name. On Windows paths have backslashes.
         name = Path(str(error.filename)).as_posix() if error.filename else ""
@@ -48,9 +55,20 @@ def run(stage: Callable[..., None], description: str | None, *names: str) -> Non
     except UserError as error:
         _refuse(str(error))
     if runtime.first_process():
-        name = "@".join(filter(None, (Path(sys.argv[0]).stem, "-".join(item.values()))))
+        name = "@".join(filter(None, (own, "-".join(item.values()))))
         with contextlib.suppress(OSError):  # the result is valid even if this cannot be stored
             runtime.write_json(duration_file(name), round(time.monotonic() - lib.STARTED, 1))
+
+
+def _refuse_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Raise UserError where an input changed while the stage ran, so that DVC stores nothing of it."""
+    if changed := sorted(name for name in {**before, **after} if before.get(name) != after.get(name)):
+        raise UserError(
+            f"changed while the stage ran: {', '.join(changed[:NAMED])}"
+            + (f" and {len(changed) - NAMED} more" if len(changed) > NAMED else "")
+            + ". Nobody knows what it has read, so its result does not count: say `dvc repro` again. For other "
+            "settings while a run goes on there is `dvc exp run --queue`"
+        )
 
 
 def end_with(main: Callable[[], int | None]) -> NoReturn:

@@ -74,7 +74,8 @@ class Labeller:
             mask = METHODS[masks.method](image, normal, allowed, masks.component_ratio)
             record = replace(record, mask_source="measured", knobs=record.knobs | masks.model_dump())
         painted = image  # trimming would hide what a generator changed outside of its box
-        if known is None and normal is not None:
+        # Of a mask that the generator knew nothing lies beside it, unless a person drew another one.
+        if (known is None or corrected is not None) and normal is not None:
             record, image = self._trimmed(record, image, normal, mask)
         if record.normal is None and record.mask_source != "known" and mask.any():
             record = replace(record, box=box_around(mask, margin))

@@ -26,7 +26,9 @@ def read_found(params: Params, folder: Path) -> pd.DataFrame:
     frames = []
     for detector, category in product(params.detectors, params.dataset.categories):
         for arm in params.arms(detector):
-            table = pd.read_csv(folder / detector / category / arm / FOUND, dtype={"picture": str, "type": str})
+            # A type may be called NA or null, which pandas takes for nothing.
+            file, texts = folder / detector / category / arm / FOUND, {"picture": str, "type": str}
+            table = pd.read_csv(file, dtype=texts, keep_default_na=False)
             seeds = table.drop(columns=["picture", "type", "area"])
             defects = table[["picture", "type", "area"]].assign(found=seeds.mean(axis="columns"))
             frames.append(defects.assign(detector=detector, category=category, arm=arm))

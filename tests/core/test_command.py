@@ -152,3 +152,71 @@ def test_a_reader_of_the_output_may_leave(lines: int):
     command = f'{sys.executable} -c "import time; time.sleep(0.3); {program}"; echo "code $?" >&2'
     done = subprocess.run(f"({command}) | true", shell=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stderr == "code 141\n"
+
+
+DVC_YAML = "stages: {toy: {cmd: run, deps: ['data/${item.category}', lib], params: [seed, detect.steps], outs: [out]}}"
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage `toy` in dvc.yaml, with a picture, code and parameters."""
+    monkeypatch.setattr(sys, "argv", ["stages/toy.py", "--category", "nut"])
+    for name, text in {
+        "dvc.yaml": DVC_YAML,
+        "params.yaml": "seed: 0\ndetect: {steps: 30}\nother: 1\n",
+        ".dvcignore": "# not looked at\n__pycache__\n*.tmp-*\nmodel.onnx\n",
+        "data/nut/good/000.png": "a",
+        "lib/core.py": "",
+    }.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "name"),
+    [
+        ("params.yaml", "seed: 0\ndetect: {steps: 9}\nother: 1\n", "detect.steps in params.yaml"),
+        ("params.yaml", "seed: 0\nother: 1\n", "detect.steps in params.yaml"),
+        ("data/nut/good/000.png", "b", "data/nut/good/000.png"),
+        ("data/nut/good/001.png", "b", "data/nut/good/001.png"),
+        ("lib/core.py", "changed", "lib/core.py"),
+    ],
+)
+@pytest.mark.usefixtures("toy")
+def test_an_input_that_changes_while_a_stage_runs_ends_it(file: str, text: str, name: str, capsys):
+    """Otherwise DVC, which looks at inputs at the end, takes the result for that of what is there then."""
+    with pytest.raises(SystemExit) as caught:
+        run(lambda category: Path(file).write_text(text), "a stage", "category")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"changed while the stage ran: {name}. Nobody knows")
+    assert not duration_file("toy-nut").exists() and not list(Path(".work").glob("durations/*"))
+
+
+@pytest.mark.usefixtures("toy")
+def test_what_a_stage_does_not_read_may_change_meanwhile(capsys):
+    def stage(category: str) -> None:
+        Path("params.yaml").write_text("seed: 0\ndetect: {steps: 30}\nother: 2\n")
+        for name in (
+            "out/result",
+            "data/bolt/1.png",
+            "data/nut/model.onnx",
+            "data/nut/a.tmp-1",
+            "lib/__pycache__/a.pyc",
+        ):
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_text("new")
+
+    run(stage, "a stage", "category")
+    assert capsys.readouterr().err == "" and duration_file("toy@nut").exists()
+
+
+@pytest.mark.usefixtures("toy")
+def test_many_changes_are_counted(capsys):
+    def stage(category: str) -> None:
+        for number in range(6):
+            Path(f"data/nut/good/1{number}.png").write_text("new")
+
+    with pytest.raises(SystemExit):
+        run(stage, "a stage", "category")
+    names = ", ".join(f"data/nut/good/1{number}.png" for number in range(3))
+    assert f": {names} and 3 more. " in capsys.readouterr().err

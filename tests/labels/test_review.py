@@ -112,13 +112,18 @@ def test_a_corrected_mask_is_the_label_and_what_the_painted_picture_keeps(params
     assert "method" not in after.knobs and numbers["review"]["masks"] == 1 and "masks corrected: 1" in told
 
 
-def test_a_corrected_mask_replaces_a_known_one_and_leaves_the_picture(params: Params, real: dict):
+def test_a_corrected_mask_replaces_a_known_one_and_no_unlabelled_defect_lies_beside_it(params: Params, real: dict):
     record = synthetic(0, known=True)
+    raw, normal = read_image(Path(str(record.image))), read_image(Path(real[str(record.normal)].image))
     write_review(row(record, "mask"))
     write_mask(record)
     [after], *_ = labelled(params, real, record)
-    assert (after.image, after.sha256, after.mask_source) == (record.image, record.sha256, "corrected")
-    assert np.array_equal(read_mask(Path("out/masks") / f"{record.placement}.png"), box_mask(CORRECTED, 48, 48))
+    mask = box_mask(CORRECTED, 48, 48)
+    assert after.mask_source == "corrected" and after.painted_sha256 == record.sha256
+    assert np.array_equal(read_mask(Path("out/masks") / f"{record.placement}.png"), mask)
+    image = read_image(Path("out/images") / f"{record.placement}.png")
+    assert np.array_equal(image, only_what_changed(raw, normal, mask, params.synth.feather))
+    assert (raw != normal).any(axis=2)[~mask].any() and not (image != normal).any(axis=2)[: CORRECTED[1] - 8].any()
 
 
 def test_the_gate_judges_a_corrected_mask_as_given(params: Params, real: dict):

@@ -19,12 +19,12 @@ def params(inside: Path, raw_params: dict) -> Params:
     return tiny_params(raw, dataset={"categories": ["a"]}, detect={"on_synthetic": ["unet"]})
 
 
-def write_found(params: Params, found: dict[str, list[str]]) -> None:
+def write_found(params: Params, found: dict[str, list[str]], kind: str = "dent") -> None:
     """What the seeds of each arm of `unet` found of defects of 10, 20, 30, ... pixels; `patchcore` finds nothing."""
     for detector in params.detectors:
         for arm in params.arms(detector):
             rows = [
-                f"00{n},dent,{10 * n + 10},{','.join(of if detector == 'unet' else '0' * len(of))}"
+                f"00{n},{kind},{10 * n + 10},{','.join(of if detector == 'unet' else '0' * len(of))}"
                 for n, of in enumerate(found[arm])
             ]
             head = ",".join(["picture", "type", "area", *(f"seed-{n}" for n in range(len(found[arm][0])))])
@@ -44,6 +44,12 @@ def test_small_middle_and_large_defects_are_told_apart(params: Params):
     ]
     others = table[table["detector"] == "patchcore"]
     assert (others["none"] == "100%").all() and (others["perlin"] == "-").all()
+
+
+@pytest.mark.parametrize("kind", ["NA", "null", "None"])
+def test_a_type_may_have_a_name_that_pandas_takes_for_nothing(params: Params, kind: str):
+    write_found(params, {arm: ["00"] * 3 for arm in ("none", "placebo", "perlin")}, kind)
+    assert most_missed(read_found(params, FOLDER))["type"].tolist() == [kind] * 3
 
 
 def test_the_list_begins_with_what_is_missed_most_and_names_who_finds_it(params: Params):
