@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--min-area", type=int, help="pixels in one piece that are an alarm; as the model has it")
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
     args = parser.parse_args()
-    good = listed(args.good, args.model)
+    # One by one: two folders may hold pictures of one name, of which no results are written here.
+    good = list({one.path: one for place in args.good for one in listed([place], args.model)}.values())
     before, after, alarms = recalibrated(args.model, good, args.false_alarm_rate, args.min_area)
     if not args.dry_run:
         graph = args.model / FILE

@@ -103,6 +103,16 @@ def test_what_cannot_be_is_refused(stored: Path, monkeypatch, capsys, arguments,
     assert told in capsys.readouterr().err and (stored / "threshold.json").read_bytes() == before
 
 
+def test_two_folders_may_hold_pictures_of_one_name_and_a_picture_counts_once(stored: Path, monkeypatch):
+    good, days = stored.parent / "good", [stored.parent / "day-1", stored.parent / "day-2"]
+    for day, name in zip(days, ("1.png", "9.png"), strict=True):
+        day.mkdir()
+        (day / "0.png").write_bytes((good / name).read_bytes())
+    call(monkeypatch, stored, *days, days[0], days[1] / "0.png")
+    assert json.loads((stored / "threshold.json").read_text())["good_pictures"] == 2
+    assert 145 < read_decision(stored).alarm_threshold < 146
+
+
 def test_good_pictures_that_gave_an_alarm_are_named_the_highest_first(stored: Path, monkeypatch, capsys):
     good = stored.parent / "good"
     call(monkeypatch, stored, good)

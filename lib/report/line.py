@@ -83,8 +83,8 @@ def on_the_line(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) -
     for detector in [name for name in params.detectors if name in learners] or params.detectors:
         missed, false = (tenths(rates[detector, ALL, REAL_ONLY, metric]) for metric in RATES.values())
         sentences.append(
-            f"{detector} with real defects alone misses {missed} of 100 pictures with a defect and gives a false alarm "
-            f"on {false} of 100 good ones."
+            f"{detector} with real pictures alone misses {missed} of 100 pictures with a defect and gives a false "
+            f"alarm on {false} of 100 good ones."
         )
         moved = beyond[beyond["detector"] == detector]
         phrases = [

@@ -81,7 +81,7 @@ def test_the_sentences_name_what_lies_beyond_chance_and_what_few_pictures_leave_
     write_rates({"none": SAME, "placebo": SAME, "perlin": (SAME[0], [1.0, 1.0, 1.0])})
     text = told(params, on_the_line)
     assert text == (
-        "At the thresholds from val: unet with real defects alone misses 10.0 of 100 pictures with a defect and gives "
+        "At the thresholds from val: unet with real pictures alone misses 10.0 of 100 pictures with a defect and gives "
         "a false alarm on 25.0 of 100 good ones. Beyond chance: perlin makes it 100.0 false alarms. The test part has "
         "15 pictures with a defect and 3 good ones: even without an error on any of them, up to 18 of 100 defects "
         "could be missed and 63 of 100 good ones be a false alarm (95% bounds)."
