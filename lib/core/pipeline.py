@@ -49,7 +49,8 @@ def input_state(stage: str, **item: str) -> dict[str, Any]:
     DVC looks at inputs when a stage has ended, and would take what was read before a change for the result of what is
     there then. Cheap: no file is opened. Empty where there is no such stage.
     """
-    if not Path("dvc.yaml").is_file() or stage not in read_settings(Path("dvc.yaml")).get("stages", {}):
+    file = Path("dvc.yaml")
+    if not file.is_file() or stage not in read_settings(file).get("stages", {}):
         return {}
     entry, params = _entry(stage, item)
     ignored = _ignored()

@@ -26,7 +26,7 @@ ignores small specks, and `python -m lib.recalibrate` sets the threshold of a tr
 
 
 class Sizes(NamedTuple):
-    """How many pictures of the test part show a defect, and how many are good; and how many capture groups they are."""
+    """How many pictures of the test part show a defect, how many are good, and of how many capture groups."""
 
     defects: int
     good: int
@@ -39,9 +39,9 @@ def sizes_of_test(params: Params) -> dict[str, Sizes]:
     counts = {}
     for category in params.dataset.categories:
         test = of_split(read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample), "test")
-        groups = {kind: [s.group for s in test if (s.defect_type == GOOD) == kind] for kind in (False, True)}
-        pictures, independent = ([len(of(groups[kind])) for kind in (False, True)] for of in (list, set))
-        counts[category] = Sizes(*pictures, *independent)
+        good = [sample.group for sample in test if sample.defect_type == GOOD]
+        defects = [sample.group for sample in test if sample.defect_type != GOOD]
+        counts[category] = Sizes(len(defects), len(good), len(set(defects)), len(set(good)))
     return counts
 
 
