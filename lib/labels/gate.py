@@ -27,6 +27,7 @@ class Traits:
     """What can be measured of any defect, real or synthetic, without a picture that lacks it."""
 
     area: int  # px of the largest piece: a speck beside it is no measure
+    total: int  # px of all pieces
     pieces: int
     thickness: float  # px
     contrast: Lab  # median inside of the mask less that of the ring around it
@@ -51,7 +52,8 @@ def measure(image: RGB, mask: Mask) -> Traits:
         gradient = np.hypot(*(cv2.Sobel(lab[..., 0], cv2.CV_32F, dx, 1 - dx, scale=1 / 8) for dx in (0, 1)))
         sharpness = float(gradient[edge].mean() - gradient[ring].mean())
     pieces = int((areas >= PIECE * areas.max()).sum())
-    return Traits(int(areas.max()), pieces, thickness(inside), contrast, sharpness, grain(image, mask))
+    total, thickest = int(np.count_nonzero(inside)), thickness(inside)
+    return Traits(int(areas.max()), total, pieces, thickest, contrast, sharpness, grain(image, mask))
 
 
 def grain(image: RGB, mask: Mask) -> float:
@@ -122,10 +124,20 @@ def out_of_range(scores: dict[str, float], gate: Gate) -> str | None:
 def real_acceptance(real: Sequence[Traits], gate: Gate) -> list[bool]:
     """Whether each real defect of a type would pass, compared with the others: what the ranges are worth.
 
-    Empty with fewer than two.
+    Empty with fewer than two. Contrast is not asked for: that of a sample is taken to the picture without the defect,
+    which nobody has of a real one.
     """
     pairs = [(traits, [*real[:n], *real[n + 1 :]]) for n, traits in enumerate(real)]
-    return [out_of_range(beside(traits, others, gate), gate) is None for traits, others in pairs if others]
+    return [
+        not too_small(traits.total, gate) and out_of_range(beside(traits, others, gate), gate) is None
+        for traits, others in pairs
+        if others
+    ]
+
+
+def too_small(pixels: float, gate: Gate) -> bool:
+    """Whether a mask has too few pixels for a defect that one could see."""
+    return pixels < gate.min_area
 
 
 def judge(
@@ -192,8 +204,10 @@ def _reason(scores: dict[str, float], gate: Gate) -> str | None:
     """Why a sample with these scores is refused; None if it is not."""
     if scores["outside"]:
         return "changed outside of the box"
-    if scores["contrast"] < gate.min_contrast or scores["area"] < gate.min_area:
+    if scores["contrast"] < gate.min_contrast or not scores["area"]:
         return "no visible change"
+    if too_small(scores["area"], gate):
+        return "fewer pixels than gate.min_area"
     if scores["fill"] > gate.max_fill:
         return "blank output" if scores["clipped"] > BLANK else "the whole box changed"
     if scores.get("grain", 1.0) * gate.outlier < 1:

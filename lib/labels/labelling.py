@@ -17,7 +17,7 @@ from lib.core.images import contact_sheet, outlined, read_image, read_mask, rece
 from lib.core.params import Params
 from lib.core.records import Sample, Synthetic
 from lib.core.runtime import progress
-from lib.labels.gate import Traits, judge, measure, real_acceptance
+from lib.labels.gate import Traits, judge, measure, real_acceptance, too_small
 from lib.labels.masks import METHODS, only_what_changed
 from lib.labels.review import REVIEWED, Verdicts
 
@@ -145,6 +145,8 @@ def label_all(
     judgements = _on_cores(label, records, "measure masks")
     labelled = [judgement.record for judgement in judgements]
     numbers = gate_numbers(labelled, [real_acceptance(of_type, params.gate) for of_type in traits.values()])
+    small = {name: sum(too_small(one.total, params.gate) for one in of_type) for name, of_type in traits.items()}
+    numbers["real_too_small"] = {name: count for name, count in sorted(small.items()) if count}
     numbers["masks"] = "measured" if any(r.image and r.mask is None for r in records) else "known"
     numbers["review"] = {name: len(getattr(verdicts, name)) for name in ("bad", "masks", "stale")}
     tiles = [tile for judgement in judgements for tile in judgement.tiles]

@@ -82,7 +82,7 @@ def verdict(contrasts: pd.DataFrame) -> str:
 
 def harvest(gates: Gates, memorised: Mapping[str, Mapping[str, float | None]]) -> str:
     """One line for each generator: accepted samples, types with fewer than FEW of them, and what is memorised; and one
-    where the gate is too narrow for real defects.
+    each where the gate is too narrow for real defects, and where real ones are too small for it.
 
     gates: of `lib.report.samples.gates`; memorised: share in [0, 1] by generator and category, None where unknown.
     """
@@ -110,6 +110,15 @@ def harvest(gates: Gates, memorised: Mapping[str, Mapping[str, float | None]]) -
             f"- the gate accepts few real defects of {', '.join(narrow)}, each compared with the others of its type: "
             "there are too few to tell what is unlike them, so look at what it refuses, or raise gate.outlier"
         )
+    small = {
+        f"{category} {name}": count
+        for of_category in gates.values()
+        for category, gate in of_category.items()
+        for name, count in gate["real_too_small"].items()
+    }
+    if small:
+        counts = ", ".join(f"{name} ({count})" for name, count in small.items())
+        lines.append(f"- real defects with fewer pixels than gate.min_area, as which no sample passes: {counts}")
     return "\n".join(lines)
 
 

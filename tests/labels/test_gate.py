@@ -8,12 +8,23 @@ from hypothesis import strategies as st
 
 from lib.core.geometry import box_mask
 from lib.core.params import Gate
-from lib.labels.gate import RELATIVE, Traits, absolute, beside, judge, likeness, measure, real_acceptance, thickness
+from lib.labels.gate import (
+    RELATIVE,
+    Traits,
+    absolute,
+    beside,
+    judge,
+    likeness,
+    measure,
+    real_acceptance,
+    thickness,
+    too_small,
+)
 
 SIDE, BOX = 64, (16, 16, 48, 48)
 GATE = Gate(min_contrast=4.0, min_area=8, max_fill=0.85, outlier=3.0, max_thickness=2.0)
 BRIGHT = np.array([15.0, 0.0, 0.0])
-REAL = (Traits(90, 1, 9.0, BRIGHT, 2.0, 2.0), Traits(60, 1, 4.0, BRIGHT / 3, 1.5, 1.0))
+REAL = (Traits(90, 90, 1, 9.0, BRIGHT, 2.0, 2.0), Traits(60, 60, 1, 4.0, BRIGHT / 3, 1.5, 1.0))
 NORMAL = np.random.default_rng(0).integers(118, 138, (SIDE, SIDE, 3)).astype(np.uint8)
 
 
@@ -40,11 +51,23 @@ def test_a_clear_defect_is_accepted():
 
 
 @pytest.mark.parametrize(
-    ("radius", "change"), [(8, 3), (1, 60), (None, 0)], ids=["too faint", "too small", "empty mask"]
+    ("radius", "change", "reason"),
+    [(8, 3, "no visible change"), (None, 0, "no visible change"), (1, 60, "fewer pixels than gate.min_area")],
+    ids=["too faint", "empty mask", "too small"],
 )
-def test_a_defect_that_nobody_sees_is_refused(radius, change):
+def test_a_defect_that_nobody_sees_is_refused(radius, change, reason):
     mask = np.zeros((SIDE, SIDE), dtype=bool) if radius is None else disc(radius)
-    assert verdict(sample(mask, change), mask)[1:] == (False, "no visible change")
+    assert verdict(sample(mask, change), mask)[1:] == (False, reason)
+
+
+def test_the_smallest_area_counts_all_pieces_of_samples_and_of_real_defects_alike():
+    apart = disc(1) | np.roll(disc(1), 9, axis=1)  # two pieces of fewer pixels than GATE.min_area
+    traits = measure(sample(apart, 40), apart)
+    assert traits.area < GATE.min_area <= traits.total == apart.sum()
+    assert verdict(sample(apart, 40), apart)[2] != "fewer pixels than gate.min_area"
+    assert real_acceptance([traits, traits], GATE) == [True, True]
+    one = measure(sample(disc(1), 40), disc(1))
+    assert real_acceptance([one, one], GATE) == [False, False] and too_small(one.total, GATE)
 
 
 def test_a_box_that_changed_as_a_whole_is_refused():
@@ -118,7 +141,7 @@ def test_a_blurred_defect_where_all_real_ones_have_an_edge_is_refused():
     image = np.clip(NORMAL + 45 * bump[..., None], 0, 255).astype(np.uint8)
     scores, *rest = verdict(image, disc(8))
     assert scores["sharpness"] < 1 / 3 and rest == [False, "softer than real defects"]
-    soft = Traits(60, 1, 17.0, BRIGHT, 0.0, 1.0)
+    soft = Traits(60, 60, 1, 17.0, BRIGHT, 0.0, 1.0)
     assert judge(image, NORMAL, disc(8), BOX, GATE, [soft])[1], "real defects may be soft, too"
 
 
@@ -161,10 +184,10 @@ def test_likeness_is_a_share_of_the_way_to_the_nearest_real_contrast(share, inde
 
 def test_scores_beside_real_defects_by_hand():
     real = [
-        Traits(100, 1, 4.0, np.array([10.0, 0.0, 0.0]), 2.0, 1.0),
-        Traits(50, 4, 8.0, np.array([0.0, 20.0, 0.0]), 4.0, 3.0),
+        Traits(100, 100, 1, 4.0, np.array([10.0, 0.0, 0.0]), 2.0, 1.0),
+        Traits(50, 80, 4, 8.0, np.array([0.0, 20.0, 0.0]), 4.0, 3.0),
     ]
-    found = beside(Traits(200, 2, 12.0, np.array([0.0, 10.0, 0.0]), 1.0, 2.0), real, GATE)
+    found = beside(Traits(200, 250, 2, 12.0, np.array([0.0, 10.0, 0.0]), 1.0, 2.0), real, GATE)
     assert found == {"strength": 0.5, "size": 4, "thickness": 1.5, "likeness": 0.5, "sharpness": 0.5, "pieces": 0.5}
 
 
@@ -186,7 +209,7 @@ def test_each_real_defect_is_compared_with_the_others_alone():
 
 
 def test_real_defects_that_differ_by_texture_alone_do_not_close_the_gate():
-    texture = Traits(60, 1, 17.0, np.zeros(3), 0.0, 1.0)
+    texture = Traits(60, 60, 1, 17.0, np.zeros(3), 0.0, 1.0)
     assert judge(sample(disc(8), 20), NORMAL, disc(8), BOX, GATE, [texture])[1]
 
 
@@ -272,14 +295,14 @@ def test_a_background_that_the_generator_painted_must_not_be_blurred():
 
 
 def test_where_real_surroundings_have_no_grain_none_is_asked_for():
-    smooth = [Traits(60, 1, 17.0, BRIGHT, 0.0, 0.0)]
+    smooth = [Traits(60, 60, 1, 17.0, BRIGHT, 0.0, 0.0)]
     image = np.where(disc(8)[..., None], np.uint8(168), np.full_like(NORMAL, 128))
     assert judge(image, None, disc(8), (0, 0, SIDE, SIDE), GATE, smooth, own_background=True)[1:] == (True, None)
 
 
 def test_grain_is_told_in_multiples_of_what_real_surroundings_usually_have():
     image, whole = sample(disc(8), 40), (0, 0, SIDE, SIDE)
-    real = [Traits(60, 1, 17.0, BRIGHT, 2.0, grain) for grain in (0.1, 2.0, 30.0)]
+    real = [Traits(60, 60, 1, 17.0, BRIGHT, 2.0, grain) for grain in (0.1, 2.0, 30.0)]
     scores, *_ = judge(image, None, disc(8), whole, GATE, real, own_background=True)
     assert scores["grain"] == measure(image, disc(8)).grain / 2
 

@@ -58,6 +58,14 @@ def test_accepted_rejected_and_failed_add_up_to_what_was_requested(params: Param
     assert numbers["acceptance_rate"] == pytest.approx(1 / 3, abs=1e-6)
 
 
+def test_real_defects_that_are_too_small_for_the_gate_are_counted_by_type(params: Params, real: dict):
+    sizes = [int(read_mask(Path(sample.mask)).sum()) for sample in real.values() if sample.mask]
+    assert labelled(params, real, [])[1]["real_too_small"] == {}
+    gate = params.gate.model_copy(update={"min_area": max(sizes) + 1})
+    counts = labelled(params.model_copy(update={"gate": gate}), real, [])[1]["real_too_small"]
+    assert sum(counts.values()) == len(sizes)
+
+
 def test_a_picture_keeps_what_the_mask_explains_and_nothing_else(params: Params, real: dict):
     [record], numbers, _ = labelled(params, real, [synthetic(0)])
     raw, normal = read_image(SYNTH / "images" / f"{record.placement}.png"), read_image(Path(real["good-0"].image))

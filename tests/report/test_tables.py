@@ -50,6 +50,7 @@ GATE = {
     "accepted_per_type": {"dent": 10},
     "acceptance_rate": 0.714286,
     "real_acceptance_rate": 0.9,
+    "real_too_small": {},
     "rejected": {"no visible change": 3},
     "failed": 1,
     "failures": {"no candidate fits": 1},

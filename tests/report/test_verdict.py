@@ -72,6 +72,7 @@ def counted(accepted: dict[str, int], samples: int, real: float | None = None) -
         "samples": samples,
         "accepted_per_type": accepted,
         "real_acceptance_rate": real,
+        "real_too_small": {},
     }
 
 
@@ -96,6 +97,12 @@ def test_where_the_gate_refuses_most_real_defects_too_it_is_said():
     }
     *lines, caution = harvest(gates, {"perlin": {}, "mvp": {}}).splitlines()
     assert len(lines) == 2 and caution.startswith("- the gate accepts few real defects of nut (40%), each compared")
+
+
+def test_real_defects_that_are_too_small_for_the_gate_are_named_once():
+    gates = {name: {"nut": counted({"pit": 5}, 5) | {"real_too_small": {"pit": 2}}} for name in ("perlin", "mvp")}
+    *lines, caution = harvest(gates, {"perlin": {}, "mvp": {}}).splitlines()
+    assert len(lines) == 2 and caution.endswith("gate.min_area, as which no sample passes: nut pit (2)")
 
 
 def test_an_arm_without_samples_is_no_arm_that_helps_or_counts(two: Params):
