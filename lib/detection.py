@@ -105,6 +105,8 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
     # Those of single pictures say nothing about new ones.
     kinds = {sample.regions for sample in samples}
     (shared,) = kinds if len(kinds) == 1 else (None,)
+    # Files of 8 bits may lie among deep ones.
+    depth = next((sample.depth for sample in samples if sample.depth != 8), 8)
 
     def train_seed(seed: int, out: Path) -> None:
         try:
@@ -117,7 +119,7 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
         if shared is not None:
             write_png(out / IGNORED_PIXELS, ignored_pixels(shared))
         method = {"detector": detector, "category": category, "arm": arm, "seed": seed}
-        method |= {"depth": samples[0].depth, "colours": colours}
+        method |= {"depth": depth, "colours": colours}
         write_json(out / PROVENANCE, method | {"content": _content(out)})
 
     def decide(folder: Path) -> None:

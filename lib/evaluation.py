@@ -114,15 +114,12 @@ def judge(detector: str, trained: Path, samples: Sequence[Sample], params: Evalu
             of_type = {"pixel_ap": ranking.average_precision(), "pixel_iou_at_val_threshold": overlap(marks, name)}
             by_type[name].append(of_type | ({"type_iou": ious[name]} if name in ious else {}))
         curves.append(pixels.precision_at(RECALLS))
-    rows = "".join(
-        f"{recall:.6f},{value:.6f}\n" for recall, value in zip(RECALLS, np.mean(curves, axis=0), strict=True)
-    )
-    write_text(out / "pr.csv", f"recall,precision\n{rows}")
-    rows = "".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in np.mean(replicates, axis=0))
-    write_text(out / RESAMPLED, f"pixel_ap,image_auroc\n{rows}")
     assert defects is not None
-    write_text(out / FOUND, defects.to_csv(index=False, lineterminator="\n"))
-    write_text(out / LEVELS, levels.to_csv(index=False, lineterminator="\n", float_format="%.9g"))
+    curve = pd.DataFrame({"recall": RECALLS, "precision": np.mean(curves, axis=0)})
+    resampled = pd.DataFrame(np.mean(replicates, axis=0), columns=["pixel_ap", "image_auroc"])
+    tables = {"pr.csv": (curve, "%.6f"), RESAMPLED: (resampled, "%.6f"), FOUND: (defects, None)}
+    for name, (table, digits) in (tables | {LEVELS: (levels, "%.9g")}).items():
+        write_text(out / name, table.to_csv(index=False, lineterminator="\n", float_format=digits, na_rep="nan"))
     numbers = {name: sum(name in example.types for example in examples) for name in [GOOD, *types]}
     return {
         **_mean_and_std(list(seeds.values())),

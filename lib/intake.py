@@ -50,16 +50,10 @@ class Names:
     def __init__(self, taken: Mapping[str, str] | None = None) -> None:
         self.owners = dict(taken or {})
         self.given = {picture: name for name, picture in self.owners.items()}
-        self.places: dict[PurePath, Path] = {}
 
     def of(self, path: Path, within: PurePath) -> Picture:
-        """The picture with its name. within: its place in the folder that was asked for. Raises UserError where another
-        folder has a picture at that place."""
+        """The picture with its name. within: its place in the folder that was asked for."""
         key = legible(path)
-        if self.places.setdefault(within, path) != path:
-            raise UserError(
-                f"{self.places[within]} and {path}: results of one name; name the folder above them instead"
-            )
         if key not in self.given:
             whole = legible(within)
             numbered = (f"{whole}-{n}" for n in range(2, len(self.owners) + 3))
@@ -71,14 +65,18 @@ class Names:
 def listed(places: Sequence[Path], out: Path) -> list[Picture]:
     """The pictures among files and in folders, in order.
 
-    Raises UserError where there is none, one is not there, or lies where results are to be written.
+    Raises UserError where there is none, one is not there, or lies where results are to be written, and where two
+    folders have pictures at one place in them.
     """
-    names = Names()
+    names, first = Names(), dict[PurePath, Path]()
     pictures: dict[Path, Picture] = {}
     for place in places:
         inside = list(_inside(place, out))
         if not inside:
             raise UserError(f"{place}: no picture in it; {', '.join(SUFFIXES)} are read")
+        for path, within in inside:
+            if (other := first.setdefault(within, path)) != path:
+                raise UserError(f"{other} and {path}: results of one name; name the folder above them instead")
         pictures |= {path: names.of(path, within) for path, within in inside}
     return list(pictures.values())
 
@@ -95,7 +93,8 @@ def arrivals(
     files that still grow are left for later. So the first list is empty.
 
     owners: existing names of results, each with its picture; done: pictures that an earlier run inspected, with their
-    signatures of then. A folder that is away or cannot be read later on is waited for; `say` gets the reason, once.
+    signatures of then. Of pictures at one place in two folders, such as 1.png, the later one gets another free name. A
+    folder that is away or cannot be read later on is waited for; `say` gets the reason, once.
     Raises UserError if a folder is not a folder, or cannot be read at first.
     """
     for folder in folders:

@@ -26,7 +26,8 @@ pictures is replaced; no other file is.
 
 --watch goes on until Ctrl-C: pictures are looked at as they arrive or change, once they no longer grow. It goes on with
 what it wrote before, where the model is the same; a folder of results without `looks` is of an earlier version, and its
-pictures are looked at once more.
+pictures are looked at once more. Tables are written whole, at once while they are small; of a hundred thousand pictures
+that takes seconds, so give each day a folder of its own.
 
 --runtime onnx runs the `model.onnx` that `python -m lib.exchange` writes; MODEL may then be that file alone.
 """
@@ -54,7 +55,7 @@ from lib.results import Results, heat_range, one_at_a_time, refuse_clash, refuse
 from lib.scoring import image_score
 from lib.trained import Inspector, load_trained
 
-WRITTEN_EVERY = 10.0  # seconds between tables, which are written whole
+WRITTEN_EVERY = 10.0  # seconds between tables while pictures are looked at, at least
 LONGEST = 86400.0  # seconds between two looks into folders: a day
 
 
@@ -134,10 +135,15 @@ def watch(
     with one_at_a_time(out):
         results = Results(out, described(inspector), resume=True)
         incoming = arrivals(folders, out, wait, results.owners(), results.done(), say)
+        complete = False  # whether the tables hold everything
         try:
             for pictures in itertools.islice(incoming, turns):
-                if pictures or not results.rows:
+                if pictures:
                     _look_at_new(inspector, pictures, results, say)
+                    complete = False
+                if not complete and results.is_due():
+                    results.write()
+                    complete = True
         except KeyboardInterrupt:
             pass
         finally:
@@ -161,7 +167,6 @@ def _look_at_new(
     results.expect(own)
     results.write()
     _look(inspector, own, results)
-    results.write()
     for picture in pictures:
         row = results.rows[picture.name]
         reason = row.error.removeprefix(f"{row.picture}: ")
@@ -182,7 +187,6 @@ def described(inspector: Inspector) -> dict[str, Any]:
 
 def _look(inspector: Inspector, pictures: Iterable[Picture], results: Results) -> None:
     """Look at the pictures, and keep what was found, or that one cannot be read."""
-    written = time.monotonic()
 
     def look(picture: Picture) -> None:
         try:
@@ -201,9 +205,8 @@ def _look(inspector: Inspector, pictures: Iterable[Picture], results: Results) -
         results.add(picture, image, answer.scores, mask, boxes, image_score(answer.scores))
 
     for _ in _side_by_side(look, pictures, inspector.at_once):
-        if time.monotonic() - written > WRITTEN_EVERY:
+        if results.is_due(WRITTEN_EVERY):
             results.write()
-            written = time.monotonic()
 
 
 def _side_by_side(look: Callable[[Picture], None], pictures: Iterable[Picture], most: int) -> Iterator[None]:

@@ -179,7 +179,7 @@ def _set(
         if isinstance(value, Mapping):
             lines += _set(node[key], value, origin, changed, place)
         elif node[key] != value:
-            lines.append(f"{'.'.join(place)}: {_flow(node[key])} -> {_flow(value)}")
+            lines.append(f"{'.'.join(place)}: {flow(node[key])} -> {flow(value)}")
             node[key] = changed[place] = value
     return lines
 
@@ -238,10 +238,10 @@ def _replace(node: Any, key: str, value: Any) -> None:
 
 def _plain(value: Any) -> str:
     """A value about as YAML writes it."""
-    return value if isinstance(value, str) else _flow(value)
+    return value if isinstance(value, str) else flow(value)
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, list) else value, ensure_ascii=False)
 
 

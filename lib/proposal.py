@@ -30,6 +30,7 @@ GROUP = re.compile(
     r"s?(id|no|nr|number|name)?(?![a-z])",
     re.IGNORECASE,
 )
+KEPT = ("depth", "foreground", "regions", "boxes")  # keys of `dataset` that describe one data set
 SILENT = "was of another data set"  # reason of a choice that is listed only if it changes something
 
 
@@ -39,8 +40,8 @@ class Facts:
 
     reason: why its layout was recognised. parts: the data set's parts of each kind of picture, by category and type; ""
     for none. numbers: capture groups of each defect type, by category and type. shortest, longest: px, of all sides of
-    pictures. short, long: (N,) px, the sides of the boxes around defects. megapixels: of a picture, on average. known:
-    where capture groups come from, or "".
+    pictures. short, long: (N,) px, the sides of the boxes around defects. megapixels: of a picture, on average. mixed:
+    whether some pictures show several types. grouping: where capture groups come from, or "".
     """
 
     dataset: Dataset
@@ -109,7 +110,7 @@ def choices(facts: Facts, thorough: bool = False) -> list[Choice]:
         Choice("dataset.categories", list(dataset.categories), "what lies in it"),
         Choice("dataset.layout", dataset.layout, facts.reason),
         *_grouping(facts),
-        *(Choice(f"dataset.{key}", getattr(dataset, key), SILENT) for key in ("depth", "foreground", "regions")),
+        *(Choice(f"dataset.{key}", getattr(dataset, key), SILENT) for key in KEPT),
         *split_for(facts),
         Choice("split.fold", 0, SILENT),
         Choice("split.train_fraction", 1.0, SILENT),

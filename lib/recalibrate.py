@@ -4,11 +4,11 @@
 
 The pictures in the folder must show no defects; afterwards at most this share of them is an alarm. Of new pictures more
 are: about (k + 1) of (n + 1), where k of the folder's n pictures may be one, so take several hundred for a rate of
-0.01. The threshold of masks is raised where half of the pictures would have some. The model's threshold.json stores how
-they were chosen, and what training chose. A `model.onnx` in the folder looks at the pictures and gets the new
-thresholds, too, but copies elsewhere do not, nor does a `lib.predict --watch` that runs. Nothing else changes. A folder
-below models/detectors is an output of DVC, and the next `dvc repro` sets its thresholds back: recalibrate the copy that
-runs on the line.
+0.01. The threshold of masks is what training chose, or higher where half of the pictures would have some otherwise; an
+earlier recalibration has no part in it. The model's threshold.json stores how they were chosen, and what training
+chose. A `model.onnx` in the folder looks at the pictures and gets the new thresholds, too, but copies elsewhere do not,
+nor does a `lib.predict --watch` that runs. Nothing else changes. A folder below models/detectors is an output of DVC,
+and the next `dvc repro` sets its thresholds back: recalibrate the copy that runs on the line.
 """
 
 import argparse
@@ -23,9 +23,8 @@ import numpy as np
 
 from lib.alarms import Decision, alarm_level, refuse_small, threshold_for
 from lib.core.command import end_with
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.core.runtime import progress, write_bytes, write_json
-from lib.dataset.findings import shortlist
 from lib.exchange import FILE, load_exchanged, with_decision
 from lib.intake import Picture, listed
 from lib.trained import checked_decision, load_trained
@@ -95,7 +94,9 @@ def recalibrated(
             raise UserError(f"{picture.path}: {error}") from error
 
     levels = [level(picture) for picture in progress(good, "look at good pictures")]
-    of_masks = max(trained.decision.threshold, float(np.median(levels)))
+    # What training chose, not what is now: a recalibration with the wrong pictures could never be undone.
+    chosen = before.get("trained", before)
+    of_masks = max(checked_decision(chosen, folder).threshold, float(np.median(levels)))
     highest = sorted(zip(levels, good, strict=True), key=lambda one: -one[0])
     alarms = [
         f"{one.display_name} ({score:.6g})" for score, one in highest if score >= trained.decision.alarm_threshold
@@ -104,7 +105,7 @@ def recalibrated(
         "chosen_on": "good pictures, recalibrated",
         "false_alarm_rate": rate,
         "good_pictures": len(levels),
-        "trained": before.get("trained", before),
+        "trained": chosen,
     }
     return before, after, alarms
 

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import math
 import os
+import time
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +22,7 @@ from PIL import Image
 
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Scores
-from lib.core.images import outlined
+from lib.core.images import outlined, png_bytes
 from lib.core.runtime import write_bytes, write_json, write_text
 from lib.intake import TABLE, Picture, Signature, signature
 from lib.metrics.boxes import ScoredBox
@@ -31,7 +33,9 @@ SUFFIXES = ("_mask.png", "_found.png", "_heat.png")  # behind the name of each p
 BOXES = "boxes.json"
 RUN = "run.json"
 LOCK = ".lib.predict.lock"  # hidden files are no pictures
-QUICK_PNG = (  # to choose a filter for each row takes half as long again
+TABLES = 9  # times as long as tables take to write, other work is done
+# Run-length compression and one filter for all rows: half the time of the usual settings, and about the same size.
+QUICK_PNG = (
     cv2.IMWRITE_PNG_STRATEGY,
     cv2.IMWRITE_PNG_STRATEGY_RLE,
     cv2.IMWRITE_PNG_FILTER,
@@ -108,6 +112,7 @@ class Results:
         self.boxes: dict[str, list[dict[str, Any]]] = {}
         self.low, self.high = heat_range(run["threshold"])
         self.is_written = False
+        self._written, self._took = -math.inf, 0.0  # seconds: when tables were written last, and how long it took
         if resume:
             self._resume()
 
@@ -125,13 +130,13 @@ class Results:
                 other = f"of this model with other thresholds (alarms from {before['alarm_threshold']:.6g} on)"
             answers = json.loads((self.out / BOXES).read_text(encoding="utf-8"))
             rows = read_rows(self.out)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            for answer in answers:
+                self.boxes.setdefault(rows[answer["image_id"] - 1].result, []).append(answer)
+        except (OSError, ValueError, TypeError, LookupError, AttributeError):
             same = False
         if not same:
             raise UserError(f"{self.out}: holds results {other}, such as {there[0]}; name another folder")
         self.rows = {row.result: row for row in rows}
-        for answer in answers:
-            self.boxes.setdefault(rows[answer["image_id"] - 1].result, []).append(answer)
 
     def owners(self) -> dict[str, str]:
         """The names of results, each with its picture."""
@@ -166,7 +171,8 @@ class Results:
     ) -> None:
         """Write the files of a picture (H, W, 3) with scores and mask (H, W), and keep its row."""
         heat = heat_levels(np.asarray((scores - self.low) / (self.high - self.low), np.float32))
-        pngs = quick_png(mask), quick_png(outlined(image, mask, OUTLINE)), palette_png(heat, HEAT_COLOURS)
+        heat_map = palette_png(heat, HEAT_COLOURS)
+        pngs = png_bytes(mask, QUICK_PNG), png_bytes(outlined(image, mask, OUTLINE), QUICK_PNG), heat_map
         for file, data in zip(self._files(picture), pngs, strict=True):
             write_bytes(file, data)
         alarm = "yes" if mask.any() else "no"
@@ -197,34 +203,27 @@ class Results:
         """
         if self.is_written and not (self.out / TABLE).exists():
             raise UserError(f"{self.out}: its results were removed while this run writes them; start it again")
+        started = time.monotonic()
         table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows([COLUMNS, *map(astuple, self.rows.values())])
         write_text(self.out / TABLE, table.getvalue())
         answers = [
-            {"image_id": number, "file_name": row.picture} | box
+            box | {"image_id": number, "file_name": row.picture}  # boxes of an earlier run have those of then
             for number, row in enumerate(self.rows.values(), start=1)
             for box in self.boxes.get(row.result, [])
         ]
         write_json(self.out / BOXES, answers)
         write_json(self.out / RUN, self.run | {"looks": self.looks})
-        self.is_written = True
+        self.is_written, self._written = True, time.monotonic()
+        self._took = self._written - started
+
+    def is_due(self, least: float = 0.0) -> bool:
+        """Whether to write the tables again: `least` seconds are over, and nine times what it took: tables are written
+        whole, and those of a day's pictures must not take all of the time."""
+        return time.monotonic() - self._written >= max(least, TABLES * self._took)
 
     def _files(self, picture: Picture) -> list[Path]:
         return [self.out / f"{picture.name}{suffix}" for suffix in SUFFIXES]
-
-
-def quick_png(image: RGB | Mask) -> bytes:
-    """Encode (H, W, 3) uint8, or (H, W) bool as 0/255, as PNG with run-length compression and one filter for all rows.
-
-    Half the time of `lib.core.images.png_bytes`, and about the same size.
-    """
-    pixels: NDArray = np.uint8(255) * image if image.dtype == bool else image[..., ::-1]
-    if not pixels.flags.c_contiguous:  # colours in the order that is encoded are written a quarter sooner
-        pixels = np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
-    done, data = cv2.imencode(".png", pixels, QUICK_PNG)
-    if not done:
-        raise ValueError(f"a picture of shape {image.shape} and type {image.dtype} cannot be written as PNG")
-    return data.tobytes()
 
 
 def palette_png(numbers: NDArray[np.uint8], colours: RGB) -> bytes:

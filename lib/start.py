@@ -9,7 +9,6 @@ The pictures are read like `python -m lib.dataset.inspect` does. If they have pr
 """
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
@@ -26,7 +25,7 @@ from lib.dataset.groups import read_groups
 from lib.dataset.inspect import dataset_of, place_of, report
 from lib.dataset.splitting import assign_splits
 from lib.dataset.survey import Look, look_at, taken_for
-from lib.preset import with_settings, write
+from lib.preset import flow, with_settings, write
 from lib.proposal import SILENT, Choice, Facts, choices, facts_of, group_table, settings_of
 from lib.repro import about
 
@@ -121,13 +120,9 @@ def lines_of(chosen: Sequence[Choice], params: Params) -> list[str]:
         was = before[section][knob] if knob else before[section]
         same = list(was) == value if isinstance(value, list) else was == value
         if not (same and reason == SILENT):
-            change = "as it is" if same else f"was {_flow(was)}"
-            lines.append(f"  {key}: {_flow(value)} ({change}): {reason}")
+            change = "as it is" if same else f"was {flow(was)}"
+            lines.append(f"  {key}: {flow(value)} ({change}): {reason}")
     return lines
-
-
-def _flow(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def written(chosen: Sequence[Choice], yes: bool, dry_run: bool) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lib.boxes import box_around
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Box, Mask, crop, paste_back, window_around
+from lib.core.geometry import RGB, Box, Mask, around, crop, paste_back, window_around
 from lib.core.images import contact_sheet, read_image, recent, write_png
 from lib.core.params import Params
 from lib.core.records import Placement, Synthetic, read_records, write_records
@@ -181,9 +181,7 @@ def kept_within(room: Mask, answer: Made, normal: RGB, feather: int) -> Made:
     Inside, the change fades in over `feather` px. Notes: `undone`, the number of px that are as before.
     """
     changed = (answer.image != normal).any(axis=2)
-    x, y, width, height = cv2.boundingRect(changed.view(np.uint8))
-    rim = feather + 1  # from farther away the edge of the room has no influence
-    near = slice(max(y - rim, 0), y + height + rim), slice(max(x - rim, 0), x + width + rim)
+    near = around(changed, feather + 1)  # from farther away the edge of the room has no influence
     image = answer.image.copy()
     image[near] = paste_back(answer.image[near], normal[near], room[near], feather)
     still = (image != normal).any(axis=2)

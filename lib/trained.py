@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from lib.metrics.boxes import ScoredBox
 from lib.scoring import Answer, answer, marked_boxes
 
 WEIGHTS = "model.safetensors"
-DEPTHS = (8, 10, 12, 14, 16, "unit")
+DEPTHS = get_args(Depth)
 
 
 Look = Callable[[RGB], Answer]  # of a picture (H, W, 3) uint8

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from lib import detection
 from lib.alarms import Decision, alarm_level, balanced_threshold
 from lib.core.errors import UserError
 from lib.core.images import read_image, recent, write_png
@@ -213,6 +214,18 @@ def test_every_seed_tells_what_it_is_and_what_it_was_trained_on(params: Params):
         assert files["config.json"] == {"seed": seed, "width": 16, "examples": 6}
         assert files["history.json"] == {"loss": [[1, 1.0], [2, 1 / (1 + seed)]]}
         assert set(files) == {"detector.json", "config.json", "history.json", "threshold.json"}
+
+
+def test_the_depth_is_that_of_the_deep_pictures_where_some_have_8_bits(params: Params, monkeypatch):
+    read, count = detection.read_records, iter(range(99))
+
+    def deep(file: Path, kind: Any) -> Any:
+        return [replace(one, depth=12) if next(count) else one for one in read(file, kind)]
+
+    monkeypatch.setattr(detection, "read_records", deep)
+    train_arm(params, "unet", "perlin", CATEGORY, [synthetic()], "key")
+    stored = read_json(Path(f"models/detectors/unet/{CATEGORY}/perlin/seed-0/detector.json"))
+    assert stored["depth"] == 12
 
 
 @pytest.fixture

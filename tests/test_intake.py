@@ -129,6 +129,23 @@ def test_a_picture_that_is_written_anew_is_looked_at_anew(inside: Path):
     assert turns(nothing, touch, nothing) == [[], ["0"], [], ["0"]]
 
 
+def test_pictures_of_one_name_in_two_watched_folders_both_get_results_after_a_restart_too(inside: Path):
+    for camera in ("left", "right"):
+        write(f"{camera}/1.png")
+    folders = [NEW / "left", NEW / "right"]
+
+    def watched(owners: Mapping[str, str] | None = None) -> dict[str, str]:
+        incoming = arrivals(folders, OUT, lambda: None, owners)
+        next(incoming)
+        return {one.name: one.display_name for one in next(incoming)}
+
+    names = watched()
+    assert sorted(names.values()) == ["data/new/left/1.png", "data/new/right/1.png"] and names["1"].endswith(
+        "left/1.png"
+    )
+    assert watched(names) == names
+
+
 def test_what_vanishes_before_it_is_whole_is_never_looked_at(inside: Path):
     write("0.png")
     assert turns((NEW / "0.png").unlink, nothing) == [[], [], []]

@@ -29,7 +29,7 @@ from lib.exchange import export
 from lib.intake import listed
 from lib.metrics.boxes import ScoredBox, component_boxes
 from lib.plots import heat_map
-from lib.predict import loaded, predict_all, watch
+from lib.predict import described, loaded, predict_all, watch
 from lib.results import Results, one_at_a_time
 from lib.scoring import image_score
 from lib.trained import Inspector
@@ -460,6 +460,45 @@ def test_watching_goes_on_where_it_was(trained: Path):
     answers = json.loads((OUT / "boxes.json").read_text())
     assert [one for one in answers if one["image_id"] < 3] == json.loads(first["boxes.json"])
     assert all(rows()[one["image_id"] - 1]["picture"] == one["file_name"] for one in answers)
+
+
+def test_boxes_stay_with_their_picture_where_a_row_above_goes_away(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    """The row of a folder that cannot be read, which lies before those of pictures, goes when it can be read."""
+    (NEW / "closed").mkdir()
+    scan, closed = os.scandir, [True]
+
+    def refusing(folder: Path) -> object:
+        if closed and isinstance(folder, Path) and folder.name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr("lib.intake.os.scandir", refusing)
+    kept = {name: (NEW / name).read_bytes() for name in ("0.png", "1.png")}
+    for name in kept:
+        (NEW / name).unlink()
+    once(trained, nothing)
+    for name, data in kept.items():
+        (NEW / name).write_bytes(data)
+    once(trained, nothing)
+    assert next(iter(rows()))["picture"] == "data/new/closed"
+    before = {one["file_name"] for one in json.loads((OUT / "boxes.json").read_text())}
+    closed.clear()
+    shutil.copy(NEW / "1.png", NEW / "closed/2.png")
+    once(trained, nothing)
+    answers = json.loads((OUT / "boxes.json").read_text())
+    assert before and before < {one["file_name"] for one in answers}
+    assert all(rows()[one["image_id"] - 1]["picture"] == one["file_name"] for one in answers)
+
+
+def test_tables_are_written_at_once_while_small_and_seldom_where_they_take_long(trained: Path, monkeypatch):
+    once(trained, nothing, *[nothing] * 5)
+    whole, results = (OUT / "scores.csv").stat().st_mtime_ns, Results(OUT, described(loaded(trained)), resume=True)
+    once(trained, nothing)
+    assert (OUT / "scores.csv").stat().st_mtime_ns > whole, "written once, so that what is there is whole"
+    now = iter([0.0, 3.0, 29.9, 30.1])
+    monkeypatch.setattr("lib.results.time.monotonic", lambda: next(now))
+    results.write()  # takes three seconds
+    assert [results.is_due(), results.is_due()] == [False, True]
 
 
 def test_a_picture_that_changed_while_nobody_watched_is_looked_at_anew(trained: Path):

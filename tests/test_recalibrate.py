@@ -73,6 +73,18 @@ def test_the_threshold_of_masks_rises_to_what_half_of_the_good_pictures_stay_bel
     assert f"of alarms 100 -> 145, of masks {before:g} -> {after:g}," in capsys.readouterr().out
 
 
+def test_a_recalibration_with_the_wrong_pictures_is_undone_by_one_with_the_right_ones(stored: Path, monkeypatch):
+    write_json(stored / "threshold.json", {"threshold": 50.0, "alarm_threshold": 100.0, "min_area": 2})
+    call(monkeypatch, stored, stored.parent / "good")
+    right, wrong = read_decision(stored), stored.parent / "wrong"
+    for n in range(3):
+        write_png(wrong / f"{n}.png", np.full((RNG_SIDE, RNG_SIDE, 3), 240 + n, np.uint8))
+    call(monkeypatch, stored, wrong)
+    assert read_decision(stored).threshold == 241
+    call(monkeypatch, stored, stored.parent / "good")
+    assert read_decision(stored) == right
+
+
 def test_the_promise_is_kept_for_the_onnx_in_the_folder_too_whose_scores_differ(stored: Path, monkeypatch):
     (stored / "model.onnx").write_bytes(b"a graph")
     brighter = SimpleNamespace(predict=lambda image: brightness.predict(0.0, image) + np.float32(2))

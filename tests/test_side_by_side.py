@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from lib.alarms import Decision
-from lib.core.images import read_image, read_mask
+from lib.core.images import png_bytes, read_image, read_mask
 from lib.core.runtime import write_bytes
 from lib.intake import Picture, listed
 from lib.predict import _side_by_side, predict_all
-from lib.results import quick_png
+from lib.results import QUICK_PNG
 from lib.scoring import Answer
 from lib.trained import Inspector
 from tests.brightness import bright_discs
@@ -29,7 +29,7 @@ def redness(image: np.ndarray) -> Answer:
 def inspector(inside: Path) -> Inspector:
     """Six new pictures in `data/new`, of which the fourth is broken, and what looks at them."""
     for number, example in enumerate(bright_discs(6, 7, good=3)):
-        write_bytes(NEW / f"{number}.png", quick_png(example.image))
+        write_bytes(NEW / f"{number}.png", png_bytes(example.image, QUICK_PNG))
     write_bytes(NEW / "3.png", b"no picture")
     return Inspector(redness, Decision(150.0, 150.0), PROVENANCE, "w")
 
@@ -73,6 +73,6 @@ def test_an_error_of_one_picture_ends_the_run_and_keeps_the_table(inspector: Ins
 def test_quickly_written_pictures_hold_the_same_pixels(inside: Path):
     rng = np.random.default_rng(0)
     picture, mask = rng.integers(0, 256, (33, 47, 3), dtype=np.uint8), rng.random((33, 47)) < 0.3
-    write_bytes(Path("a.png"), quick_png(picture))
-    write_bytes(Path("b.png"), quick_png(mask))
+    write_bytes(Path("a.png"), png_bytes(picture, QUICK_PNG))
+    write_bytes(Path("b.png"), png_bytes(mask, QUICK_PNG))
     assert np.array_equal(read_image(Path("a.png")), picture) and np.array_equal(read_mask(Path("b.png")), mask)

@@ -92,6 +92,15 @@ def test_masks_of_the_object_beside_the_categories_are_no_category(here: Path, m
     assert call(monkeypatch, here, "../all", "--yes") == 0 and load().dataset.categories == ("bracket",)
 
 
+def test_what_describes_another_data_set_is_set_back(here: Path, monkeypatch):
+    text = (here / "params.yaml").read_text()
+    (here / "params.yaml").write_text(
+        text.replace("depth: auto", "depth: 12").replace("boxes: grabcut", "boxes: whole")
+    )
+    assert call(monkeypatch, here, "../bracket", "--yes") == 0
+    assert (load().dataset.depth, load().dataset.boxes) == ("auto", "grabcut")
+
+
 def test_a_type_called_mixed_is_no_picture_of_several_types(here: Path, monkeypatch):
     for folder in ("bracket", "bracket/masks"):
         (here.parent / folder / "scratch").rename(here.parent / folder / "mixed")

@@ -12,10 +12,9 @@ from typing import Any, NoReturn
 
 import lib
 from lib.core import runtime
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.core.pipeline import input_state
 
-NAMED = 3  # changed inputs in a message
 MESSAGE = 1_000  # characters of a system's error that are shown: it may hold a name of any length
 INTERRUPTED, UNREAD = 130, 141  # exit codes, as of shells, after Ctrl-C, and where nobody reads the output any more
 ESTIMATE = runtime.WORK / "estimate.json"  # seconds of the whole run, as `lib.start` expects
@@ -64,10 +63,8 @@ def _refuse_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None
     """Raise UserError where an input changed while the stage ran, so that DVC stores nothing of it."""
     if changed := sorted(name for name in {**before, **after} if before.get(name) != after.get(name)):
         raise UserError(
-            f"changed while the stage ran: {', '.join(changed[:NAMED])}"
-            + (f" and {len(changed) - NAMED} more" if len(changed) > NAMED else "")
-            + ". Nobody knows what it has read, so its result does not count: say `dvc repro` again. For other "
-            "settings while a run goes on there is `dvc exp run --queue`"
+            f"changed while the stage ran: {shortlist(changed)}. Nobody knows what it has read, so its result does not "
+            "count: say `dvc repro` again. For other settings while a run goes on there is `dvc exp run --queue`"
         )
 
 

@@ -31,9 +31,9 @@ def defect_mask(sample: Sample, defect_type: str, read: Callable[[Path], Mask] =
     return _counting(sample, recent_labels(sample.type_map) == sample.type_map.types.index(defect_type) + 1)
 
 
-def any_defect_mask(sample: Sample, read: Callable[[Path], Mask] = read_mask) -> Mask:
+def any_defect_mask(sample: Sample) -> Mask:
     """`defect_mask` of all types together."""
-    return _counting(sample, _whole_mask(sample, read))
+    return _counting(sample, _whole_mask(sample, read_mask))
 
 
 def unsound_pixels(sample: Sample, read: Callable[[Path], Mask] = read_mask) -> Mask:

@@ -132,6 +132,15 @@ def scaled(box: Box, factor: float) -> Box:
     )
 
 
+def around(mask: Mask, margin: int = 0) -> tuple[slice, slice]:
+    """Rows and columns that hold all of a mask (H, W) bool, not empty, and `margin` px more on each side."""
+    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return (
+        slice(max(top - margin, 0), top + height + margin),
+        slice(max(left - margin, 0), left + width + margin),
+    )
+
+
 def paste_back(generated: NDArray, normal: RGB, mask: Mask, feather: int = 0) -> RGB:
     """Restore `normal` wherever `mask` is False, so that only the defect region changes.
 
@@ -140,9 +149,7 @@ def paste_back(generated: NDArray, normal: RGB, mask: Mask, feather: int = 0) ->
     """
     if not generated.shape == normal.shape == (*mask.shape, 3):
         raise ValueError(f"sizes differ: generated {generated.shape}, normal {normal.shape}, mask {mask.shape}")
-    left, top, wide, high = cv2.boundingRect(mask.astype(np.uint8))
-    # One pixel more on each side, since `feathered` does not treat the crop's border as an edge.
-    part = slice(max(top - 1, 0), top + high + 1), slice(max(left - 1, 0), left + wide + 1)
+    part = around(mask, 1)  # one pixel more, since `feathered` does not treat the crop's border as an edge
     opacity = feathered(mask[part], feather)[..., None]
     mixed = normal[part] + opacity * (generated[part].astype(np.float32) - normal[part])
     pasted = normal.copy()

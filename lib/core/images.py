@@ -43,7 +43,8 @@ TAGS = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # chunks of a PNG from which Pillow
 NEW_SUBFILE_TYPE, REDUCED, TRANSPARENCY = 254, 1, 4  # a TIFF tag, and two of its bits
 MIDDLE = 127  # threshold for masks with grey values
 LABELS = 18  # background, 16 numbered types, and 255 for "ignore"; a smoothed mask has more values
-CLUSTERED = 0.9  # least share of a smoothed mask's pixels with values in the lowest or highest quarter
+CLUSTERED = 0.9  # least share of a smoothed mask's pixels with values in about the lowest or highest quarter
+PNG = (cv2.IMWRITE_PNG_COMPRESSION, 3)
 
 Depth = Literal[8, 10, 12, 14, 16, "unit"]  # bits of the values in a file; unit: floats from 0 to 1
 
@@ -293,13 +294,18 @@ def is_smoothed(values: NDArray) -> bool:
     return bool((counts > 0).sum() > LABELS and counts[-MIDDLE // 2 :].any() and near_ends >= CLUSTERED * values.size)
 
 
-def png_bytes(image: RGB | Mask | NDArray[np.uint8]) -> bytes:
-    """Encode (H, W, 3) or (H, W) uint8, or (H, W) bool as 0/255, as PNG; equal pixels give equal bytes."""
+def png_bytes(image: RGB | Mask | NDArray[np.uint8], options: Sequence[int] = PNG) -> bytes:
+    """Encode (H, W, 3) or (H, W) uint8, or (H, W) bool as 0/255, as PNG; equal pixels give equal bytes.
+
+    options: pairs of OpenCV's flags and their values.
+    """
     if image.dtype == bool:
-        pixels: NDArray = image.astype(np.uint8) * 255
+        pixels: NDArray = np.uint8(255) * image
+    elif image.ndim == 3:  # a view in the other order of colours would be encoded a third more slowly
+        pixels = np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR))
     else:
-        pixels = image[..., ::-1] if image.ndim == 3 else image
-    done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 3])
+        pixels = image
+    done, data = cv2.imencode(".png", pixels, options)
     if not done:
         raise ValueError(f"a picture of shape {image.shape} and type {image.dtype} cannot be written as PNG")
     return data.tobytes()

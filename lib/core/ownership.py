@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.core.runtime import atomic_folder, write_text
 
 # Where the stages after `workpieces` write. A data set cannot be there.
@@ -19,7 +19,6 @@ WRITTEN = (
     *("models", "metrics"),
 )
 OWN = ".own-files"  # the list, one name per line, in the folder itself, so that DVC tracks it
-SHOWN = 5  # foreign files named in a message
 
 
 @contextlib.contextmanager
@@ -45,15 +44,14 @@ def refuse_loss(path: Path) -> None:
         raise UserError(f"{path.as_posix()}: is a file, and a folder of the pipeline belongs there: move it")
     listed = path / OWN
     listing = listed.is_file()
-    own = set(listed.read_text(encoding="utf-8").splitlines()) if listing else set()
+    own = set(listed.read_text(encoding="utf-8").split("\n")) if listing else set()
     if foreign := sorted(set(_names(path)) - own - {OWN}):
-        others = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
         hint = (
             "" if listing else f"; without {OWN} all of it counts as such, as after an update from an earlier version"
         )
         raise UserError(
             f"{path.as_posix()}: holds what no stage made, and the stage would delete it: "
-            f"{', '.join(foreign[:SHOWN])}{others}; move it elsewhere (pictures of your own: a folder beside it, which "
+            f"{shortlist(foreign)}; move it elsewhere (pictures of your own: a folder beside it, which "
             f"dataset.path in params.yaml names), or delete it, then run again{hint}"
         )
 

@@ -23,8 +23,7 @@ def input_key(stage: str, **item: str) -> str:
     or `pagmfr.textures`, its content is included, which DVC does not track. Raises UserError if a dependency in
     dvc.yaml does not exist.
     """
-    entry, params = _entry(stage, item)
-    return _key(entry["cmd"], _values(params, entry), _there(stage, entry["deps"]))
+    return part_key(stage, {}, **item)
 
 
 def part_key(stage: str, narrower: Mapping[str, Path], unread: Collection[str] = (), **item: str) -> str:
@@ -38,8 +37,8 @@ def part_key(stage: str, narrower: Mapping[str, Path], unread: Collection[str] =
     if unlisted := {*narrower, *unread} - {*entry["deps"], *entry.get("params", [])}:
         raise ValueError(f"{', '.join(sorted(unlisted))}: not listed for the stage {stage} in dvc.yaml")
     paths = _there(stage, [narrower.get(dep, dep) for dep in entry["deps"]])
-    values = {key: value for key, value in _values(params, entry).items() if key not in unread}
-    return _key(entry["cmd"], values, paths)
+    values = {key: _value(params, key) for key in entry.get("params", []) if key not in unread}
+    return fingerprint(entry["cmd"], values, *paths, *sorted(set(_places(values))))
 
 
 def input_state(stage: str, **item: str) -> dict[str, Any]:
@@ -85,10 +84,6 @@ def _identity(file: Path) -> tuple[int, int, int] | None:
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
-def _key(command: str, values: Mapping[str, Any], paths: Iterable[Path]) -> str:
-    return fingerprint(command, values, *paths, *sorted(set(_places(values))))
-
-
 def _places(node: Any) -> Iterator[Path]:
     """The existing files and folders that a parameter's value names, at any depth.
 
@@ -128,11 +123,6 @@ def _there(stage: str, deps: Iterable[str | Path]) -> list[Path]:
     if absent := [path.as_posix() for path in paths if not path.exists()]:
         raise UserError(f"{', '.join(absent)}: not found; `dvc repro` makes what the stage {stage} reads")
     return paths
-
-
-def _values(params: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of all parameters that an entry lists."""
-    return {key: _value(params, key) for key in entry.get("params", [])}
 
 
 def _entry(stage: str, item: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:

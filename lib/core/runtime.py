@@ -25,6 +25,7 @@ Result = TypeVar("Result")
 WORK = Path(".work")  # for unfinished work, outside of all DVC outputs; `make clean-work` deletes it
 
 SHOWN_AFTER = 2.0  # seconds
+THREADS = 8  # more would gain little, and each may hold a picture of a hundred million pixels
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -165,6 +166,12 @@ def _claim(path: Path) -> None:
     write_text(note, str(os.getpid()))
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def seed_for(*parts: int | str) -> int:
     """A seed in [0, 2^63) for one item, derived from the run's seed and the item's id: the same on every machine."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
@@ -178,6 +185,12 @@ def progress(items: Iterable[Item], what: str, total: int | None = None, initial
     """
     slow = 0.1 if sys.stderr.isatty() else 30.0
     return tqdm(items, desc=what, total=total, initial=initial, mininterval=slow, delay=SHOWN_AFTER, dynamic_ncols=True)
+
+
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
+    """`map` on up to THREADS threads, in order: decoding, conversion and filters run outside of Python's lock."""
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        return list(progress(pool.map(function, items), what, total=len(items)))
 
 
 def device() -> "torch.device":

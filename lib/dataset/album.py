@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.core.images import SUFFIXES
 from lib.core.records import GOOD
 from lib.dataset.annotations import Annotation, MaskFile, Region, Shape
-from lib.dataset.findings import Findings, natural_key, shortlist
+from lib.dataset.findings import Findings, natural_key
 from lib.dataset.pictures import Picture, TypeNames, is_good, part_of, picture_names, type_of
 
 UNMARKED = (

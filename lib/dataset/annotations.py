@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.core.geometry import RGB, Box, Mask
 from lib.core.images import read_mask, read_pixels
 from lib.core.records import MASK_SOURCES, MaskSource
-from lib.dataset.findings import shortlist
 from lib.dataset.mask_patches import Patch, RunLengths, cut_out, decoded, united
 
 MAX_REGIONS = 10_000  # of a picture

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
 
+from lib.core.errors import shortlist
 from lib.core.images import Depth, is_deep, read_image, read_mask, stored_orientation, top, turned, write_png
 from lib.core.records import Sample, TypeMap
 from lib.core.runtime import progress, write_bytes
 from lib.dataset.examination import Drawn, Examination
-from lib.dataset.findings import shortlist
 
 INTEGERS: tuple[Depth, ...] = (8, 10, 12, 14, 16)  # bit depths of cameras
 

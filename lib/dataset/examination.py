@@ -12,6 +12,7 @@ from lib.core.errors import UserError
 from lib.core.geometry import Mask
 from lib.core.images import decode, is_grey, png_bytes, read_mask, read_pixels, stored_orientation, turned
 from lib.core.records import MaskSource
+from lib.core.runtime import sha256_of
 from lib.dataset.annotations import Annotation, BoxMasks, MaskFile, draw
 from lib.dataset.pictures import Picture
 
@@ -81,7 +82,7 @@ def examine(picture: Picture, boxes: BoxMasks = "grabcut") -> Examination:
         return Examination(picture, (f"{str(unfit[0])!r}: a name that is no UTF-8, as all records are; rename it",))
     try:
         image = read_pixels(picture.path)
-        sha256 = _sha256(picture.path)
+        sha256 = sha256_of(picture.path)
     except (OSError, UserError) as error:
         return Examination(picture, (f"{error}; replace or remove the file",))
     height, width = image.shape[:2]
@@ -121,7 +122,7 @@ def _with_mask(result: Examination, path: Path, image: NDArray) -> Examination:
         return replace(
             result,
             problems=(*result.problems, *_mask_problems(path, mask, image)),
-            mask_sha256=_sha256(path),
+            mask_sha256=sha256_of(path),
             graded_mask=_is_graded(path),
             covering_mask=bool(mask.mean() > 0.5),
             turned_mask=was_turned,
@@ -164,7 +165,7 @@ def _with_twin(result: Examination, path: Path) -> Examination:
     """The examination with the results for the twin of its picture."""
     try:
         height, width = read_pixels(path).shape[:2]
-        result = replace(result, twin_sha256=_sha256(path))
+        result = replace(result, twin_sha256=sha256_of(path))
     except (OSError, UserError) as error:
         return replace(result, problems=(*result.problems, f"{error}; replace or remove the file"))
     if (width, height) == result.size:
@@ -180,8 +181,8 @@ def perceptual_hash(image: NDArray) -> int:
     """64 bits that change little when the picture does: the signs of its lowest frequencies about their median.
 
     image: (H, W, 3), of any depth. After Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash
-    Functions", section 3.2.1: discrete cosine transform of the 32 x 32 px thumbnail, 8 x 8 coefficients without the
-    constant one.
+    Functions", section 3.2.1: discrete cosine transform of the 32 x 32 px thumbnail, the lowest 8 x 8 coefficients that
+    vary along both axes. So patterns of rows or columns alone, as stripes, are all alike, and so are even pictures.
     """
     # Thumbnail first, grey second: the other way around would touch every pixel twice.
     pixels = image if image.dtype == np.uint8 else image.astype(np.float32)
@@ -226,7 +227,3 @@ def _is_utf8(path: Path | None) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

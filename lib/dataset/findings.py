@@ -4,9 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lib.core.errors import UserError
-
-NAMES_IN_MESSAGE = 10  # of a list; of the others a message gives only the number
+from lib.core.errors import UserError, shortlist
 
 
 class DatasetProblems(UserError):  # noqa: N818 (it carries many)
@@ -48,12 +46,6 @@ class Alike:
             alike = f"; alike in {len(rest)} more: {shortlist([one for one, _ in rest])}" if rest else ""
             messages.append(f"{file}, {place}: {text}{alike}")
         return messages
-
-
-def shortlist(names: Sequence[str], between: str = ", ") -> str:
-    """The first names of a list, and the number of the others."""
-    rest = len(names) - NAMES_IN_MESSAGE
-    return between.join(names[:NAMES_IN_MESSAGE]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:

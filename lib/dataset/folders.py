@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from lib.core.errors import shortlist
 from lib.core.images import SUFFIXES
 from lib.core.records import GOOD
-from lib.dataset.findings import Findings, natural_key, shortlist
+from lib.dataset.findings import Findings, natural_key
 from lib.dataset.pictures import TEST, TRAIN, Picture, TypeNames, distinct, fits, fitted, is_good
 
 TWINS = "twins"
@@ -100,7 +101,8 @@ def _read_folder(layout: Folders, part: str, folder: Path, defect_type: str, fin
     """The pictures of one folder, each with its mask and its twin; notes what is wrong with their names."""
     files = picture_files(folder, findings)
     masks = [] if part else _masks_beside(files)
-    images = [file for file in files if file not in masks]
+    are_masks = set(masks)
+    images = [file for file in files if file not in are_masks]
     for place in layout.masks_of(folder.name):
         if part != TRAIN and place.is_dir():
             masks += picture_files(place, findings)
@@ -203,6 +205,7 @@ def picture_files(folder: Path, findings: Findings) -> list[Path]:
     """The visible pictures in a folder, in natural order; a dangling link counts, so that it is read and refused."""
     entries = sorted((e for e in folder.iterdir() if not e.name.startswith(".")), key=lambda e: natural_key(e.name))
     files = [entry for entry in entries if entry.suffix.lower() in SUFFIXES and not entry.is_dir()]
-    if ignored := [entry.name for entry in entries if entry not in files]:
+    pictures = set(files)
+    if ignored := [entry.name for entry in entries if entry not in pictures]:
         findings.warnings.append(f"{folder}: not read, since no {', '.join(SUFFIXES)} file: {shortlist(ignored)}")
     return files

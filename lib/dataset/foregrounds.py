@@ -4,15 +4,15 @@
 with any ending: `bracket/test/scratch/003.jpg` is covered by `<foreground>/bracket/test/scratch/003.png`.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.core.images import read_mask
 from lib.core.params import Dataset
+from lib.core.runtime import sha256_of
 from lib.dataset.examination import Examination
-from lib.dataset.findings import Findings, shortlist
+from lib.dataset.findings import Findings
 from lib.dataset.pictures import by_path
 
 KEY = "dataset.foreground"
@@ -23,8 +23,8 @@ def read_foregrounds(
 ) -> dict[str, tuple[Path, str]]:
     """The mask of the object and the SHA-256 of its file, by the picture's id, for the pictures that have one.
 
-    Adds problems to the findings: a folder that is missing or has no mask of the category, masks without a picture, two
-    masks of one picture, and masks that are unreadable, empty, or do not fit their picture.
+    Adds problems to the findings: a folder that is missing, masks without a picture, two masks of one picture, and
+    masks that are unreadable, empty, or do not fit their picture; and a warning where the category has no mask.
     """
     if dataset.foreground is None:
         return {}
@@ -47,7 +47,7 @@ def read_foregrounds(
             if problem := _problem(mask, one):
                 findings.problems.append(f"{KEY}: {problem}")
             else:
-                masks[one.picture.id] = mask, hashlib.sha256(mask.read_bytes()).hexdigest()
+                masks[one.picture.id] = mask, sha256_of(mask)
     if by_name:
         names = shortlist([str(file) for file in by_name.values()])
         findings.problems.append(

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.core.params import Dataset
-from lib.dataset.findings import Findings, shortlist
+from lib.dataset.findings import Findings
 from lib.dataset.pictures import Picture
 from lib.dataset.reading import read_table
 

@@ -18,11 +18,10 @@ from pydantic import ValidationError
 from tabulate import tabulate
 
 from lib.core.command import end_with
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.core.params import Dataset, Layout, Params, load
 from lib.core.records import GOOD
 from lib.dataset.examination import Examination
-from lib.dataset.findings import shortlist
 from lib.dataset.layouts import categories_of, whole
 from lib.dataset.pictures import fits
 from lib.dataset.reading import unreadable

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from lib.core.errors import shortlist
 from lib.core.params import Layout
 from lib.core.records import GOOD
-from lib.dataset.findings import DatasetProblems, Findings, shortlist
+from lib.dataset.findings import DatasetProblems, Findings
 from lib.dataset.folders import folders
 from lib.dataset.formats import (
     btad,

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from lib.core.errors import shortlist
 from lib.core.images import SUFFIXES
 from lib.core.params import Name
 from lib.core.records import GOOD, MIXED
 from lib.dataset.annotations import Annotation, Region
-from lib.dataset.findings import Findings, natural_key, shortlist
+from lib.dataset.findings import Findings, natural_key
 
 TRAIN, VAL, TEST = "train", "val", "test"
 PART_NAMES = {

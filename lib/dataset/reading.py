@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from lib.core.errors import UserError
-from lib.dataset.findings import natural_key, shortlist
+from lib.core.errors import UserError, shortlist
+from lib.dataset.findings import natural_key
 
 MAX_BYTES = 512 * 2**20  # of a file; COCO's own for 118,000 pictures has 450 MB
 DEPTH = 3  # folders below that of the data set in which annotations are looked for

@@ -4,18 +4,18 @@
 `bracket`, `<regions>/bracket/test/scratch/003.png` for `bracket/test/scratch/003.jpg` alone.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.core.params import Dataset
 from lib.core.records import RegionMap
 from lib.core.regions import ignored_pixels, recent_regions
+from lib.core.runtime import sha256_of
 from lib.dataset.examination import Examination
-from lib.dataset.findings import Findings, shortlist
+from lib.dataset.findings import Findings
 from lib.dataset.pictures import by_path
 
 KEY = "dataset.regions"
@@ -73,7 +73,7 @@ def read_region_maps(
 def _readable(path: Path, findings: Findings) -> RegionMap | None:
     """The record of a picture of regions; None, with the problem noted, where it is none."""
     try:
-        regions = RegionMap(path.as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+        regions = RegionMap(path.as_posix(), sha256_of(path))
         recent_regions(regions)
     except (OSError, UserError) as error:
         findings.problems.append(f"{KEY}: {error}")

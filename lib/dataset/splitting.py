@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from lib.core.defects import types_of
+from lib.core.errors import shortlist
 from lib.core.images import Depth
 from lib.core.params import PARTS, Dataset, Split
 from lib.core.records import GOOD, Sample, TypeMap
 from lib.dataset.conversion import dataset_depth
 from lib.dataset.examination import Examination
-from lib.dataset.findings import DatasetProblems, Findings, natural_key, shortlist
+from lib.dataset.findings import DatasetProblems, Findings, natural_key
 from lib.dataset.pictures import Picture
 from lib.dataset.survey import Look, look_at
 

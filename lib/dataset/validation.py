@@ -1,21 +1,19 @@
 """Examine all pictures of a category, and report all problems at once."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from lib.core.errors import shortlist
 from lib.core.records import GOOD
-from lib.core.runtime import progress
+from lib.core.runtime import in_threads
 from lib.dataset.annotations import BoxMasks
 from lib.dataset.examination import Examination, examine
-from lib.dataset.findings import Findings, shortlist
+from lib.dataset.findings import Findings
 from lib.dataset.pictures import Picture
 
 GOODS = "pictures in the folder `good` (`train/good` and `test/good`)"
 DEFECTS = "pictures in a folder named like the type of defect"
-THREADS = 8  # more would gain little, and each may hold a picture of a hundred million pixels
 
 
 def validate(
@@ -31,10 +29,7 @@ def validate(
     unreadable files, masks that do not fit or are empty, duplicate ids, duplicate pictures, and too few pictures of a
     kind.
     """
-    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-        examinations = list(
-            progress(pool.map(lambda one: examine(one, boxes), pictures), "pictures", total=len(pictures))
-        )
+    examinations = in_threads(lambda one: examine(one, boxes), pictures, "pictures")
     findings.problems += [problem for one in examinations for problem in one.problems]
     _note_repetitions(examinations, findings)
     _note_colours(examinations, findings)

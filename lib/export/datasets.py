@@ -1,13 +1,12 @@
 """Whole data sets: a folder for each category in one format, with the provenance of every picture beside."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lib.core.errors import UserError
 from lib.core.ownership import owned_folder
-from lib.core.runtime import progress, write_text
+from lib.core.runtime import progress, sha256_of, write_text
 from lib.export import coco, datumaro, mvtec, table, yolo
 from lib.export.items import Item, read_items, refuse_strangers
 
@@ -45,6 +44,5 @@ def write_dataset(
 
 def _row(item: Item, path: Path, folder: Path) -> str:
     """A picture's line of provenance.jsonl."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    row = {"file": path.relative_to(folder).as_posix(), "sha256": digest, "subset": item.subset}
+    row = {"file": path.relative_to(folder).as_posix(), "sha256": sha256_of(path), "subset": item.subset}
     return json.dumps(row | {"record": item.provenance}, ensure_ascii=False)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from lib.core.defects import read_labels
 from lib.core.errors import UserError
 from lib.core.geometry import Mask
-from lib.core.images import decode, png_bytes, read_image, read_mask, stored_orientation
+from lib.core.images import png_bytes, read_image, read_mask, read_shape, stored_orientation
 from lib.core.records import Sample, Synthetic, TypeMap, of_split, read_records
+from lib.core.runtime import sha256_of
 
 SHOWN = 20  # files at odds with their records that are named
 
@@ -81,7 +81,7 @@ def _synthetic(record: Synthetic, sizes: dict[str, tuple[int, int]]) -> Item:
         name=_name(record.generator, record.placement),
         picture=picture,
         sha256=record.sha256,
-        size=decode(picture).size if record.normal is None else sizes[record.normal],
+        size=read_shape(picture)[::-1] if record.normal is None else sizes[record.normal],
         mask=Path(record.mask),
         mask_sha256=record.mask_sha256,
         type_map=None,
@@ -107,7 +107,7 @@ def refuse_strangers(items: Sequence[Item]) -> None:
                 continue
             if not path.is_file():
                 problems.append(f"{path.as_posix()}: not found")
-            elif sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            elif sha256 is not None and sha256_of(path) != sha256:
                 problems.append(f"{path.as_posix()}: is not the file that its record names")
     if problems:
         rest = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
@@ -125,7 +125,7 @@ def masks_of(item: Item) -> list[tuple[str, Mask]]:
     if item.type_map is None:
         masks = [(item.defect_type, read_mask(item.mask))]
     else:
-        numbers = np.asarray(decode(Path(item.type_map.path)))
+        numbers = read_labels(item.type_map)
         masks = [(name, numbers == number) for number, name in enumerate(item.type_map.types, start=1)]
     for _, mask in masks:
         if mask.shape != item.size[::-1]:

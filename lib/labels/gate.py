@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.geometry import RGB, Box, Mask
+from lib.core.geometry import RGB, Box, Mask, around
 from lib.core.params import Gate
 
 RING = 5  # px of surroundings that a defect is seen against
@@ -40,7 +40,7 @@ def measure(image: RGB, mask: Mask) -> Traits:
 
     Where the mask leaves no ring around it, contrast, sharpness and grain are 0.
     """
-    near = _around(mask, RING + GRADIENT)
+    near = around(mask, RING + GRADIENT)
     lab, inside = _lab(image[near]), mask[near]
     solid = inside.astype(np.uint8)
     areas = cv2.connectedComponentsWithStats(solid)[2][1:, cv2.CC_STAT_AREA]
@@ -58,7 +58,7 @@ def measure(image: RGB, mask: Mask) -> Traits:
 
 def grain(image: RGB, mask: Mask) -> float:
     """How fine the surroundings of a defect are structured: 0 where all is smooth, or where there are none."""
-    near = _around(mask, WIDE_RING + GRADIENT)
+    near = around(mask, WIDE_RING + GRADIENT)
     lightness, solid = _lab(image[near])[..., 0], mask[near].astype(np.uint8)
     # The distance to the mask: a square of this size would be dilated for longer.
     ring = cv2.distanceTransform(1 - solid, cv2.DIST_C, 3)
@@ -190,7 +190,7 @@ def absolute(image: RGB, normal: RGB | None, mask: Mask, box: Box, painted: RGB 
     if normal is not None:
         scores["outside"] = float(_pixels_changed(image if painted is None else painted, normal, allowed))
     if area:
-        near = _around(mask)  # a defect is small beside its picture: all that follows looks at its own pixels alone
+        near = around(mask)  # a defect is small beside its picture: all that follows looks at its own pixels alone
         inside, defect = mask[near], image[near]
         pure = (defect == defect[..., :1]).all(axis=2) & np.isin(defect[..., 0], (0, 255))
         if normal is not None:
@@ -220,15 +220,6 @@ def _pixels_changed(image: RGB, normal: RGB, but: tuple[slice, slice]) -> int:
     change = cv2.absdiff(image, normal)
     change[but] = 0
     return int(np.count_nonzero(change.any(axis=2))) if change.any() else 0
-
-
-def _around(mask: Mask, margin: int = 0) -> tuple[slice, slice]:
-    """Rows and columns that hold all of a mask, not empty, and `margin` px more on each side."""
-    left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    return (
-        slice(max(top - margin, 0), top + height + margin),
-        slice(max(left - margin, 0), left + width + margin),
-    )
 
 
 def _lab(image: RGB) -> NDArray[np.float32]:

@@ -1,12 +1,10 @@
 """Label synthetic pictures: measure each one's mask, judge it, and count what was rejected and why."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +14,7 @@ from lib.core.geometry import RGB, Box, Mask, crop, window_around
 from lib.core.images import contact_sheet, outlined, read_image, read_mask, recent, write_png
 from lib.core.params import Params
 from lib.core.records import Sample, Synthetic
-from lib.core.runtime import progress
+from lib.core.runtime import in_threads
 from lib.labels.gate import Traits, judge, measure, real_acceptance, too_small
 from lib.labels.masks import METHODS, only_what_changed
 from lib.labels.review import REVIEWED, Verdicts
@@ -25,9 +23,6 @@ ACCEPTED, REJECTED = (40, 220, 80), (255, 40, 40)  # outlines on the contact she
 SHEET = 12  # samples of each type on the contact sheet
 NO_VERDICTS = Verdicts()
 COLUMNS, TILE = 12, 128  # of the contact sheet: four samples in a row; px
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -142,7 +137,7 @@ def label_all(
     """
     traits = _real_traits(real)
     label = Labeller(params, real, traits, recent(read_image), folder, final, _first_of_each_type(records), verdicts)
-    judgements = _on_cores(label, records, "measure masks")
+    judgements = in_threads(label, records, "measure masks")
     labelled = [judgement.record for judgement in judgements]
     numbers = gate_numbers(labelled, [real_acceptance(of_type, params.gate) for of_type in traits.values()])
     small = {name: sum(too_small(one.total, params.gate) for one in of_type) for name, of_type in traits.items()}
@@ -207,13 +202,7 @@ def _real_traits(real: Mapping[str, Sample]) -> dict[str, list[Traits]]:
         return {name: measure(image, mask) for name, mask in masks.items() if mask.any()}
 
     traits: dict[str, list[Traits]] = {}
-    for of_types in _on_cores(traits_of, defects, "measure real defects"):
+    for of_types in in_threads(traits_of, defects, "measure real defects"):
         for name, measured in of_types.items():
             traits.setdefault(name, []).append(measured)
     return traits
-
-
-def _on_cores(function: Callable[[Item], Result], items: list[Item], what: str) -> list[Result]:
-    """`map` on all cores, in order: decoding, colour conversion and filters run outside of Python's lock."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(progress(pool.map(function, items), what, total=len(items)))

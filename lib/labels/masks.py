@@ -99,7 +99,8 @@ def cosine_rgb_otsu(generated: Picture, normal: Picture, box: Box, component_rat
     _, binary = cv2.threshold(heat.astype(np.uint8), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     contours, _ = cv2.findContours(binary, cv2.RETR_TREE, cv2.CHAIN_APPROX_NONE)
     areas = [cv2.contourArea(contour) for contour in contours]
-    small = [contour for contour, area in zip(contours, areas, strict=True) if area < component_ratio * max(areas)]
+    least = component_ratio * max(areas, default=0)
+    small = [contour for contour, area in zip(contours, areas, strict=True) if area < least]
     return cv2.drawContours(binary, small, -1, 0, cv2.FILLED) > 0
 
 

@@ -9,17 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.core.forms import REVIEW, Row, read_form, refuse
 from lib.core.geometry import Mask, box_mask
-from lib.core.images import decode, read_mask
+from lib.core.images import read_mask, read_shape
 from lib.core.params import methods
 from lib.core.records import Synthetic
 
 REVIEWED = "reviewed"  # the reason of a sample that a person refused
 BAD, MASK = "bad", "mask"  # verdicts
 MASKS = REVIEW.path.parent / "masks"  # corrected masks: GENERATOR/CATEGORY/PLACEMENT.png
-TOLD = 10  # lines that a sentence names
 
 Key = tuple[str, str, str]  # generator, category, placement
 
@@ -123,12 +122,12 @@ def _misfits(file: Path, record: Synthetic) -> list[str]:
         mask: Mask = read_mask(file)
     except UserError as error:
         return [str(error)]
-    size = decode(Path(str(record.image))).size
-    if mask.shape[::-1] != size:
-        return [f"{where}: {mask.shape[1]} x {mask.shape[0]} px, expected {size[0]} x {size[1]} as in {record.image}"]
+    height, width = read_shape(Path(str(record.image)))
+    if mask.shape != (height, width):
+        return [f"{where}: {mask.shape[1]} x {mask.shape[0]} px, expected {width} x {height} as in {record.image}"]
     if not mask.any():
         return [f"{where}: empty; of a sample without a defect the verdict is {BAD}"]
-    if record.normal is not None and (mask & ~box_mask(record.box, *size)).any():
+    if record.normal is not None and (mask & ~box_mask(record.box, width, height)).any():
         return [f"{where}: reaches out of the box {record.box}, outside of which nothing has changed"]
     return []
 
@@ -146,8 +145,8 @@ def _sentence(rows: Sequence[Row], verdicts: Mapping[str, Verdicts]) -> str:
     sentence = f"{REVIEW.path.as_posix()}: samples refused: {bad}, masks corrected: {masks}"
     if not stale:
         return sentence
-    named = ", ".join(map(str, stale[:TOLD])) + (f" and {len(stale) - TOLD} more" if len(stale) > TOLD else "")
-    return f"{sentence}; rows that name no sample, since it was painted anew or is gone: {len(stale)} (lines {named})"
+    lines = shortlist([str(line) for line in stale])
+    return f"{sentence}; rows that name no sample, since it was painted anew or is gone: {len(stale)} (lines {lines})"
 
 
 def rejected_corrections(records: Sequence[Synthetic]) -> str:

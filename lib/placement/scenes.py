@@ -5,9 +5,7 @@ If good pictures then show the same thing in the same place, as a spindle before
 if not, it is a texture, on which a defect can be anywhere.
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +20,7 @@ from lib.core.geometry import Box, Mask
 from lib.core.images import read_image, recent
 from lib.core.records import GOOD, DefectBox, Sample, of_split
 from lib.core.regions import free_pixels
+from lib.core.runtime import in_threads
 from lib.placement.foreground import object_mask
 from lib.placement.parts import Part, parts_of
 from lib.placement.surroundings import (
@@ -40,7 +39,6 @@ Sums = NDArray[np.float64]  # (h + 1, w + 1), integral image of a foreground
 Boxes = NDArray[np.int64]  # (K, 4)
 Kind = Literal["parts", "filled", "texture"]
 
-THREADS = 8  # more would gain little, and each may hold a picture of a hundred million pixels
 MIN_SHARE = 0.25  # of a box that lies on the object: less for a real box shows that the foreground is wrong
 VERDICT_PICTURES = 7  # good pictures that decide the kind of a category, and its scales
 ALIGNED = 0.6  # share of the variance that is explained by place. Measured: a spindle 0.98, textures 0.03 to 0.34
@@ -182,9 +180,7 @@ class Scene:
         return self._read(Path(sample.image))  # type: ignore[return-value]
 
     def views(self, samples: Sequence[Sample]) -> list[View]:
-        """Several at once, on as many threads as there are cores: most of the time goes into decoding pictures."""
-        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-            return list(pool.map(self.view, samples))
+        return in_threads(self.view, samples, "views of pictures")
 
     def sample(self, name: str) -> Sample:
         return self._sample_of[name]

@@ -30,6 +30,13 @@ def test_a_stage_replaces_what_it_wrote_itself(tmp_path: Path):
     assert [place.name for place in folder.parent.iterdir()] == ["out"]
 
 
+def test_a_name_with_what_unicode_counts_as_the_end_of_a_line_is_the_stages_own(tmp_path: Path):
+    folder, name = tmp_path / "out", "a\x85b\u2028.txt"
+    write(folder, name)
+    write(folder, name)
+    assert names(folder) == [OWN, name]
+
+
 @pytest.mark.parametrize("foreign", ["note.txt", "part/train/good/1.png", "deep/note.txt", ".hidden"])
 def test_a_foreign_file_is_named_and_nothing_is_touched(tmp_path: Path, foreign: str):
     folder = tmp_path / "out"
@@ -67,9 +74,9 @@ def test_what_appears_while_the_stage_works_is_not_lost_either(tmp_path: Path):
 def test_many_foreign_files_are_counted_and_a_folder_without_a_list_is_foreign(tmp_path: Path):
     folder = tmp_path / "out"
     folder.mkdir()
-    for n in range(9):
-        (folder / f"{n}.png").write_text("mine")
-    with pytest.raises(UserError, match=r"0\.png, .*4\.png and 4 more; .*without \.own-files"):
+    for n in range(12):
+        (folder / f"{n:02}.png").write_text("mine")
+    with pytest.raises(UserError, match=r"00\.png, .*09\.png and 2 more; .*without \.own-files"):
         write(folder, "a.txt")
     file = tmp_path / "file"
     file.write_text("mine")

@@ -9,10 +9,10 @@ from typing import Any
 
 from pycocotools import mask as runs
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.dataset.album import AnnotatedPictures, Notes
 from lib.dataset.annotations import Polygon, Rectangle, Shape
-from lib.dataset.findings import Findings, shortlist
+from lib.dataset.findings import Findings
 from lib.dataset.mask_patches import RunLengths
 from lib.dataset.pictures import Picture, part_of, part_of_words
 from lib.dataset.reading import annotation_files, read_json, recognised

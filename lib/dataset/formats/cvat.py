@@ -10,11 +10,11 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.core.images import MAX_PIXELS
 from lib.dataset.album import AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, Shape, ellipse, turned_box
-from lib.dataset.findings import Findings, shortlist
+from lib.dataset.findings import Findings
 from lib.dataset.mask_patches import RunLengths, encoded
 from lib.dataset.pictures import Picture, part_of_words
 from lib.dataset.reading import annotation_files, other_export, read_xml, recognised

@@ -7,12 +7,12 @@ with its test picture. A mask is where the two differ within a box.
 
 from pathlib import Path, PurePosixPath
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.core.images import SUFFIXES
 from lib.core.records import GOOD
 from lib.dataset.album import note_unread
 from lib.dataset.annotations import Annotation, Difference, Region
-from lib.dataset.findings import Findings, natural_key, shortlist
+from lib.dataset.findings import Findings, natural_key
 from lib.dataset.pictures import TEST, TRAIN, Picture, type_of
 from lib.dataset.reading import numbers, read_text
 

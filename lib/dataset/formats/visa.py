@@ -9,10 +9,10 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.core.records import GOOD
 from lib.dataset.album import note_unread
-from lib.dataset.findings import Findings, shortlist
+from lib.dataset.findings import Findings
 from lib.dataset.folders import defects_with_masks, picture_files
 from lib.dataset.pictures import PART_NAMES, Picture
 from lib.dataset.reading import read_text

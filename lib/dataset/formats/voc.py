@@ -7,11 +7,11 @@ The part stands in `ImageSets/Main/train.txt`, `val.txt` and `test.txt`, or in t
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.core.images import SUFFIXES
 from lib.dataset.album import AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, Shape
-from lib.dataset.findings import Findings, shortlist
+from lib.dataset.findings import Findings
 from lib.dataset.pictures import PART_NAMES, Picture, is_good
 from lib.dataset.reading import annotation_files, read_text, read_xml, recognised
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import yaml
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, shortlist
 from lib.dataset.album import Album, AnnotatedPictures
 from lib.dataset.annotations import Polygon, Rectangle, Shape
-from lib.dataset.findings import Findings, shortlist
+from lib.dataset.findings import Findings
 from lib.dataset.pictures import Picture, is_good
 from lib.dataset.reading import LOOKED_AT, annotation_files, numbers, read_text
 
