@@ -26,8 +26,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from lib.base.text import make_tokenizer
 from lib.dataset.workpieces import workpiece
 from lib.diffusion.components import Components, save
-from lib.generators import RealData
-from lib.generators.mvp_diff import finetune, synthesize
+from lib.generators import Made, RealData
+from lib.generators.mvp_diff import Settings, finetune, synthesize
 from lib.core.images import write_png
 from lib.language import captions, prompt
 from lib.core.params import Params, load
@@ -87,7 +87,7 @@ def scene(folder: Path) -> RealData:
 
 def chosen(base: Path, args: argparse.Namespace) -> Params:
     params = load()
-    steps = {"steps": args.train_steps, "checkpoint_every": args.train_steps, "batch_size": args.batch, "variants": 2}
+    steps = {"steps": args.train_steps, "checkpoint_every": args.train_steps, "batch_size": args.batch}
     painted = {"steps": args.sample_steps, "batch_size": args.batch}
     return params.model_copy(
         update={
@@ -128,17 +128,23 @@ def main() -> None:
                 save(parts, base)
                 del parts
         params, real = chosen(base, args), scene(folder)
+        settings = params.section("mvp_diff", Settings).model_copy(update={"variants": 2})
         # In the folder: beside the pipeline's own unfinished work this would be taken for a newer version of it.
         with chdir(folder), clock(f"load, encode, fine-tune {args.train_steps} steps of {args.batch} on {device()}"):
-            finetune(params, real, "full-size", folder / "model", folder / "curves")
+            finetune(params, settings, real, "full-size", folder / "model", folder / "curves")
         text = prompt(DEFECT, CATEGORY, PLACE)
         placements = [
-            Placement(f"p{number}", CATEGORY, DEFECT, GOOD, BOX, PLACE, text, number) for number in range(args.pictures)
+            Placement(f"p{number}", CATEGORY, DEFECT, GOOD, BOX, PLACE, text, number, DEFECT, 0)
+            for number in range(args.pictures)
+            for number in range(args.pictures)
         ]
         batches = [placements[start : start + args.batch] for start in range(0, args.pictures, args.batch)]
         with clock(f"load and paint {args.pictures} pictures of {args.sample_steps} steps"):
-            made = [one for batch in synthesize(params, real, folder / "model", batches) for one in batch]
-        assert len(made) == args.pictures and all(one.image.shape == (256, 256, 3) for one in made)
+            stream = synthesize(params, settings, real, folder / "model", batches)
+            made = [one for batch in stream for one in batch]
+        assert len(made) == args.pictures and all(
+            isinstance(one, Made) and one.image.shape == (256, 256, 3) for one in made
+        )
 
 
 if __name__ == "__main__":

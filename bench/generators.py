@@ -217,8 +217,8 @@ def windows(bench: Bench) -> None:
     published = defect_gen.Sampler(networks["wide"], networks["narrow"], schedule, settings.switch)
     for name, network in networks.items():
         pixel.save(network, bench.folder / name)
-    loaded = (pixel.load(bench.folder / name, device()) for name in ("wide", "narrow"))
-    ours = defect_gen.Sampler(*loaded, schedule, settings.switch)
+    wide, narrow = (pixel.load(bench.folder / name, device()) for name in ("wide", "narrow"))
+    ours = defect_gen.Sampler(wide, narrow, schedule, settings.switch)
     views = defect_gen.training_views(params, settings, bench.real, TYPES, params.seed)
     seeds, found = [item.seed for item in bench.placements], {}
     labels = [(TYPES.index(item.defect_type) + 1, defect_gen.real_label(item, views, 0)) for item in bench.placements]

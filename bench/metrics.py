@@ -93,8 +93,8 @@ def careful_loop(maps, masks):
         labels, regions = ndimage.label(mask, structure=np.ones((3, 3)))
         ids.append(labels[mask] + count - 1)
         count += regions
-    ids = np.concatenate(ids)
-    sizes = np.bincount(ids)
+    joined = np.concatenate(ids)
+    sizes = np.bincount(joined)
     positives = np.concatenate([m[mask] for m, mask in zip(maps, masks, strict=True)])
     negatives = np.concatenate([m[~mask] for m, mask in zip(maps, masks, strict=True)])
     low = min(positives.min(), negatives.min())
@@ -102,7 +102,7 @@ def careful_loop(maps, masks):
     points = []
     for threshold in np.linspace(high, low, THRESHOLDS, dtype=np.float32):
         false = np.count_nonzero(negatives > threshold) / negatives.size
-        overlaps = np.bincount(ids[positives > threshold], minlength=count) / sizes
+        overlaps = np.bincount(joined[positives > threshold], minlength=count) / sizes
         points.append((false, overlaps.mean()))
         if false >= LIMIT:
             break

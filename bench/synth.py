@@ -25,7 +25,7 @@ from PIL import Image
 
 from lib.dataset.workpieces import workpiece
 from lib.diffusion.sampling import SCHEDULERS
-from lib.generators import RealData
+from lib.generators import Made, RealData
 from lib.generators.mvp_diff import Settings, hole, synthesize
 from lib.core.geometry import window_around
 from lib.core.images import write_png
@@ -65,6 +65,7 @@ def ours(
     start = time.perf_counter()
     for batch, answers in zip(batches, stream, strict=True):
         for placement, answer in zip(batch, answers, strict=True):
+            assert isinstance(answer, Made), answer
             write_png(out / f"{placement.id}.png", answer.image)
     return time.perf_counter() - start
 

@@ -214,6 +214,13 @@ def mixed_precision(where: "torch.device") -> str:
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
+def dtype_of(where: "torch.device") -> "torch.dtype":
+    """The type of the numbers that networks compute in on a device, by `mixed_precision`."""
+    import torch
+
+    return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision(where)]
+
+
 def cores(where: "torch.device") -> int:
     """How many calls of torch should run in parallel: one per core on a CPU, one elsewhere."""
     import torch

@@ -60,7 +60,8 @@ class Settings(Section):
     """width: channels at stride 4, doubled at each level below.
 
     pseudo_share: share of a batch's windows that are from good pictures, half of them with a pseudo anomaly; the others
-    show the arm's real and synthetic defects; 1, as published, uses no defects. route: kind of pseudo anomalies; auto
+    are drawn as for other detectors, most from pictures with the arm's real and synthetic defects; 1, as published,
+    uses no defects. route: kind of pseudo anomalies; auto
     decides from the good pictures. textures, objects: folders of pictures to make them of, or null for the category's
     good pictures. steps, learning_rate: instead of those in `detect`. gamma: of the focal loss. *_weight: of the terms
     of the loss. branches: what the score uses.
@@ -142,7 +143,7 @@ def _selection(
 
 def _untrained(params: Params, settings: Settings, seed: int) -> Model:
     """The networks before the first step, on this machine's device."""
-    with DRAWING, torch.random.fork_rng():
+    with DRAWING, torch.random.fork_rng(devices=[]):
         teacher = Teacher(load_backbone(params.detect.encoder, params.base.allow_download))
         torch.manual_seed(seed_for(seed, "weights"))
         network = Purifier(teacher.channels[1:], settings.width, settings.branches)
@@ -187,14 +188,14 @@ def total_loss(model: Model, batch: Windows) -> Tensor:
     """The focal loss of all windows; and, for those whose clean picture is known, the errors of the reconstruction:
     1 - cosine of the features, summed over scales, MSE and 1 - SSIM of the picture."""
     settings = model.settings
-    images = _tensor(batch.images)
+    images = image_tensor(batch.images)
     logits, purified = model.network(images, model.teacher(images)[1:])
     masks = torch.from_numpy(batch.masks).to(images.device).float()
     loss = settings.detection_weight * focal_loss(logits, masks, settings.gamma)
     rows = torch.from_numpy(np.flatnonzero(batch.known)).to(images.device)
     if not len(rows):
         return loss
-    clean = _tensor(batch.clean[batch.known])
+    clean = image_tensor(batch.clean[batch.known])
     picture = purified.picture[rows]
     distances = cosine_maps([one[rows] for one in purified.features], model.teacher(clean)[1:])
     loss = loss + settings.feature_weight * torch.stack([one.mean() for one in distances]).sum()
@@ -216,7 +217,7 @@ def scores_of(model: Model, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(B, H, W, 3) uint8 -> defect probabilities (B, H, W), for any number of windows."""
     model.network.eval()
     batches = (windows[first : first + BATCH] for first in range(0, len(windows), BATCH))
-    return np.concatenate([window_scores(model, _tensor(batch)).cpu().numpy() for batch in batches])
+    return np.concatenate([window_scores(model, image_tensor(batch)).cpu().numpy() for batch in batches])
 
 
 def window_scores(model: Model, images: Tensor) -> Tensor:
@@ -243,8 +244,3 @@ def load(folder: Path) -> Model:
             {name.removeprefix(part): value for name, value in weights.items() if name.startswith(part)}
         )
     return Model(teacher.to(device()), network.to(device()).eval(), settings, config["window"], config["scale"])
-
-
-def _tensor(images: NDArray[np.uint8]) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1] on this machine's device."""
-    return image_tensor(images, device())

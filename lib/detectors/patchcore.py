@@ -27,6 +27,7 @@ from lib.core.runtime import device, progress, seed_for, write_json
 from lib.vision.backbones import Backbone, image_tensor, load_backbone, rebuild, taps
 from lib.vision.coreset import greedy_coreset, projected
 from lib.vision.examples import Example, History
+from lib.vision.fitting import copied
 from lib.vision.tiles import Sight, predict_whole, tiles
 
 LEARNS_FROM = "good"
@@ -72,11 +73,8 @@ def fit(
     patches = _candidates(backbone, good, params.detect.scale, seed)
     chosen, radii = greedy_coreset(projected(patches, seed), settings.coreset, seed)
     memory = patches[chosen]
-    weights = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
-    save_file(
-        {name: value.cpu().contiguous() for name, value in weights.items()} | {"memory": memory.cpu()},
-        out / "model.safetensors",
-    )
+    weights = {f"backbone.{name}": value for name, value in copied(backbone).items()}
+    save_file(weights | {"memory": memory.cpu()}, out / "model.safetensors")
     write_json(out / "config.json", {"scale": params.detect.scale, "backbone": backbone.description})
     every = max(1, len(radii) // CURVE_POINTS)
     return History({"covering radius": [(n, round(radius, 6)) for n, radius in enumerate(radii, start=1)][::every]})

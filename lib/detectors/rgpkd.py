@@ -142,7 +142,7 @@ def fit(
 def _untrained(params: Params, settings: Settings, seed: int) -> tuple[Teacher, Student]:
     """The networks before the first step, on this machine's device."""
     name, download = params.detect.encoder, params.base.allow_download
-    with DRAWING, torch.random.fork_rng():
+    with DRAWING, torch.random.fork_rng(devices=[]):
         teacher = Teacher(load_backbone(name, download))
         own = load_backbone(name, download) if settings.encoder == "pretrained" else None
         torch.manual_seed(seed_for(seed, "weights"))
@@ -170,7 +170,7 @@ def remember(teacher: Teacher, good: Sequence[Example], detect: Detect, size: in
     features, owners = [], []
     for n in progress(np.sort(pictures), f"look at good pictures, seed {seed}"):
         windows = windows_of(good[n], detect, each, seed_for(seed, "windows of", int(n)))
-        features += [key_of(teacher(_tensor(batch))[-1]) for batch in batches(windows)]
+        features += [key_of(teacher(image_tensor(batch))[-1]) for batch in batches(windows)]
         owners += [int(n)] * len(windows)
     keys = torch.cat(features)
     chosen = greedy_coreset(keys, size, seed)[0].sort().values
@@ -184,7 +184,7 @@ def remember(teacher: Teacher, good: Sequence[Example], detect: Detect, size: in
     for n in owner[chosen].unique().tolist():
         windows = windows_of(good[n], detect, each, seed_for(seed, "windows of", n))
         kept = (chosen[owner[chosen] == n] - owners.index(n)).cpu().numpy()
-        entries += [teacher(_tensor(batch))[1:] for batch in batches(windows[kept])]
+        entries += [teacher(image_tensor(batch))[1:] for batch in batches(windows[kept])]
     return Bank(keys[chosen], [torch.cat(level).half() for level in zip(*entries, strict=True)], owner[chosen])
 
 
@@ -235,7 +235,7 @@ def _training(model: Model, good: Sequence[Example], detect: Detect, seed: int) 
 
     def loss_of(step: int) -> Tensor:
         images, pictures = good_batch(good, detect, np.random.default_rng(seed_for(seed, "windows", step)))
-        image = _tensor(images)
+        image = image_tensor(images)
         features = model.teacher(image)
         students, rebuilt = student(image, features, _entries(model, features, exclude=torch.from_numpy(pictures)))
         return total_loss(features[1:], students, image, rebuilt, settings.distance, weights)
@@ -308,7 +308,7 @@ def sight(model: Model) -> Sight:
 def scores_of(model: Model, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
     """(B, H, W, 3) uint8 -> (B, H, W): `window_scores` of any number of windows."""
     model.student.eval()
-    return np.concatenate([window_scores(model, _tensor(batch)).cpu().numpy() for batch in batches(windows)])
+    return np.concatenate([window_scores(model, image_tensor(batch)).cpu().numpy() for batch in batches(windows)])
 
 
 def window_scores(model: Model, images: Tensor) -> Tensor:
@@ -318,8 +318,3 @@ def window_scores(model: Model, images: Tensor) -> Tensor:
     students, picture = model.student(images, features, _entries(model, features))
     total = score_map(features[1:], students, images.shape[-2:], settings.scale_weights)
     return total + settings.picture_score * (1 - ssim(picture, images)).mean(dim=1) if settings.picture_score else total
-
-
-def _tensor(images: NDArray[np.uint8]) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1] on this machine's device."""
-    return image_tensor(images, device())

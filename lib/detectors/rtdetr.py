@@ -201,7 +201,7 @@ def _scored(corners: NDArray, score: float, label: int) -> ScoredBox:
 def _untrained(params: Params, settings: Settings, seed: int, classes: int) -> Any:
     """The network before its first step, on this machine's device."""
     name = params.detect.encoder
-    with DRAWING, torch.random.fork_rng():
+    with DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "weights"))
         if settings.weights is not None:
             network = _published(settings.weights, settings, params.base.allow_download, classes)
@@ -301,7 +301,8 @@ def _training(model: Model, pools: Pools, detect: Detect, settings: Settings, se
         pixels = _tensor(batch.images, where)
         if not settings.denoising:
             return network(pixel_values=pixels, labels=labels).loss
-        with DRAWING, torch.random.fork_rng():  # noisy boxes come from torch's one random state, which all seeds share
+        # Noisy boxes come from torch's one random state, which all seeds share.
+        with DRAWING, torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
             torch.manual_seed(seed_for(seed, "noise", step))
             return network(pixel_values=pixels, labels=labels).loss
 

@@ -9,7 +9,7 @@ are trained from scratch.
 import itertools
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from lib.core.defects import Labels
 from lib.core.geometry import RGB, Scores
 from lib.core.params import Detect, Params, Positive, Section, Share
-from lib.core.runtime import device, mixed_precision, seed_for, write_json
+from lib.core.runtime import device, dtype_of, seed_for, write_json
 from lib.vision.backbones import NONE, Backbone, image_tensor, load_backbone, rebuild
 from lib.vision.examples import Example, History
 from lib.vision.fitting import DRAWING, VALIDATED, best_weights, parameter_groups, pixel_precision, training_steps
-from lib.vision.tiles import Sight, predict_channels, predict_whole
+from lib.vision.tiles import Sight, predict_whole
 from lib.vision.windows import Pools, batch_of, evenly_by_type
 
 LEARNS_FROM = "defects"
@@ -37,7 +37,6 @@ LEVELS = 4  # below full resolution, at 1/2, 1/4, 1/8 and 1/16
 DETAIL = 8  # channels at full resolution
 LARGEST = 544  # pixels; largest tile of a whole picture: larger tiles have less overlap and less padding
 BATCH = 1  # tiles per call: the feature maps of more do not fit into a processor's cache
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
 
 
 class Settings(Section):
@@ -75,7 +74,8 @@ class UNet(nn.Module):
         *skips, x = detail, *maps
         for skip, narrow, decode in zip(reversed(skips), reversed(self.narrow), reversed(self.decoder), strict=True):
             x = decode(skip + F.interpolate(narrow(x), scale_factor=2, mode="bilinear", align_corners=False))
-        return self.head(x)
+        with torch.autocast(x.device.type, enabled=False):  # thresholds lie between scores, of which bf16 has few
+            return self.head(x.float())
 
     def groups(self, learning_rate: float, encoder_rate: float) -> list[dict[str, Any]]:
         """The trainable weights, for an optimizer: the backbone's at `encoder_rate` times the learning rate."""
@@ -177,7 +177,7 @@ def fit(
 def _untrained(params: Params, settings: Settings, seed: int, types: int = 0) -> UNet:
     """The network before its first step, on this machine's device."""
     name = params.detect.encoder
-    with DRAWING, torch.random.fork_rng():
+    with DRAWING, torch.random.fork_rng(devices=[]):
         backbone = None if name == NONE else load_backbone(name, params.base.allow_download)
         if backbone and not settings.encoder_rate:
             backbone.requires_grad_(False)
@@ -190,19 +190,18 @@ def _training(
 ) -> Iterator[tuple[int, float]]:
     """Train the network, and yield each step, from 1 on, with its loss."""
     network, where = model.network, next(model.network.parameters()).device
-    precision = mixed_precision(where)
 
     def loss_of(step: int) -> Tensor:
         batch = batch_of(pools, detect, np.random.default_rng(seed_for(seed, "windows", step)), types=model.types)
-        with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
+        with _mixed(where):
             logits = network(image_tensor(batch.images, where))
-        loss = segmentation_loss(logits[:, 0].float(), torch.from_numpy(batch.masks).to(where).float())
+        loss = segmentation_loss(logits[:, 0], torch.from_numpy(batch.masks).to(where).float())
         if model.types:
-            loss = loss + type_loss(logits[:, 1:].float(), torch.from_numpy(batch.labels).to(where).long())
+            loss = loss + type_loss(logits[:, 1:], torch.from_numpy(batch.labels).to(where).long())
         return loss
 
     groups = network.groups(detect.learning_rate, encoder_rate)
-    return training_steps(network, groups, detect.steps, seed, loss_of, fp16=precision == "fp16")
+    return training_steps(network, groups, detect.steps, seed, loss_of, fp16=dtype_of(where) == torch.float16)
 
 
 def load(folder: Path) -> Model:
@@ -219,31 +218,31 @@ def load(folder: Path) -> Model:
 @torch.inference_mode()
 def predict(model: Model, image: RGB) -> Scores:
     """Defect probabilities of a whole picture: (H, W, 3) uint8 -> (H, W) float32 in [0, 1], at native size."""
-    where = next(model.network.eval().parameters()).device
-    precision = mixed_precision(where)
-
-    def predict_batch(tiles: NDArray) -> NDArray:
-        with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
-            scores = window_scores(model, image_tensor(tiles, where))
-        return scores.cpu().numpy()
-
-    return predict_whole(image, predict_batch, sight(model))
+    return predict_whole(image, partial(_of_tiles, model, partial(window_scores, model)), sight(model))
 
 
 @torch.inference_mode()
 def predict_typed(model: Model, image: RGB) -> tuple[Scores, Labels]:
     """The scores of `predict`, and (H, W) uint8: k where the k-th of `model.types` is the most likely type."""
-    where = next(model.network.eval().parameters()).device
-    precision = mixed_precision(where)
 
-    def predict_batch(tiles: NDArray) -> NDArray:
-        with torch.autocast(where.type, DTYPES[precision], enabled=precision != "no"):
-            logits = model.network(image_tensor(tiles, where)).float()
-        shares = torch.cat([logits[:, :1].sigmoid(), logits[:, 1:].softmax(dim=1)], dim=1)
-        return shares.cpu().numpy()
+    def shares(images: Tensor) -> Tensor:
+        logits = model.network(images)
+        return torch.cat([logits[:, :1].sigmoid(), logits[:, 1:].softmax(dim=1)], dim=1)
 
-    scores, *of_types = predict_channels(image, predict_batch, sight(model))
+    scores, *of_types = predict_whole(image, partial(_of_tiles, model, shares), sight(model))
     return scores, (np.argmax(of_types, axis=0) + 1).astype(np.uint8)
+
+
+def _of_tiles(model: Model, score: Callable[[Tensor], Tensor], tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """What `score` makes of tiles (B, side, side, 3)."""
+    where = next(model.network.eval().parameters()).device
+    with _mixed(where):
+        return score(image_tensor(tiles, where)).cpu().numpy()
+
+
+def _mixed(where: torch.device) -> torch.autocast:
+    dtype = dtype_of(where)
+    return torch.autocast(where.type, dtype, enabled=dtype != torch.float32)
 
 
 def sight(model: Model) -> Sight:
@@ -252,7 +251,7 @@ def sight(model: Model) -> Sight:
 
 def window_scores(model: Model, images: Tensor) -> Tensor:
     """(B, 3, H, W) in [0, 1] -> defect probabilities (B, H, W)."""
-    return model.network(images)[:, 0].float().sigmoid()
+    return model.network(images)[:, 0].sigmoid()
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:

@@ -62,7 +62,9 @@ def block_channels(vae: Any) -> Sequence[int]:
 def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) -> Components:
     """Load a base model onto a device; nothing is fetched unless `base.allow_download` is set.
 
-    Convolutions use the memory format channels last, which is faster (`bench/finetune.py`, `bench/synth.py`).
+    dtype: of all weights but the autoencoder's, which stay float32: what is painted is the difference of two decodings,
+    and in half precision that would be off by a grey level. Convolutions use the memory format channels last, which is
+    faster (`bench/finetune.py`, `bench/synth.py`).
     Raises UserError if the model is missing or does not have nine input channels.
     """
     folder = Path(base.model)
@@ -74,7 +76,7 @@ def load(base: Base, where: torch.device, dtype: torch.dtype = torch.float32) ->
             revision=base.revision,
             local_files_only=not base.allow_download,
             use_safetensors=True,
-            dtype=dtype,
+            dtype={"vae": torch.float32, "default": dtype},
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

@@ -84,9 +84,9 @@ def cosine_schedule(levels: int = 1000) -> Schedule:
     return _schedule(DDIMScheduler(num_train_timesteps=levels, beta_schedule="squaredcos_cap_v2"))
 
 
-def linear_schedule(levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
-    """Betas that rise linearly (Ho et al. 2020, section 4)."""
-    return _schedule(DDIMScheduler(num_train_timesteps=levels, beta_start=beta_start, beta_end=beta_end))
+def linear_schedule(levels: int = 1000) -> Schedule:
+    """Betas that rise linearly from 0.0001 to 0.02 (Ho et al. 2020, section 4)."""
+    return _schedule(DDIMScheduler(num_train_timesteps=levels, beta_start=1e-4, beta_end=0.02))
 
 
 def _schedule(scheduler: Any) -> Schedule:
@@ -182,10 +182,11 @@ def _network(channels: int, side: int, widths: Sequence[int], blocks: int, **oth
     return network
 
 
-def receptive_field(levels: int, blocks: int, middle: bool) -> int:
+def receptive_field(levels: int, blocks: int) -> int:
     """Side in px of the square on which one output pixel of such a U-Net depends through its convolutions.
 
-    Attention, which sees everything, and normalisation, which adds weak dependence on all pixels, are not counted.
+    It has no middle block. Attention, which sees everything, and normalisation, which adds weak dependence on all
+    pixels, are not counted.
     """
     reach = 2  # first and last convolution
     for level in range(levels):
@@ -193,8 +194,6 @@ def receptive_field(levels: int, blocks: int, middle: bool) -> int:
         reach += cell * 2 * (blocks + blocks + 1)  # two convolutions in each block, one block more on the way up
         if level + 1 < levels:
             reach += 2 * cell  # the convolutions that halve and that follow doubling
-    if middle:
-        reach += 2 ** (levels - 1) * 4
     return 2 * reach + 1
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib.core.errors import UserError
 from lib.core.params import Synth
-from lib.core.runtime import cores, mixed_precision, on_cores
+from lib.core.runtime import cores, on_cores
 from lib.diffusion.components import Components, decode, encode
 from lib.diffusion.inpainting import blanked, latent_masks
 from lib.diffusion.pixel import starting_noise
@@ -41,11 +41,6 @@ class Painted(NamedTuple):
     generated: Tensor
     round_trip: Tensor
     other: Tensor | None = None
-
-
-def sampling_dtype(where: torch.device) -> torch.dtype:
-    """The type of the weights for sampling on a device."""
-    return {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[mixed_precision(where)]
 
 
 def latent_noise(seeds: list[int], parts: Components, blur: float) -> Tensor:

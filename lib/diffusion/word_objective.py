@@ -94,7 +94,8 @@ def weighted_error(residuals: Tensor, weights: Tensor) -> Tensor:
 class WordObjective(nn.Module):
     """0.5 L_def + 0.2 L_obj + 0.05 L_attn (eq. 9), both passes in one call of the U-Net.
 
-    Each pass has its own noise level and noise. A sample whose caption is dropped has no attention loss.
+    Beyond the paper, `finetune.min_snr_gamma` weighs the first two terms by noise level, and not the third. Each pass
+    has its own noise level and noise. A sample whose caption is dropped has no attention loss.
     """
 
     def __init__(

@@ -87,7 +87,7 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _narrow_is_narrow(self) -> "Settings":
-        field = receptive_field(self.narrow_levels, self.blocks, middle=False)
+        field = receptive_field(self.narrow_levels, self.blocks)
         if field >= self.side:
             raise ValueError(f"the narrow network sees {field} px, all of the picture's {self.side}: take fewer levels")
         return self

@@ -28,12 +28,12 @@ from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, polygon_ma
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, Positive, WindowParams
 from lib.core.records import DefectBox, Placement
-from lib.core.runtime import device, progress, seed_for, write_json
+from lib.core.runtime import device, dtype_of, progress, seed_for, write_json
 from lib.diffusion.attention import show_decoder_attention
 from lib.diffusion.components import Components, embed, load, provenance, to_pixels, to_tensor, tokenize
 from lib.diffusion.inpainting import encode_views
 from lib.diffusion.pasting import apply_change
-from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, latent_noise, sampling_dtype
+from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, latent_noise
 from lib.diffusion.selection import choose, difference, without_defect
 from lib.diffusion.training import train
 from lib.diffusion.views import Flips, flipped, flips_of
@@ -203,7 +203,7 @@ def synthesize(
     Outside the hole nothing changes, bit for bit. Notes: all scores, the choice, the limit, and which are beyond it.
     """
     where = device()
-    parts = load_words(load(params.base, where, sampling_dtype(where)), model)
+    parts = load_words(load(params.base, where, dtype_of(where)), model)
     compare = partial(difference, load_backbone(DEFAULT).requires_grad_(False).to(where), resolution=parts.resolution)
     limits = {name: settings.guard * most for name, most in real_differences(params, real, compare).items()}
     text = lru_cache(maxsize=None)(lambda prompt: embed(parts, [prompt])[0].clone())

@@ -29,12 +29,12 @@ from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, resize, sc
 from lib.core.images import read_image, recent
 from lib.core.params import Params, Positive, Section
 from lib.core.records import GOOD, Placement
-from lib.core.runtime import device, progress, seed_for, write_json
+from lib.core.runtime import device, dtype_of, progress, seed_for, write_json
 from lib.diffusion.adapters import LORA_FILE, UNET_HALVES, UNET_TARGETS, adapter_keys, check_adapters
 from lib.diffusion.components import Components, embed, load, provenance, to_pixels, to_tensor
 from lib.diffusion.inpainting import Cache, InpaintingObjective, encode_views
 from lib.diffusion.pasting import apply_change, defect_changes
-from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, latent_noise, sampling_dtype
+from lib.diffusion.sampling import SAMPLER_SETTINGS, inpaint, latent_noise
 from lib.diffusion.training import train
 from lib.diffusion.views import Flips, flipped, flips_of, random_window
 from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
@@ -103,7 +103,7 @@ def synthesize(
 ) -> Iterator[list[Answer]]:
     """Paint a defect into the box of every placement; outside the box nothing changes, bit for bit."""
     where = device()
-    parts = adapted(params, model, where, sampling_dtype(where))
+    parts = adapted(params, model, where, dtype_of(where))
     read = recent(read_image)
     text = lru_cache(maxsize=None)(lambda prompt: embed(parts, [prompt])[0].clone())
     side = parts.resolution

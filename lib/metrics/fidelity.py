@@ -19,7 +19,7 @@ from lib.core.images import contact_sheet, outlined, read_image, read_mask, rece
 from lib.core.params import WindowParams
 from lib.core.records import DefectBox, Sample, Synthetic
 from lib.core.runtime import device, progress
-from lib.vision.backbones import DEFAULT, Backbone, load_backbone
+from lib.vision.backbones import DEFAULT, Backbone, image_tensor, load_backbone
 
 SIDE = 128  # pixels to which every window is resized before it is described
 LEVELS = (1, 2, 3)  # the maps that describe a window, at strides 4, 8 and 16: texture, pattern, form
@@ -47,8 +47,8 @@ def describe(windows: Sequence[RGB], backbone: Backbone) -> Features:
     At each level features have unit length at each place, as in LPIPS (Zhang et al. 2018, eq. 1); their mean and
     standard deviation over the window are what describes it. So each level counts alike.
     """
-    small = torch.from_numpy(np.stack([resize(window, SIDE, SIDE) for window in windows]))
-    maps = backbone(small.to(backbone.mean.device).permute(0, 3, 1, 2).float() / 255)
+    small = np.stack([resize(window, SIDE, SIDE) for window in windows])
+    maps = backbone(image_tensor(small, backbone.mean.device))
     return torch.cat([_pooled(maps[level]) for level in LEVELS], dim=1).double().cpu().numpy()
 
 
@@ -208,9 +208,9 @@ def same_placements(
         names = sorted(name for name, record in requests.items() if record.defect_type == defect_type)
         for name in names[:each]:
             records = [by_placement[generator].get(name) for generator in answers]
-            normal = next((record.normal for record in records if record and record.normal), None)
-            box = next(record.box for record in records if record)
-            good = _window(read(Path(samples[normal].image)), box, window) if normal else None
+            # A sample with its own background has its box in its own picture.
+            placed = next(((record.normal, record.box) for record in records if record and record.normal), None)
+            good = _window(read(Path(samples[placed[0]].image)), placed[1], window) if placed else None
             rows.append((name, [good, *(_outlined_window(record, window) if record else None for record in records)]))
     return ["good", *answers], rows
 

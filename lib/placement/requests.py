@@ -97,8 +97,7 @@ def place_requests(
 
 def nearest(box: Box, reals: Sequence[DefectBox]) -> list[DefectBox]:
     """The NEAREST real defects to a box, most similar first: by the distance of the logarithms of area and aspect
-    ratio,
-    then by name."""
+    ratio, then by name."""
 
     def measures(of: Box) -> tuple[float, float]:
         width, height = of[2] - of[0], of[3] - of[1]

@@ -73,8 +73,10 @@ def verdict_of(record: Mapping[str, Any]) -> str:
 
 
 def moved(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two requests of one name ask for different things."""
-    return any(a.get(key) != b.get(key) for key in ("normal", "box", "defect_type"))
+    """Whether two requests of one name ask for different things. The box of a sample with its own background is where
+    its defect came to lie, which nobody asked for."""
+    box = () if a.get("normal") is None else ("box",)
+    return any(a.get(key) != b.get(key) for key in ("normal", "defect_type", "like", "component", *box))
 
 
 def outcomes(before: Answers, after: Answers) -> pd.DataFrame:

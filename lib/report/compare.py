@@ -22,9 +22,11 @@ from lib.core.pipeline import refuse_outputs
 from lib.core.runtime import write_text
 from lib.metrics.intervals import chance_difference, mean_std, paired_difference
 from lib.report.before_after import outcomes, pairs, read_answers
+from lib.report.cells import mean_and_std
 from lib.report.page import environment
 from lib.report.runs import WORKSPACE, Run, find_run, told
 from lib.report.scores import COLUMNS, LEVEL, MAIN
+from lib.report.verdict import interval, signed
 
 LIMIT = 12_000_000  # bytes of the page, which has all pictures in view
 MARK = "lib.report.compare"  # in the page's head
@@ -193,28 +195,24 @@ def headline(table: pd.DataFrame) -> str:
         return f"One seed does not tell chance from effect, so no difference is judged.{same}"
     count, most = int((judged["verdict"] == "beyond").sum()), (1 - LEVEL) * len(judged)
     return (
-        f"{count} of {len(judged)} differences lie beyond what two equal arms differ by; without any effect up to "
-        f"{most:.1f} would.{same}"
+        f"{count} of {len(judged)} differences lie beyond what two equal arms differ by; without any effect about "
+        f"{most:.1f} would on average, in some runs many more, since the metrics of an arm move together.{same}"
     )
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
     """The table as it is shown."""
-
-    def number(value: float, sign: str = "") -> str:
-        return "-" if pd.isna(value) else f"{value:{sign}.3f}"
-
     rows = [
         {
             "detector": row["detector"],
             "metric": COLUMNS[row["metric"]],
             "arm": row["arm"],
-            "before": f"{number(row['before'])} ± {number(row['before_std'])}",
-            "after": f"{number(row['after'])} ± {number(row['after_std'])}",
-            "difference": number(row["difference"], "+"),
-            "pairs": "-" if pd.isna(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}",
+            "before": mean_and_std(row["before"], row["before_std"]),
+            "after": mean_and_std(row["after"], row["after_std"]),
+            "difference": signed(row["difference"]),
+            "pairs": interval(row["low"], row["high"]),
             "equal arms": "-" if pd.isna(row["equal_arms"]) else f"±{row['equal_arms']:.3f}",
-            "placebo before, after": f"{number(row['placebo_before'], '+')}, {number(row['placebo_after'], '+')}",
+            "placebo before, after": f"{signed(row['placebo_before'])}, {signed(row['placebo_after'])}",
             "verdict": row["verdict"],
         }
         for row in table.to_dict("records")

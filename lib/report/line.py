@@ -13,9 +13,9 @@ from lib.report.scores import ALL, LEVEL, NO_SAMPLES, over_categories, spread
 
 RATES = {"missed": "defects_alarmed", "false alarms": "good_alarmed"}  # told of 100, by the metric behind each
 
-LINE_NOTE = f"""Of 100 pictures with a defect, how many give no alarm; of 100 good ones, how many give one: mean ± \
-standard deviation over seeds, at the thresholds from val. Change: against `{REAL_ONLY}`, *beyond* where it is larger \
-than what other seeds alone do, else *within*.
+LINE_NOTE = f"""Of 100 pictures with a defect, how many give no alarm, anywhere in the picture; of 100 good ones, how \
+many give one: mean ± standard deviation over seeds, at the thresholds from val. Change: against `{REAL_ONLY}`, \
+*beyond* where it is larger than what other seeds alone do, else *within*.
 
 - A lower threshold buys fewer misses with more false alarms. An arm that moves both in opposite ways may have another \
 threshold and see no better: the next table and image AUROC know no threshold.
@@ -103,12 +103,16 @@ def on_the_line(params: Params, scores: pd.DataFrame, contrasts: pd.DataFrame) -
                 f"But {PLACEBO}, which differs in its seeds alone, moves by more than these ranges, too: trust none of "
                 f"them before there are more seeds."
             )
-    total = Sizes(*(sum(counts) for counts in zip(*sizes_of_test(params).values(), strict=True)))
+    sizes = sizes_of_test(params)
+    total = Sizes(*(sum(counts) for counts in zip(*sizes.values(), strict=True)))
+    # A line makes one product: pictures of others say nothing about it.
+    defects, good = (min((getattr(of, key), name) for name, of in sizes.items()) for key in Sizes._fields[2:])
+    of_defects, of_good = (f" of {name}" if len(sizes) > 1 else "" for _, name in (defects, good))
     groups = f", of {total.defect_groups} and {total.good_groups} capture groups" if total[:2] != total[2:] else ""
     sentences.append(
         f"The test part has {total.defects} pictures with a defect and {total.good} good ones{groups}: even without an "
-        f"error on any of them, up to {_most(total.defect_groups)} of 100 defects could be missed and "
-        f"{_most(total.good_groups)} of 100 good ones be a false alarm ({LEVEL:.0%} bounds)."
+        f"error on any of them, up to {_most(defects[0])} of 100 defects{of_defects} could be missed and "
+        f"{_most(good[0])} of 100 good ones{of_good} be a false alarm ({LEVEL:.0%} bounds)."
     )
     return " ".join(sentences)
 

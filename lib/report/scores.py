@@ -40,7 +40,8 @@ MEANINGS = {  # on the page, beside the numbers; docs/report.md says more
     "pixel_ap": "area under precision and recall over all pixels; large defects rule it",
     "image_auroc": "the chance that a picture with a defect scores higher than a good one; 0.5 is guessing",
     "pixel_iou_at_val_threshold": "overlap of found and true pixels at the thresholds from val, as in use",
-    "aupro": "share of each defect's pixels that is found, averaged over defects, however small they are",
+    "aupro": "share of each defect's pixels that is found, averaged over defects, however small, up to a share of "
+    "false pixels of evaluate.fpr_limit",
     "box_ap50": "average precision of boxes that overlap the true ones by half (COCO)",
     "defects_alarmed": "share of the pictures with a defect that are an alarm at the thresholds from val",
     "good_alarmed": "share of the good pictures that are an alarm at the thresholds from val; 0 is best",

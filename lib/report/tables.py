@@ -43,7 +43,8 @@ give an alarm, so that it may even be higher."""
 
 # The verdict rests on the pooled spread: three pairs have 2 degrees of freedom, and six seeds of one arm on photographs
 # lay 0.1 of pixel AP apart, so that an interval over three pairs that leaves out 0 is easily had among many.
-DIFFERENCES_NOTE = f"""Arm minus `{REAL_ONLY}`, mean over categories and seeds.
+DIFFERENCES_NOTE = f"""Arm minus `{REAL_ONLY}`, mean over categories and seeds. More is better, but of \
+false alarms.
 
 - *pairs*: {LEVEL:.0%} interval (Student's t) over pairs of equal category and seed. `{PLACEBO}` has other seeds: its \
 pairs go by the seeds' rank.

@@ -18,9 +18,9 @@ DRAWN = range(51)  # and in the drawing
 
 TRADE_NOTE = """Of 100 pictures with a defect, how many are missed where so many of 100 good ones may be a false \
 alarm: mean ± standard deviation over seeds, mean over categories. The threshold is set on the good pictures of the \
-test part itself: a bound, of which the threshold from val, above, is one point. So arms compare whatever their \
-threshold is, and the price of a stricter one can be read: with, say, 16 good pictures 5 of 100 are none, and 10 are \
-one. `placebo` shows how little a small difference means."""
+test part itself: a bound, since one from val with as many false alarms misses at least as many defects. So arms \
+compare whatever their threshold is, and the price of a stricter one can be read: with, say, 16 good pictures 5 of 100 \
+are none, and 10 are one. `placebo` shows how little a small difference means."""
 
 
 def read_trade(params: Params, folder: Path, rates: Sequence[int]) -> pd.DataFrame:

@@ -41,7 +41,11 @@ def headline(contrasts: pd.DataFrame, scores: pd.DataFrame, pictures: int) -> st
     def gain(row: Row) -> str:
         before, after = (means.loc[row["detector"], ALL, arm, HEADLINE] for arm in (REAL_ONLY, row["arm"]))
         arm = f"{row['arm']} with {row['detector']}" if several else row["arm"]
-        chance = "" if row["verdict"] == "-" else f"; other seeds alone move it by up to {row['equal_arms']:.3f}"
+        chance = (
+            ""
+            if row["verdict"] == "-"
+            else f"; other seeds alone move it by up to {row['equal_arms']:.3f} in 19 of 20 runs"
+        )
         return f"{arm} {signed(row['difference'])} {name} ({before:.3f} to {after:.3f}){chance}."
 
     beyond = [row for row in differences if row["verdict"] == "beyond"]

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.core.errors import UserError, first_line
+from lib.core.runtime import device
 
 DEFAULT = "efficientnet_lite0"
 NONE = "none"  # for methods that work without a backbone
@@ -161,9 +162,12 @@ class TransformersBackbone(Backbone):
         return list(self.network(image).feature_maps)
 
 
-def image_tensor(images: NDArray[np.uint8], where: torch.device) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1], as a backbone takes it; the channels stay last in memory."""
-    return torch.from_numpy(images).to(where).permute(0, 3, 1, 2).float() / 255
+def image_tensor(images: NDArray[np.uint8], where: torch.device | None = None) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float in [0, 1], as a backbone takes it; the channels stay last in memory.
+
+    where: the device; this machine's, if left out.
+    """
+    return torch.from_numpy(images).to(where or device()).permute(0, 3, 1, 2).float() / 255
 
 
 def load_backbone(name: str, allow_download: bool = False) -> Backbone:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib.vision.backbones import Backbone, maps_at, taps
-from lib.vision.reconstruction import convolution, cosine_maps, group_norm, ssim, summed
+from lib.vision.reconstruction import convolution, cosine_maps, group_norm, ssim
 
 STRIDES = (2, 4, 8, 16)  # of the maps of teacher and encoder, e1 to e4; all but the first are compared
 MULTIPLE = 32  # picture sides are multiples of the stride of the student's deepest map
@@ -228,11 +228,13 @@ def total_loss(
 def score_map(
     teacher: Sequence[Tensor], student: Sequence[Tensor], size: Sequence[int], weights: tuple[float, float, float]
 ) -> Tensor:
-    """(B, *size): at each pixel the weighted sum of 1 - cosine over the three scales (section 3.5, where all weights
-    are
-    1), at most twice the sum of the weights."""
-    maps = [w * distance for w, distance in zip(weights, cosine_maps(student, teacher), strict=True)]
-    return summed(maps, size)
+    """(B, *size): at each pixel the weighted sum of 1 - cosine over the three scales, at most twice the sum of the
+    weights, which are 1 in section 3.5."""
+    maps = [
+        F.interpolate((weight * one)[:, None], list(size), mode="bilinear", align_corners=False)[:, 0]
+        for weight, one in zip(weights, cosine_maps(student, teacher), strict=True)
+    ]
+    return torch.stack(maps).sum(dim=0)
 
 
 def _doubling(before: int, after: int) -> tuple[nn.Module, ...]:

@@ -53,6 +53,8 @@ def focal_loss(logits: Tensor, masks: Tensor, gamma: float) -> Tensor:
     entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
     probability = logits.sigmoid()
     missed = torch.where(masks > 0.5, 1 - probability, probability)
+    # At 0 the slope of the power is infinite for gamma below 1, and NaN once it is multiplied with the entropy's 0.
+    missed = missed.clamp(min=torch.finfo(missed.dtype).tiny)
     return (missed**gamma * entropy).mean()
 
 

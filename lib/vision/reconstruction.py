@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+WINDOW = 11  # px, of SSIM
 C1, C2 = 0.01**2, 0.03**2  # of Wang et al. 2004, for values from 0 to 1
 
 
@@ -20,7 +20,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(next(groups for groups in (8, 4, 2, 1) if channels % groups == 0), channels)
 
 
-def ssim(a: Tensor, b: Tensor, window: int = 11) -> Tensor:
+def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004, eq. 13) of every pixel, with a uniform window: (B, C, H, W) in [-1, 1].
 
     a, b: (B, C, H, W) in [0, 1]; channels are compared separately. At the border the window is clipped.
@@ -28,8 +28,8 @@ def ssim(a: Tensor, b: Tensor, window: int = 11) -> Tensor:
 
     def mean(x: Tensor) -> Tensor:
         """By rows, then by columns: for each pixel 22 additions instead of 121."""
-        rows = F.avg_pool2d(x, (1, window), stride=1, padding=(0, window // 2), count_include_pad=False)
-        return F.avg_pool2d(rows, (window, 1), stride=1, padding=(window // 2, 0), count_include_pad=False)
+        rows = F.avg_pool2d(x, (1, WINDOW), stride=1, padding=(0, WINDOW // 2), count_include_pad=False)
+        return F.avg_pool2d(rows, (WINDOW, 1), stride=1, padding=(WINDOW // 2, 0), count_include_pad=False)
 
     a, b = a.contiguous(), b.contiguous()  # with the channels last, pooling takes twice as long
     mean_a, mean_b = mean(a), mean(b)
@@ -50,10 +50,3 @@ def cosine_maps(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> list[Tensor
             raise ValueError(f"features of shape {tuple(one.shape)} and {tuple(other.shape)} cannot be compared")
         maps.append(1 - F.cosine_similarity(one, other, dim=1, eps=1e-6))
     return maps
-
-
-def summed(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
-    """The sum of maps (B, h, w) of several sizes, resized to `size` (H, W): (B, H, W)."""
-    return torch.stack(
-        [F.interpolate(one[:, None], list(size), mode="bilinear", align_corners=False)[:, 0] for one in maps]
-    ).sum(dim=0)

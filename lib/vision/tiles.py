@@ -34,20 +34,14 @@ class Sight:
 def predict_whole(image: RGB, predict_batch: Callable[[NDArray], NDArray], sight: Sight) -> Scores:
     """The scores of a picture (H, W, 3) uint8 of any size: (H, W) float32, from those of its tiles.
 
-    predict_batch: (B, side, side, 3) uint8 -> (B, side, side) float, each in [0, `highest`].
+    predict_batch: (B, side, side, 3) uint8 -> (B, side, side) float, each in [0, `highest`]; or (B, C, side, side),
+    for C maps, (C, H, W).
     """
-    maps = predict_tiled(rescale(image, sight.scale), predict_batch, *_layout(sight))
-    return _finished(maps, image.shape, sight)
-
-
-def predict_channels(image: RGB, predict_batch: Callable[[NDArray], NDArray], sight: Sight) -> NDArray[np.float32]:
-    """Like `predict_whole`, for several maps: (C, H, W) float32; `predict_batch` returns (B, C, side, side)."""
-    maps = predict_tiled(rescale(image, sight.scale), predict_batch, *_layout(sight))
+    layout = sight.window, sight.overlap, sight.multiple, sight.batch, sight.largest
+    maps = predict_tiled(rescale(image, sight.scale), predict_batch, *layout)
+    if maps.ndim == 2:
+        return _finished(maps, image.shape, sight)
     return np.stack([_finished(scores, image.shape, sight) for scores in maps])
-
-
-def _layout(sight: Sight) -> tuple[int, int, int, int, int | None]:
-    return sight.window, sight.overlap, sight.multiple, sight.batch, sight.largest
 
 
 def _finished(scores: Scores, shape: Sequence[int], sight: Sight) -> Scores:

@@ -90,14 +90,14 @@ def batch_of(
 ) -> Windows:
     """The windows of one step, of `params.window` px; twins: also without their defects; types: to be labelled.
 
-    Half of the windows contain a defect, a quarter lies anywhere on pictures with defects, a quarter on good pictures.
+    Half of the windows contain a defect, a quarter lies anywhere on pictures with defects, a quarter on good pictures;
+    of an odd half the good pictures have the larger part.
     All arms get the same numbers of each, so that they differ in what they see, not in how much. The type of a window
     is uniform, independent of the number of pictures. `synthetic_share` of a type's windows show synthetic defects;
     fewer, in proportion, if the gate accepted fewer samples than there are real ones, so that a single sample does not
-    make up half of the windows. Shares that are not a whole number are rounded up or down at random, so that they hold
-    on average.
+    make up half of the windows. That share is rounded up or down at random, so that it holds on average.
     """
-    around = params.batch_size // 2
+    around = max(1, params.batch_size // 2)  # a single window, the rest of another batch, shows a defect
     anywhere = (params.batch_size - around) // 2 if pools.good else params.batch_size - around
     share = params.synthetic_share if any(pools.synthetic) else 0  # real defects alone do not depend on it
     synthetic, synthetic_anywhere = (

@@ -213,10 +213,10 @@ def test_what_a_stage_does_not_read_may_change_meanwhile(capsys):
 @pytest.mark.usefixtures("toy")
 def test_many_changes_are_counted(capsys):
     def stage(category: str) -> None:
-        for number in range(6):
-            Path(f"data/nut/good/1{number}.png").write_text("new")
+        for number in range(13):
+            Path(f"data/nut/good/{number:02}.png").write_text("new")
 
     with pytest.raises(SystemExit):
         run(stage, "a stage", "category")
-    names = ", ".join(f"data/nut/good/1{number}.png" for number in range(3))
+    names = ", ".join(f"data/nut/good/{number:02}.png" for number in range(10))
     assert f": {names} and 3 more. " in capsys.readouterr().err

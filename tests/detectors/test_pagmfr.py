@@ -13,7 +13,7 @@ from lib.core.errors import UserError
 from lib.core.params import Params
 from lib.core.records import GOOD
 from lib.detectors import pagmfr
-from lib.vision.backbones import DEFAULT
+from lib.vision.backbones import DEFAULT, image_tensor
 from lib.vision.examples import Example
 from lib.vision.purification import focal_loss
 from lib.vision.reconstruction import ssim
@@ -103,7 +103,7 @@ def test_it_learns_what_is_torn_and_what_cloth_would_be_there(raw_params, small,
     scores = pagmfr.predict(model, unseen.image)
     assert scores[unseen.mask].mean() > 4 * scores[~unseen.mask].mean()
     with torch.inference_mode():
-        image = pagmfr._tensor(unseen.image[None])
+        image = image_tensor(unseen.image[None])
         rebuilt = model.network(image, model.teacher(image)[1:])[1].picture[0].permute(1, 2, 0).numpy()
     wanted, given = (one[unseen.mask].mean() / 255 for one in (unseen.clean, unseen.image))
     assert abs(rebuilt[unseen.mask].mean() - wanted) < abs(rebuilt[unseen.mask].mean() - given)
@@ -130,7 +130,7 @@ def test_what_is_rebuilt_is_the_clean_picture_and_not_the_disturbed_one(params, 
 def test_the_loss_is_that_of_its_formula_and_features_and_picture_are_compared_with_the_clean_ones(params, small):
     given = batch(torn(3, 5, True))._replace(known=np.array([True, False, True]))
     model = untrained(params, small.model_copy(update={"gamma": 1.5}))
-    images, clean = (pagmfr._tensor(one) for one in (given.images, given.clean))
+    images, clean = (image_tensor(one) for one in (given.images, given.clean))
     logits, purified = model.network(images, model.teacher(images)[1:])
     pairs = zip(purified.features, model.teacher(clean)[1:], strict=True)
     known = torch.tensor([0, 2])

@@ -276,3 +276,14 @@ def test_the_loss_of_types_is_their_cross_entropy_on_defects_with_equal_weight_f
     expected = -(shares[0, 0, :4].mean() + shares[1, 1, 0, :2].mean()) / 2
     assert unet.type_loss(logits, labels).item() == pytest.approx(expected.item(), rel=1e-6)
     assert unet.type_loss(logits, torch.zeros_like(labels)) == 0, "no defect, no type"
+
+
+def test_scores_are_told_apart_in_mixed_precision():
+    """Thresholds lie between scores: bfloat16 has 256 in each octave."""
+    torch.manual_seed(0)
+    network, images = unet.UNet(8).eval(), torch.rand(1, 3, 128, 128)
+    with torch.inference_mode():
+        exact = network(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = network(images)
+    assert mixed.dtype == torch.float32 and len(mixed.unique()) > 0.9 * len(exact.unique())

@@ -66,3 +66,12 @@ def test_a_text_to_image_model_is_refused_with_the_reason(tmp_path: Path):
     save(replace(parts, unet=type(parts.unet).from_config(config)), tmp_path / "model")
     with pytest.raises(UserError, match="4 input channels, an inpainting model has 9"):
         load(base(tmp_path / "model"), CPU)
+
+
+def test_in_half_precision_the_autoencoder_stays_exact(tiny_base: Path):
+    """What is painted is the difference of two decodings, in which its rounding would show."""
+    parts, exact = load(base(tiny_base), CPU, torch.bfloat16), load(base(tiny_base), CPU)
+    pixels = to_tensor(random_pictures(1))
+    assert parts.unet.dtype == torch.bfloat16 and parts.vae.dtype == torch.float32
+    change = decode(parts.vae, encode(parts.vae, pixels)) - decode(exact.vae, encode(exact.vae, pixels))
+    assert not change.any()

@@ -163,7 +163,7 @@ def extent(seen: Tensor) -> list[tuple[int, int]]:
 def test_an_output_pixel_of_the_narrow_network_sees_its_receptive_field_and_no_more(
     levels: int, blocks: int, expected: int
 ):
-    assert receptive_field(levels, blocks, middle=False) == expected
+    assert receptive_field(levels, blocks) == expected
     side = 2 * expected + 6 - (2 * expected + 6) % 4
     network = narrow_network(2, side, [4 * 2**level for level in range(levels)], blocks)
     sides = []
@@ -175,7 +175,7 @@ def test_an_output_pixel_of_the_narrow_network_sees_its_receptive_field_and_no_m
 
 
 def test_the_published_narrow_network_sees_157_px():
-    assert receptive_field(3, 2, middle=False) == 157
+    assert receptive_field(3, 2) == 157
 
 
 def test_the_narrow_network_has_neither_attention_nor_middle():

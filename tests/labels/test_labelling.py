@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lib.boxes import box_around
+from lib.core import runtime
 from lib.core.geometry import box_mask
 from lib.core.images import read_image, read_mask, write_png
 from lib.core.params import Params
@@ -155,7 +156,7 @@ def test_labels_depend_on_neither_the_number_of_cores_nor_the_order(
 ):
     records = [synthetic(number, known=number % 3 == 0) for number in range(9)]
     many, numbers, sheet = labelled(params, real, records)
-    monkeypatch.setattr(labelling.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(runtime, "THREADS", 1)
     one, same, again = labelled(params, real, records)
     assert (many, numbers) == (one, same) and np.array_equal(sheet, again)
     assert labelled(params, real, records[::-1])[0] == many[::-1]
@@ -163,7 +164,7 @@ def test_labels_depend_on_neither_the_number_of_cores_nor_the_order(
 
 def test_each_good_picture_is_decoded_once(params: Params, real: dict, monkeypatch: pytest.MonkeyPatch):
     records, reads = [synthetic(number) for number in range(6)], []
-    monkeypatch.setattr(labelling.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(runtime, "THREADS", 1)
     monkeypatch.setattr(labelling, "read_image", lambda path: reads.append(path) or read_image(path))
     labelled(params, real, records)
     assert sum(path.stem == "good-0" for path in reads) == 1

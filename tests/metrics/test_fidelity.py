@@ -318,3 +318,15 @@ def test_the_same_placements_stand_side_by_side_for_every_generator(category):
     assert dent_two is None and scratch_two is None, "never asked, and failed"
     accepted, rejected = ((view == colour).all(axis=2) for view, colour in ((dent, ACCEPTED), (scratch, REJECTED)))
     assert accepted.any() and rejected.any() and not (dent == REJECTED).all(axis=2).any()
+
+
+def test_the_good_window_lies_where_the_placement_does_whoever_comes_first(category):
+    """The box of a sample with its own background lies in its own picture."""
+    real, copies, window = category
+    elsewhere = [replace(item, normal=None, box=(0, 0, 9, 9)) for item in copies]
+    sheets = [
+        same_placements(real.samples, dict(answers), window, each=1)[1]
+        for answers in ([("a", copies), ("b", elsewhere)], [("b", elsewhere), ("a", copies)])
+    ]
+    for (_, (good, *_)), (_, (other, *_)) in zip(*sheets, strict=True):
+        assert good is not None and np.array_equal(good, other)

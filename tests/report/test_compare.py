@@ -15,7 +15,7 @@ import yaml
 from lib.core.errors import UserError
 from lib.metrics.intervals import chance_difference
 from lib.report import runs
-from lib.report.before_after import outcomes, verdict_of
+from lib.report.before_after import moved, outcomes, verdict_of
 from lib.report.compare import changed_code, changed_params, compared, headline, stale
 from lib.report.runs import Run, find_run
 from lib.report.scores import COLUMNS
@@ -164,7 +164,7 @@ def test_an_experiment_against_a_tag(project: Path):
     assert all(one.startswith(("data:", "#")) for one in shown.loads)
     # perlin rose by 0.3 where the spread over seeds is 0.1: beyond; none and placebo did not move.
     assert "unet pixel AP perlin 0.500 ± 0.100" not in shown.text
-    assert "unet pixel AP perlin 0.600 ± 0.100 0.900 ± 0.100 +0.300 +0.300 to +0.300" in shown.text
+    assert "unet pixel AP perlin 0.600 ± 0.100 0.900 ± 0.100 +0.300 [+0.300, +0.300]" in shown.text
     assert f"{len(COLUMNS)} of {len(COLUMNS)} differences lie beyond" in shown.text
     assert f"{2 * len(COLUMNS)} numbers are equal" in shown.text
     compare(project, "first", "more")
@@ -368,3 +368,10 @@ def test_a_run_without_a_name_is_the_workspace():
     assert find_run(None) == find_run("workspace") == Run("workspace", None)
     with pytest.raises(UserError, match="expected one revision"):
         find_run("-x")
+
+
+def test_a_box_where_a_defect_came_to_lie_is_no_other_request():
+    placed = {"normal": "good-0", "box": [10, 10, 30, 30], "defect_type": "dent", "like": "a", "component": 0}
+    assert moved(placed, placed | {"box": [11, 10, 30, 30]}) and not moved(placed, dict(placed))
+    own = placed | {"normal": None}
+    assert not moved(own, own | {"box": [11, 10, 30, 30]}) and moved(own, own | {"like": "b"})

@@ -9,7 +9,7 @@ import pytest
 from lib.core.params import Params
 from lib.core.records import Sample, write_records
 from lib.core.runtime import write_json
-from lib.report.line import line_table, on_the_line, sizes_of_test
+from lib.report.line import Sizes, line_table, on_the_line, sizes_of_test
 from lib.report.scores import differences, read_json, read_scores
 from tests.category import tiny_params
 from tests.report.test_tables import METRICS, write_detection
@@ -93,6 +93,17 @@ def test_bounds_rest_on_parts_and_not_on_pictures_of_the_same_ones(params: Param
     text = str(told(params, on_the_line))
     assert "15 pictures with a defect and 3 good ones, of 5 and 1 capture groups: even without an error" in text
     assert "up to 45 of 100 defects could be missed and 95 of 100 good ones" in text  # 1 - 0.05 ** (1 / 5), 1 - 0.05
+
+
+def test_bounds_are_those_of_the_category_with_the_fewest_pictures(inside: Path, raw_params: dict, monkeypatch):
+    raw = {**raw_params, "generators": ["perlin"], "detectors": ["unet"]}
+    both = tiny_params(raw, dataset={"categories": ["a", "b"]}, detect={"on_synthetic": ["unet"]})
+    write_rates({"none": SAME, "placebo": SAME, "perlin": SAME}, "ab")
+    sizes = {"a": Sizes(36, 16, 36, 16), "b": Sizes(50, 8, 50, 8)}
+    monkeypatch.setattr("lib.report.line.sizes_of_test", lambda params: sizes)
+    text = str(told(both, on_the_line))
+    assert "86 pictures with a defect and 24 good ones: even without" in text
+    assert "up to 8 of 100 defects of a could be missed and 31 of 100 good ones of b be a false alarm" in text
 
 
 def test_one_seed_tells_no_change(params: Params):

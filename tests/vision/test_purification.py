@@ -133,3 +133,11 @@ def test_each_branch_can_be_left_out():
     model, score = network(), network().score(picture, given, rebuilt)
     assert not torch.equal(score, model.score(picture, given, other_picture))
     assert not torch.equal(score, model.score(picture, given, other_features))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_the_focal_loss_has_finite_slopes_where_pixels_are_saturated(gamma: float):
+    logits = torch.tensor([[40.0, -40.0, 200.0, 0.5]], requires_grad=True)
+    loss = focal_loss(logits, torch.tensor([[1.0, 0.0, 0.0, 1.0]]), gamma)
+    loss.backward()
+    assert logits.grad is not None and loss.isfinite() and logits.grad.isfinite().all() and logits.grad[0, 3] != 0

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib.vision.tiles import Sight, predict_channels, predict_tiled, predict_whole, tiles
+from lib.vision.tiles import Sight, predict_tiled, predict_whole, tiles
 
 sizes = st.integers(1, 70)
 
@@ -120,7 +120,7 @@ def test_an_overlap_as_wide_as_the_window_is_refused():
 def test_several_channels_are_each_what_they_would_be_alone():
     image = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
     sight = Sight(32, 8, 4, 5, 0.7, smoothing=1.5, highest=1)
-    channels = predict_channels(image, lambda tiles: tiles.transpose(0, 3, 1, 2) / 255, sight)
+    channels = predict_whole(image, lambda tiles: tiles.transpose(0, 3, 1, 2) / 255, sight)
     assert channels.shape == (3, 70, 90) and channels.dtype == np.float32
     for number, channel in enumerate(channels):
         alone = predict_whole(image, lambda tiles, number=number: tiles[..., number] / 255, sight)

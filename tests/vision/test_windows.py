@@ -206,3 +206,9 @@ def test_what_counts_is_worked_out_for_the_window_alone(tmp_path: Path):
     assert all((product == counts).all() for _, product, counts in seen)
     shares = [counts.mean() for _, _, counts in seen]
     assert min(shares) == 0 and max(shares) == 1 and any(0 < share < 1 for share in shares)
+
+
+def test_a_single_window_shows_a_defect():
+    """Of a batch that is shared with pseudo anomalies, one window may be left for the arm's defects."""
+    pools = Pools.of(blobs(4, 0))
+    assert all(batch_of(pools, budget(batch_size=1), np.random.default_rng(n)).masks.any() for n in range(20))
