@@ -72,10 +72,9 @@ def _split(look: Look, split: Split, category: str) -> Parts:
     ]
     samples = [_with_foreground(sample, look.foregrounds.get(sample.id)) for sample in samples]
     samples = [replace(sample, regions=look.regions.get(sample.id)) for sample in samples]
-    samples.sort(key=lambda sample: sample.id)
-    whole, samples = samples, thinned(samples, split.train_fraction)
-    if left_out := len(whole) - len(samples):
-        look.findings.warnings.append(f"split.train_fraction leaves out {left_out} defect picture(s) of the train part")
+    whole = sorted(samples, key=lambda sample: sample.id)
+    samples = thinned(whole, split.train_fraction)
+    look.findings.warnings += [_what_is_left_out(whole, samples)] if split.train_fraction < 1 else []
     _check_parts(samples, look.findings)
     look.findings.problems += leaks(samples)
     _warn_of_single(samples, look.findings)
@@ -188,6 +187,14 @@ def thinned(samples: Sequence[Sample], fraction: float) -> list[Sample]:
                 ordered[name][sample.group] = None
     stay = {group for groups in ordered.values() for group in list(groups)[: ceil(round(fraction * len(groups), 6))]}
     return [one for one in samples if one.split != "train" or one.defect_type == GOOD or one.group in stay]
+
+
+def _what_is_left_out(whole: Sequence[Sample], thin: Sequence[Sample]) -> str:
+    """A sentence on what `split.train_fraction` does to the train part, which may be nothing."""
+    types = [Counter(name for one in part if one.split == "train" for name in types_of(one)) for part in (whole, thin)]
+    same = sorted(name for name, count in types[0].items() if name != GOOD and types[1][name] == count)
+    text = f"split.train_fraction leaves out {len(whole) - len(thin)} defect picture(s) of the train part"
+    return f"{text}, none with {', '.join(same)}, since capture groups stay whole" if same else text
 
 
 def _evenly_spaced(groups: Sequence[str], fraction: float) -> set[str]:

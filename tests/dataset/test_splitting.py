@@ -286,6 +286,25 @@ def test_half_of_the_defects_train_beside_the_same_val_and_test_parts(tmp_path):
     assert [one for one in half[0] if one.split != "train"] == [one for one in whole[0] if one.split != "train"]
 
 
+def test_a_fraction_that_leaves_out_nothing_says_so(tmp_path):
+    """All known defects of a type may be of one part, which is not taken apart."""
+    write_category(tmp_path / "nut")
+    rows = [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.glob("nut/*/*.png"))]
+    table = "".join(f"{row},{'one' if 'crack' in row and int(Path(row).stem) < 4 else row}\n" for row in rows)
+    (tmp_path / "groups.csv").write_text(f"path,part\n{table}")
+    grouped = dataset(tmp_path).model_copy(update={"group_table": "groups.csv", "group_column": "part"})
+    counts, warnings = [], []
+    for share in (1.0, 0.1):
+        summary = split_category(grouped, FIRST_THIRD.model_copy(update={"train_fraction": share}), "nut")[1]
+        counts.append(summary["counts"])
+        warnings.append([one for one in summary["warnings"] if "train_fraction" in one])
+    assert counts[0] == counts[1] and warnings[0] == []
+    assert warnings[1] == [
+        "split.train_fraction leaves out 0 defect picture(s) of the train part, none with crack, since capture groups "
+        "stay whole"
+    ]
+
+
 def test_a_near_copy_in_another_part_is_warned_of_with_both_names(tmp_path):
     write_category(tmp_path / "nut")
     pixels = np.array(Image.open(tmp_path / "nut/good/0.png"))
