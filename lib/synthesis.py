@@ -68,12 +68,7 @@ def _publish(work: Path, batches: int, out: Path) -> list[Synthetic]:
     """Merge the records of all batches, and move the finished folder to its place."""
     records = [record for number in range(batches) for record in read_records(_batch_file(work, number), Synthetic)]
     write_records(work / "manifest.jsonl", records)
-    for unfinished in [
-        *work.glob("batch-*.jsonl"),
-        *work.rglob("*.tmp-*"),
-    ]:  # the latter are partial files
-        unfinished.unlink()
-    replace_folder(work, out)
+    replace_folder(work, out, without=["batch-*.jsonl", "*.tmp-*"])  # the latter are partial files
     return records
 
 

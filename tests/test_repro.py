@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from lib.core.command import ESTIMATE, duration_file
+from lib.core.errors import UserError
 from lib.core.runtime import write_json
-from lib.repro import Progress, durations, minutes, progress_of, repro
+from lib.repro import Progress, durations, main, minutes, progress_of, repro
+from tests.conftest import ROOT
 
 STAGES = ["prepare", "detect@a", "detect@b", "report"]
 SECONDS = {"prepare": 30.0, "detect@a": 300.0, "detect@b": 600.0, "report": 60.0}
@@ -137,7 +139,7 @@ def test_the_output_and_the_exit_code_are_those_of_dvc(pipeline: Path):
     command = [
         sys.executable,
         "-c",
-        f"import sys; sys.path.insert(0, {str(root)!r}); from lib import repro; repro.end_with(repro.main)",
+        f"import sys; sys.path.insert(0, {str(root)!r}); from lib import repro; repro.end_with(lambda: repro.repro(sys.argv[1:]))",
     ]
     done = subprocess.run([*command, "two"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -150,3 +152,17 @@ def test_the_output_and_the_exit_code_are_those_of_dvc(pipeline: Path):
     assert subprocess.run(command, capture_output=True, text=True).returncode == 255
     unknown = subprocess.run([*command, "nothing"], capture_output=True, text=True)
     assert unknown.returncode == 2 and "nothing" in unknown.stderr and "Traceback" not in unknown.stderr
+
+
+def test_what_would_stop_a_later_stage_is_told_before_the_first_one(inside: Path, monkeypatch: pytest.MonkeyPatch):
+    text = (ROOT / "params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("detectors:\n- unet\n", "detectors:\n"))
+    monkeypatch.setattr(sys, "argv", ["lib.repro"])
+    monkeypatch.setattr("lib.repro.repro", lambda targets: 0)
+    with pytest.raises(UserError, match=r"detect\.on_synthetic\.0: expected a name from detectors .*\[\] for none"):
+        main()
+    Path("params.yaml").write_text(text)
+    assert main() == 0
+    Path("dvc.lock").touch()
+    with pytest.raises(UserError, match=r"dvc\.lock: empty, .*`git checkout dvc\.lock`, or delete it"):
+        main()

@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import errno
 import io
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +22,8 @@ INTERRUPTED, UNREAD = 130, 141  # exit codes, as of shells, after Ctrl-C, and wh
 ESTIMATE = runtime.WORK / "estimate.json"  # seconds of the whole run, as `lib.start` expects
 OUTPUTS = ("data/", "models/", "metrics/")  # what stages write for other stages
 
+OF_THE_DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, getattr(errno, "EDQUOT", errno.ENOSPC))
+
 HELP = {
     "category": "a name from dataset.categories in params.yaml",
     "generator": "a name from generators in params.yaml",
@@ -31,9 +35,9 @@ HELP = {
 def run(stage: Callable[..., None], description: str | None, *names: str) -> None:
     """Call a stage with its command-line arguments `--name`, one for each of `names`.
 
-    A UserError, a missing output of an earlier stage, or an input that changed meanwhile ends with a message and exit
-    code 2. Any other error is a fault of the program and keeps its traceback. The duration of a complete run is stored
-    for `lib.repro`.
+    A UserError, a missing output of an earlier stage, a full disk, one that may not be written, or an input that
+    changed meanwhile ends with a message and exit code 2. Any other error is a fault of the program and keeps its
+    traceback. The duration of a complete run is stored for `lib.repro`.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in names:
@@ -53,6 +57,12 @@ def run(stage: Callable[..., None], description: str | None, *names: str) -> Non
         _refuse(f"{name}: not found; `dvc repro` makes what a stage reads")
     except UserError as error:
         _refuse(str(error))
+    except OSError as error:
+        # Copying a folder goes on after an error, and tells all of them: source, target, and what went wrong.
+        reason = str(error.args[0][0][2]) if isinstance(error, shutil.Error) else str(error)
+        if error.errno not in OF_THE_DISK and not isinstance(error, shutil.Error):
+            raise
+        _refuse(f"{reason[:MESSAGE]}; once that is mended, `dvc repro` goes on from there")
     if runtime.first_process():
         name = "@".join(filter(None, (own, "-".join(item.values()))))
         with contextlib.suppress(OSError):  # the result is valid even if this cannot be stored

@@ -325,7 +325,7 @@ def _methods_at_fault(params: Params) -> list[str]:
         if name not in (*generators, *detectors, *params.generators, *params.detectors)
     ]
     problems += [
-        f"detect.on_synthetic.{number}: expected a name from detectors (found {name!r})"
+        f"detect.on_synthetic.{number}: expected a name from detectors (found {name!r}); [] for none"
         for number, name in enumerate(params.detect.on_synthetic)
         if name not in params.detectors
     ]

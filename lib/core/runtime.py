@@ -83,22 +83,31 @@ def first_process() -> bool:
     return int(os.environ.get("RANK", 0)) == 0
 
 
-def replace_folder(source: Path, target: Path) -> None:
+def replace_folder(source: Path, target: Path, without: Sequence[str] = ()) -> None:
     """Rename the folder `source` to `target`; an old `target` is moved aside first and deleted last.
 
-    If it is on another file system (`.work` may be a link to a faster disk), it is copied beside the target first.
+    without: patterns of files that have no place in it. If it is on another file system (`.work` may be a link to a
+    faster disk), it is copied beside the target first and deleted last, so that a full disk loses nothing of it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    ready = source
     if source.stat().st_dev != target.parent.stat().st_dev:
-        beside = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-        shutil.copytree(source, beside)
-        shutil.rmtree(source)
-        source = beside
+        ready = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+        try:
+            shutil.copytree(source, ready, ignore=shutil.ignore_patterns(*without))
+        except BaseException:
+            shutil.rmtree(ready, ignore_errors=True)
+            raise
+    else:
+        for file in [file for pattern in without for file in source.rglob(pattern)]:
+            file.unlink()
     old = target.with_name(f"{target.name}.old-{os.getpid()}")
     if target.exists():
         os.replace(target, old)
-    os.replace(source, target)
+    os.replace(ready, target)
     shutil.rmtree(old, ignore_errors=True)
+    if ready != source:
+        shutil.rmtree(source)
 
 
 def fingerprint(*parts: Any) -> str:

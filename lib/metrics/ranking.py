@@ -189,6 +189,8 @@ def rank_pixels(pictures: Sequence[DefectPixels]) -> Ranking:
     In AUPRO regions weigh the same whatever their size; the false positive rate is over all normal pixels that are
     counted, those of good pictures included.
     """
+    if not pictures:  # a type whose defects no pixel shows that counts
+        return Ranking([], [])
     regions = max(sum(picture.regions for picture in pictures), 1)
     shares = np.concatenate([picture.shares for picture in pictures])
     return Ranking(np.concatenate([picture.scores for picture in pictures]), shares / regions)

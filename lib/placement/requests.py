@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lib.core.errors import shortlist
 from lib.core.forms import REQUESTS, Row, read_form, refuse
 from lib.core.geometry import Box, Polygon
 from lib.core.records import GOOD, DefectBox, Placement, Sample, by_id, of_split
@@ -71,9 +72,8 @@ def read_requests(real: RealData) -> tuple[dict[str, list[Request]], str]:
     if number > MAX_PLACEMENTS:
         problems.append(f"{REQUESTS.path.as_posix()}: asks for {number:,} samples, at most {MAX_PLACEMENTS:,} are made")
     refuse(problems)
-    sentence = (
-        f"{REQUESTS.path.as_posix()}: no category of dataset.categories is {', '.join(name[:60] for name in others)}"
-    )
+    names_of_others = shortlist([name[:60] if name and name.isprintable() else repr(name[:60]) for name in others])
+    sentence = f"{REQUESTS.path.as_posix()}: no category of dataset.categories is {names_of_others}"
     return requests, f"{sentence}; rows of others wait" if others else ""
 
 

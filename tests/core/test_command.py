@@ -1,6 +1,8 @@
 """What a stage says when it fails: one line for the user's mistake, the whole trace for a bug."""
 
+import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path, PureWindowsPath
@@ -220,3 +222,34 @@ def test_many_changes_are_counted(capsys):
         run(stage, "a stage", "category")
     names = ", ".join(f"data/nut/good/{number:02}.png" for number in range(10))
     assert f": {names} and 3 more. " in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "data/x.png"), "No space left on device: 'data/x.png'; once"),
+        (PermissionError(errno.EACCES, "Permission denied", "models/a"), "Permission denied: 'models/a'; once that is"),
+        (
+            shutil.Error([("a", "b", "[Errno 28] No space left on device")] * 9),
+            "[Errno 28] No space left on device; on",
+        ),
+    ],
+)
+def test_a_disk_that_is_full_or_closed_is_told_in_one_line(error: OSError, told: str, capsys):
+    def stage(category: str) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run(stage, "a stage", "category")
+    text = capsys.readouterr().err
+    assert ended.value.code == 2 and told in text and text.count("\n") == 1
+
+
+@pytest.mark.usefixtures("toy")
+def test_another_fault_of_the_system_keeps_its_traceback():
+    def stage(category: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        run(stage, "a stage", "category")

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -193,9 +194,28 @@ def test_a_folder_from_another_file_system_takes_its_place_whole(tmp_path: Path)
     if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("needs a second file system at /dev/shm")
     with tempfile.TemporaryDirectory(dir=shared_memory) as other:
-        replace_folder(tree(Path(other, "work"), ["a.txt", "b/c.txt"]), tree(tmp_path / "out", ["old.txt"]))
+        work = tree(Path(other, "work"), ["a.txt", "b/c.txt", "batch-1.jsonl", "b/c.txt.tmp-7"])
+        replace_folder(work, tree(tmp_path / "out", ["old.txt"]), without=["batch-*.jsonl", "*.tmp-*"])
         assert names(Path(other)) == []
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["a.txt", "b"]
+    assert names(tmp_path / "out/b") == ["c.txt"]
+
+
+def test_a_disk_that_is_full_while_a_folder_is_copied_loses_nothing_of_it(tmp_path: Path, monkeypatch):
+    def copying(source: Path, target: Path, **_: object) -> None:
+        tree(Path(target), ["a.txt"])
+        raise shutil.Error([(f"{source}/b.txt", f"{target}/b.txt", "[Errno 28] No space left on device")])
+
+    shared_memory = Path("/dev/shm")
+    if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second file system at /dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared_memory) as other:
+        work = tree(Path(other, "work"), ["a.txt", "b.txt", "batch-1.jsonl"])
+        monkeypatch.setattr(shutil, "copytree", copying)
+        with pytest.raises(shutil.Error, match="No space left"):
+            replace_folder(work, tree(tmp_path / "out", ["old.txt"]), without=["batch-*.jsonl"])
+        assert names(work) == ["a.txt", "b.txt", "batch-1.jsonl"]
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["old.txt"]
 
 
 @pytest.mark.parametrize(("calls", "at_once"), [(1, 1), (2, 2), (3, 3), (4, 2), (7, 2)])

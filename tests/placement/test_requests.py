@@ -60,6 +60,12 @@ def test_rows_of_other_categories_wait_until_these_are_asked_for_again(toy: TOY)
     assert told == "data/requests/requests.csv: no category of dataset.categories is other; rows of others wait"
 
 
+def test_what_a_table_calls_its_categories_neither_floods_nor_colours_a_terminal(toy: TOY):
+    write_requests(*(BOX.replace("toy", name) for name in ("\x1b[31mred", "x" * 99, *map(str, range(50)))))
+    told = read_requests({"toy": toy})[1]
+    assert "\x1b" not in told and "'\\x1b[31mred'" in told and "x" * 61 not in told and " and 42 more" in told
+
+
 def test_a_box_becomes_as_many_placements_as_asked_for_each_with_its_own_seed(toy: TOY):
     placements = placed(toy, BOX)
     assert len(placements) == len({one.seed for one in placements}) == len({one.id for one in placements}) == 3
