@@ -139,7 +139,8 @@ def test_the_output_and_the_exit_code_are_those_of_dvc(pipeline: Path):
     command = [
         sys.executable,
         "-c",
-        f"import sys; sys.path.insert(0, {str(root)!r}); from lib import repro; repro.end_with(lambda: repro.repro(sys.argv[1:]))",
+        f"import sys; sys.path.insert(0, {str(root)!r}); from lib import repro as own; "
+        "own.end_with(lambda: own.repro(sys.argv[1:]))",
     ]
     done = subprocess.run([*command, "two"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
