@@ -136,7 +136,6 @@ def main() -> None:
         placements = [
             Placement(f"p{number}", CATEGORY, DEFECT, GOOD, BOX, PLACE, text, number, DEFECT, 0)
             for number in range(args.pictures)
-            for number in range(args.pictures)
         ]
         batches = [placements[start : start + args.batch] for start in range(0, args.pictures, args.batch)]
         with clock(f"load and paint {args.pictures} pictures of {args.sample_steps} steps"):

@@ -242,6 +242,7 @@ def _plain(value: Any) -> str:
 
 
 def flow(value: Any) -> str:
+    """A value as YAML takes it on one line."""
     return json.dumps(list(value) if isinstance(value, list) else value, ensure_ascii=False)
 
 

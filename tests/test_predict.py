@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -462,8 +463,8 @@ def test_watching_goes_on_where_it_was(trained: Path):
     assert all(rows()[one["image_id"] - 1]["picture"] == one["file_name"] for one in answers)
 
 
-def test_boxes_stay_with_their_picture_where_a_row_above_goes_away(trained: Path, monkeypatch: pytest.MonkeyPatch):
-    """The row of a folder that cannot be read, which lies before those of pictures, goes when it can be read."""
+def a_closed_folder(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A folder `closed` among the pictures that cannot be read until what is returned is called."""
     (NEW / "closed").mkdir()
     scan, closed = os.scandir, [True]
 
@@ -473,6 +474,12 @@ def test_boxes_stay_with_their_picture_where_a_row_above_goes_away(trained: Path
         return scan(folder)
 
     monkeypatch.setattr("lib.intake.os.scandir", refusing)
+    return closed.clear
+
+
+def test_boxes_stay_with_their_picture_where_a_row_above_goes_away(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    """The row of a folder that cannot be read, which lies before those of pictures, goes when it can be read."""
+    opened = a_closed_folder(monkeypatch)
     kept = {name: (NEW / name).read_bytes() for name in ("0.png", "1.png")}
     for name in kept:
         (NEW / name).unlink()
@@ -482,7 +489,7 @@ def test_boxes_stay_with_their_picture_where_a_row_above_goes_away(trained: Path
     once(trained, nothing)
     assert next(iter(rows()))["picture"] == "data/new/closed"
     before = {one["file_name"] for one in json.loads((OUT / "boxes.json").read_text())}
-    closed.clear()
+    opened()
     shutil.copy(NEW / "1.png", NEW / "closed/2.png")
     once(trained, nothing)
     answers = json.loads((OUT / "boxes.json").read_text())
@@ -535,23 +542,15 @@ def test_a_picture_that_may_be_read_at_last_is_looked_at_anew(trained: Path, mon
 
 
 def test_a_subfolder_that_cannot_be_read_is_told_until_it_can_and_the_rest_is_looked_at(trained: Path, monkeypatch):
-    (NEW / "closed").mkdir()
+    opened = a_closed_folder(monkeypatch)
     shutil.copy(NEW / "1.png", NEW / "closed/2.png")
-    scan, closed = os.scandir, [True]
-
-    def refusing(folder: Path) -> object:
-        if closed and isinstance(folder, Path) and folder.name == "closed":
-            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
-        return scan(folder)
-
-    monkeypatch.setattr("lib.intake.os.scandir", refusing)
     for run in (look, lambda model: once(model, nothing)):
         shutil.rmtree(OUT, ignore_errors=True)
         run(trained)
         errors = {row["picture"]: row["error"] for row in rows()}
         assert errors.pop("data/new/closed").endswith("a folder that cannot be read; nothing in it is looked at")
         assert len(errors) == 2 and set(errors.values()) == {""}
-    closed.clear()
+    opened()
     once(trained, nothing)
     assert {row["picture"]: row["error"] for row in rows()} == dict.fromkeys([*errors, "data/new/closed/2.png"], "")
 
