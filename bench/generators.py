@@ -48,7 +48,7 @@ from lib.core.defects import defect_mask
 from lib.core.geometry import RGB, Mask, crop, resize
 from lib.core.images import read_image, write_png
 from lib.core.params import Params, load
-from lib.core.records import GOOD, DefectBox, Placement, Sample
+from lib.core.records import GOOD, Placement, Sample
 from lib.core.runtime import device, seed_for
 from lib.dataset.workpieces import workpiece
 from lib.diffusion import attention, components, inpainting, pixel, sampling, selection, training, words
@@ -107,7 +107,7 @@ def scene(params: Params, folder: Path, pictures: int) -> tuple[RealData, list[P
             write_png(Path(mask), pair.mask)
             samples[name] = Sample(name, CATEGORY, kind, image, mask, name, "train", (256, 256), "")
             found = mask_boxes(pair.mask, params.boxes.margin, params.boxes.min_area)
-            boxes += [DefectBox(name, number, kind, item.box, item.area) for number, item in enumerate(found)]
+            boxes += [item.record(name, number, kind) for number, item in enumerate(found)]
     for number, like in zip(range(pictures), cycle(boxes), strict=False):
         names, good = (f"p{number:04d}", CATEGORY, like.defect_type), f"{GOOD}-{number % PICTURES}"
         placements.append(Placement(*names, good, like.box, "", "", number, like.sample, like.component))

@@ -8,17 +8,26 @@ import cv2
 import numpy as np
 
 from lib.core.defects import defect_mask, types_of
-from lib.core.geometry import Box, Mask
-from lib.core.records import Sample, of_split
+from lib.core.geometry import Border, Box, Mask, borders_of
+from lib.core.records import DefectBox, Sample, of_split
 from lib.core.runtime import progress
+
+# A defect this near to the picture's border reaches it: masks often miss the last rows. A share of the longer side.
+AT_BORDER = 0.01
 
 
 class Component(NamedTuple):
-    """One defect of a mask: box with margin, number of pixels, centroid (x, y) in px from the left and top border."""
+    """One defect of a mask: box with margin, number of pixels, centroid (x, y) in px from the left and top border, and
+    the borders of the picture that it reaches, up to AT_BORDER, and its box as well."""
 
     box: Box
     area: int
     centroid: tuple[float, float]
+    borders: tuple[Border, ...]
+
+    def record(self, sample: str, number: int, defect_type: str) -> DefectBox:
+        """The record of this defect, the `number`-th of the sample."""
+        return DefectBox(sample, number, defect_type, self.box, self.area, self.borders)
 
 
 def mask_boxes(mask: Mask, margin: float, min_area: int) -> list[Component]:
@@ -39,12 +48,14 @@ def mask_boxes(mask: Mask, margin: float, min_area: int) -> list[Component]:
             break
         boxes = unions
 
-    components = []
+    components, size = [], mask.shape[::-1]
     for tight, box in zip(boxes, outer, strict=True):
         # The final boxes are disjoint: all mask pixels in a box belong to its defect.
         rows, columns = np.nonzero(mask[tight[1] : tight[3], tight[0] : tight[2]])
         centroid = (tight[0] + float(columns.mean()) + 0.5, tight[1] + float(rows.mean()) + 0.5)
-        components.append(Component(box, len(rows), centroid))
+        reached = borders_of(tight, size, AT_BORDER * max(size))
+        borders = tuple(border for border in borders_of(box, size) if border in reached)
+        components.append(Component(box, len(rows), centroid, borders))
     components.sort(key=lambda item: (-item.area, item.box[1], item.box[0]))
     return [item for item in components if item.area >= min_area] or components[:1]
 

@@ -6,7 +6,7 @@ from lib.boxes import real_defects
 from lib.core.command import run
 from lib.core.ownership import owned_folder
 from lib.core.params import load
-from lib.core.records import DefectBox, Sample, read_records, write_records
+from lib.core.records import Sample, read_records, write_records
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
         for category in params.dataset.categories:
             samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
             boxes = [
-                DefectBox(sample.id, number, defect_type, component.box, component.area)
+                component.record(sample.id, number, defect_type)
                 for sample, number, defect_type, component in real_defects(
                     samples, params.boxes.margin, params.boxes.min_area
                 )

@@ -7,7 +7,7 @@ import numpy as np
 
 from lib.boxes import mask_boxes
 from lib.core.images import write_png
-from lib.core.records import DefectBox, Sample
+from lib.core.records import Sample
 
 SIZE = (200, 160)
 KINDS = ("one part", "two parts", "six parts", "profile from border to border")
@@ -88,8 +88,7 @@ def category(folder, good, defects, defect_type):
     for number, (image, mask) in enumerate(defects):
         name = f"{defect_type}-{number:02d}"
         samples.append(_sample(folder, name, defect_type, image, mask))
-        found = enumerate(mask_boxes(mask, 0.15, 4))
-        boxes += [DefectBox(name, component, defect_type, one.box, one.area) for component, one in found]
+        boxes += [one.record(name, k, defect_type) for k, one in enumerate(mask_boxes(mask, 0.15, 4))]
     return samples, boxes
 
 

@@ -39,6 +39,26 @@ def test_each_mask_pixel_lies_in_exactly_one_box_inside_the_picture(mask, margin
     assert sum(item.area for item in components) == mask.sum()
 
 
+@given(masks(), st.floats(0, 1))
+def test_a_defect_reaches_a_border_if_it_touches_it(mask, margin):
+    """In pictures this small, no tolerance is a whole pixel."""
+    for item in mask_boxes(mask, margin, 1):
+        x0, y0, x1, y1 = item.box
+        own = mask.copy()
+        own[:y0], own[y1:], own[:, :x0], own[:, x1:] = False, False, False, False
+        ends = {"left": own[:, 0], "top": own[0], "right": own[:, -1], "bottom": own[-1]}
+        assert item.borders == tuple(border for border, end in ends.items() if end.any())
+
+
+def test_masks_may_miss_the_last_rows_but_a_defect_that_ends_before_the_border_does_not_reach_it():
+    def borders(gap, margin=0.15):
+        return mask_boxes(blob((300, 400), (100, 0 + gap, 160, 30)), margin, 1)[0].borders
+
+    assert borders(0) == borders(4) == ("top",)
+    assert borders(5) == borders(9) == (), "its box has a margin of 9 px"
+    assert borders(3, margin=0) == (), "its box does not reach the border"
+
+
 def united_on_the_whole_picture(boxes, outer):
     """Unions of boxes by a drawing of the whole picture, which is easier to believe."""
     canvas = np.zeros((80, 80), np.uint8)

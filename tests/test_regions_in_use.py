@@ -14,7 +14,7 @@ from lib.core.errors import UserError
 from lib.core.geometry import box_mask
 from lib.core.images import read_image, write_png
 from lib.core.params import Params
-from lib.core.records import GOOD, DefectBox, RegionMap, Sample, read_records, write_records
+from lib.core.records import GOOD, RegionMap, Sample, read_records, write_records
 from lib.core.regions import GREY, blanked, ignored_pixels, silenced
 from lib.detection import IGNORED_PIXELS, read_examples, train_arm
 from lib.detectors import pagmfr, rgpkd, rtdetr, unet
@@ -212,8 +212,7 @@ def test_a_type_all_of_which_never_counts_is_none_of_a_generators(raw_params: di
     regions = painted(tmp_path / "regions.png", (HEIGHT, WIDTH), ignored=SCRATCH)
     sample = replace(sample, regions=regions)
     boxes = tuple(
-        DefectBox(sample.id, one.number, one.defect_type, one.component.box, one.component.area)
-        for one in real_defects([sample], 0.15, 4)
+        one.component.record(sample.id, one.number, one.defect_type) for one in real_defects([sample], 0.15, 4)
     )
     real = RealData("slab", {sample.id: sample}, boxes, {})
     settings = defect_gen.Settings.model_validate(raw_params["defect_gen"] | {"variants": 2})

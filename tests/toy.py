@@ -8,7 +8,7 @@ import numpy as np
 from lib.boxes import real_defects
 from lib.core.geometry import box_mask
 from lib.core.images import write_png
-from lib.core.records import DefectBox, Sample
+from lib.core.records import Sample
 
 
 def toy_category(folder, texture=False, goods=5, size=(160, 120)):
@@ -50,7 +50,7 @@ def toy_category(folder, texture=False, goods=5, size=(160, 120)):
         sample("scratch-test", "scratch", "test", (0, 0, 150, 110)),
     ]
     boxes = [
-        DefectBox(sample.id, number, sample.defect_type, component.box, component.area)
+        component.record(sample.id, number, sample.defect_type)
         for sample, number, _, component in real_defects(samples, 0.15, 4)
     ]
     return samples, boxes

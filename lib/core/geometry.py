@@ -1,8 +1,9 @@
 """The geometry of pictures: boxes, masks, windows, cropping and pasting back, all at native scale."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -12,7 +13,11 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; x1 and y1 are exclu
 Polygon = tuple[tuple[int, int], ...]  # pixels (x, y) along a closed outline
 RGB = NDArray[np.uint8]  # (H, W, 3)
 Mask = NDArray[np.bool_]  # (H, W)
+Border = Literal["left", "top", "right", "bottom"]  # of a picture; in the order of a Box
 Scores = NDArray[np.float32]  # (H, W), how anomalous each pixel is
+
+
+BORDERS: tuple[Border, ...] = get_args(Border)
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,17 @@ class Window:
     def inside(self, box: Box) -> Box:
         """The box in coordinates of this window."""
         return box[0] - self.x0, box[1] - self.y0, box[2] - self.x0, box[3] - self.y0
+
+
+def borders_of(box: Box, size: Sequence[int], within: float = 0) -> tuple[Border, ...]:
+    """The borders of a picture of `size` (width, height) that a box reaches, or comes within some px of."""
+    gaps = (box[0], box[1], size[0] - box[2], size[1] - box[3])
+    return tuple(border for border, gap in zip(BORDERS, gaps, strict=True) if gap <= within)
+
+
+def can_flip(borders: Collection[Border], axis: int) -> bool:
+    """Whether what reaches these borders reaches them again when it is mirrored along x (axis 0) or y (1)."""
+    return len(set(BORDERS[axis::2]) & set(borders)) != 1
 
 
 def window_around(box: Box, shape: Sequence[int], context: float, min_side: int) -> Window:

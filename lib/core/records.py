@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from lib.core.errors import UserError
-from lib.core.geometry import Box, Polygon
+from lib.core.geometry import Border, Box, Polygon
 from lib.core.runtime import write_text
 
 GOOD = "good"  # the defect type of a picture without defects
@@ -95,13 +95,17 @@ class Description:
 
 @dataclass(frozen=True, config=STRICT)
 class DefectBox:
-    """The box around one defect of a real mask, with the margin; `area`: of the defect, in px."""
+    """The box around one defect of a real mask, with the margin; `area`: of the defect, in px.
+
+    `borders`: those of the picture that the defect reaches, since it belongs to an edge or goes on beyond.
+    """
 
     sample: str
     component: int
     defect_type: str
     box: Box
     area: int
+    borders: tuple[Border, ...] = ()
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -3,10 +3,11 @@
 The defect is the one that the placement was drawn from. It is flipped, rotated and scaled a little, adapted to the
 brightness of the new place, and its border is blended. Unlike in the paper, the background is a good picture of the
 same category, in which a defect of an edge must lie on an edge. So of several random poses the method takes the one
-whose surroundings match those of the new place best. The mask is the real one, moved with its defect: known, not
-measured.
+whose surroundings match those of the new place best. A defect that reaches the border of its picture is stretched into
+a box at that border and not rotated. The mask is the real one, moved with its defect: known, not measured.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pydantic import Field
 
 from lib.core.defects import defect_mask, unsound_pixels
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Box, Mask, box_mask
+from lib.core.geometry import RGB, Border, Box, Mask, borders_of, box_mask, can_flip
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, Section
 from lib.core.records import DefectBox, Placement
@@ -54,21 +55,28 @@ class Defect:
     """A real defect, cut out of its picture with some surroundings.
 
     image: (h, w, 3) uint8. own: (h, w), its pixels. others: (h, w), pixels of other defects, which are never pasted.
-    box: width and height of the real box in px.
+    box: the real box in px of `image`. borders: those of its picture that the defect reaches.
     """
 
     image: RGB
     own: Mask
     others: Mask
-    box: tuple[int, int]
+    box: Box
+    borders: tuple[Border, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the real box in px."""
+        return self.box[2] - self.box[0], self.box[3] - self.box[1]
 
 
 @dataclass(frozen=True)
 class Pose:
-    """How a defect is placed: rotation in degrees, scale factor, flips, and its centre in px of the picture."""
+    """How a defect is placed: scale factors along x and y, flips, then a rotation in degrees, and its centre in px of
+    the picture."""
 
     angle: float
-    scale: float
+    scale: tuple[float, float]
     flips: tuple[bool, bool]  # across, down
     centre: tuple[float, float]  # x, y
 
@@ -130,7 +138,9 @@ def cut_out(image: RGB, mask: Mask, unsound: Mask, item: DefectBox, margin: int)
     x0, y0, x1, y1 = item.box
     near = slice(max(y0 - margin, 0), y1 + margin), slice(max(x0 - margin, 0), x1 + margin)
     own = mask & box_mask(item.box, *mask.shape[::-1])
-    return Defect(image[near], own[near], (unsound & ~own)[near], (x1 - x0, y1 - y0))
+    left, top = near[1].start, near[0].start
+    box = x0 - left, y0 - top, x1 - left, y1 - top
+    return Defect(image[near], own[near], (unsound & ~own)[near], box, item.borders)
 
 
 def paste(normal: RGB, defect: Defect, box: Box, settings: Settings, feather: int, rng: np.random.Generator) -> Answer:
@@ -142,7 +152,10 @@ def paste(normal: RGB, defect: Defect, box: Box, settings: Settings, feather: in
     if box[0] >= box[2] or box[1] >= box[3] or not defect.own.any():
         return Failed("there is nothing to paste, or no place for it")
     canvas = canvas_around(normal, box)
-    poses = fitting_poses(defect, box, normal.shape, settings, feather, rng)
+    if defect.borders and set(defect.borders) <= set(borders_of(box, normal.shape[1::-1])):
+        poses = stretched_poses(defect, box, settings)
+    else:
+        poses = fitting_poses(defect, box, normal.shape, settings, feather, rng)
     layers = [lay(defect, pose, canvas) for pose in poses]
     best = int(np.argmin([mismatch(layer, canvas) for layer in layers]))
     pose, layer = poses[best], layers[best]
@@ -155,7 +168,7 @@ def paste(normal: RGB, defect: Defect, box: Box, settings: Settings, feather: in
     mask[place] = layer.mask & (image[place] != normal[place]).any(axis=2)
     notes = {
         "angle": round(pose.angle, 3),
-        "scale": round(pose.scale, 4),
+        "scale": [round(value, 4) for value in pose.scale],
         "flipped_across": pose.flips[0],
         "flipped_down": pose.flips[1],
         "centre": [round(value, 2) for value in pose.centre],
@@ -183,19 +196,35 @@ def fitting_poses(
     except at the picture's border.
     """
     low, high = _room(box, shape, feather)
-    ratio = math.sqrt((box[2] - box[0]) * (box[3] - box[1]) / (defect.box[0] * defect.box[1]))
+    ratio = math.sqrt((box[2] - box[0]) * (box[3] - box[1]) / math.prod(defect.size))
     outline, poses = _outline(defect.own), list[tuple[float, Pose]]()
     for _ in range(POSES):
         angle = rng.uniform(-settings.rotation, settings.rotation)
         scale = ratio * (1 + rng.uniform(-settings.scale, settings.scale))
         across, down = (bool(flip) and settings.flips for flip in rng.random(2) < 0.5)
-        spread = outline @ _linear(angle, scale, (across, down)).T
+        spread = outline @ _linear(angle, (scale, scale), (across, down)).T
         fit = float(min(1.0, ((high - low) / np.ptp(spread, axis=0)).min()))
         first, last = low - fit * spread.min(axis=0), high - fit * spread.max(axis=0)
         x, y = first + rng.random(2) * (last - first)
-        poses.append((fit, Pose(angle, scale * fit, (across, down), (float(x), float(y)))))
+        poses.append((fit, Pose(angle, (scale * fit, scale * fit), (across, down), (float(x), float(y)))))
     most = max(fit for fit, _ in poses)
     return [pose for fit, pose in poses if fit >= TIGHT * most]
+
+
+def stretched_poses(defect: Defect, box: Box, settings: Settings) -> list[Pose]:
+    """The poses that map the real box onto this one, so that the borders that the defect reaches stay borders.
+
+    It is not rotated, nor flipped away from such a border.
+    """
+    size, first = np.subtract(box[2:], box[:2]), np.array(box[:2])
+    scale = size / defect.size
+    inset = (_centre(defect.own) - defect.box[:2]) * scale
+    is_free = [settings.flips and can_flip(defect.borders, axis) for axis in (0, 1)]
+    poses = []
+    for across, down in itertools.product(*((False, True) if free else (False,) for free in is_free)):
+        x, y = (first + np.where([across, down], size - inset, inset)).tolist()
+        poses.append(Pose(0.0, (float(scale[0]), float(scale[1])), (across, down), (x, y)))
+    return poses
 
 
 def lay(defect: Defect, pose: Pose, canvas: Canvas) -> Layer:
@@ -210,7 +239,7 @@ def lay(defect: Defect, pose: Pose, canvas: Canvas) -> Layer:
 
     colours = cv2.warpAffine(defect.image, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     own = (warped(defect.own) >= 128) & canvas.inside
-    there = warped(np.ones_like(defect.own)) == 255
+    there = warped(np.ones_like(defect.own)) >= 128
     usable = (there | own) & (warped(defect.others) == 0) & canvas.inside
     return Layer(colours.astype(np.float32), own, usable)
 
@@ -282,11 +311,11 @@ def _room(box: Box, shape: tuple[int, ...], feather: int) -> tuple[NDArray[np.fl
     return low + rim * (low > 0), high - rim * (high < shape[1::-1])
 
 
-def _linear(angle: float, scale: float, flips: tuple[bool, bool]) -> NDArray[np.float64]:
-    """The matrix (2, 2) that flips, then rotates by an angle in degrees and scales points (x, y)."""
+def _linear(angle: float, scale: tuple[float, float], flips: tuple[bool, bool]) -> NDArray[np.float64]:
+    """The matrix (2, 2) that scales and flips, then rotates points (x, y) by an angle in degrees."""
     turn = math.radians(angle)
     turned = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    return scale * turned * (-1.0 if flips[0] else 1.0, -1.0 if flips[1] else 1.0)
+    return turned * np.where(flips, -1.0, 1.0) * scale
 
 
 def _centre(mask: Mask) -> NDArray[np.float64]:

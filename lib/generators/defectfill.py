@@ -1,13 +1,12 @@
 """DefectFill (Song et al., CVPR 2025): fine-tune an inpainting model on a new word for each defect type.
 
-The model learns the word [V*] from a few pairs of picture and mask, by three losses
-(`lib/diffusion/word_objective.py`). It then paints into holes that have the shape of a real defect, deformed to fit the
-placement's box, and keeps that of several samples which differs most from the good picture (low-fidelity selection).
-Intended differences from the paper: one model per category knows the words of all its types; adapters have no dropout;
-some captions are dropped (guidance needs it); the model works in a window at native scale, and only the change is added
-to the good picture; selection has an upper bound, taken from real defects; sampling uses the defect prompt, which was
-trained with defect-shaped holes. With the object prompt, which was trained with boxes that are mostly free of defects,
-a small base paints faint defects.
+The model learns the word [V*] from a few pairs of picture and mask, by three losses (`lib.diffusion.word_objective`).
+It then paints into holes that have the shape of a real defect, deformed to fit the placement's box, and keeps that of
+several samples which differs most from the good picture (low-fidelity selection). Intended differences from the paper:
+one model per category knows the words of all its types; adapters have no dropout; some captions are dropped (guidance
+needs it); the model works in a window at native scale, and only the change is added to the good picture; selection has
+an upper bound, taken from real defects; sampling uses the defect prompt, which was trained with defect-shaped holes.
+With the object prompt, which was trained with boxes that are mostly free of defects, a small base paints faint defects.
 """
 
 import math
@@ -24,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lib.core.defects import defect_mask
-from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, polygon_mask, resize, window_around
+from lib.core.geometry import RGB, Box, Mask, Window, borders_of, box_mask, crop, polygon_mask, resize, window_around
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, Positive, WindowParams
 from lib.core.records import DefectBox, Placement
@@ -132,8 +131,7 @@ def encoded_views(params: Params, settings: Settings, real: RealData, parts: Com
             sample, flips = real.samples[item.sample], flips_of(variant)
             picture = read(Path(sample.image))
             mask = shapes.grown(defect_mask(sample, item.defect_type, read_shape), settings.growth)
-            x0, y0, x1, y1 = item.box
-            native = settings.long == "parts" and shapes.is_line(mask[y0:y1, x0:x1])
+            native = settings.long == "parts" and shapes.is_line(shapes.within(mask, item.box))
             largest = parts.resolution if native else max(picture.shape)
             views.append(view_of(picture, mask, item.box, flips, params.window, largest, parts.resolution, seed))
         pictures.extend(picture for picture, _ in views)
@@ -295,12 +293,12 @@ class Holes:
     """The holes of placements, shaped like their real defects; side: px, of the base model's pictures."""
 
     def __init__(self, params: Params, settings: Settings, real: RealData, side: int) -> None:
-        self.params, self.settings, self.real, self.side = params, settings, real, side
-        self.boxes = {(item.sample, item.component): item.box for item in real.boxes}
+        self.params, self.settings, self.samples, self.side = params, settings, real.samples, side
+        self.boxes = {(item.sample, item.component): item for item in real.boxes}
         self.read, self.read_shape = recent(read_image), recent(read_mask)
 
     def job(self, placement: Placement) -> Job:
-        normal = self.read(Path(self.real.samples[placement.normal].image))
+        normal = self.read(Path(self.samples[placement.normal].image))
         hole = shapes.placed(self._shape(placement), placement.box, *normal.shape[1::-1])
         windows = self.params.window
         parts = [Part(hole, window_around(placement.box, normal.shape, windows.context, windows.min_side))]
@@ -320,11 +318,12 @@ class Holes:
         if settings.shape == "box" or 0 in size:
             return np.ones(size[::-1], dtype=bool)
         rng = np.random.default_rng(seed_for(placement.seed, "shape"))
-        x0, y0, x1, y1 = self.boxes[placement.like, placement.component]
-        mask = defect_mask(self.real.samples[placement.like], placement.defect_type, self.read_shape)[y0:y1, x0:x1]
-        if settings.shape == "real":
-            return shapes.bent(mask, size, settings.growth, rng)
-        return shapes.grown(shapes.drawn(size, mask, rng), settings.growth)
+        real = self.boxes[placement.like, placement.component]
+        mask = shapes.within(defect_mask(self.samples[real.sample], real.defect_type, self.read_shape), real.box)
+        if settings.shape == "drawn":
+            return shapes.grown(shapes.drawn(size, mask, rng), settings.growth)
+        borders = set(borders_of(placement.box, self.samples[placement.normal].size)).intersection(real.borders)
+        return shapes.bent(mask, size, settings.growth, rng, borders)
 
 
 def native_window(hole: Mask, shape: Sequence[int], side: int) -> Window:

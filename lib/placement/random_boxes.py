@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lib import language
 from lib.core.errors import UserError
-from lib.core.geometry import Box, Polygon
+from lib.core.geometry import BORDERS, Box, Polygon
 from lib.core.records import DefectBox, Placement, Sample
 from lib.core.runtime import progress, seed_for
 from lib.placement.parts import part_at, poses, turning
@@ -40,10 +40,11 @@ def place_boxes(
     Size, aspect and place are taken from one random real box. Width and height (px) are multiplied by log-normal
     factors of spread `jitter`. On an object, the centre keeps its place in the coordinate frame of the part, with a
     normal spread of CENTRE_SPREAD. If the part fills the picture and all pictures show the same thing in the same
-    place, the centre keeps its place in the picture, with that spread; on a texture it is uniform. CANDIDATES such
-    boxes are drawn. Of those that lie on the object to the same share as the real box, one of the KEPT with the most
-    similar surroundings is taken. The good pictures of the train part are used in turn, in an order that is shuffled
-    for each type.
+    place, the centre keeps its place in the picture, with that spread; on a texture it is uniform. A defect that
+    reaches borders of such a picture reaches the same ones again: a box between opposite borders is as long as the
+    new picture. CANDIDATES such boxes are drawn. Of those that lie on the object to the same share as the real box,
+    one of the KEPT with the most similar surroundings is taken. The good pictures of the train part are used in
+    turn, in an order that is shuffled for each type.
 
     Every placement has its own random generator: a larger `per_type` does not change the others. scene: the result of
     `scene_of` for the samples and boxes, if available. on_part: where pictures show parts, defects change nothing else,
@@ -116,11 +117,14 @@ def _box_at(rng: np.random.Generator, scene: Scene, real: Place, good: View, jit
     """
     sides = np.subtract(real.box[2:], real.box[:2]) * np.exp(rng.normal(0, jitter, (CANDIDATES, 2)))
     sides = np.clip(np.rint(sides), 1, good.size).astype(np.int64)
+    first, last = (np.array([border in real.borders for border in half]) for half in (BORDERS[:2], BORDERS[2:]))
+    sides = np.where(first & last, good.size, sides)
     if scene.kind == "texture":
         starts, turns = _anywhere(rng, real, good, sides), np.zeros(CANDIDATES)
     else:
         centres, turns = _centres(rng, scene, real, good)
         starts = np.clip(np.rint(centres - sides / 2), 0, good.size - sides).astype(np.int64)
+    starts = np.where(first, 0, np.where(last, good.size - sides, starts))
     boxes = np.concatenate([starts, starts + sides], axis=1)
     is_open = good.open(boxes)
     if not is_open.any():

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.core.errors import UserError
-from lib.core.geometry import Box, Mask
+from lib.core.geometry import Border, Box, Mask
 from lib.core.images import read_image, recent
 from lib.core.records import GOOD, DefectBox, Sample, of_split
 from lib.core.regions import free_pixels
@@ -104,10 +104,11 @@ class View:
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a real defect: its box, and the view of its picture."""
+    """The place of a real defect: its box, the view of its picture, and the borders of that to which it belongs."""
 
     box: Box
     view: View
+    borders: tuple[Border, ...]
 
     @property
     def centre(self) -> Points:
@@ -188,7 +189,8 @@ class Scene:
     def place(self, real: DefectBox) -> Place:
         key = real.sample, real.component
         if key not in self._places:
-            self._places[key] = Place(real.box, self.view(self._sample_of[real.sample]))
+            borders = () if self.kind == "parts" else real.borders  # the border of a part is not that of its picture
+            self._places[key] = Place(real.box, self.view(self._sample_of[real.sample]), borders)
         return self._places[key]
 
     def _beside(self, reals: Sequence[DefectBox]) -> bool:

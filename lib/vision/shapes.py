@@ -1,10 +1,12 @@
 """Shapes of holes to inpaint: the mask of a real defect, deformed to fit a new box, or a random drawing."""
 
+from collections.abc import Collection
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.geometry import Box, Mask
+from lib.core.geometry import BORDERS, Border, Box, Mask, can_flip
 
 ANGLE = 8.0  # degrees; standard deviation of the rotation
 TURN = 0.25  # the rotation moves the ends by at most this share of the box's shorter side: lines stay in flat boxes
@@ -19,21 +21,24 @@ MOST_SHARED = 0.5  # largest overlap of two pieces of a line, as a share of a pi
 MARGIN = 0.12  # of a box's sides that a drawn shape leaves free on each side
 
 
-def bent(mask: Mask, size: tuple[int, int], growth: float, rng: np.random.Generator) -> Mask:
+def bent(
+    mask: Mask, size: tuple[int, int], growth: float, rng: np.random.Generator, borders: Collection[Border] = ()
+) -> Mask:
     """A real defect's mask (h, w) bool, stretched to `size` (width, height), flipped, slightly rotated and deformed.
 
     It is dilated by `growth` px of the result, at least one, through its distance map, so that thin lines stay
-    connected. An empty mask stays empty.
+    connected. borders: those of the picture that it reaches and will reach: then it goes on beyond them, and is not
+    rotated, nor flipped away from one. An empty mask stays empty.
     """
     width, height = size
     if not mask.any():
         return np.zeros((height, width), dtype=bool)
     for axis in (0, 1):
-        if rng.random() < 0.5:
+        if rng.random() < 0.5 and can_flip(borders, 1 - axis):  # rows lie along y
             mask = np.flip(mask, axis)
     scale = np.array([mask.shape[1] / width, mask.shape[0] / height])
     most = np.arctan(TURN * min(size) / max(size))
-    angle = np.clip(np.deg2rad(rng.normal(0, ANGLE)), -most, most)
+    angle = np.clip(np.deg2rad(rng.normal(0, ANGLE)), -most, most) * (not borders)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
     places = (centres - [width / 2, height / 2]) @ rotation.T + [width / 2, height / 2] + _waves(size, rng)
@@ -41,7 +46,8 @@ def bent(mask: Mask, size: tuple[int, int], growth: float, rng: np.random.Genera
     away = cv2.distanceTransform(1 - mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     x, y = np.ascontiguousarray(source[..., 0]), np.ascontiguousarray(source[..., 1])
     warped = cv2.remap(away, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    outside = np.maximum(np.maximum(-source, source - (np.array(mask.shape[1::-1]) - 1)), 0).max(axis=-1)
+    beyond = np.concatenate([-source, source - (np.array(mask.shape[1::-1]) - 1)], axis=-1)  # in the order of BORDERS
+    outside = beyond[..., [border not in borders for border in BORDERS]].max(axis=-1, initial=0)
     # At least one px of the result keeps lines of one pixel connected on any grid; if the mask is enlarged, half the
     # diagonal of its pixels keeps diagonal neighbours connected.
     reach = max(max(growth, 1) * scale.mean(), HALF_DIAGONAL)
@@ -93,6 +99,11 @@ def covering(mask: Mask, side: int) -> Mask:
         mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST_EXACT
     )
     return np.asarray(resized > 1e-6)
+
+
+def within(mask: Mask, box: Box) -> Mask:
+    """The part of a mask (H, W) inside a box, as large as it."""
+    return mask[box[1] : box[3], box[0] : box[2]]
 
 
 def placed(shape: Mask, box: Box, width: int, height: int) -> Mask:

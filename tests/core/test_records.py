@@ -157,7 +157,7 @@ def test_the_bytes_are_those_of_the_plain_copy_of_a_record(tmp_path_factory: pyt
 def test_keys_stand_in_the_order_of_the_dataclass(tmp_path: Path):
     write_records(tmp_path / "r.jsonl", [EXAMPLES[3]])
     row = json.loads((tmp_path / "r.jsonl").read_text())
-    assert list(row) == ["sample", "component", "defect_type", "box", "area"]
+    assert list(row) == ["sample", "component", "defect_type", "box", "area", "borders"]
 
 
 def test_a_list_that_breaks_off_leaves_the_old_file_whole(tmp_path: Path):

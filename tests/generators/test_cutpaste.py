@@ -11,7 +11,7 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 
 from lib.core.errors import UserError
-from lib.core.geometry import Box, box_mask
+from lib.core.geometry import Border, Box, box_mask
 from lib.core.images import read_image, write_png
 from lib.core.params import Params
 from lib.core.records import DefectBox, RegionMap
@@ -28,6 +28,7 @@ from lib.generators.cutpaste import (
     fitting_poses,
     lay,
     paste,
+    stretched_poses,
     synthesize,
 )
 from tests.category import CATEGORY, placement, tiny_params, write_category
@@ -104,7 +105,7 @@ def test_in_its_own_place_a_defect_is_itself():
     whole = ground(80, 60)
     whole[20:26, 20:44] += 80
     canvas = canvas_around(whole, (16, 16, 48, 30))
-    layer = lay(STREAK, Pose(0, 1, (False, False), (32, 23)), canvas)
+    layer = lay(STREAK, Pose(0, (1, 1), (False, False), (32, 23)), canvas)
     assert layer.mask.sum() == 24 * 6 and layer.usable.sum() == 32 * 14
     assert np.array_equal(layer.colours[layer.usable], canvas.pixels[layer.usable])
 
@@ -112,7 +113,9 @@ def test_in_its_own_place_a_defect_is_itself():
 @pytest.mark.parametrize(("across", "down"), [(True, False), (False, True), (True, True)])
 def test_flips_are_those_of_the_picture(across: bool, down: bool):
     canvas = canvas_around(ground(80, 60), (16, 16, 48, 30))
-    plain, flipped = (lay(STREAK, Pose(0, 1, flips, (32, 23)), canvas) for flips in ((False, False), (across, down)))
+    plain, flipped = (
+        lay(STREAK, Pose(0, (1, 1), flips, (32, 23)), canvas) for flips in ((False, False), (across, down))
+    )
     axes = [axis for axis, flip in ((1, across), (0, down)) if flip]
     near = plain.mask & flipped.mask
     assert np.array_equal(plain.mask, flipped.mask), "the streak is symmetric"
@@ -121,7 +124,7 @@ def test_flips_are_those_of_the_picture(across: bool, down: bool):
 
 
 def test_a_quarter_turn_turns_a_streak_upright():
-    layer = lay(STREAK, Pose(90, 1, (False, False), (40, 30)), canvas_around(ground(80, 60), (20, 10, 60, 50)))
+    layer = lay(STREAK, Pose(90, (1, 1), (False, False), (40, 30)), canvas_around(ground(80, 60), (20, 10, 60, 50)))
     rows, columns = np.nonzero(layer.mask)
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (24, 6)
 
@@ -153,12 +156,12 @@ def test_poses_fill_the_room_of_the_box_and_leave_a_rim_to_fade_out():
 def test_a_defect_that_is_turned_too_far_for_its_box_is_left_out_rather_than_shrunk():
     line = streak(ground(80, 60), (10, 28, 60, 31), (8, 24, 62, 36))
     poses = fitting_poses(line, (8, 24, 62, 36), (60, 80), MOVING, 0, np.random.default_rng(0))
-    assert poses and all(pose.scale > 0.75 and abs(pose.angle) < 20 for pose in poses)
+    assert poses and all(min(pose.scale) > 0.75 and abs(pose.angle) < 20 for pose in poses)
 
 
 def test_a_mask_larger_than_the_box_is_shrunk_to_it():
     answer = pasted(ground(80, 60, seed=3), STREAK, (30, 20, 36, 50), STILL, feather=0)
-    assert answer.notes["scale"] == pytest.approx(6 / 24, abs=0.01) and 4 <= answer.mask.sum() <= 14
+    assert answer.notes["scale"] == pytest.approx([6 / 24] * 2, abs=0.01) and 4 <= answer.mask.sum() <= 14
 
 
 @pytest.mark.parametrize("level", [60, 120, 170])
@@ -190,7 +193,9 @@ def test_a_chip_of_an_edge_is_pasted_on_the_edge():
     for seed in range(20):
         answer = pasted(place, defect, (28, 10, 62, 44), STILL.model_copy(update={"flips": True}), seed)
         assert answer.notes["flipped_across"] is False
-        columns.append(answer.notes["centre"][0] - 45 + 3 * answer.notes["scale"])  # the notch's centre is 3 px inwards
+        columns.append(
+            answer.notes["centre"][0] - 45 + 3 * answer.notes["scale"][0]
+        )  # the notch's centre is 3 px inwards
     assert np.abs(np.median(columns)) < 1.5
 
 
@@ -217,7 +222,7 @@ def test_poisson_cloning_of_a_place_onto_itself_is_that_place():
     own = box_mask((20, 20, 44, 26), 80, 60)
     same = cut_out(normal, own, own, DefectBox("s", 0, "scratch", (16, 16, 48, 30), 1), 16)
     still = STILL.model_copy(update={"blending": "poisson"})
-    poses = [Pose(0, 1, (False, False), (32, 23))]
+    poses = [Pose(0, (1, 1), (False, False), (32, 23))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lib.generators.cutpaste.fitting_poses", lambda *_: poses)
         answer = paste(normal, same, (16, 16, 48, 30), still, 3, np.random.default_rng(0))
@@ -258,14 +263,70 @@ def test_a_defect_at_the_border_of_its_picture_is_pasted_without_what_lies_beyon
     defect = streak(ground(80, 60), (0, 20, 24, 26), (0, 16, 28, 30))
     answer = pasted(ground(80, 60, seed=8), defect, (20, 10, 60, 40), STILL)
     assert np.ptp(np.nonzero((answer.image[..., 0] > 170).any(axis=0))[0]) + 1 == pytest.approx(
-        24 * answer.notes["scale"], abs=2
+        24 * answer.notes["scale"][0], abs=2
     )
 
 
 def test_all_of_a_defect_at_the_border_of_its_picture_can_be_pasted():
     defect = streak(ground(80, 60), (0, 20, 24, 26), (0, 16, 28, 30))
-    layer = lay(defect, Pose(7, 1.1, (False, False), (40.3, 30.2)), canvas_around(ground(80, 60), (0, 0, 80, 60)))
+    layer = lay(
+        defect, Pose(7, (1.1, 1.1), (False, False), (40.3, 30.2)), canvas_around(ground(80, 60), (0, 0, 80, 60))
+    )
     assert layer.mask.sum() > 100 and layer.usable[layer.mask].all() and not layer.usable.all()
+
+
+def ramp(box: Box, own: Box, borders: tuple[Border, ...]) -> Defect:
+    """A defect in a picture of 80 x 60 px that is brighter the further to the right and below."""
+    image = ground(80, 60, 60)
+    mask = box_mask(own, 80, 60)
+    image[mask] += (np.add.outer(np.arange(60), np.arange(80))[mask] // 2 + 60).astype(np.uint8)[:, None]
+    return cut_out(image, mask, mask, DefectBox("s", 0, "fray", box, int(mask.sum()), borders), 16)
+
+
+FRAY = ramp((16, 44, 48, 60), (20, 48, 44, 60), ("bottom",))
+BAND = ramp((0, 40, 80, 60), (0, 44, 80, 60), ("left", "right", "bottom"))
+
+
+@pytest.mark.parametrize("settings", [MOVING, POISSON], ids=["feather", "poisson"])
+@pytest.mark.parametrize("box", [(10, 40, 50, 60), (10, 30, 70, 60)])
+def test_a_defect_of_the_border_is_pasted_at_the_border(box: Box, settings: Settings):
+    for seed in range(5):
+        answer = pasted(ground(80, 60, 60, seed=30 + seed), FRAY, box, settings)
+        assert answer.notes["angle"] == 0 and not answer.notes["flipped_down"]
+        rows, columns = np.nonzero(answer.mask)
+        assert rows.max() == 59 and answer.mask[59].sum() >= 0.9 * (np.ptp(columns) + 1)
+        wide, high = (box[2] - box[0]) * 24 / 32, (box[3] - box[1]) * 12 / 16
+        assert (np.ptp(columns) + 1, np.ptp(rows) + 1) == pytest.approx((wide, high), abs=2)
+        assert abs(columns.mean() + 0.5 - (box[0] + box[2]) / 2) < 1
+
+
+def test_a_band_across_one_picture_lies_across_another():
+    wider, narrower = ground(120, 60, 60, seed=40), ground(50, 60, 60, seed=41)
+    for normal in (wider, narrower):
+        width = normal.shape[1]
+        answer = pasted(normal, BAND, (0, 38, width, 60), MOVING)
+        columns = answer.mask.any(axis=0)
+        assert columns.mean() > 0.98 and answer.mask[-1].mean() > 0.98 and not answer.mask[:40].any()
+        assert answer.notes["scale"] == pytest.approx([width / 80, 22 / 20])
+
+
+def test_a_defect_of_the_border_is_flipped_along_it_only_if_that_is_allowed():
+    still = stretched_poses(FRAY, (10, 40, 50, 60), STILL)
+    assert [pose.flips for pose in still] == [(False, False)]
+    assert [pose.flips for pose in stretched_poses(FRAY, (10, 40, 50, 60), MOVING)] == [(False, False), (True, False)]
+    assert len(stretched_poses(BAND, (0, 40, 80, 60), MOVING)) == 2, "a band between two borders has no side"
+
+
+def test_a_defect_of_the_border_comes_back_to_its_own_place_as_it_was():
+    plain = np.full((60, 80, 3), 60, np.uint8)
+    for defect, box, own in ((FRAY, (16, 44, 48, 60), (20, 48, 44, 60)), (BAND, (0, 40, 80, 60), (0, 44, 80, 60))):
+        answer = pasted(plain, defect, box, STILL, feather=0)
+        assert np.array_equal(answer.mask, box_mask(own, 80, 60))
+
+
+def test_away_from_the_border_it_is_pasted_like_any_other():
+    angles = {pasted(ground(80, 60, 60), FRAY, (10, 10, 50, 40), MOVING, seed).notes["angle"] for seed in range(5)}
+    assert len(angles) == 5
 
 
 @pytest.mark.parametrize("feather", [0, 1, 4])

@@ -1,5 +1,6 @@
 """Placements: where new defects go, and which real defect each is drawn from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -212,8 +213,36 @@ def test_on_a_texture_defects_of_the_border_stay_there(tmp_path):
     good = [plate(False)[0] for _ in range(4)]
     samples, boxes = category(tmp_path, good, [plate(True) for _ in range(3)], "break")
     assert scene_of(samples, boxes).kind == "texture"
-    tops = np.array([placement.box[1] for placement in place_boxes(samples, boxes, 40, 0.15, 0)])
-    assert np.mean(tops < 4) > 0.7
+    assert {box.borders for box in boxes} == {("top",)}
+    placements = place_boxes(samples, boxes, 40, 0.15, 0)
+    assert {placement.box[1] for placement in placements} == {0}
+    assert np.std([middle(placement.box)[0] for placement in placements]) > 20, "anywhere along it"
+    inside = [replace(box, borders=()) for box in boxes]  # near the border, as far as anyone knows
+    tops = np.array([placement.box[1] for placement in place_boxes(samples, inside, 40, 0.15, 0)])
+    assert 0.7 < np.mean(tops < 4) < 1
+
+
+def test_a_band_across_its_picture_lies_across_others_of_any_width(tmp_path):
+    rng = np.random.default_rng(1)
+
+    def plate(width, band):
+        image, mask = rng.normal(120, 20, (120, width, 1)), np.zeros((120, width), bool)
+        mask[90:] = band
+        image[mask] += 60
+        return np.clip(image, 0, 255).astype(np.uint8).repeat(3, axis=2), mask
+
+    samples, boxes = category(tmp_path, [plate(w, False)[0] for w in (90, 160, 240)], [plate(150, True)], "uneven")
+    widths = {sample.id: sample.size[0] for sample in samples}
+    for placement in place_boxes(samples, boxes, 30, 0.3, 0):
+        x0, y0, x1, y1 = placement.box
+        assert (x0, x1, y1) == (0, widths[placement.normal], 120) and 30 < y0 < 110
+
+
+def test_parts_have_borders_of_their_own(toy):
+    """Where a part lies is told in its own frame, not by the picture's border."""
+    samples, boxes = toy
+    bordered = [replace(box, borders=("left",)) for box in boxes]
+    assert place_boxes(samples, bordered, 6, 0.15, 0) == place_boxes(samples, boxes, 6, 0.15, 0)
 
 
 def test_a_scene_at_hand_changes_nothing(toy):

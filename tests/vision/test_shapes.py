@@ -56,6 +56,23 @@ def test_a_bent_mask_keeps_about_its_shape_and_depends_on_its_seed():
     assert not np.array_equal(*(shapes.bent(mask, (60, 40), 1, np.random.default_rng(seed)) for seed in (0, 1)))
 
 
+@pytest.mark.parametrize(("borders", "axis", "end"), [(("bottom",), 0, -1), (("left",), 1, 0)])
+def test_a_shape_that_reaches_a_border_reaches_it_again(borders, axis, end):
+    mask = box_mask((0, 12, 24, 30), 40, 30)  # from the lower left corner
+    for seed in range(30):
+        result = shapes.bent(mask, (60, 48), 1, np.random.default_rng(seed), borders)
+        assert np.take(result, end, axis).mean() > 0.4 and np.take(result, -1 - end, axis).mean() < 0.1
+    turned = [shapes.bent(mask, (60, 48), 1, np.random.default_rng(seed)) for seed in range(30)]
+    assert min(np.take(one, end, axis).mean() for one in turned) < 0.1, "else it is flipped away from it"
+
+
+def test_a_band_between_two_borders_stays_one():
+    mask = box_mask((0, 10, 40, 20), 40, 30)
+    for seed in range(30):
+        result = shapes.bent(mask, (90, 60), 1, np.random.default_rng(seed), ("left", "right"))
+        assert result.any(axis=0).all()
+
+
 def test_an_empty_mask_stays_empty():
     assert not shapes.bent(np.zeros((9, 9), bool), (20, 30), 3, np.random.default_rng(0)).any()
 
