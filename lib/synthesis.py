@@ -14,7 +14,7 @@ import numpy as np
 from lib.boxes import box_around
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Box, Mask, around, crop, paste_back, window_around
-from lib.core.images import contact_sheet, read_image, recent, write_png
+from lib.core.images import contact_sheet, is_grey, read_image, recent, write_png
 from lib.core.params import Params
 from lib.core.records import Placement, Synthetic, read_records, write_records
 from lib.core.runtime import progress, replace_folder, work_folder
@@ -132,8 +132,10 @@ class _Keeper:
             return replace(record, reason=answer.reason)
         if problem := _problem(answer, self.real.samples[placement.normal].size):
             raise RuntimeError(f"generator {self.name}, placement {placement.id}: {problem}")
+        normal = self.read(Path(self.real.samples[placement.normal].image))
+        if is_grey(normal):
+            answer = in_grey(answer, normal)
         if placement.on_part and not answer.own_background:
-            normal = self.read(Path(self.real.samples[placement.normal].image))
             answer = kept_within(self.room(placement.normal), answer, normal, self.feather)
             record = replace(record, knobs={"feather": self.feather, **self.knobs, "on_part": True})
         image, digest = self._write("images", placement, answer.image)
@@ -170,6 +172,18 @@ class _Keeper:
         return (self.out / folder / file).as_posix(), write_png(self.work / folder / file, pixels)
 
 
+def in_grey(answer: Made, normal: RGB) -> Made:
+    """The answer with the mean of red, green and blue in each pixel.
+
+    normal: (H, W, 3), a good picture without colour. Models of colour pictures paint some, and a detector would learn
+    that defects have it.
+    """
+    image = _mean_colour(answer.image)
+    if not answer.own_background:
+        return _repainted(answer, image, normal)
+    return replace(answer, image=image, normal=None if answer.normal is None else _mean_colour(answer.normal))
+
+
 def kept_within(room: Mask, answer: Made, normal: RGB, feather: int) -> Made:
     """The answer, with what it changed of the good picture (H, W, 3) undone outside `room` (H, W).
 
@@ -179,9 +193,21 @@ def kept_within(room: Mask, answer: Made, normal: RGB, feather: int) -> Made:
     near = around(changed, feather + 1)  # from farther away the edge of the room has no influence
     image = answer.image.copy()
     image[near] = paste_back(answer.image[near], normal[near], room[near], feather)
-    still = (image != normal).any(axis=2)
-    mask = None if answer.mask is None else answer.mask & (still | ~changed)
-    return replace(answer, image=image, mask=mask, notes={**answer.notes, "undone": int((changed & ~still).sum())})
+    undone = changed & (image == normal).all(axis=2)
+    kept = _repainted(answer, image, normal)
+    return replace(kept, notes={**answer.notes, "undone": int(undone.sum())})
+
+
+def _repainted(answer: Made, image: RGB, normal: RGB) -> Made:
+    """The answer with another image; its mask loses what was changed and is again as in the good picture."""
+    if answer.mask is None:
+        return replace(answer, image=image)
+    undone = (answer.image != normal).any(axis=2) & (image == normal).all(axis=2)
+    return replace(answer, image=image, mask=answer.mask & ~undone)
+
+
+def _mean_colour(image: RGB) -> RGB:
+    return np.rint(image.mean(axis=2, keepdims=True)).astype(np.uint8).repeat(3, axis=2)
 
 
 def _problem(answer: Made, size: tuple[int, int]) -> str | None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lib.boxes import mask_boxes
 from lib.core.errors import UserError
 from lib.core.geometry import Box, box_mask, feathered, paste_back, resize
-from lib.core.images import read_image, read_mask, write_png
+from lib.core.images import is_grey, read_image, read_mask, write_png
 from lib.core.params import Params, methods
 from lib.core.records import Placement, Synthetic, read_records
 from lib.core.runtime import write_json
@@ -304,6 +304,38 @@ def test_where_no_part_is_detected_nothing_is_undone(params: Params, monkeypatch
     answering(monkeypatch, Made(255 - normal))
     [record] = synthesized(params, placements=[placement(0, on_part=True)])
     assert np.array_equal(read_image(Path(str(record.image))), 255 - normal) and record.notes == {"undone": 0}
+
+
+def without_colour(name: str = "good-0") -> np.ndarray:
+    """Make a good picture grey; (H, W, 3)."""
+    path = Path(f"data/prepared/{CATEGORY}/images/{name}.png")
+    grey = read_image(path)[..., :1].repeat(3, axis=2)
+    write_png(path, grey)
+    return grey
+
+
+def test_a_camera_without_colour_sees_grey_defects_alone(params: Params, monkeypatch: pytest.MonkeyPatch):
+    grey = without_colour()
+    inside = box_mask((10, 12, 26, 22), *grey.shape[1::-1])
+    painted = np.where(inside[..., None], np.uint8([250, 40, 11]), grey)
+    own = np.full((60, 70, 3), [90, 10, 20], np.uint8)
+    answering(monkeypatch, Made(painted, inside), Made(own, normal=own // 2, own_background=True))
+    same, alone, on_colour = synthesized(params, placements=[*(placement(n) for n in (0, 1)), placement(2, "good-1")])
+    assert np.array_equal(read_image(Path(str(same.image))), np.where(inside[..., None], np.uint8(100), grey))
+    assert (read_image(Path(str(alone.image))) == 40).all(), "a background of its own has no colour either"
+    assert (read_image(OUT / "normals" / f"{alone.placement}.png") == 20).all()
+    assert not is_grey(read_image(Path(str(on_colour.image))))
+
+
+def test_what_was_colour_alone_is_no_defect_in_grey(params: Params, monkeypatch: pytest.MonkeyPatch):
+    grey = without_colour()
+    inside = box_mask((10, 12, 26, 22), *grey.shape[1::-1])
+    tinted, darker = box_mask((10, 12, 18, 22), *grey.shape[1::-1]), box_mask((18, 12, 26, 22), *grey.shape[1::-1])
+    painted = np.where(tinted[..., None], grey + np.array([30, -30, 0]), grey - 50 * darker[..., None]).astype(np.uint8)
+    answering(monkeypatch, Made(painted, inside))
+    [record] = synthesized(params, placements=[placement(0)])
+    assert np.array_equal(read_mask(Path(str(record.mask))), darker)
+    assert np.array_equal(read_image(Path(str(record.image))), np.where(darker[..., None], grey - 50, grey))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 4), st.sampled_from(["small", "large", "none", "all"]))
