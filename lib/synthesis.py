@@ -14,7 +14,7 @@ import numpy as np
 from lib.boxes import box_around
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Box, Mask, around, crop, paste_back, window_around
-from lib.core.images import contact_sheet, is_grey, read_image, recent, write_png
+from lib.core.images import contact_sheet, in_grey, is_grey, read_image, recent, write_png
 from lib.core.params import Params
 from lib.core.records import Placement, Synthetic, read_records, write_records
 from lib.core.runtime import progress, replace_folder, work_folder
@@ -134,7 +134,7 @@ class _Keeper:
             raise RuntimeError(f"generator {self.name}, placement {placement.id}: {problem}")
         normal = self.read(Path(self.real.samples[placement.normal].image))
         if is_grey(normal):
-            answer = in_grey(answer, normal)
+            answer = without_colour(answer, normal)
         if placement.on_part and not answer.own_background:
             answer = kept_within(self.room(placement.normal), answer, normal, self.feather)
             record = replace(record, knobs={"feather": self.feather, **self.knobs, "on_part": True})
@@ -172,16 +172,15 @@ class _Keeper:
         return (self.out / folder / file).as_posix(), write_png(self.work / folder / file, pixels)
 
 
-def in_grey(answer: Made, normal: RGB) -> Made:
-    """The answer with the mean of red, green and blue in each pixel.
+def without_colour(answer: Made, normal: RGB) -> Made:
+    """The answer in grey, for a good picture (H, W, 3) from a camera without colour.
 
-    normal: (H, W, 3), a good picture without colour. Models of colour pictures paint some, and a detector would learn
-    that defects have it.
+    Models of colour pictures paint some all the same, and a detector would learn that defects have it.
     """
-    image = _mean_colour(answer.image)
+    image = in_grey(answer.image)
     if not answer.own_background:
         return _repainted(answer, image, normal)
-    return replace(answer, image=image, normal=None if answer.normal is None else _mean_colour(answer.normal))
+    return replace(answer, image=image, normal=None if answer.normal is None else in_grey(answer.normal))
 
 
 def kept_within(room: Mask, answer: Made, normal: RGB, feather: int) -> Made:
@@ -204,10 +203,6 @@ def _repainted(answer: Made, image: RGB, normal: RGB) -> Made:
         return replace(answer, image=image)
     undone = (answer.image != normal).any(axis=2) & (image == normal).all(axis=2)
     return replace(answer, image=image, mask=answer.mask & ~undone)
-
-
-def _mean_colour(image: RGB) -> RGB:
-    return np.rint(image.mean(axis=2, keepdims=True)).astype(np.uint8).repeat(3, axis=2)
 
 
 def _problem(answer: Made, size: tuple[int, int]) -> str | None:

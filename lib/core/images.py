@@ -239,6 +239,11 @@ def is_grey(image: RGB) -> bool:
     return bool((image == image[..., :1]).all())
 
 
+def in_grey(image: RGB) -> RGB:
+    """The picture with the mean of red, green and blue in each pixel, as a camera without colour might see it."""
+    return np.rint(image.mean(axis=2, keepdims=True)).astype(np.uint8).repeat(3, axis=2)
+
+
 def recent(read: Callable[[Key], Pixels], room: int = 256 * 2**20) -> Callable[[Key], Pixels]:
     """`read` with a cache (LRU) of `room` bytes for its results, which callers must not modify.
 

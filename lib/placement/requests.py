@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lib.core.errors import shortlist
 from lib.core.forms import REQUESTS, Row, read_form, refuse
-from lib.core.geometry import Box, Polygon
+from lib.core.geometry import Box, Polygon, borders_of
 from lib.core.records import GOOD, DefectBox, Placement, Sample, by_id, of_split
 from lib.core.regions import free_pixels
 from lib.placement.random_boxes import placement_of
@@ -87,7 +87,8 @@ def place_requests(
     goods, reals = _goods(samples), _train(samples, boxes)
     placements = []
     for request in requests:
-        like = nearest(request.box, [real for real in reals if real.defect_type == request.defect_type])
+        of_type = [real for real in reals if real.defect_type == request.defect_type]
+        like = nearest(request.box, of_type, goods[request.picture].size)
         for index in range(request.count):
             # Three digits: the names of random placements end in five.
             name, real = f"{request.name}-{index:03d}", like[index % len(like)]
@@ -95,17 +96,22 @@ def place_requests(
     return placements
 
 
-def nearest(box: Box, reals: Sequence[DefectBox]) -> list[DefectBox]:
-    """The NEAREST real defects to a box, most similar first: by the distance of the logarithms of area and aspect
-    ratio, then by name."""
+def nearest(box: Box, reals: Sequence[DefectBox], size: tuple[int, int]) -> list[DefectBox]:
+    """The NEAREST real defects to a box in a picture of `size` (width, height), most similar first: by the distance of
+    the logarithms of area and aspect ratio, then by name. Defects that reach borders which the box does not reach come
+    last: they would look torn off."""
 
     def measures(of: Box) -> tuple[float, float]:
         width, height = of[2] - of[0], of[3] - of[1]
         return math.log(width * height), math.log(width / height)
 
     here = measures(box)
-    order = sorted(reals, key=lambda real: (round(math.dist(here, measures(real.box)), 9), real.sample, real.component))
-    return order[:NEAREST]
+
+    def key(real: DefectBox) -> tuple[bool, float, str, int]:
+        is_torn = not set(real.borders) <= set(borders_of(box, size))
+        return is_torn, round(math.dist(here, measures(real.box)), 9), real.sample, real.component
+
+    return sorted(reals, key=key)[:NEAREST]
 
 
 def _goods(samples: Sequence[Sample]) -> dict[str, Sample]:

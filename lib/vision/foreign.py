@@ -15,7 +15,7 @@ import numpy as np
 
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, paste_back, rescale, shrunk
-from lib.core.images import SUFFIXES, is_deep, read_image, recent
+from lib.core.images import SUFFIXES, in_grey, is_deep, is_grey, read_image, recent
 from lib.core.params import Detect
 from lib.placement.foreground import foreground_mask
 from lib.vision.examples import Example
@@ -35,7 +35,7 @@ GAIN, OFFSET = (0.7, 1.4), (-40, 40)  # random exposure of a region: factor, and
 FEATHER = 2  # pixels over which a region's edge fades in, inside the region
 CHANGED = 6  # of 255 grey levels, in any channel: pixels that change less are not part of the anomaly
 PHOTO_SIDE = 512  # pixels of the longer side to which photos are shrunk: regions in windows are smaller
-VERDICT_PICTURES = 9  # good pictures that decide whether the category is an object or a texture
+VERDICT_PICTURES = 9  # good pictures that decide whether the category is an object or a texture, and has colour
 
 
 def _fitted(path: Path) -> RGB:
@@ -89,13 +89,15 @@ class Foreign:
     """Good windows of a category, half of them with a pseudo anomaly.
 
     good: the pictures that get anomalies. photos: the pictures that anomalies are taken from; None: those of `good`.
-    ground: by the number of a good picture, where the product is, (H, W) bool; None for the texture route.
+    ground: by the number of a good picture, where the product is, (H, W) bool; None for the texture route. has_colour:
+    whether the good pictures have any; if not, anomalies have none either.
     """
 
     good: Sequence[Example]
     photos: Sequence[Path] | None
     ground: Callable[[int], Mask] | None
     detect: Detect
+    has_colour: bool = True
 
     @classmethod
     def of(
@@ -113,7 +115,8 @@ class Foreign:
             route = "object" if 2 * sum(objects_seen) > len(objects_seen) else "texture"
         folder = textures if route == "texture" else objects
         photos = pictures_in(folder, f"pagmfr.{route}s") if folder else None
-        return cls(good, photos, _grounds(good) if route == "object" else None, detect)
+        has_colour = not all(is_grey(example.image) for example in good[:VERDICT_PICTURES])
+        return cls(good, photos, _grounds(good) if route == "object" else None, detect, has_colour)
 
     def window(self, rng: np.random.Generator) -> tuple[RGB, Mask, RGB]:
         """A window, the mask of its anomaly, which half of the windows lack, and the window without the anomaly.
@@ -127,6 +130,7 @@ class Foreign:
             return clean, np.zeros(clean.shape[:2], bool), clean
         if self.photos is not None:
             photo = drawn(self.photos, rng)
+            photo = photo if self.has_colour else in_grey(photo)
         else:
             photo = rescale(self.good[int(rng.integers(len(self.good)))].image, self.detect.scale)
         if ground is None:

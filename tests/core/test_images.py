@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
@@ -31,7 +32,9 @@ from lib.core.geometry import (
 from lib.core.images import (
     Depth,
     contact_sheet,
+    in_grey,
     is_deep,
+    is_grey,
     outlined,
     png_bytes,
     read_image,
@@ -706,3 +709,11 @@ def test_of_a_mask_on_transparent_ground_what_is_to_be_seen_counts(tmp_path, col
 @pytest.mark.parametrize("alpha", [0, 128, 255])
 def test_transparency_that_is_the_same_everywhere_says_nothing(tmp_path, alpha):
     assert np.array_equal(read_mask(saved(tmp_path, "mask.png", drawn((*RED, alpha), (*BLACK, alpha)))), BLOB)
+
+
+@given(arrays(np.uint8, (3, 4, 3)))
+def test_a_picture_in_grey_has_no_colour_and_one_without_stays_as_it_is(image):
+    grey = in_grey(image)
+    assert is_grey(grey) and grey.dtype == np.uint8
+    assert np.array_equal(in_grey(grey), grey)
+    assert np.abs(grey[..., 0] - image.mean(axis=2)).max() <= 0.5

@@ -130,7 +130,7 @@ def test_no_name_of_a_request_can_be_that_of_a_random_placement(toy: TOY):
 def test_placements_are_like_the_nearest_real_defects_of_their_type_in_turns(toy: TOY):
     likes = [(one.like, one.component) for one in placed(toy, BOX)]
     reals = [box for box in toy[1] if box.defect_type == "scratch" and not box.sample.endswith("val")]
-    order = nearest((20, 30, 44, 40), reals)
+    order = nearest((20, 30, 44, 40), reals, (160, 120))
     assert likes == [(order[n % len(order)].sample, order[n % len(order)].component) for n in range(3)]
     assert {one.like for one in placed(toy, SHAPE)} <= {"chip-0", "chip-1"}
 
@@ -139,13 +139,21 @@ def test_nearest_is_in_size_and_aspect_and_does_not_depend_on_the_order():
     def real(name: str, width: int, height: int) -> DefectBox:
         return DefectBox(name, 0, "x", (3, 4, 3 + width, 4 + height), 1)
 
+    size = 200, 100
     flat, tall, square, large = real("a", 40, 10), real("b", 10, 40), real("c", 20, 20), real("d", 80, 20)
     for reals in ([flat, tall, square, large], [large, square, tall, flat]):
-        assert nearest((0, 0, 38, 11), reals)[0] == flat
-        assert nearest((0, 0, 11, 38), reals)[0] == tall
-        assert nearest((0, 0, 90, 22), reals)[0] == large
-    assert len(nearest((0, 0, 9, 9), [real(str(n), 10, 10) for n in range(9)])) == 4
-    assert [one.sample for one in nearest((0, 0, 9, 9), [real(n, 10, 10) for n in "cab"])] == ["a", "b", "c"]
+        assert nearest((0, 0, 38, 11), reals, size)[0] == flat
+        assert nearest((0, 0, 11, 38), reals, size)[0] == tall
+        assert nearest((0, 0, 90, 22), reals, size)[0] == large
+    assert len(nearest((0, 0, 9, 9), [real(str(n), 10, 10) for n in range(9)], size)) == 4
+    assert [one.sample for one in nearest((0, 0, 9, 9), [real(n, 10, 10) for n in "cab"], size)] == ["a", "b", "c"]
+
+
+def test_a_defect_that_would_look_torn_off_comes_last():
+    fray = DefectBox("a", 0, "fray", (10, 88, 50, 100), 1, ("bottom",))
+    inner = DefectBox("b", 0, "fray", (10, 40, 90, 90), 1)
+    assert nearest((60, 20, 100, 32), [fray, inner], (200, 100)) == [inner, fray]
+    assert nearest((60, 88, 100, 100), [fray, inner], (200, 100)) == [fray, inner]
 
 
 def test_bad_rows_are_told_all_at_once_with_their_lines(toy: TOY):
