@@ -57,16 +57,27 @@ def run(stage: Callable[..., None], description: str | None, *names: str) -> Non
         _refuse(f"{name}: not found; `dvc repro` makes what a stage reads")
     except UserError as error:
         _refuse(str(error))
-    except OSError as error:
-        # Copying a folder goes on after an error, and tells all of them: source, target, and what went wrong.
-        reason = str(error.args[0][0][2]) if isinstance(error, shutil.Error) else str(error)
-        if error.errno not in OF_THE_DISK and not isinstance(error, shutil.Error):
+    except Exception as error:
+        reason = _fault_of_the_disk(error)
+        if reason is None:
             raise
-        _refuse(f"{reason[:MESSAGE]}; once that is mended, `dvc repro` goes on from there")
+        _refuse(f"{reason}; once that is mended, `dvc repro` goes on from there")
     if runtime.first_process():
         name = "@".join(filter(None, (own, "-".join(item.values()))))
         with contextlib.suppress(OSError):  # the result is valid even if this cannot be stored
             runtime.write_json(duration_file(name), round(time.monotonic() - lib.STARTED, 1))
+
+
+def _fault_of_the_disk(error: Exception) -> str | None:
+    """What an error says of a disk that is full or may not be written; None if it says nothing of that."""
+    if isinstance(error, shutil.Error):
+        # Copying a folder goes on after an error, and tells all of them: source, target, and what went wrong.
+        return str(error.args[0][0][2])[:MESSAGE]
+    if isinstance(error, OSError):
+        return str(error)[:MESSAGE] if error.errno in OF_THE_DISK else None
+    # safetensors has an exception of its own for a full disk.
+    told = any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EROFS))
+    return str(error)[:MESSAGE] if told else None
 
 
 def _refuse_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:

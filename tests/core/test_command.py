@@ -9,6 +9,7 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from lib.core import command
 from lib.core.command import duration_file, end_with, run
@@ -234,9 +235,13 @@ def test_many_changes_are_counted(capsys):
             shutil.Error([("a", "b", "[Errno 28] No space left on device")] * 9),
             "[Errno 28] No space left on device; on",
         ),
+        (
+            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+            "No space left on device (os error 28); once",
+        ),
     ],
 )
-def test_a_disk_that_is_full_or_closed_is_told_in_one_line(error: OSError, told: str, capsys):
+def test_a_disk_that_is_full_or_closed_is_told_in_one_line(error: Exception, told: str, capsys):
     def stage(category: str) -> None:
         raise error
 
