@@ -13,10 +13,8 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; x1 and y1 are exclu
 Polygon = tuple[tuple[int, int], ...]  # pixels (x, y) along a closed outline
 RGB = NDArray[np.uint8]  # (H, W, 3)
 Mask = NDArray[np.bool_]  # (H, W)
-Border = Literal["left", "top", "right", "bottom"]  # of a picture; in the order of a Box
 Scores = NDArray[np.float32]  # (H, W), how anomalous each pixel is
-
-
+Border = Literal["left", "top", "right", "bottom"]  # of a picture; in the order of a Box
 BORDERS: tuple[Border, ...] = get_args(Border)
 
 

@@ -240,8 +240,9 @@ def is_grey(image: RGB) -> bool:
 
 
 def in_grey(image: RGB) -> RGB:
-    """The picture with the mean of red, green and blue in each pixel, as a camera without colour might see it."""
-    return np.rint(image.mean(axis=2, keepdims=True)).astype(np.uint8).repeat(3, axis=2)
+    """The picture with the mean of red, green and blue in each pixel, as a camera without colour might see it; the same
+    array if it has no colour."""
+    return image if is_grey(image) else np.rint(image.mean(axis=2, keepdims=True)).astype(np.uint8).repeat(3, axis=2)
 
 
 def recent(read: Callable[[Key], Pixels], room: int = 256 * 2**20) -> Callable[[Key], Pixels]:
