@@ -59,12 +59,12 @@ Weight = Annotated[float, Field(ge=0)]
 class Settings(Section):
     """width: channels at stride 4, doubled at each level below.
 
-    pseudo_share: share of a batch's windows that are from good pictures, half of them with a pseudo anomaly; the others
-    are drawn as for other detectors, most from pictures with the arm's real and synthetic defects; 1, as published,
-    uses no defects. route: kind of pseudo anomalies; auto
-    decides from the good pictures. textures, objects: folders of pictures to make them of, or null for the category's
-    good pictures. steps, learning_rate: instead of those in `detect`. gamma: of the focal loss. *_weight: of the terms
-    of the loss. branches: what the score uses.
+    pseudo_share: share of a batch's windows that are from good pictures, half of them with a pseudo anomaly; the
+    others are drawn as for other detectors, most from pictures with the arm's real and synthetic defects; 1, as
+    published, uses no defects. route: kind of pseudo anomalies; auto decides from the good pictures. textures,
+    objects: folders of pictures to make them of, or null for the category's good pictures. steps, learning_rate:
+    instead of those in `detect`. gamma: of the focal loss. *_weight: of the terms of the loss. branches: what the
+    score uses.
     """
 
     width: Annotated[int, Field(ge=8, multiple_of=2)]

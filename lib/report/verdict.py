@@ -41,12 +41,10 @@ def headline(contrasts: pd.DataFrame, scores: pd.DataFrame, pictures: int) -> st
     def gain(row: Row) -> str:
         before, after = (means.loc[row["detector"], ALL, arm, HEADLINE] for arm in (REAL_ONLY, row["arm"]))
         arm = f"{row['arm']} with {row['detector']}" if several else row["arm"]
-        chance = (
-            ""
-            if row["verdict"] == "-"
-            else f"; other seeds alone move it by up to {row['equal_arms']:.3f} in 19 of 20 runs"
-        )
-        return f"{arm} {signed(row['difference'])} {name} ({before:.3f} to {after:.3f}){chance}."
+        moved = f"{arm} {signed(row['difference'])} {name} ({before:.3f} to {after:.3f})"
+        if row["verdict"] == "-":
+            return f"{moved}."
+        return f"{moved}; other seeds alone move it by up to {row['equal_arms']:.3f} in 19 of 20 runs."
 
     beyond = [row for row in differences if row["verdict"] == "beyond"]
     helps, harms = ([row for row in beyond if (row["difference"] > 0) == wanted] for wanted in (True, False))
