@@ -11,7 +11,7 @@ from hypothesis import settings as budget
 from hypothesis import strategies as st
 
 from lib.core.errors import UserError
-from lib.core.geometry import Border, Box, box_mask
+from lib.core.geometry import Border, Box, borders_of, box_mask
 from lib.core.images import read_image, write_png
 from lib.core.params import Params
 from lib.core.records import DefectBox, RegionMap
@@ -49,7 +49,8 @@ def streak(image: np.ndarray, own: Box, box: Box, change: int = 80) -> Defect:
     mask = box_mask(own, *image.shape[1::-1])
     image = image.copy()
     image[mask] = np.clip(image[mask].astype(int) + change, 0, 255)
-    return cut_out(image, mask, mask, DefectBox("s", 0, "scratch", box, int(mask.sum())), 16)
+    borders = borders_of(own, image.shape[1::-1])
+    return cut_out(image, mask, mask, DefectBox("s", 0, "scratch", box, int(mask.sum()), borders), 16)
 
 
 def pasted(normal: np.ndarray, defect: Defect, box: Box, settings: Settings, seed: int = 0, feather: int = 3) -> Made:
@@ -63,8 +64,14 @@ STREAK = streak(ground(80, 60), (20, 20, 44, 26), (16, 16, 48, 30))
 
 @st.composite
 def boxes_in(draw: st.DrawFn, width: int, height: int) -> Box:
-    x0, y0 = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
-    return x0, y0, draw(st.integers(x0 + 1, width)), draw(st.integers(y0 + 1, height))
+    """Any box, often at one or several borders."""
+    (x0, x1), (y0, y1) = (
+        draw(st.sampled_from([(low, high), (0, high), (low, extent), (0, extent)]))
+        for extent in (width, height)
+        for low in [draw(st.integers(0, extent - 1))]
+        for high in [draw(st.integers(low + 1, extent))]
+    )
+    return x0, y0, x1, y1
 
 
 @budget(max_examples=80)
