@@ -178,9 +178,10 @@ def without_colour(answer: Made, normal: RGB) -> Made:
     Models of colour pictures paint some all the same, and a detector would learn that defects have it.
     """
     image = in_grey(answer.image)
-    if not answer.own_background:
-        return _repainted(answer, image, normal)
-    return replace(answer, image=image, normal=None if answer.normal is None else in_grey(answer.normal))
+    if answer.own_background:
+        return replace(answer, image=image, normal=None if answer.normal is None else in_grey(answer.normal))
+    undone = (answer.image != normal).any(axis=2) & (image == normal).all(axis=2)
+    return replace(answer, image=image, mask=_without(answer.mask, undone))
 
 
 def kept_within(room: Mask, answer: Made, normal: RGB, feather: int) -> Made:
@@ -193,16 +194,13 @@ def kept_within(room: Mask, answer: Made, normal: RGB, feather: int) -> Made:
     image = answer.image.copy()
     image[near] = paste_back(answer.image[near], normal[near], room[near], feather)
     undone = changed & (image == normal).all(axis=2)
-    kept = _repainted(answer, image, normal)
-    return replace(kept, notes={**answer.notes, "undone": int(undone.sum())})
+    notes = {**answer.notes, "undone": int(undone.sum())}
+    return replace(answer, image=image, mask=_without(answer.mask, undone), notes=notes)
 
 
-def _repainted(answer: Made, image: RGB, normal: RGB) -> Made:
-    """The answer with another image; its mask loses what was changed and is again as in the good picture."""
-    if answer.mask is None:
-        return replace(answer, image=image)
-    undone = (answer.image != normal).any(axis=2) & (image == normal).all(axis=2)
-    return replace(answer, image=image, mask=answer.mask & ~undone)
+def _without(mask: Mask | None, undone: Mask) -> Mask | None:
+    """A known mask, less the changes that were undone."""
+    return None if mask is None else mask & ~undone
 
 
 def _problem(answer: Made, size: tuple[int, int]) -> str | None:

@@ -52,7 +52,7 @@ def test_a_defect_reaches_a_border_if_it_touches_it(mask, margin):
 
 def test_masks_may_miss_the_last_rows_but_a_defect_that_ends_before_the_border_does_not_reach_it():
     def borders(gap, margin=0.15):
-        return mask_boxes(blob((300, 400), (100, 0 + gap, 160, 30)), margin, 1)[0].borders
+        return mask_boxes(blob((300, 400), (100, gap, 160, 30)), margin, 1)[0].borders
 
     assert borders(0) == borders(4) == ("top",)
     assert borders(5) == borders(9) == (), "its box has a margin of 9 px"

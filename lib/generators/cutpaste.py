@@ -136,9 +136,9 @@ def cut_out(image: RGB, mask: Mask, unsound: Mask, item: DefectBox, margin: int)
     Boxes of defects of one type are disjoint: the mask inside the box is this defect, all other unsound pixels are not.
     """
     x0, y0, x1, y1 = item.box
-    near = slice(max(y0 - margin, 0), y1 + margin), slice(max(x0 - margin, 0), x1 + margin)
+    left, top = max(x0 - margin, 0), max(y0 - margin, 0)
+    near = slice(top, y1 + margin), slice(left, x1 + margin)
     own = mask & box_mask(item.box, *mask.shape[::-1])
-    left, top = near[1].start, near[0].start
     box = x0 - left, y0 - top, x1 - left, y1 - top
     return Defect(image[near], own[near], (unsound & ~own)[near], box, item.borders)
 

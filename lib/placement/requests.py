@@ -105,10 +105,10 @@ def nearest(box: Box, reals: Sequence[DefectBox], size: tuple[int, int]) -> list
         width, height = of[2] - of[0], of[3] - of[1]
         return math.log(width * height), math.log(width / height)
 
-    here = measures(box)
+    here, reached = measures(box), set(borders_of(box, size))
 
     def key(real: DefectBox) -> tuple[bool, float, str, int]:
-        is_torn = not set(real.borders) <= set(borders_of(box, size))
+        is_torn = not set(real.borders) <= reached
         return is_torn, round(math.dist(here, measures(real.box)), 9), real.sample, real.component
 
     return sorted(reals, key=key)[:NEAREST]

@@ -200,9 +200,8 @@ def test_a_chip_of_an_edge_is_pasted_on_the_edge():
     for seed in range(20):
         answer = pasted(place, defect, (28, 10, 62, 44), STILL.model_copy(update={"flips": True}), seed)
         assert answer.notes["flipped_across"] is False
-        columns.append(
-            answer.notes["centre"][0] - 45 + 3 * answer.notes["scale"][0]
-        )  # the notch's centre is 3 px inwards
+        # The notch's centre is 3 px inwards.
+        columns.append(answer.notes["centre"][0] - 45 + 3 * answer.notes["scale"][0])
     assert np.abs(np.median(columns)) < 1.5
 
 
