@@ -11,7 +11,7 @@ The graph: `windows`, (batch, side, side, 3) uint8 RGB -> `scores`, (batch, side
 normalisation of values, and patchcore's memory bank. Batch and sides are variable; sides must be multiples of
 `multiple`. A program finds what else it needs in the file's metadata, with JSON values:
 
-    sight       window, overlap, multiple, batch, scale, smoothing, highest, largest: how a whole picture is predicted,
+    sight       window, overlap, multiple, batch, scale, smoothing, largest: how a whole picture is predicted,
                 see `lib/vision/tiles.py`
     threshold   the score from which on a pixel belongs to a defect
     alarm_threshold, min_area
@@ -287,6 +287,7 @@ def load_exchanged(place: Path) -> Inspector:
             for name in ("sight", "threshold", "min_area", "detector", "weights", "ignored")
         }
         read["alarm_threshold"] = json.loads(values.get("alarm_threshold", values["threshold"]))  # once there was none
+        read["sight"].pop("highest", None)  # of earlier versions, which clipped at it
         sight = Sight(**read["sight"])
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{file}: lacks the metadata of python -m lib.exchange, write it with that") from error

@@ -209,7 +209,7 @@ def predict(model: Model, image: RGB) -> Scores:
 
 
 def sight(model: Model) -> Sight:
-    return Sight(model.window, model.window // 4, MULTIPLE, BATCH, model.scale, highest=1)
+    return Sight(model.window, model.window // 4, MULTIPLE, BATCH, model.scale)
 
 
 @torch.inference_mode()

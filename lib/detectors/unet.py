@@ -246,7 +246,7 @@ def _mixed(where: torch.device) -> torch.autocast:
 
 
 def sight(model: Model) -> Sight:
-    return Sight(model.window, model.window // 4, 2**LEVELS, BATCH, model.scale, highest=1, largest=LARGEST)
+    return Sight(model.window, model.window // 4, 2**LEVELS, BATCH, model.scale, largest=LARGEST)
 
 
 def window_scores(model: Model, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.core.geometry import RGB, Scores, Window, crop, rescale, resize
+from lib.core.geometry import RGB, Scores, Window, crop, rescale
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,8 @@ class Sight:
     """How a detector that sees windows predicts a whole picture, by the tiles of `predict_tiled`.
 
     window, overlap: pixels after scaling. multiple: sides of tiles are multiples of it. batch: tiles per call. scale:
-    factor for the picture. smoothing: standard deviation in pixels after scaling; 0 for none. highest: the highest
-    possible score, or None; the lowest is 0. largest: side in pixels of the largest tile, if the network works at any
-    size, else None.
+    factor for the picture. smoothing: standard deviation in pixels after scaling; 0 for none. largest: side in pixels
+    of the largest tile, if the network works at any size, else None.
     """
 
     window: int
@@ -27,15 +26,13 @@ class Sight:
     batch: int
     scale: float
     smoothing: float = 0.0
-    highest: float | None = None
     largest: int | None = None
 
 
 def predict_whole(image: RGB, predict_batch: Callable[[NDArray], NDArray], sight: Sight) -> Scores:
     """The scores of a picture (H, W, 3) uint8 of any size: (H, W) float32, from those of its tiles.
 
-    predict_batch: (B, side, side, 3) uint8 -> (B, side, side) float, each in [0, `highest`]; or (B, C, side, side),
-    for C maps, (C, H, W).
+    predict_batch: (B, side, side, 3) uint8 -> (B, side, side) float; or (B, C, side, side), for C maps, (C, H, W).
     """
     layout = sight.window, sight.overlap, sight.multiple, sight.batch, sight.largest
     maps = predict_tiled(rescale(image, sight.scale), predict_batch, *layout)
@@ -51,8 +48,11 @@ def _finished(scores: Scores, shape: Sequence[int], sight: Sight) -> Scores:
         scores = np.asarray(
             cv2.GaussianBlur(scores, (0, 0), sight.smoothing, borderType=cv2.BORDER_REFLECT), np.float32
         )
-    # Cubic resampling overshoots.
-    return np.clip(resize(scores, width, height), 0, sight.highest) if scores.shape != (height, width) else scores
+    if scores.shape == (height, width):
+        return scores
+    # Cubic resampling overshoots: peaks of 0.98 and of 0.9999 would both be clipped to 1, and tie.
+    kind = cv2.INTER_LINEAR if sight.scale < 1 else cv2.INTER_AREA
+    return np.asarray(cv2.resize(scores, (width, height), interpolation=kind), np.float32)
 
 
 def predict_tiled(

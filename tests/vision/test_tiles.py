@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib.core.geometry import rescale
 from lib.vision.tiles import Sight, predict_tiled, predict_whole, tiles
 
 sizes = st.integers(1, 70)
@@ -119,9 +120,23 @@ def test_an_overlap_as_wide_as_the_window_is_refused():
 
 def test_several_channels_are_each_what_they_would_be_alone():
     image = np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8)
-    sight = Sight(32, 8, 4, 5, 0.7, smoothing=1.5, highest=1)
+    sight = Sight(32, 8, 4, 5, 0.7, smoothing=1.5)
     channels = predict_whole(image, lambda tiles: tiles.transpose(0, 3, 1, 2) / 255, sight)
     assert channels.shape == (3, 70, 90) and channels.dtype == np.float32
     for number, channel in enumerate(channels):
         alone = predict_whole(image, lambda tiles, number=number: tiles[..., number] / 255, sight)
         np.testing.assert_array_equal(channel, alone)
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.3, 1.7])
+@given(peaks=st.lists(st.integers(100, 220), min_size=2, max_size=2, unique=True))
+def test_scores_of_a_scaled_picture_stay_within_those_of_the_network_and_do_not_tie(scale: float, peaks: list[int]):
+    image = np.zeros((64, 128, 3), np.uint8)
+    for column, peak in zip((32, 96), peaks, strict=True):
+        image[24:40, column - 8 : column + 8] = peak
+    small = rescale(image, scale)[..., 0] / 255
+    sight = Sight(16, 4, 4, 5, scale)
+    scores = predict_whole(image, lambda tiles: tiles[..., 0] / 255, sight)
+    assert scores.min() >= 0 and scores.max() <= small.max() + 1e-6
+    left, right = (half.max() for half in np.split(scores, 2, axis=1))
+    assert (left < right) == (peaks[0] < peaks[1]) and left != right
