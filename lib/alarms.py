@@ -5,6 +5,7 @@ that no mask suffers from; that of the best alarms looks at pictures, and leaves
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -13,6 +14,8 @@ from numpy.typing import ArrayLike
 
 from lib.core.errors import UserError
 from lib.core.geometry import Mask, Scores
+
+AREAS = (1, 4, 16, 64)  # pixels; the values of min_area to choose from: a speck of a score map has a few dozen at most
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,19 @@ def refuse_small(pixels: int, min_area: int, key: str, picture: object) -> None:
     alarm."""
     if pixels < min_area:
         raise UserError(f"{key}: {min_area} is more than the {pixels} pixels of {picture}: it could never be an alarm")
+
+
+def areas_within(masks: Iterable[Mask]) -> tuple[int, ...]:
+    """Those of AREAS that the largest piece of each defect mask (H, W) has, so that no known defect is ignored; the
+    smallest alone without any mask."""
+    sizes = [largest_piece(mask) for mask in masks]
+    return tuple(area for area in AREAS if area == AREAS[0] or (sizes and area <= min(sizes)))
+
+
+def largest_piece(mask: Mask) -> int:
+    """The pixels of the largest 8-connected piece of a mask (H, W); 0 if it is empty."""
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return int(stats[1:, cv2.CC_STAT_AREA].max(initial=0))
 
 
 def alarm_level(scores: Scores, min_area: int) -> float:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lib import plots
-from lib.alarms import Decision, alarm_level, balanced_threshold, refuse_small, threshold_for
+from lib.alarms import Decision, alarm_level, areas_within, balanced_threshold, refuse_small, threshold_for
 from lib.core.errors import UserError
 from lib.core.images import is_grey, write_png
 from lib.core.params import PLACEBO, PLACEBO_SEED, REAL_ONLY, Detect, Params
@@ -98,6 +98,7 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
     real = of_split(samples, "train")
     train = read_examples([*real, *accepted], by_id(real))
     val = read_examples(of_split(samples, "val"))
+    areas = _areas(params.detect, [*train, *val])
     if module.LEARNS_FROM == "good":
         train = [example for example in train if example.defect_type == GOOD]
 
@@ -123,7 +124,7 @@ def train_arm(params: Params, detector: str, arm: str, category: str, accepted: 
         write_json(out / PROVENANCE, method | {"content": _content(out)})
 
     def decide(folder: Path) -> None:
-        decision = choose_thresholds(module, module.load(folder), val, params.detect, work)
+        decision = choose_thresholds(module, module.load(folder), val, areas, params.detect.false_alarm_rate, work)
         write_json(folder / THRESHOLDS, decision)
 
     seeds = [seed + PLACEBO_SEED * (arm == PLACEBO) for seed in params.detect.seeds]
@@ -195,22 +196,30 @@ def train_seeds(train_seed: Callable[[int, Path], None], seeds: Sequence[int], f
     plots.learning_curve(folder / LEARNING, curves)
 
 
+def _areas(detect: Detect, examples: Iterable[Example]) -> tuple[int, ...]:
+    """The values of min_area to choose from: the one that is set, or those that no real defect falls below."""
+    if detect.min_area is not None:
+        return (detect.min_area,)
+    return areas_within(example.mask for example in examples if example.has_defect and not example.synthetic)
+
+
 def choose_thresholds(
-    module: ModuleType, model: Any, val: Sequence[Example], detect: Detect, folder: Path
+    module: ModuleType, model: Any, val: Sequence[Example], areas: Sequence[int], rate: float | None, folder: Path
 ) -> dict[str, Any]:
     """The Decision that suits val, and on what it was chosen; fit for JSON.
 
     The threshold of masks is that of the best F1 over all pixels of val. That of alarms is where val has the smallest
-    sum of misses and false alarms, as shares (`balanced_threshold`), or, with `detect.false_alarm_rate`, the lowest at
-    which no more than that share of good val pictures is an alarm. Where val holds no good picture it is the threshold
-    of masks, with a warning, and there is one where no threshold tells val's pictures apart. Where val holds no defect,
-    both are the lowest at which no good picture is an alarm, with a warning if no rate is asked for. Score maps lie in
-    `folder` meanwhile. Raises UserError without any picture in val, without a good one for a rate, and for one that is
-    smaller than what counts.
+    sum of misses and false alarms, as shares (`balanced_threshold`), or, with a rate of false alarms, the lowest at
+    which no more than that share of good val pictures is an alarm. `min_area` is the first of `areas`, in pixels, at
+    which that sum, or with a rate the misses, are fewest. Where val holds no good picture the threshold of alarms is
+    that of masks, with a warning, and there is one where no threshold tells val's pictures apart. Where val holds no
+    defect, both are the lowest at which no good picture is an alarm, with a warning if no rate is asked for. Score maps
+    lie in `folder` meanwhile. Raises UserError without any picture in val, without a good one for a rate, and for one
+    that is smaller than the first area.
     """
     if not val:
         raise UserError("the val part holds no picture to choose a threshold on: raise split.val_fraction")
-    rate, is_good = detect.false_alarm_rate, np.array([not example.has_defect for example in val])
+    is_good = np.array([not example.has_defect for example in val])
     if rate is not None and not is_good.any():
         raise UserError(
             "detect.false_alarm_rate: the val part holds no good picture to count false alarms on: raise "
@@ -224,39 +233,55 @@ def choose_thresholds(
             stacklevel=2,
         )
     with predictions(module, model, val, folder) as predicted:
-        for example, prediction in zip(val, predicted, strict=True):
+        pixels = [np.load(prediction.file, mmap_mode="r").size for prediction in predicted]
+        for example, size in zip(val, pixels, strict=True):
             name = example.picture if isinstance(example.picture, Path) else "a picture"
-            refuse_small(np.load(prediction.file, mmap_mode="r").size, detect.min_area, "detect.min_area", name)
-        levels = np.array(
-            on_cores(device(), lambda prediction: alarm_level(prediction.scores, detect.min_area), predicted)
-        )
+            refuse_small(size, areas[0], "detect.min_area", name)
+        judged = is_good.any() and not is_good.all()  # else nothing says which area is the best
+        areas = [area for area in areas if area <= min(pixels)] if judged else areas[:1]
+        levels = np.array(on_cores(device(), lambda one: [alarm_level(one.scores, area) for area in areas], predicted))
         (ranking,) = rank_parts(val, predicted, [{name for example in val for name in example.types}])
     _, of_masks = ranking.f1_max()
     good, defects = levels[is_good], levels[~is_good]
-    if rate is not None:
-        if 0 < rate < 1 / len(good):
-            warnings.warn(
-                f"detect.false_alarm_rate: {rate} is less than one of the {len(good)} good val pictures, so that none "
-                "may be an alarm",
-                stacklevel=2,
-            )
-        of_alarms = threshold_for(good, rate)
-    elif not len(good):
-        of_alarms = of_masks
+    if rate is not None and 0 < rate < 1 / len(good):
+        warnings.warn(
+            f"detect.false_alarm_rate: {rate} is less than one of the {len(good)} good val pictures, so that none "
+            "may be an alarm",
+            stacklevel=2,
+        )
+    if rate is None and not len(good):
+        number, of_alarms = 0, of_masks
         warnings.warn(
             "the val part holds no good picture to count false alarms on: a picture with any mask is an alarm; raise "
             "split.val_fraction",
             stacklevel=2,
         )
     else:
-        of_alarms = balanced_threshold(defects, good)
-        if np.mean(defects < of_alarms) + np.mean(good >= of_alarms) >= 1:
+        number, of_alarms, errors = _fewest_errors(defects, good, rate)
+        if rate is None and errors >= 1:
             warnings.warn(
                 "no threshold tells defect pictures of val from good ones: this detector is of no use there, and every "
                 "picture may be an alarm",
                 stacklevel=2,
             )
-    decision = Decision(of_masks if len(defects) else of_alarms, of_alarms, detect.min_area)
+    decision = Decision(of_masks if len(defects) else of_alarms, of_alarms, areas[number])
     chosen = {"chosen_on": "val", "good_pictures": len(good), "defect_pictures": len(defects)}
-    errors = {"missed": int((defects < of_alarms).sum()), "false_alarms": int((good >= of_alarms).sum())}
-    return asdict(decision) | chosen | errors | {"false_alarm_rate": rate}
+    missed, false = (defects[:, number] < of_alarms).sum(), (good[:, number] >= of_alarms).sum()
+    return asdict(decision) | chosen | {"missed": int(missed), "false_alarms": int(false), "false_alarm_rate": rate}
+
+
+def _fewest_errors(defects: np.ndarray, good: np.ndarray, rate: float | None) -> tuple[int, float, float]:
+    """The number of the first area with the fewest errors on val, its threshold of alarms, and these errors.
+
+    defects: (D, A) alarm levels of the pictures with a defect, at each of A areas; good: (G, A). rate: of false alarms
+    that is allowed; then misses are the errors, else the sum of the shares of misses and of false alarms.
+    """
+    best = 0, 0.0, float("inf")
+    for number, (of_defects, of_good) in enumerate(zip(defects.T, good.T, strict=True)):
+        threshold = balanced_threshold(of_defects, of_good) if rate is None else threshold_for(of_good, rate)
+        errors = float((of_defects < threshold).sum() / max(1, len(of_defects)))
+        if rate is None:
+            errors += float(np.mean(of_good >= threshold))
+        if errors < best[2]:
+            best = number, threshold, errors
+    return best

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lib.alarms import Decision, alarm_level, balanced_threshold, pieces, refuse_small, threshold_for
+from lib.alarms import Decision, alarm_level, areas_within, balanced_threshold, pieces, refuse_small, threshold_for
 from lib.core.errors import UserError
 
 MAPS = arrays(np.float32, (9, 11), elements=st.sampled_from([np.float32(v) for v in np.linspace(0, 1, 7)]))
@@ -21,6 +21,18 @@ def test_the_level_is_the_highest_threshold_with_a_piece_that_counts(scores, min
     assert pieces(scores, level, min_area).any()
     above = float(np.nextafter(np.float32(level), np.float32(np.inf)))
     assert not pieces(scores, above, min_area).any()
+
+
+def test_areas_reach_up_to_the_largest_piece_of_the_smallest_defect():
+    def mask(*pieces: int) -> np.ndarray:
+        rows = np.zeros((2 * len(pieces), 99), bool)
+        for row, pixels in enumerate(pieces):
+            rows[2 * row, :pixels] = True
+        return rows
+
+    assert areas_within([]) == areas_within([mask(3, 2, 3)]) == areas_within([mask(0)]) == (1,)
+    assert areas_within([mask(90), mask(3, 17)]) == (1, 4, 16) and areas_within([mask(64)]) == (1, 4, 16, 64)
+    assert areas_within([np.array([[1, 0, 0], [0, 1, 1], [0, 0, 1]], bool)]) == (1, 4), "pieces touch at corners"
 
 
 def test_a_map_of_fewer_pixels_than_count_has_no_level():

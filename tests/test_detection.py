@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from lib import detection
-from lib.alarms import Decision, alarm_level, balanced_threshold
+from lib.alarms import AREAS, Decision, alarm_level, balanced_threshold
 from lib.core.errors import UserError
 from lib.core.images import read_image, recent, write_png
 from lib.core.params import PLACEBO_SEED, Params
@@ -405,7 +405,7 @@ def test_other_errors_of_a_method_keep_their_traceback(params: Params, monkeypat
 def test_a_map_that_is_no_numbers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float):
     monkeypatch.setattr(brightness, "predict", lambda model, image: np.full(image.shape[:2], value, np.float32))
     with pytest.raises(UserError, match=r"^brightness: the training diverged.*: lower detect\.learning_rate$"):
-        choose_thresholds(brightness, 3.0, bright_discs(4, 1), BUDGET, tmp_path)
+        choose_thresholds(brightness, 3.0, bright_discs(4, 1), (1,), None, tmp_path)
 
 
 def test_a_finished_seed_is_not_trained_again_and_a_killed_one_leaves_nothing_behind(tmp_path: Path):
@@ -432,7 +432,7 @@ def test_masks_have_the_best_f1_over_all_pixels_of_val_and_alarms_the_fewest_err
     val = bright_discs(6, 1)
     scores = np.concatenate([brightness.predict(3.0, example.image).ravel() for example in val])
     truth = np.concatenate([example.mask.ravel() for example in val])
-    chosen = choose_thresholds(brightness, 3.0, val, BUDGET, tmp_path)
+    chosen = choose_thresholds(brightness, 3.0, val, (1,), None, tmp_path)
     levels = [alarm_level(brightness.predict(3.0, example.image), 1) for example in val]
     assert chosen == {
         "threshold": rank(scores, truth).f1_max()[1],
@@ -453,19 +453,18 @@ def test_without_defects_in_val_the_threshold_is_above_every_good_picture(tmp_pa
     val = bright_discs(3, 1, good=3)
     highest = max(float(brightness.predict(3.0, example.image).max()) for example in val)
     with pytest.warns(UserWarning, match="val part holds no defect"):
-        chosen = choose_thresholds(brightness, 3.0, val, BUDGET, tmp_path)
+        chosen = choose_thresholds(brightness, 3.0, val, (1,), None, tmp_path)
     assert highest < chosen["threshold"] < highest * 1.001 and chosen["good_pictures"] == 3
     assert chosen["alarm_threshold"] == chosen["threshold"] and chosen["defect_pictures"] == 0
     with pytest.raises(UserError, match="holds no picture"):
-        choose_thresholds(brightness, 3.0, [], BUDGET, tmp_path)
+        choose_thresholds(brightness, 3.0, [], (1,), None, tmp_path)
 
 
 @pytest.mark.parametrize("min_area", [1, 12])
 @pytest.mark.parametrize("rate", [0.0, 0.25, 0.5])
 def test_a_rate_of_false_alarms_is_kept_on_the_good_pictures_of_val(tmp_path: Path, rate: float, min_area: int):
     val = bright_discs(12, 1, good=8)
-    detect = BUDGET.model_copy(update={"false_alarm_rate": rate, "min_area": min_area})
-    chosen = choose_thresholds(brightness, 3.0, val, detect, tmp_path)
+    chosen = choose_thresholds(brightness, 3.0, val, (min_area,), rate, tmp_path)
     decision = Decision(chosen["threshold"], chosen["alarm_threshold"], chosen["min_area"])
     alarms = [decision.mask(brightness.predict(3.0, example.image)).any() for example in val[:8]]
     assert np.mean(alarms) == rate, "brightness differs from picture to picture, so that the share is met exactly"
@@ -474,7 +473,7 @@ def test_a_rate_of_false_alarms_is_kept_on_the_good_pictures_of_val(tmp_path: Pa
 
 def test_without_good_pictures_in_val_alarms_have_the_threshold_of_masks(tmp_path: Path):
     with pytest.warns(UserWarning, match="no good picture to count false alarms on"):
-        chosen = choose_thresholds(brightness, 3.0, bright_discs(4, 1, good=0), BUDGET, tmp_path)
+        chosen = choose_thresholds(brightness, 3.0, bright_discs(4, 1, good=0), (1,), None, tmp_path)
     assert chosen["alarm_threshold"] == chosen["threshold"] and chosen["good_pictures"] == 0
 
 
@@ -482,33 +481,83 @@ def test_a_detector_that_tells_nothing_apart_is_told(tmp_path: Path):
     val = bright_discs(6, 1)
     with pytest.MonkeyPatch.context() as patch, pytest.warns(UserWarning, match="no threshold tells defect pictures"):
         patch.setattr(brightness, "predict", lambda model, image: np.full(image.shape[:2], 7, np.float32))
-        chosen = choose_thresholds(brightness, 3.0, val, BUDGET, tmp_path)
+        chosen = choose_thresholds(brightness, 3.0, val, (1,), None, tmp_path)
     assert (chosen["missed"], chosen["false_alarms"]) == (0, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        choose_thresholds(brightness, 3.0, val, BUDGET, tmp_path)
+        choose_thresholds(brightness, 3.0, val, (1,), None, tmp_path)
 
 
 def test_a_rate_of_false_alarms_leaves_the_threshold_of_masks_as_it_is(tmp_path: Path):
     val = bright_discs(12, 1, good=8)
-    rates = [BUDGET.model_copy(update={"false_alarm_rate": rate}) for rate in (None, 0.0, 0.5)]
-    chosen = [choose_thresholds(brightness, 3.0, val, detect, tmp_path) for detect in rates]
+    chosen = [choose_thresholds(brightness, 3.0, val, (1,), rate, tmp_path) for rate in (None, 0.0, 0.5)]
     assert len({one["threshold"] for one in chosen}) == 1 and len({one["alarm_threshold"] for one in chosen}) == 3
 
 
 def test_a_rate_that_val_cannot_show_is_warned_of_or_refused(tmp_path: Path):
-    detect = BUDGET.model_copy(update={"false_alarm_rate": 0.01})
     with pytest.warns(UserWarning, match="less than one of the 2 good val pictures"):
-        choose_thresholds(brightness, 3.0, bright_discs(4, 1), detect, tmp_path)
+        choose_thresholds(brightness, 3.0, bright_discs(4, 1), (1,), 0.01, tmp_path)
     with pytest.raises(UserError, match="no good picture"):
-        choose_thresholds(brightness, 3.0, bright_discs(4, 1, good=0), detect, tmp_path)
+        choose_thresholds(brightness, 3.0, bright_discs(4, 1, good=0), (1,), 0.01, tmp_path)
 
 
 @pytest.mark.parametrize("rate", [None, 0.0])
 def test_no_threshold_is_chosen_where_a_whole_picture_could_be_no_alarm(tmp_path: Path, rate: float | None):
-    detect = BUDGET.model_copy(update={"min_area": 1601, "false_alarm_rate": rate})
     with pytest.raises(UserError, match=r"^detect\.min_area: 1601 is more than the 1600 pixels of a picture"):
-        choose_thresholds(brightness, 3.0, bright_discs(4, 1), detect, tmp_path)
+        choose_thresholds(brightness, 3.0, bright_discs(4, 1), (1601,), rate, tmp_path)
+
+
+def speckled(speck: int, count: int = 8) -> list[Example]:
+    """Good pictures with a bright square of `speck` px a side, and as many with a paler disc that is a defect."""
+    examples = bright_discs(2 * count, 3, good=count)
+    for n, example in enumerate(examples):
+        image = np.full((40, 40, 3), 100, np.uint8)
+        image[example.mask] = 200
+        image[2 : 2 + speck, 30 : 30 + speck] = 220 + n % count
+        examples[n] = replace(example, picture=image)
+    return examples
+
+
+@pytest.mark.filterwarnings("ignore:no threshold tells")
+@pytest.mark.parametrize("rate", [None, 0.0])
+@pytest.mark.parametrize(("speck", "area"), [(1, 4), (3, 16), (0, 1)])
+def test_the_smallest_area_with_the_fewest_errors_on_val_is_chosen(
+    tmp_path: Path, speck: int, area: int, rate: float | None
+):
+    val = speckled(speck)
+    chosen = choose_thresholds(brightness, 0.0, val, AREAS, rate, tmp_path)
+    assert (chosen["min_area"], chosen["missed"], chosen["false_alarms"]) == (area, 0, 0)
+    fixed = choose_thresholds(brightness, 0.0, val, (1,), rate, tmp_path)
+    assert (fixed["missed"] + fixed["false_alarms"] > 0) == (speck > 0)
+
+
+@pytest.mark.filterwarnings("ignore:the val part holds no")
+def test_without_errors_of_both_kinds_to_weigh_the_first_area_is_taken(tmp_path: Path):
+    for val in (speckled(3)[:8], speckled(3)[8:]):
+        assert choose_thresholds(brightness, 0.0, val, AREAS, None, tmp_path)["min_area"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:no threshold tells")
+def test_no_area_is_tried_that_a_picture_of_val_does_not_have(tmp_path: Path):
+    tiny = replace(bright_discs(1, 0)[0], picture=np.full((3, 3, 3), 230, np.uint8))
+    assert choose_thresholds(brightness, 0.0, [*speckled(3), tiny], AREAS, None, tmp_path)["min_area"] <= 4
+
+
+@pytest.mark.filterwarnings("ignore:no threshold tells")
+@pytest.mark.parametrize(("smallest", "area"), [(16, 16), (15, 1)])
+def test_areas_are_no_larger_than_the_smallest_real_defect_of_train_or_val(
+    raw_params: dict, inside: Path, monkeypatch: pytest.MonkeyPatch, smallest: int, area: int
+):
+    monkeypatch.setattr("lib.detection.find", lambda name: brightness)
+    monkeypatch.setattr(brightness, "load", lambda folder: 0.0)
+    train = bright_discs(4, 0)
+    train[-1].mask[...] = False
+    train[-1].mask.ravel()[np.arange(smallest)] = True
+    write_discs(CATEGORY, {"train": train, "val": speckled(3), "test": bright_discs(3, 2)})
+    params = tiny_params(raw_params, detect={"seeds": [0], "min_area": None})
+    train_arm(params, "unet", "none", CATEGORY, [], "key")
+    (file,) = Path(f"models/detectors/unet/{CATEGORY}/none").glob("seed-*/threshold.json")
+    assert read_json(file)["min_area"] == area
 
 
 def test_predictions_and_rankings_are_the_same_on_one_core_and_on_several(

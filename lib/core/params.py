@@ -222,7 +222,7 @@ class Detect(Section):
     synthetic_share: Share
     validate_every: Positive
     false_alarm_rate: Annotated[float, Field(ge=0, lt=1)] | None
-    min_area: Positive
+    min_area: Positive | None
 
 
 class Evaluate(Section):

@@ -21,8 +21,10 @@ many give one: mean ± standard deviation over seeds, at the thresholds from val
 threshold and see no better: the next table and image AUROC know no threshold.
 - Where errors are many and the next table shows a threshold with few, the detector is good and its threshold is not: \
 few val pictures had to settle it. By default it is where misses and false alarms, as shares of the val pictures with \
-and without a defect, have the smallest sum. `detect.false_alarm_rate` bounds false alarms instead, `detect.min_area` \
-ignores small specks, and `python -m lib.recalibrate` sets the threshold of a trained model anew from good pictures."""
+and without a defect, have the smallest sum. `detect.false_alarm_rate` bounds false alarms instead, and `python -m \
+lib.recalibrate` sets the threshold of a trained model anew from good pictures.
+- Specks with fewer connected pixels than `min_area` give no alarm. Unless `detect.min_area` sets it, each seed \
+chooses it on val, up to the size of the smallest known defect; its `threshold.json` tells it."""
 
 
 class Sizes(NamedTuple):
