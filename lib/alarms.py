@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from lib.core.errors import UserError
 from lib.core.geometry import Mask, Scores
@@ -86,15 +86,18 @@ def largest_piece(mask: Mask) -> int:
 def alarm_level(scores: Scores, min_area: int) -> float:
     """The highest alarm threshold at which the map (H, W) is an alarm: has a connected piece of at least min_area px.
 
-    Pieces only grow as the threshold falls, so that it is found by bisection over the sorted scores. Raises ValueError
-    if the whole map is smaller.
+    Pieces only grow as the threshold falls, so that it is found by bisection over the sorted scores, of which the
+    highest few nearly always suffice. Raises ValueError if the whole map is smaller.
     """
     if min_area <= 1:
         return float(scores.max())
-    ranked = np.sort(scores, axis=None)[::-1]
-    if ranked.size < min_area:
-        raise ValueError(f"a map of {ranked.size} pixels has no piece of {min_area}")
-    low, high = min_area - 1, ranked.size - 1  # with all pixels, the piece is the whole map
+    if scores.size < min_area:
+        raise ValueError(f"a map of {scores.size} pixels has no piece of {min_area}")
+    low, count, ranked = min_area - 1, min_area, _highest(scores, min_area)
+    while not pieces(scores, float(ranked[-1]), min_area).any():  # with all pixels, the piece is the whole map
+        low, count = count, min(2 * count, scores.size)
+        ranked = _highest(scores, count)
+    high = count - 1
     while low < high:
         middle = (low + high) // 2
         if pieces(scores, float(ranked[middle]), min_area).any():
@@ -102,6 +105,11 @@ def alarm_level(scores: Scores, min_area: int) -> float:
         else:
             low = middle + 1
     return float(ranked[low])
+
+
+def _highest(scores: Scores, count: int) -> NDArray[np.float32]:
+    """(count,) the highest scores of a map (H, W), from high to low."""
+    return np.sort(np.partition(scores, scores.size - count, axis=None)[scores.size - count :])[::-1]
 
 
 def threshold_for(levels: ArrayLike, rate: float) -> float:
