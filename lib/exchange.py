@@ -289,7 +289,7 @@ def load_exchanged(place: Path) -> Inspector:
         read["alarm_threshold"] = json.loads(values.get("alarm_threshold", values["threshold"]))  # once there was none
         read["sight"].pop("highest", None)  # of earlier versions, which clipped at it
         sight = Sight(**read["sight"])
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: lacks the metadata of python -m lib.exchange, write it with that") from error
     decision = checked_decision(read, file)
     if place.is_dir():
