@@ -170,7 +170,9 @@ def fit(
     save_file(weights, out / "model.safetensors")
     backbone = getattr(model.network.encoder, "backbone", None)
     config = {"width": settings.width, "window": detect.window, "scale": detect.scale, "types": types}
-    write_json(out / "config.json", {**config, "backbone": backbone.description if backbone else None})
+    config |= {"backbone": backbone.description if backbone else None}
+    config |= {"frozen": backbone is not None and not settings.encoder_rate}
+    write_json(out / "config.json", config)
     return history
 
 
@@ -210,6 +212,8 @@ def load(folder: Path) -> Model:
     with DRAWING:
         backbone = rebuild(config["backbone"]) if config["backbone"] else None
         types = tuple(config.get("types", ()))  # models of earlier versions have none
+        if backbone and config.get("frozen"):  # models of earlier versions do not say so
+            backbone.requires_grad_(False)
         network = UNet(config["width"], backbone, len(types))
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return Model(network.to(device()).eval(), config["window"], config["scale"], types)

@@ -3,6 +3,7 @@
 Only where samples have twins, the same picture without its defect, as the rendered workpieces do.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lib.core.geometry import RGB, Box, Mask, box_mask, crop, resize, window_aro
 from lib.core.images import contact_sheet, outlined, read_image
 from lib.core.params import Params
 from lib.core.records import Sample
-from lib.core.runtime import progress
+from lib.core.runtime import device, on_cores, progress
 from lib.diffusion.components import Components, decode, encode, to_pixels, to_tensor
 from lib.labels.masks import METHODS, Picture
 
@@ -34,9 +35,11 @@ def score_masks(
     `synth`; `grey_difference` is what one would write first: the difference of grey values, Otsu's threshold.
     All samples are defect pictures with twins, at least one.
     """
-    scores_of: dict[str, list[dict[str, float]]] = {}
-    tiles: list[tuple[float, list[RGB]]] = []
-    for sample in progress(samples, "masks against the truth"):
+    bar = progress(samples, "masks against the truth")  # moved on by hand, since samples are done in any order
+
+    def score(sample: Sample) -> list[tuple[dict[str, float], list[RGB]]]:
+        """For each defect of the sample, the IoU of every method, and the row of the sheet."""
+        rows = []
         for defect, normal, generated, reference, truth, box in _round_trips(params, sample, parts):
             ratio = params.masks.component_ratio
             masks = {
@@ -44,17 +47,24 @@ def score_masks(
                 "cosine_rgb_otsu": METHODS["cosine_rgb_otsu"](generated, normal, box, ratio),
                 "grey_difference": grey_difference(generated, reference, box),
             }
-            scores = {name: iou(mask, truth) for name, mask in masks.items()}
-            scores_of.setdefault(f"{sample.category} {sample.defect_type}", []).append(scores)
             columns = (truth, masks["measured"], masks["cosine_rgb_otsu"])
-            tiles.append((scores["measured"], [defect, *(outlined(defect, mask) for mask in columns)]))
+            scores = {name: iou(mask, truth) for name, mask in masks.items()}
+            rows.append((scores, [defect, *(outlined(defect, mask) for mask in columns)]))
+        bar.update()
+        return rows
+
+    with bar:
+        scored = on_cores(device(), score, samples)
+    scores_of: dict[str, list[dict[str, float]]] = {}
+    for sample, rows in zip(samples, scored, strict=True):
+        scores_of.setdefault(f"{sample.category} {sample.defect_type}", []).extend(scores for scores, _ in rows)
     scores_of["all"] = [scores for rows in scores_of.values() for scores in rows]
     table = {
         name: {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]} | {"defects": len(rows)}
         for name, rows in scores_of.items()
     }
-    tiles.sort(key=lambda tile: tile[0])
-    return table, contact_sheet([row for _, row in tiles[:WORST]])
+    worst = sorted(itertools.chain(*scored), key=lambda row: row[0]["measured"])[:WORST]
+    return table, contact_sheet([tiles for _, tiles in worst])
 
 
 def grey_difference(generated: Picture, reference: Picture, box: Box) -> Mask:

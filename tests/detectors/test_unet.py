@@ -161,13 +161,16 @@ def test_a_backbone_begins_with_what_it_knows_and_goes_on_slowly_from_there(fitt
         else:
             assert moved < 3 * RATE * 1e-3, "Adam moves a weight by its rate in a step"
     assert any((after[name] != weight).any() for name, weight in before.items())
+    assert all(weight.requires_grad for weight in unet.load(folder).network.parameters()), "no two seeds have its maps"
 
 
 def test_a_frozen_backbone_stays_as_photographs_taught_it_and_gets_no_gradient(tmp_path, params):
     detect = BUDGET.model_copy(update={"encoder": DEFAULT, "steps": 3})
     frozen = unet.Settings(width=8, encoder_rate=0, classes="defect")
     unet.fit(blobs(4, 0), blobs(3, 1), params.model_copy(update={"detect": detect}), frozen, 0, tmp_path)
-    after = unet.load(tmp_path).network.encoder.backbone.state_dict()
+    loaded = unet.load(tmp_path).network.encoder.backbone
+    assert not any(weight.requires_grad for weight in loaded.parameters()), "so that its maps are remembered"
+    after = loaded.state_dict()
     assert all(torch.equal(after[name], weight) for name, weight in load_backbone(DEFAULT).state_dict().items())
     network = unet._untrained(params.model_copy(update={"detect": detect}), frozen, 0)
     network(torch.rand(1, 3, 32, 32)).sum().backward()
@@ -233,6 +236,7 @@ def test_what_it_wrote_is_weights_and_one_page_of_json(fitted):
         "window": 32,
         "scale": 1.0,
         "backbone": None,
+        "frozen": False,
         "types": [],
     }
     assert set(load_file(folder / "model.safetensors")) == set(unet.UNet(8).state_dict())

