@@ -220,18 +220,7 @@ def choose_thresholds(
     if not val:
         raise UserError("the val part holds no picture to choose a threshold on: raise split.val_fraction")
     is_good = np.array([not example.has_defect for example in val])
-    if rate is not None and not is_good.any():
-        raise UserError(
-            "detect.false_alarm_rate: the val part holds no good picture to count false alarms on: raise "
-            "split.val_fraction, or set it to null"
-        )
-    if rate is None and is_good.all():
-        rate = 0.0
-        warnings.warn(
-            "the val part holds no defect: thresholds are the lowest at which no good picture there is an alarm; set "
-            "detect.false_alarm_rate, raise split.val_fraction or add defects",
-            stacklevel=2,
-        )
+    rate = _rate_on(is_good, rate)
     with predictions(module, model, val, folder) as predicted:
         pixels = [np.load(prediction.file, mmap_mode="r").size for prediction in predicted]
         for example, size in zip(val, pixels, strict=True):
@@ -243,19 +232,8 @@ def choose_thresholds(
         (ranking,) = rank_parts(val, predicted, [{name for example in val for name in example.types}])
     _, of_masks = ranking.f1_max()
     good, defects = levels[is_good], levels[~is_good]
-    if rate is not None and 0 < rate < 1 / len(good):
-        warnings.warn(
-            f"detect.false_alarm_rate: {rate} is less than one of the {len(good)} good val pictures, so that none "
-            "may be an alarm",
-            stacklevel=2,
-        )
-    if rate is None and not len(good):
+    if not len(good):
         number, of_alarms = 0, of_masks
-        warnings.warn(
-            "the val part holds no good picture to count false alarms on: a picture with any mask is an alarm; raise "
-            "split.val_fraction",
-            stacklevel=2,
-        )
     else:
         number, of_alarms, errors = _fewest_errors(defects, good, rate)
         if rate is None and errors >= 1:
@@ -268,6 +246,40 @@ def choose_thresholds(
     chosen = {"chosen_on": "val", "good_pictures": len(good), "defect_pictures": len(defects)}
     missed, false = (defects[:, number] < of_alarms).sum(), (good[:, number] >= of_alarms).sum()
     return asdict(decision) | chosen | {"missed": int(missed), "false_alarms": int(false), "false_alarm_rate": rate}
+
+
+def _rate_on(is_good: np.ndarray, rate: float | None) -> float | None:
+    """The rate of false alarms to keep to on val, None for the fewest errors; is_good: (V,) bool, of its pictures.
+
+    It is 0 where val holds no defect and none is asked for. Warns of that, and of what val cannot tell. Raises
+    UserError for a rate without a good picture.
+    """
+    good = int(is_good.sum())
+    if rate is not None and not good:
+        raise UserError(
+            "detect.false_alarm_rate: the val part holds no good picture to count false alarms on: raise "
+            "split.val_fraction, or set it to null"
+        )
+    if rate is None and good == len(is_good):
+        warnings.warn(
+            "the val part holds no defect: thresholds are the lowest at which no good picture there is an alarm; set "
+            "detect.false_alarm_rate, raise split.val_fraction or add defects",
+            stacklevel=3,
+        )
+        return 0.0
+    if rate is None and not good:
+        warnings.warn(
+            "the val part holds no good picture to count false alarms on: a picture with any mask is an alarm; raise "
+            "split.val_fraction",
+            stacklevel=3,
+        )
+    elif rate is not None and 0 < rate < 1 / good:
+        warnings.warn(
+            f"detect.false_alarm_rate: {rate} is less than one of the {good} good val pictures, so that none may be an "
+            "alarm",
+            stacklevel=3,
+        )
+    return rate
 
 
 def _fewest_errors(defects: np.ndarray, good: np.ndarray, rate: float | None) -> tuple[int, float, float]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,22 @@ def test_a_file_of_before_there_were_two_thresholds_has_the_one_for_both(exporte
     assert load_exchanged(tmp_path / "new.onnx").decision == Decision(0.1, 0.2, 7)
 
 
+def test_a_file_of_when_maps_were_clipped_loads(exported: Path, tmp_path: Path):
+    with_metadata(exported / FILE, tmp_path / FILE, sight=lambda text: json.dumps(json.loads(text) | {"highest": 1.0}))
+    image = picture(1, 100, 120)
+    assert np.array_equal(
+        load_exchanged(tmp_path / FILE).predict(image), load_exchanged(exported / FILE).predict(image)
+    )
+
+
+def with_metadata(source: Path, target: Path, **changes: Callable[[str], str]) -> None:
+    """Copy a graph with other metadata: each change gets the value of its key as it was."""
+    graph = onnx.load(source)
+    values = {one.key: one.value for one in graph.metadata_props}
+    onnx.helper.set_model_props(graph, values | {key: change(values[key]) for key, change in changes.items()})
+    onnx.save(graph, target)
+
+
 def test_a_threshold_set_anew_is_the_lone_files_too(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for file in exported.iterdir():
         (tmp_path / "seed-0" / file.name).parent.mkdir(exist_ok=True)
@@ -222,6 +239,10 @@ def test_what_is_no_such_file_is_told_in_one_line(exported: Path, tmp_path: Path
     onnx.save(foreign, broken)
     with pytest.raises(UserError, match=r"broken\.onnx: lacks the metadata"):
         load_exchanged(broken)
+    for sight in ("[128]", "{}", "no JSON"):
+        with_metadata(exported / FILE, broken, sight=lambda _, sight=sight: sight)
+        with pytest.raises(UserError, match=r"broken\.onnx: lacks the metadata"):
+            load_exchanged(broken)
 
 
 def test_a_detector_of_boxes_has_no_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
