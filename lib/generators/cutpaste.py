@@ -34,6 +34,8 @@ RING = 5  # px; width of the ring around the defect in which surroundings are co
 TIGHT = 0.9  # poses that must shrink to less than this share of the best fitting pose's scale are dropped
 MARGIN = 2  # times (feather + ring) px are cut out around a real defect: enough if it shrinks to half its size
 RIM_SHARE = 6  # the free rim takes at most 1 / RIM_SHARE of the box on each side, so that small boxes hold the defect
+DARK = 16  # grey levels added before ratios of brightness are taken, since those of black pixels are noise
+MOST_GAIN = 3  # the most by which a defect is brightened or darkened by a factor, which amplifies its noise, too
 ERODED = 3  # px by which OpenCV's seamless cloning erodes the given region
 
 
@@ -253,24 +255,27 @@ def mismatch(layer: Layer, canvas: Canvas) -> float:
     return float(np.abs(canvas.pixels[ring] - layer.colours[ring]).mean())
 
 
-def exposure_offset(layer: Layer, canvas: Canvas) -> NDArray[np.float32]:
-    """(3,) grey levels to add to the defect, so that its surroundings match those of the place.
+def relit(layer: Layer, canvas: Canvas) -> NDArray[np.float32]:
+    """The defect's colours (h, w, 3) in the light of the place, so that its surroundings match those there.
 
-    The median of the differences of pixels, not the difference of medians: if the ring shows both part and background,
-    that would lie between the two.
+    Light is a factor: what is half as bright as its surroundings stays so, and black stays nearly black. What a factor
+    up to MOST_GAIN leaves over is added. Both are medians over the ring of pixels compared one by one, not of medians:
+    if the ring shows both part and background, those would lie between the two.
     """
     ring = _ring(layer)
     if not ring.any():
-        return np.zeros(3, np.float32)
-    return np.asarray(np.median(canvas.pixels[ring] - layer.colours[ring], axis=0), dtype=np.float32)
+        return layer.colours
+    there, here = canvas.pixels[ring] + DARK, layer.colours[ring] + DARK
+    gain = np.clip(np.median(there / here, axis=0), 1 / MOST_GAIN, MOST_GAIN)
+    rest = np.median(there - gain * here, axis=0)
+    return np.asarray(gain * (layer.colours + DARK) + rest - DARK, dtype=np.float32)
 
 
 def faded(layer: Layer, canvas: Canvas, feather: int) -> RGB:
     """The canvas with the defect, opaque inside its mask and fading out over `feather` px around it."""
     distance = cv2.distanceTransform((~layer.mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     opacity = np.clip(1 - distance / (feather + 1), 0, 1) * layer.usable
-    colours = layer.colours + exposure_offset(layer, canvas)
-    return _rounded(canvas.pixels + opacity[..., None] * (colours - canvas.pixels))
+    return _rounded(canvas.pixels + opacity[..., None] * (relit(layer, canvas) - canvas.pixels))
 
 
 def cloned(layer: Layer, canvas: Canvas, feather: int) -> RGB:

@@ -1,6 +1,6 @@
 """A real defect in another place: whole, exactly labelled, of that place's brightness, its surroundings going on."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,17 +17,19 @@ from lib.core.params import Params
 from lib.core.records import DefectBox, RegionMap
 from lib.generators import Failed, Made, RealData, read_real
 from lib.generators.cutpaste import (
+    DARK,
+    MOST_GAIN,
     Defect,
     Layer,
     Pose,
     Settings,
     canvas_around,
     cut_out,
-    exposure_offset,
     faded,
     fitting_poses,
     lay,
     paste,
+    relit,
     stretched_poses,
     synthesize,
 )
@@ -174,18 +176,37 @@ def test_a_mask_larger_than_the_box_is_shrunk_to_it():
 @pytest.mark.parametrize("level", [60, 120, 170])
 def test_exposure_follows_the_place(level: int):
     answer = pasted(ground(80, 60, level, seed=4), STREAK, (30, 12, 70, 42), MOVING)
-    assert np.median(answer.image[answer.mask]) == pytest.approx(level + 80, abs=12)
+    expected = min((200 + DARK) / (120 + DARK) * (level + DARK) - DARK, 255)
+    assert np.median(answer.image[answer.mask]) == pytest.approx(expected, abs=12)
 
 
-def test_exposure_is_told_by_what_pixels_differ_by_where_part_and_background_meet():
-    """Half of the ring is part, half is background, in the source and in the place, which is 10 levels brighter."""
-    half = np.where(np.arange(40)[None, :, None] < 19, 200, 20).repeat(40, axis=0).repeat(3, axis=2).astype(np.float32)
-    mask = np.zeros((40, 40), bool)
-    mask[15:25, 15:25] = True
-    canvas = canvas_around((half + 10).astype(np.uint8), (0, 0, 40, 40))
-    shifted = np.roll(half, 2, axis=1)  # the edge lies a little elsewhere: medians of the rings would differ by 180
-    offset = exposure_offset(Layer(shifted, mask, np.ones_like(mask)), canvas)
-    assert offset == pytest.approx(10)
+def test_light_is_told_by_pixels_compared_one_by_one_where_part_and_background_meet():
+    """Half of the ring is part, half is background, in the source and in the place, which has a fifth more light."""
+    half = np.where(np.arange(40)[None, :, None] < 19, 180, 20).repeat(40, axis=0).repeat(3, axis=2).astype(np.float32)
+    mask = box_mask((15, 15, 25, 25), 40, 40)
+    place = 1.2 * (half + DARK) - DARK
+    canvas = replace(canvas_around(half.astype(np.uint8), (0, 0, 40, 40)), pixels=place)
+    shifted = np.roll(half, 2, axis=1)  # the edge lies a little elsewhere: medians of the rings would differ by far
+    colours = relit(Layer(shifted, mask, np.ones_like(mask)), canvas)
+    np.testing.assert_allclose(colours, 1.2 * (shifted + DARK) - DARK, atol=1e-3)
+
+
+@given(st.integers(5, 250), st.integers(5, 250), st.integers(0, 250))
+def test_surroundings_match_in_any_light_and_what_is_darker_stays_darker(source: int, place: int, level: int):
+    mask = box_mask((15, 15, 25, 25), 40, 40)
+    colours = np.where(mask[..., None], level, source).repeat(3, axis=2).astype(np.float32)
+    canvas = canvas_around(np.full((40, 40, 3), place, np.uint8), (0, 0, 40, 40))
+    lit = relit(Layer(colours, mask, np.ones_like(mask)), canvas)
+    np.testing.assert_allclose(lit[~mask], place, atol=1e-3)
+    factor = (place + DARK) / (source + DARK)
+    change = (lit[mask] - place) / (level - source) if level != source else np.array(1.0)
+    np.testing.assert_allclose(change, np.clip(factor, 1 / MOST_GAIN, MOST_GAIN) if level != source else 1, rtol=1e-4)
+
+
+def test_a_black_defect_is_nearly_black_on_a_bright_place_too():
+    black = streak(ground(80, 60, 70), (20, 20, 44, 26), (16, 16, 48, 30), change=-70)
+    answer = pasted(ground(80, 60, 200, seed=4), black, (30, 12, 70, 42), STILL)
+    assert np.median(answer.image[answer.mask]) < 30, "and not 130, as 70 grey levels below its surroundings"
 
 
 def test_a_chip_of_an_edge_is_pasted_on_the_edge():
@@ -253,9 +274,9 @@ def test_neither_a_defect_of_another_type_nor_what_never_counts_is_pasted_along(
     if hidden:
         red = np.where(DENT[..., None], (255, 0, 0), 255).astype(np.uint8)
         regions = RegionMap(str(tmp_path / "red.png"), write_png(tmp_path / "red.png", red))
-        mixed = dataclasses.replace(mixed, regions=regions, type_map=None, defect_type="scratch")
+        mixed = replace(mixed, regions=regions, type_map=None, defect_type="scratch")
     write_png(tmp_path / "good.png", ground(96, 64))
-    good = dataclasses.replace(mixed, id="good-0", defect_type="good", image=str(tmp_path / "good.png"), mask=None)
+    good = replace(mixed, id="good-0", defect_type="good", image=str(tmp_path / "good.png"), mask=None)
     real = RealData(
         "slab", {one.id: one for one in (mixed, good)}, (DefectBox(mixed.id, 1, "scratch", (20, 10, 70, 50), 1),), {}
     )
@@ -348,7 +369,7 @@ def test_a_defect_is_whole_within_its_mask_and_fades_out_evenly_around_it(feathe
 
 
 def test_there_is_nothing_to_paste_without_a_box_or_a_defect():
-    rng, nothing = np.random.default_rng(0), dataclasses.replace(STREAK, own=STREAK.own & False)
+    rng, nothing = np.random.default_rng(0), replace(STREAK, own=STREAK.own & False)
     assert isinstance(paste(ground(80, 60), STREAK, (20, 20, 20, 30), STILL, 3, rng), Failed)
     assert isinstance(paste(ground(80, 60), nothing, (20, 20, 30, 30), STILL, 3, rng), Failed)
 
