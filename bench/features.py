@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import lib  # noqa: F401, I001  (before torch)
 import numpy as np
 import torch
-from cachetools import LRUCache
+from cachetools import RRCache
 
 from lib.core.geometry import RGB, Scores
 from lib.detectors import patchcore, unet
@@ -46,7 +46,7 @@ def detectors(seeds: int) -> dict[str, list[Look]]:
 
 def remember(room: int) -> None:
     """Forget all maps, and remember as many bytes of them from now on."""
-    setattr(backbones, "_maps", LRUCache(room, backbones._maps.getsizeof))  # noqa: B010
+    backbones._remembered.cache = RRCache(room, getsizeof=backbones._size)
 
 
 def seconds(looks: Sequence[Look], images: Sequence[RGB]) -> tuple[float, list[Scores]]:

@@ -494,6 +494,14 @@ def test_a_rate_of_false_alarms_leaves_the_threshold_of_masks_as_it_is(tmp_path:
     assert len({one["threshold"] for one in chosen}) == 1 and len({one["alarm_threshold"] for one in chosen}) == 3
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_a_rate_that_val_can_show_is_not_warned_of(tmp_path: Path, rate: float):
+    """With two good pictures: none of them, or exactly one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choose_thresholds(brightness, 3.0, bright_discs(4, 1), (1,), rate, tmp_path)
+
+
 def test_a_rate_that_val_cannot_show_is_warned_of_or_refused(tmp_path: Path):
     with pytest.warns(UserWarning, match="less than one of the 2 good val pictures"):
         choose_thresholds(brightness, 3.0, bright_discs(4, 1), (1,), 0.01, tmp_path)

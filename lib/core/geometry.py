@@ -87,7 +87,7 @@ def crop(image: NDArray, window: Window) -> NDArray:
         return image[window.y0 : below, window.x0 : right].copy()
 
     rows, columns = mirrored(window.y0, image.shape[0]), mirrored(window.x0, image.shape[1])
-    return image.take(rows, axis=0).take(columns, axis=1)  # three times as fast as by np.ix_
+    return image.take(rows, axis=0).take(columns, axis=1)  # faster than by np.ix_
 
 
 def resize(image: NDArray, width: int, height: int) -> NDArray:

@@ -258,9 +258,9 @@ def mismatch(layer: Layer, canvas: Canvas) -> float:
 def relit(layer: Layer, canvas: Canvas) -> NDArray[np.float32]:
     """The defect's colours (h, w, 3) in the light of the place, so that its surroundings match those there.
 
-    Light is a factor: what is half as bright as its surroundings stays so, and black stays nearly black. What a factor
-    up to MOST_GAIN leaves over is added. Both are medians over the ring of pixels compared one by one, not of medians:
-    if the ring shows both part and background, those would lie between the two.
+    Light is a factor up to MOST_GAIN: what is half as bright as its surroundings stays so, and black stays nearly
+    black. What such a factor leaves over is added. Both are medians over the ring of pixels compared one by one, not
+    of medians: if the ring shows both part and background, those would lie between the two.
     """
     ring = _ring(layer)
     if not ring.any():

@@ -62,6 +62,7 @@ def score_masks(
     table = {
         name: {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]} | {"defects": len(rows)}
         for name, rows in scores_of.items()
+        if rows  # a type all of whose masks are empty has none
     }
     worst = sorted(itertools.chain(*scored), key=lambda row: row[0]["measured"])[:WORST]
     return table, contact_sheet([tiles for _, tiles in worst])

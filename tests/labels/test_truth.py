@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lib.core.images import read_mask, write_png
 from lib.core.params import Base, Params
 from lib.core.records import Sample
 from lib.dataset.workpieces import write_category
@@ -38,6 +39,15 @@ def test_measured_masks_reach_the_bar_and_beat_the_published_formula(tmp_path: P
     assert len(table) == 10 and table["all"]["defects"] >= 36 and sheet is not None
     assert table["all"]["measured"] >= 0.75
     assert table["all"]["measured"] >= table["all"]["cosine_rgb_otsu"] + 0.2
+
+
+def test_a_type_whose_masks_are_empty_is_left_out(tmp_path: Path, raw_params: dict):
+    write_category(tmp_path / "hex_nut", "hex_nut", 7, 1, 1, 1)
+    empty, *_, full = defects(tmp_path)
+    write_png(Path(empty.mask), np.zeros_like(read_mask(Path(empty.mask)), dtype=np.uint8))
+    parts = load(Base(model=str(ROOT / "models/base"), revision=None, allow_download=False), torch.device("cpu"))
+    table, _ = score_masks(Params.model_validate(raw_params), [empty, full], parts)
+    assert set(table) == {f"hex_nut {full.defect_type}", "all"} and table["all"]["defects"] >= 1
 
 
 def test_iou_of_masks_and_of_two_empty_ones():

