@@ -80,10 +80,8 @@ class Backbone(nn.Module):
 
     def _can_remember(self, image: Tensor) -> bool:
         """Whether it is frozen and only looks, in inference mode. On a GPU maps cost less than to compare pictures."""
-        looks = (
-            torch.is_inference_mode_enabled() and not torch.jit.is_tracing() and not torch.is_autocast_enabled("cpu")
-        )
-        if not looks or image.device.type != "cpu":
+        looks = torch.is_inference_mode_enabled() and image.device.type == "cpu"
+        if not looks or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
             return False
         # Tensors that were created in inference mode do not tell when they change.
         return not any(one.requires_grad or one.is_inference() for one in (*self.parameters(), *self.buffers()))

@@ -42,7 +42,8 @@ class Prompt(nn.Module):
     def affinity(self, x: Tensor, p: Tensor) -> Tensor:
         """(B, H W, h w), where each row sums to 1: the row-softmax of theta^T phi / sqrt(m)."""
         theta, phi = self.theta(x).flatten(2), self.phi(p).flatten(2)
-        return (theta.transpose(1, 2) @ phi / theta.shape[1] ** 0.5).softmax(dim=2)
+        scaled = theta / theta.shape[1] ** 0.5  # before the product, which is larger
+        return (scaled.transpose(1, 2) @ phi).softmax(dim=2)
 
     def forward(self, x: Tensor, p: Tensor) -> Tensor:
         if max(p.shape[-2:]) > POOLED:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,18 +26,23 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
     a, b: (B, C, H, W) in [0, 1]; channels are compared separately. At the border the window is clipped.
     """
-
-    def mean(x: Tensor) -> Tensor:
-        """By rows, then by columns: for each pixel 22 additions instead of 121."""
-        rows = F.avg_pool2d(x, (1, WINDOW), stride=1, padding=(0, WINDOW // 2), count_include_pad=False)
-        return F.avg_pool2d(rows, (WINDOW, 1), stride=1, padding=(WINDOW // 2, 0), count_include_pad=False)
-
-    a, b = a.contiguous(), b.contiguous()  # with the channels last, pooling takes twice as long
-    mean_a, mean_b = mean(a), mean(b)
-    variance_a, variance_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
-    covariance = mean(a * b) - mean_a * mean_b
+    rows, columns = (_means(extent, a) for extent in a.shape[-2:])
+    mean_a, mean_b, squares_a, squares_b, products = rows @ torch.stack([a, b, a * a, b * b, a * b]) @ columns.T
+    variance_a, variance_b = squares_a - mean_a**2, squares_b - mean_b**2
     luminance = (2 * mean_a * mean_b + C1) / (mean_a**2 + mean_b**2 + C1)
-    return luminance * (2 * covariance + C2) / (variance_a.clamp(min=0) + variance_b.clamp(min=0) + C2)
+    structure = 2 * (products - mean_a * mean_b) + C2
+    return luminance * structure / (variance_a.clamp(min=0) + variance_b.clamp(min=0) + C2)
+
+
+def _means(extent: int, like: Tensor) -> Tensor:
+    """The matrix (extent, extent) that averages each pixel of an axis with its neighbours in the window.
+
+    In windows of 128 px the two products take a quarter of the time of average pooling, forth and back; from 512 px on
+    they are no faster.
+    """
+    places = torch.arange(extent, device=like.device)
+    near = ((places[:, None] - places).abs() <= WINDOW // 2).to(like.dtype)
+    return near / near.sum(dim=1, keepdim=True)
 
 
 def cosine_maps(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> list[Tensor]:

@@ -51,8 +51,7 @@ def _finished(scores: Scores, shape: Sequence[int], sight: Sight) -> Scores:
     if scores.shape == (height, width):
         return scores
     # Cubic resampling overshoots: peaks of 0.98 and of 0.9999 would both be clipped to 1, and tie.
-    kind = cv2.INTER_LINEAR if sight.scale < 1 else cv2.INTER_AREA
-    return np.asarray(cv2.resize(scores, (width, height), interpolation=kind), np.float32)
+    return np.asarray(cv2.resize(scores, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def predict_tiled(
