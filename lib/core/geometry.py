@@ -16,6 +16,9 @@ Mask = NDArray[np.bool_]  # (H, W)
 Scores = NDArray[np.float32]  # (H, W), how anomalous each pixel is
 Border = Literal["left", "top", "right", "bottom"]  # of a picture; in the order of a Box
 BORDERS: tuple[Border, ...] = get_args(Border)
+# The share of a scaled pixel from which on it is defect, or, where lines are so thin that no pixel has much more, this
+# part of the largest share: with less of it lines grow thick, with more they fall into dots.
+STAYS_DEFECT, OF_LARGEST = 0.25, 0.4
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,20 @@ def resize(image: NDArray, width: int, height: int) -> NDArray:
         return cv2.resize(image.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT) > 0
     shrinks = width < image.shape[1] or height < image.shape[0]
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def resize_defects(mask: Mask, width: int, height: int) -> Mask:
+    """Resize a mask of defects (H, W), whose thin lines stay whole when they shrink; `resize` cuts them into dots."""
+    if width >= mask.shape[1] and height >= mask.shape[0]:
+        return np.asarray(resize(mask, width, height))
+    shares = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    return stay_defect(np.asarray(shares, np.float32))
+
+
+def stay_defect(shares: NDArray[np.float32]) -> Mask:
+    """Which pixels of a shrunken mask are defect, (H, W) bool, by the share of each that was, (H, W) in [0, 1]."""
+    least = min(STAYS_DEFECT, OF_LARGEST * float(shares.max(initial=0)))
+    return np.asarray((shares >= least) & (shares > 0))
 
 
 def rescale(image: NDArray, scale: float) -> NDArray:

@@ -27,7 +27,7 @@ from skimage.morphology import remove_small_objects
 from torch import Tensor
 
 from lib.core.defects import defect_mask, types_of
-from lib.core.geometry import RGB, Box, Mask, crop, resize, window_around
+from lib.core.geometry import RGB, Box, Mask, crop, resize, resize_defects, window_around
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, Positive, Section, WindowParams
 from lib.core.records import Placement
@@ -317,8 +317,8 @@ def view_of(
     It has `side` px at native scale if the defect fits, else it is larger and shrunk.
     """
     place = random_window(box, image.shape, window.context, max(window.min_side, side), rng)
-    picture, label = (flipped(resize(crop(pixels, place), side, side), flips) for pixels in (image, mask))
-    return picture, label
+    picture, label = resize(crop(image, place), side, side), resize_defects(crop(mask, place), side, side)
+    return flipped(picture, flips), flipped(label, flips)
 
 
 def window_side(placement: Placement, real: RealData, params: Params, settings: Settings) -> int:

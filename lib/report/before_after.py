@@ -13,7 +13,7 @@ import pandas as pd
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Window, crop, shrunk, window_around
 from lib.core.images import read_image, read_mask, recent
-from lib.report.gallery import QUALITY, VERDICTS, outline, webp_bytes
+from lib.report.gallery import QUALITY, VERDICTS, outline_in, webp_bytes
 from lib.report.runs import Run
 from lib.report.sheets import uri
 
@@ -202,8 +202,9 @@ class _Reader:
         place = self._window(number, record, image)
         side = min(place.side, SIDE)
 
+        lines = "" if mask is None else outline_in(mask, place, side)
         data = uri("webp", webp_bytes(shrunk(crop(image, place), side), QUALITY))
-        return View(title, verdict, data, "" if mask is None else outline(shrunk(crop(mask, place), side)), side)
+        return View(title, verdict, data, lines, side)
 
     def _window(self, number: int, record: dict[str, Any], image: RGB) -> Window:
         window = self.runs[number].params.get("window")

@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2.utils import htmlsafe_json_dumps
 from PIL import Image
 
-from lib.core.geometry import RGB, Mask, crop, shrunk, window_around
+from lib.core.geometry import RGB, Mask, Window, crop, resize_defects, shrunk, window_around
 from lib.core.images import read_image, read_mask, recent
 from lib.core.params import Params, WindowParams
 from lib.core.records import Sample, Synthetic, by_id, read_records
@@ -105,6 +105,11 @@ def webp_bytes(image: RGB, quality: int) -> bytes:
     data = io.BytesIO()
     Image.fromarray(image).save(data, "WEBP", quality=quality, method=4)
     return data.getvalue()
+
+
+def outline_in(mask: Mask, place: Window, side: int) -> str:
+    """The `outline` of what lies of a mask in a window that is shown with `side` px; thin lines stay whole."""
+    return outline(resize_defects(crop(mask, place), side, side))
 
 
 def outline(mask: Mask) -> str:
@@ -201,7 +206,7 @@ def _entry(
     else:
         entry["thumb"] = entry["good"] if painted is None else entry["painted"]
     if record.mask is not None:
-        entry["outline"] = outline(shrunk(crop(read_mask(Path(record.mask)), place), side))
+        entry["outline"] = outline_in(read_mask(Path(record.mask)), place, side)
     return entry
 
 

@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 
 from lib.core.defects import Labels
 from lib.core.errors import UserError
-from lib.core.geometry import RGB, Mask, Window, crop, resize
+from lib.core.geometry import RGB, Mask, Window, crop, resize, stay_defect
 from lib.core.params import Detect
 from lib.core.records import GOOD
 from lib.vision.examples import Example
 
 MOST_PIXELS = 4096  # defect pixels stored per picture, evenly sampled, to place windows around
-STAYS_DEFECT = 0.25  # share of a scaled pixel from which on it is defect; higher would lose lines thinner than a pixel
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ def _labels(masks: Mapping[int, Mask], side: int) -> Labels:
     if shares.shape[-1] != side:
         shares = np.stack([resize(share, side, side) for share in shares])
     numbers = np.array(list(masks), np.uint8)
-    return np.where(shares.sum(axis=0) > STAYS_DEFECT, numbers[shares.argmax(axis=0)], np.uint8(0))
+    return np.where(stay_defect(shares.sum(axis=0)), numbers[shares.argmax(axis=0)], np.uint8(0))
 
 
 def _window(shape: Sequence[int], pixels: NDArray | None, side: int, rng: np.random.Generator) -> Window:

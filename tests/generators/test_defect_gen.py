@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -159,6 +160,19 @@ def test_picture_and_mask_are_cut_at_native_scale_and_shifted_and_flipped_togeth
     unflipped, where = cut(defect, (False, False))
     axes = [axis for axis, flipped in ((1, flips[0]), (0, flips[1])) if flipped]
     assert np.array_equal(picture, np.flip(unflipped, axes)) and np.array_equal(mask, np.flip(where, axes))
+
+
+def test_the_label_of_a_long_scratch_stays_in_one_piece_when_its_window_is_shrunk(raw_params: dict):
+    scratch = np.zeros((600, 600), np.uint8)
+    cv2.line(scratch, (120, 250), (440, 330), 1, 2)
+    box = cv2.boundingRect(scratch)
+    image, window = np.full((600, 600, 3), 180, np.uint8), tiny_params(raw_params).window
+    image[scratch > 0] = 60
+    corners = (box[0], box[1], box[0] + box[2], box[1] + box[3])
+    picture, label = view_of(image, scratch > 0, corners, (False, False), window, 64, np.random.default_rng(0))
+    assert cv2.connectedComponents(label.astype(np.uint8), connectivity=8)[0] == 2
+    dark = picture.mean(axis=2) < 160
+    assert (label & dark).sum() > 0.7 * dark.sum()
 
 
 # Two stages

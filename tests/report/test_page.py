@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from lib.core.geometry import box_mask
+from lib.core.geometry import Window, box_mask
 from lib.core.images import write_png
 from lib.core.params import Params
 from lib.core.records import Sample, Synthetic, read_records, write_records
 from lib.core.runtime import write_json, write_text
-from lib.report.gallery import gallery, outline, read_answers
+from lib.report.gallery import gallery, outline, outline_in, read_answers
 from lib.report.missed import FOUND
 from lib.report.page import LIMIT, write_page
 from lib.report.scores import read_scores
@@ -312,6 +312,12 @@ def test_an_outline_runs_on_the_pixels_of_its_mask_and_around_every_piece(mask: 
         moves = [tuple(map(int, step.split(","))) for step in steps.split()]
         points = np.cumsum([(int(x), int(y)), *moves], axis=0)
         assert mask[points[:, 1] // 4, points[:, 0] // 4].all()
+
+
+def test_an_outline_of_a_thin_scratch_in_a_large_window_is_one_line():
+    scratch = np.zeros((1000, 1000), np.uint8)
+    cv2.line(scratch, (100, 300), (900, 600), 1, 1)
+    assert outline_in(scratch > 0, Window(0, 0, 1000), 192).count("M") == 1
 
 
 @needs_browser
