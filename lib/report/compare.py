@@ -7,6 +7,7 @@ other revisions hold comes from Git and from DVC's cache. The page is one file t
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
@@ -82,18 +83,30 @@ def _code(stage: Mapping[str, Any]) -> dict[str, str]:
 
 
 def stale(run: Run) -> str:
-    """A sentence on the stages of a run that read what other stages have replaced since; empty where none did."""
-    late: dict[str, int] = {}
+    """A sentence on the stages of a run that read what other stages have replaced since; empty where none did.
+
+    Of a folder into which several stages write, and people may have put files, too, dvc.lock does not tell all: what
+    read it may be older.
+    """
+    late: Counter[str] = Counter()
     for name, stage in run.lock.items():
-        digests = [(str(dep.get("md5")), run.digest(dep["path"])) for dep in stage.get("deps", [])]
-        if any(now is not None and now != then for then, now in digests):
-            late[name.split("@")[0]] = late.get(name.split("@")[0], 0) + 1
+        if any(_was_replaced(run, dep) for dep in stage.get("deps", [])):
+            late[name.split("@")[0]] += 1
     listing = ", ".join(f"{name} ({count})" if count > 1 else name for name, count in late.items())
     return (
         f"In {run.name}, these stages are older than what they read: {listing}. `dvc repro` comes first."
         if late
         else ""
     )
+
+
+def _was_replaced(run: Run, dep: Mapping[str, Any]) -> bool:
+    """Whether a dependency is no longer what the stage has read, as far as dvc.lock tells."""
+    then, now = str(dep.get("md5")), run.digest(dep["path"])
+    if now is not None:
+        return now != then
+    shared = run.digests_of_shared(dep["path"])
+    return bool(shared) and then not in shared
 
 
 def read_scores(run: Run) -> Scores:
@@ -121,7 +134,7 @@ def compared(before: Scores, after: Scores) -> pd.DataFrame:
     the range of what two arms differ by that differ in their seeds alone); placebo_before, placebo_after (what the
     placebo differed by from real defects alone); verdict: `equal` for equal numbers, else `within` or `beyond`
     equal_arms, `-` where one seed cannot tell. The spread is pooled over the arm, `none` and `placebo` of both runs;
-    what is equal in both counts once.
+    what is equal in both counts once, and a category where the arm is equal in both has none.
     """
     rows = []
     detectors, arms = (dict.fromkeys(key[part] for key in before if key in after) for part in (0, 1))
@@ -159,12 +172,16 @@ def _over_categories(values: list[list[float]]) -> tuple[float, float]:
 def _blocks(before: Scores, after: Scores, key: tuple[str, str, str], shared: list[str]) -> list[list[list[float]]]:
     """For `chance_difference`: both arms, then their likes in both runs, for every category.
 
-    A like with equal numbers in both runs is one training that neither of them changed: it counts once.
+    A like with equal numbers in both runs is one training that neither of them changed: it counts once. A category
+    where the arm itself has equal numbers adds nothing to the difference, nor to what chance does to it.
     """
     detector, arm, metric = key
     likes = [(detector, other, metric) for other in (REAL_ONLY, PLACEBO) if other != arm]
     blocks = []
     for category in shared:
+        if after[key][category] == before[key][category]:
+            blocks.append([[0.0, 0.0], [0.0, 0.0]])
+            continue
         block = [after[key][category], before[key][category]]
         for like in likes:
             values = [run[like][category] for run in (before, after) if category in run.get(like, {})]

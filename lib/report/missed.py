@@ -14,7 +14,7 @@ LISTED = 20  # defects in the list of the most missed ones
 
 SIZES_NOTE = """The share of the defects of each size without any marked pixel in them, at the thresholds from val, \
 mean over seeds. All pixels of one type in a picture are one defect. Sizes are thirds of the test part. Where small \
-defects are missed, a larger `detect.scale` may see them."""
+defects are missed, a `detect.scale` below 1 may be why."""
 
 LIST_NOTE = """The defects that are found by the fewest of all trainings (detectors, arms and seeds). A defect that \
 all miss may be marked wrongly, or be unlike everything in the train part. *best*: the arm that finds it most often."""

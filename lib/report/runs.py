@@ -1,9 +1,10 @@
 """Runs of the past: what a commit or an experiment of DVC holds, from Git and from DVC's cache, without a checkout."""
 
+import hashlib
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -80,13 +81,18 @@ class Run:
     @cached_property
     def lock(self) -> dict[str, Any]:
         """The stages of dvc.lock that dvc.yaml still has: what ran last, with the digests of what it read and wrote."""
+        return {name: self._ran[name] for name in self._stages() if name in self._ran}
+
+    @cached_property
+    def _ran(self) -> dict[str, Any]:
+        """All stages of dvc.lock, also those that dvc.yaml no longer has."""
         with told(self, "dvc.lock", "`dvc repro` writes it anew"):
             ran = self._mapping("dvc.lock").get("stages") or {}
             for stage in ran.values():
                 for entry in (*stage.get("deps", ()), *stage.get("outs", ())):
                     if not isinstance(entry["path"], str):
                         raise TypeError(entry["path"])
-        return {name: ran[name] for name in self._stages() if name in ran}
+        return ran
 
     def _stages(self) -> Iterator[str]:
         """The names of all stages in dvc.yaml, those of a matrix as DVC numbers them: `masks@perlin`."""
@@ -116,11 +122,20 @@ class Run:
             raise UserError(f"{path} of {self.name}: no valid YAML: {error}") from error
         return content if isinstance(content, dict) else {}
 
+    def digests_of_shared(self, path: str) -> set[str]:
+        """The digests that a folder into which several stages write can have, as DVC computes them from its files: with
+        what stages of today left there, and with what all stages of dvc.lock did. Empty where none writes there, or
+        the cache lost a list."""
+        return {
+            digest
+            for stages in (self.lock, self._ran)
+            if (digest := _merged(Path(path), _outputs_of(stages))) is not None
+        }
+
     @cached_property
     def _outputs(self) -> dict[str, str]:
         """The digest of every output, by its path."""
-        entries = [out for stage in self.lock.values() for out in stage.get("outs", [])]
-        return {out["path"]: str(out.get("md5", "")) for out in entries}
+        return _outputs_of(self.lock)
 
     def _listed(self, path: str) -> str | None:
         """The digest of a file within an output that is a folder."""
@@ -190,6 +205,30 @@ def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
 def _cached(digest: str) -> Path | None:
     """Where DVC's cache keeps what has this digest. None for one that is none."""
     return _cache(Path.cwd()) / digest[:2] / digest[2:] if DIGEST.fullmatch(digest) else None
+
+
+def _outputs_of(stages: Mapping[str, Any]) -> dict[str, str]:
+    entries = [out for stage in stages.values() for out in stage.get("outs", [])]
+    return {out["path"]: str(out.get("md5", "")) for out in entries}
+
+
+def _merged(folder: Path, outputs: Mapping[str, str]) -> str | None:
+    """The digest of a folder with nothing but outputs; None where none of these lies in it, or a list is lost."""
+    files: dict[str, str] = {}
+    for output, digest in outputs.items():
+        if not Path(output).is_relative_to(folder):
+            continue
+        within = Path(output).relative_to(folder).as_posix()
+        if not digest.endswith(".dir"):
+            files[within] = digest
+        elif listing := _listing(digest):
+            files |= {f"{within}/{name}": one for name, one in listing.items()}
+        else:
+            return None
+    if not files:
+        return None
+    entries = [{"md5": files[name], "relpath": name} for name in sorted(files)]
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 @cache

@@ -1,5 +1,6 @@
 """Two runs side by side: what was changed and what it did, from Git and DVC's cache, with nothing checked out."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -274,7 +275,8 @@ def test_a_difference_is_beyond_when_it_is_larger_than_that_of_equal_arms():
         [row] = table[(table["arm"] == "perlin") & (table["metric"] == "pixel_ap")].to_dict("records")
         assert row["verdict"] == verdict and row["difference"] == pytest.approx(shift)
         arm = [0.4, 0.5, 0.6]
-        assert row["equal_arms"] == pytest.approx(chance_difference([[arm] * 4] * 2, 0.95)), "none and placebo: once"
+        once = chance_difference([[arm] * 4] * 2, 0.95)  # none and placebo
+        assert row["equal_arms"] == pytest.approx(0.0 if verdict == "equal" else once)
         assert row["placebo_before"] == pytest.approx(0.0)
 
 
@@ -288,6 +290,18 @@ def test_what_neither_run_changed_stands_once_behind_the_range_and_what_either_c
     assert row["equal_arms"] == pytest.approx(expected)
 
 
+def test_a_category_that_did_not_change_adds_no_chance_to_a_difference():
+    before, after = scores(0.0), scores(0.0)
+    for values, shift in ((before, 0.0), (after, 0.1)):
+        values["unet", "perlin", "pixel_ap"] = {"a": [0.1, 0.5, 0.9], "b": [0.5 + shift, 0.51 + shift, 0.52 + shift]}
+        for arm in ("none", "placebo"):
+            values["unet", arm, "pixel_ap"]["b"] = [0.5, 0.51, 0.52]
+    [row] = compared(before, after).query("arm == 'perlin' and metric == 'pixel_ap'").to_dict("records")
+    assert row["difference"] == pytest.approx(0.05) and row["verdict"] == "beyond"
+    alone = chance_difference([[[0.5, 0.51, 0.52]] * 4], 0.95)
+    assert row["equal_arms"] == pytest.approx(alone / 2)
+
+
 def test_a_stage_is_stale_when_another_one_has_replaced_what_it_read():
     def of(digest: str) -> Run:
         made = {"deps": [{"path": "lib/a.py", "md5": "7" * 32}], "outs": [{"path": "data/x", "md5": "1" * 32}]}
@@ -298,6 +312,37 @@ def test_a_stage_is_stale_when_another_one_has_replaced_what_it_read():
 
     assert stale(of("1" * 32)) == ""
     assert "older than what they read: read (2)." in stale(of("2" * 32))
+
+
+def test_a_stage_is_stale_when_one_of_those_that_fill_a_folder_has_replaced_its_part(monkeypatch: pytest.MonkeyPatch):
+    """The digest of the folder is computed as DVC computes it."""
+
+    def entry(name: str, digit: str) -> dict[str, str]:
+        return {"md5": digit * 32, "relpath": name}
+
+    def listed(*entries: dict[str, str]) -> str:
+        return hashlib.md5(json.dumps(list(entries), sort_keys=True).encode()).hexdigest() + ".dir"
+
+    nut, gone = listed(entry("none/x.bin", "1")), listed(entry("y.bin", "2"))
+    lists = {nut: {"none/x.bin": "1" * 32}, gone: {"y.bin": "2" * 32}}
+    monkeypatch.setattr("lib.report.runs._listing", lambda digest: lists.get(digest, {}))
+    of_both = listed(entry("bolt.json", "3"), entry("nut/none/x.bin", "1"))
+    with_gone = listed(entry("bolt.json", "3"), entry("gone/y.bin", "2"), entry("nut/none/x.bin", "1"))
+
+    def of(digest: str, nuts: str = nut) -> Run:
+        ran = {
+            "one": {"outs": [{"path": "models/nut", "md5": nuts}]},
+            "two": {"outs": [{"path": "models/bolt.json", "md5": "3" * 32}]},
+            "judge": {"deps": [{"path": "models", "md5": digest}, {"path": "data/review", "md5": "4" * 32 + ".dir"}]},
+        }
+        found = Run("it", None)
+        found.__dict__["lock"] = ran
+        found.__dict__["_ran"] = ran | {"old": {"outs": [{"path": "models/gone", "md5": gone}]}}
+        return found
+
+    assert stale(of(of_both)) == stale(of(with_gone)) == "", "what a stage of once left there may lie there"
+    assert "older than what they read: judge." in stale(of("5" * 32 + ".dir"))
+    assert stale(of("5" * 32 + ".dir", "6" * 32 + ".dir")) == "", "the cache lost a list, so that nothing can be said"
 
 
 def test_what_dvc_yaml_has_no_more_is_no_stage_of_a_run(inside: Path):
