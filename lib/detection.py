@@ -65,12 +65,19 @@ def read_examples(records: Iterable[Sample | Synthetic], normals: Mapping[str, S
         # Of a real defect the twin is not read, even where a rendered data set has it: a factory has none.
         normal = (normals or {}).get(record.normal) if isinstance(record, Synthetic) and record.normal else None
         twin = Path(normal.image).absolute() if normal else None
-        if isinstance(record, Sample):
-            type_map, regions = record.type_map, record.regions
-        else:
-            type_map, regions = None, normal.regions if normal else None
-        example = Example(picture, mask, isinstance(record, Synthetic), record.defect_type, twin)
-        examples.append(replace(example, type_map=_absolute(type_map), regions=_absolute(regions)))
+        seen = record if isinstance(record, Sample) else normal
+        examples.append(
+            Example(
+                picture,
+                mask,
+                isinstance(record, Synthetic),
+                record.defect_type,
+                twin,
+                _absolute(record.type_map) if isinstance(record, Sample) else None,
+                _absolute(seen.regions) if seen else None,
+                Path(seen.foreground).absolute() if seen and seen.foreground else None,
+            )
+        )
     return examples
 
 

@@ -121,6 +121,10 @@ def test_a_synthetic_example_says_so_and_knows_the_good_picture_beneath(inside: 
     real, example = read_examples([sample(), made], {"good-0": good})
     assert (real.synthetic, real.twin) == (False, None)
     assert (example.synthetic, example.twin) == (True, Path("good.png").absolute())
+    assert real.foreground is example.foreground is None
+    shown = replace(good, foreground="objects/good.png")
+    for one in read_examples([shown, made], {"good-0": shown}):
+        assert one.foreground == Path("objects/good.png").absolute()
 
 
 def test_weights_and_threshold_are_chosen_on_val_alone_and_train_alone_is_learned(params: Params, monkeypatch):

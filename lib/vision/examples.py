@@ -65,7 +65,8 @@ class Example:
     reject empty masks); None for a good picture. Files are read at each access, through a cache that all examples
     share: keep the example instead of its arrays, and do not modify an array. twin: the picture without its defect, (H,
     W, 3) uint8 or its file: the good picture of a synthetic sample; None if unknown. type_map: of a picture with
-    defects of several types. regions: pixels that never count; pictures are blank and masks empty there.
+    defects of several types. regions: pixels that never count; pictures are blank and masks empty there. foreground: a
+    mask of the object that a person drew.
     """
 
     picture: RGB | Path
@@ -75,6 +76,7 @@ class Example:
     twin: RGB | Path | None = None
     type_map: TypeMap | None = None
     regions: RegionMap | None = None
+    foreground: Path | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:

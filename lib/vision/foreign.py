@@ -15,7 +15,7 @@ import numpy as np
 
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, paste_back, rescale, shrunk
-from lib.core.images import SUFFIXES, in_grey, is_deep, is_grey, read_image, recent
+from lib.core.images import SUFFIXES, in_grey, is_deep, is_grey, read_image, read_mask, recent
 from lib.core.params import Detect
 from lib.placement.foreground import foreground_mask
 from lib.vision.examples import Example
@@ -111,7 +111,7 @@ class Foreign:
         if not good:
             raise UserError("the train part holds no good picture to put pseudo anomalies on: see split in params.yaml")
         if route == "auto":
-            objects_seen = [not foreground_mask(example.image).all() for example in good[:VERDICT_PICTURES]]
+            objects_seen = [not _product(example).all() for example in good[:VERDICT_PICTURES]]
             route = "object" if 2 * sum(objects_seen) > len(objects_seen) else "texture"
         folder = textures if route == "texture" else objects
         photos = pictures_in(folder, f"pagmfr.{route}s") if folder else None
@@ -142,10 +142,12 @@ class Foreign:
 
 
 def _grounds(good: Sequence[Example]) -> Callable[[int], Mask]:
-    def ground(number: int) -> Mask:
-        return foreground_mask(good[number].image)
+    return recent(lambda number: _product(good[number]))
 
-    return recent(ground)
+
+def _product(example: Example) -> Mask:
+    """(H, W) bool: the product in a picture, as a person drew it, else as detected; all True if none is."""
+    return foreground_mask(example.image) if example.foreground is None else read_mask(example.foreground)
 
 
 def patched(window: RGB, photo: RGB, rng: np.random.Generator) -> tuple[RGB, Mask]:

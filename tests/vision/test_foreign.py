@@ -1,6 +1,7 @@
 """Pseudo anomalies on windows: exact masks, on the product, from folders that may be untidy."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -78,6 +79,15 @@ def test_the_pictures_decide_the_route_and_params_may_overrule_them():
     assert Foreign.of(examples(surface), "auto", None, None, BUDGET).ground is None
     assert Foreign.of(examples(surface), "object", None, None, BUDGET).ground is not None
     assert Foreign.of(examples(part), "texture", None, None, BUDGET).ground is None
+
+
+def test_where_a_person_drew_the_product_that_counts_and_not_what_is_detected(tmp_path: Path):
+    drawn_mask = tmp_path / "drawn.png"
+    write_png(drawn_mask, disc(96, 20, (30, 30)))
+    marked = [replace(one, foreground=drawn_mask) for one in examples(surface)]
+    source = Foreign.of(marked, "auto", None, None, BUDGET)
+    assert source.ground is not None, "the route of objects, though the pictures look like a surface"
+    assert np.array_equal(source.ground(0), disc(96, 20, (30, 30)))
 
 
 @pytest.mark.parametrize("size", [(224, 224), (256, 256), (250, 300)])
