@@ -16,7 +16,11 @@ from lib.core.images import SUFFIXES
 
 TABLE = "scores.csv"  # marks a folder of results
 # Unsupported picture formats: they are reported, so that no part passes uninspected.
-FOREIGN = (".webp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".dng", ".raw")
+FOREIGN = (
+    *(".webp", ".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl", ".jfif", ".jpe", ".dib", ".tga", ".pcx"),
+    *(".pbm", ".pgm", ".ppm", ".pnm", ".psd", ".exr", ".hdr"),
+    *(".dng", ".raw", ".arw", ".cr2", ".cr3", ".nef", ".orf", ".raf", ".rw2"),  # of cameras
+)
 FIRST_COLUMNS = ["picture", "anomaly_score", "defect_pixels"]
 Signature = tuple[int, int]
 State = tuple[Signature | None, bool]  # and whether it may be read

@@ -25,10 +25,8 @@ VISIBLE = 8  # px; least shorter side of small defects' boxes, after scaling, fo
 LEAST_SIDE = 64  # px of the shorter side, after scaling
 WINDOWS = (128, 192, 256)  # px, after scaling
 FEW = range(6, 9)  # pictures of a type for which half for training is better than a third: a third leaves one
-GROUP = re.compile(
-    r"(?<![a-z])(capture|group|part|piece|workpiece|serial|position|specimen|board|item|object|unit)"
-    r"s?(id|no|nr|number|name)?(?![a-z])",
-    re.IGNORECASE,
+GROUP = re.compile(  # of a column's name in lower case without what stands between its words: part_type names no part
+    r"(capture|(capture)?group|part|piece|workpiece|serial|position|specimen|board|item|object|unit)s?(id|no|nr|number)?"
 )
 KEPT = ("depth", "foreground", "regions", "boxes")  # keys of `dataset` that describe one data set
 SILENT = "was of another data set"  # reason of a choice that is listed only if it changes something
@@ -195,9 +193,12 @@ def scale_for(facts: Facts) -> tuple[float, str]:
     for smaller in SCALES[1:]:
         if facts.longest * scale <= LARGE:
             break
-        if quarter * smaller < VISIBLE or facts.shortest * smaller < LEAST_SIDE:
+        if quarter * smaller < VISIBLE:
             narrow = f"a quarter of the defects are narrower than {quarter * scale:.0f} px then"
             return scale, f"{size}, which is large, but {narrow}: smaller, they would vanish"
+        if facts.shortest * smaller < LEAST_SIDE:
+            least = f"the narrowest picture has {facts.shortest * scale:.0f} px then"
+            return scale, f"{size}, which is large, but {least}: smaller, there would be little left of it"
         scale = smaller
     if scale == 1:
         return scale, f"{size}: native"
@@ -205,7 +206,8 @@ def scale_for(facts: Facts) -> tuple[float, str]:
 
 
 def window_for(facts: Facts, scale: float) -> tuple[int, str]:
-    """The side of the windows, a multiple of 16: no larger than pictures, and larger where most defects are."""
+    """The side of the windows, a multiple of 16: no larger than pictures of 32 px and more, larger where most defects
+    are."""
     side = int(facts.shortest * scale)
     half = float(np.median(facts.long)) * scale
     wanted = next((window for window in WINDOWS if window >= half), WINDOWS[-1])
@@ -228,6 +230,15 @@ def _detectors(thorough: bool) -> str:
 
 def _classes(facts: Facts) -> str:
     return "some pictures show several types" if facts.mixed else "no picture shows several types"
+
+
+def _names_groups(column: str) -> bool:
+    """Whether a column is called like a part, such as Part No. or captureGroup.
+
+    >>> _names_groups("Part No."), _names_groups("captureGroup"), _names_groups("part_type")
+    (True, True, False)
+    """
+    return GROUP.fullmatch(re.sub(r"[^a-z0-9]", "", column.lower())) is not None
 
 
 class Table(NamedTuple):
@@ -261,6 +272,6 @@ def group_table(root: Path, names: Collection[str], findings: Findings) -> Table
             repeated = len(often) > 1 and max(often.values(), default=0) > 1
             enough = 2 * often.total() >= len(names)
             is_part = often.keys() <= PART_NAMES.keys()
-            if column.lower() != "path" and GROUP.search(column) and repeated and enough and not is_part:
+            if column.lower() != "path" and _names_groups(column) and repeated and enough and not is_part:
                 return Table(path.name, column, len(often), often.total())
     return None

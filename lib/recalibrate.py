@@ -13,6 +13,7 @@ and the next `dvc repro` sets its thresholds back: recalibrate the copy that run
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -85,19 +86,25 @@ def recalibrated(
         inspectors.append(load_exchanged(folder))
     key = "--min-area" if min_area else "min_area of threshold.json"
 
-    def level(picture: Picture) -> float:
+    areas = trained.decision.min_area, area
+
+    def levels_of(picture: Picture) -> list[float]:
+        """The picture's alarm levels by the area so far and by the new one; minus infinity if it is smaller."""
         image = inspectors[0].read(picture.path)
         refuse_small(image[..., 0].size, area, key, picture.path)
         try:
-            return max(alarm_level(inspector.predict(image), area) for inspector in inspectors)
+            maps = [inspector.predict(image) for inspector in inspectors]
         except UserError as error:
             raise UserError(f"{picture.path}: {error}") from error
+        return [max(alarm_level(one, each) if one.size >= each else -math.inf for one in maps) for each in areas]
 
-    levels = [level(picture) for picture in progress(good, "look at good pictures")]
+    before_levels, levels = zip(
+        *(levels_of(picture) for picture in progress(good, "look at good pictures")), strict=True
+    )
     # What training chose, not what is now: a recalibration with the wrong pictures could never be undone.
     chosen = before.get("trained", before)
     of_masks = max(checked_decision(chosen, folder).threshold, float(np.median(levels)))
-    highest = sorted(zip(levels, good, strict=True), key=lambda one: -one[0])
+    highest = sorted(zip(before_levels, good, strict=True), key=lambda one: -one[0])
     alarms = [
         f"{one.display_name} ({score:.6g})" for score, one in highest if score >= trained.decision.alarm_threshold
     ]

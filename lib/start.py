@@ -53,7 +53,13 @@ def start(
     params = load()
     dataset = dataset_of(folder, layout, categories, params)
     looks = {category: look_at(dataset, category) for category in dataset.categories}
-    dataset = with_groups(dataset, looks)
+    grouped = with_groups(dataset, looks)
+    if grouped != dataset:
+        print(
+            f"capture groups: {grouped.group_table}, column {grouped.group_column!r}, taken for them by its name; if "
+            f"its values are something else, such as kinds of parts, rename the column\n"
+        )
+    dataset = grouped
     if any(look.findings.problems for look in looks.values()):
         print("\n".join(report(looks, dataset, params)[0]))
         return 1

@@ -39,8 +39,8 @@ def test_hidden_files_and_folders_are_skipped(inside: Path):
 
 
 def test_a_picture_in_a_format_that_is_not_read_does_not_pass_unseen(inside: Path):
-    write("0.png", "1.webp", "2.HEIC", "notes.txt")
-    assert named(listed([NEW], OUT)) == {"0.png": "0", "1.webp": "1", "2.HEIC": "2"}
+    write("0.png", "1.webp", "2.HEIC", "3.jfif", "notes.txt")
+    assert named(listed([NEW], OUT)) == {"0.png": "0", "1.webp": "1", "2.HEIC": "2", "3.jfif": "3"}
 
 
 def test_a_png_and_a_jpg_of_one_shot_have_results_of_their_own(inside: Path):

@@ -50,6 +50,10 @@ def test_large_pictures_are_seen_smaller_as_long_as_small_defects_stay_visible(s
     chosen, reason = scale_for(facts)
     assert chosen == scale and str(longest) in reason
     assert chosen == 1 or np.quantile(short, 0.25) * chosen >= 8
+    if "vanish" in reason:
+        assert np.quantile(short, 0.25) * chosen < 16
+    if "narrowest picture" in reason:
+        assert shortest * chosen < 128
 
 
 @pytest.mark.parametrize(
@@ -145,6 +149,11 @@ NAMES = {f"a/good/{number}.png" for number in range(6)}
         ("part", "aaaaaa", None),  # all are one
         ("weight", "aabbcc", None),
         ("workpieceID", "aabbcc", 3),
+        ("Part No.", "aabbcc", 3),
+        ("part_type", "aabbcc", None),
+        ("object_class", "aabbcc", None),
+        ("board_version", "aabbcc", None),
+        ("group size", "aabbcc", None),
         ("opposition", "aabbcc", None),
         ("particle", "aabbcc", None),
         ("department", "aabbcc", None),

@@ -136,6 +136,21 @@ def test_good_pictures_that_gave_an_alarm_are_named_the_highest_first(stored: Pa
     assert f"2 of the good pictures gave an alarm before: {good}/9.png (255), {good}/4.png (252). Look at them" in told
 
 
+def test_alarms_of_before_are_counted_by_the_area_of_before(stored: Path, monkeypatch, capsys):
+    good = stored.parent / "good"
+    speck = np.full((RNG_SIDE, RNG_SIDE, 3), 100, np.uint8)
+    speck[3, 4] = 252  # one pixel
+    write_png(good / "3.png", speck)
+    call(monkeypatch, stored, good, "--min-area", 16, "--dry-run")
+    assert f"1 of the good pictures gave an alarm before: {good}/3.png (252)." in capsys.readouterr().err
+    write_json(stored / "threshold.json", {"threshold": 250.0, "min_area": 16})
+    call(monkeypatch, stored, good, "--min-area", 1, "--dry-run")
+    assert "gave an alarm" not in capsys.readouterr().err
+    write_json(stored / "threshold.json", {"threshold": 250.0, "min_area": RNG_SIDE**2 + 1})
+    call(monkeypatch, stored, good, "--min-area", 1, "--dry-run")
+    assert "gave an alarm" not in capsys.readouterr().err, "never an alarm, so small is the picture"
+
+
 def test_a_disk_that_is_full_is_told_with_the_path_and_the_threshold_stays(stored: Path, monkeypatch, capsys):
     def full_disk(number: int) -> None:
         raise OSError(28, "No space left on device")

@@ -205,6 +205,7 @@ def test_a_table_of_parts_becomes_the_capture_groups_and_a_later_data_set_does_n
     draw(here.parent / "other")
     assert call(monkeypatch, here, "../bracket", "--yes") == 0
     assert (load().dataset.group_table, load().dataset.group_column) == ("parts.csv", "part")
+    assert "capture groups: parts.csv, column 'part', taken for them by its name" in capsys.readouterr().out
     assert call(monkeypatch, here, "../bracket", "--yes") == 0, "once more, with what is known already"
     assert load().dataset.group_table == "parts.csv"
     assert call(monkeypatch, here, "../other", "--yes") == 0

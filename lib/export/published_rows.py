@@ -14,6 +14,7 @@ from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.geometry import box_mask
 from lib.core.images import write_png
+from lib.core.pipeline import refuse_outputs
 from lib.core.records import Placement, Sample, by_id, read_records
 from lib.core.runtime import write_text
 
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--category", required=True, help="name in params.dataset.categories")
     parser.add_argument("--out", required=True, type=Path, help="folder for the masks and rows.jsonl")
     args = parser.parse_args()
+    refuse_outputs(args.out)
     placements = read_records(Path("data/placements", f"{args.category}.jsonl"), Placement)
     samples = read_records(Path("data/prepared", args.category, "samples.jsonl"), Sample)
     published_rows(placements, samples, args.out)

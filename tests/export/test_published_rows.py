@@ -79,6 +79,13 @@ def test_the_stages_chain_from_prepared_samples_to_published_rows_without_torch(
     assert len((tmp_path / "rows/rows.jsonl").read_text().splitlines()) == len(placements)
 
 
+def test_rows_are_not_written_where_a_stage_writes(tmp_path):
+    (tmp_path / "dvc.yaml").write_text("stages:\n  random_boxes:\n    cmd: x\n    outs:\n    - data/placements\n")
+    done = run("lib.export.published_rows", tmp_path, "--category", "toy", "--out", "data/placements/rows")
+    assert done.returncode == 2 and "belongs to the stage random_boxes" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_stage_says_in_one_line_what_is_wrong(tmp_path):
     params_of_toy(tmp_path)
     (tmp_path / "data/prepared/toy").mkdir(parents=True)
