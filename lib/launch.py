@@ -33,6 +33,9 @@ def config_file() -> Path | None:
 
 def main() -> None:
     """Become the accelerate launcher of the module that the arguments name, or run that module here."""
+    if len(sys.argv) < 2:
+        print("expected the module to run, such as stages.finetune, and its arguments", file=sys.stderr)
+        sys.exit(2)
     try:
         config = config_file()
     except UserError as error:

@@ -16,7 +16,7 @@ import io
 import json
 import operator
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.params import load
 from lib.core.runtime import write_text
+from lib.settings import load_all
 
 PRESETS = Path("presets")
 PARAMS = Path("params.yaml")
@@ -77,15 +78,17 @@ def applied(names: Sequence[str]) -> tuple[str, list[str]] | None:
         # Read like params.yaml, so that 0.00004 stays as it is written: 4e-05 is text to most readers of YAML.
         file = PRESETS / f"{name}.yaml"
         settings.append((file.as_posix(), _parsed(_text(file), file)))
-    return with_settings(settings)
+    return with_settings(settings, load_all)
 
 
-def with_settings(settings: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[str, list[str]] | None:
+def with_settings(
+    settings: Sequence[tuple[str, Mapping[str, Any]]], check: Callable[[Path], Any] = load
+) -> tuple[str, list[str]] | None:
     """params.yaml with other values for some knobs, and one line for each that changed; None where none did.
 
-    settings: where they come from, and values by section and knob; later ones win. Comments stay, but for that behind
-    an item that leaves a list. Raises UserError for a params.yaml that is wrong as it is, for a knob that it lacks, and
-    for values that cannot be.
+    settings: where they come from, and values by section and knob; later ones win. check: reads the result. Comments
+    stay, but for that behind an item that leaves a list. Raises UserError for a params.yaml that is wrong as it is, for
+    a knob that it lacks, and for values that cannot be.
     """
     text = _text(PARAMS)
     params = _parsed(text, PARAMS)
@@ -109,7 +112,7 @@ def with_settings(settings: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[st
         copy = Path(folder, PARAMS.name)
         copy.write_text(text, encoding="utf-8")
         try:
-            load(copy)
+            check(copy)
         except UserError as error:
             message = str(error).replace(str(copy), f"{PARAMS} with {_origins(settings)}")
             raise UserError(f"{message}\nNothing is written") from error

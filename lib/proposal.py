@@ -37,7 +37,8 @@ class Facts:
     """The facts about a data set on which the settings depend.
 
     reason: why its layout was recognised. parts: the data set's parts of each kind of picture, by category and type; ""
-    for none. numbers: capture groups of each defect type, by category and type. shortest, longest: px, of all sides of
+    for none. numbers: capture groups of each defect type, by category and type. single: whether each defect picture is
+    a group of its own. shortest, longest: px, of all sides of
     pictures. short, long: (N,) px, the sides of the boxes around defects. megapixels: of a picture, on average. mixed:
     whether some pictures show several types. grouping: where capture groups come from, or "".
     """
@@ -46,6 +47,7 @@ class Facts:
     reason: str
     parts: Mapping[tuple[str, str], frozenset[str]]
     numbers: Mapping[tuple[str, str], int]
+    single: bool
     shortest: int
     longest: int
     short: tuple[int, ...]
@@ -67,6 +69,7 @@ def facts_of(dataset: Dataset, looks: Mapping[str, Look], reason: str) -> Facts:
     """The facts about a data set without problems."""
     parts: dict[tuple[str, str], set[str]] = defaultdict(set)
     groups: dict[tuple[str, str], set[str]] = defaultdict(set)
+    defects: Counter[tuple[str, str]] = Counter()
     sizes: list[tuple[int, int]] = []
     boxes: list[tuple[int, int]] = []
     for category, look in looks.items():
@@ -75,6 +78,7 @@ def facts_of(dataset: Dataset, looks: Mapping[str, Look], reason: str) -> Facts:
             for name in one.picture.types:
                 parts[category, name].add(one.picture.folder)
                 groups[category, name].add(look.groups[one.picture.id])
+                defects[category, name] += name != GOOD
             if (mask := one.defect()) is not None:
                 of_mask = [component.box for component in mask_boxes(mask, 0.0, SPECK)]
                 boxes += [(x1 - x0, y1 - y0) for x0, y0, x1, y1 in of_mask]
@@ -85,6 +89,7 @@ def facts_of(dataset: Dataset, looks: Mapping[str, Look], reason: str) -> Facts:
         reason=reason,
         parts={key: frozenset(names) for key, names in parts.items()},
         numbers={key: len(names) for key, names in groups.items() if key[1] != GOOD},
+        single=all(len(groups[key]) == number for key, number in defects.items()),
         shortest=min(map(min, sizes)),
         longest=max(map(max, sizes)),
         short=tuple(min(box) for box in boxes),
@@ -164,7 +169,7 @@ def split_for(facts: Facts) -> list[Choice]:
     if _parts_serve(facts.parts):
         return [Choice("split.rule", "given", "the data set's own parts have defects to train on and to test on")]
     fewest, most = min(facts.numbers.values()), max(facts.numbers.values())
-    if fewest in FEW and most // 3 <= fewest // 2:
+    if facts.single and fewest in FEW and most // 3 <= fewest // 2:
         return [
             Choice("split.rule", "shots", f"a third of {fewest} would leave a single defect of a type to train on"),
             Choice("split.shots", fewest // 2, f"half of the {fewest} pictures of the rarest type; the rest tests"),
@@ -271,7 +276,7 @@ def group_table(root: Path, names: Collection[str], findings: Findings) -> Table
             often = Counter(value for value in values.values() if value)
             repeated = len(often) > 1 and max(often.values(), default=0) > 1
             enough = 2 * often.total() >= len(names)
-            is_part = often.keys() <= PART_NAMES.keys()
+            is_part = {value.lower() for value in often} <= PART_NAMES.keys()
             if column.lower() != "path" and _names_groups(column) and repeated and enough and not is_part:
                 return Table(path.name, column, len(often), often.total())
     return None

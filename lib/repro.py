@@ -25,7 +25,7 @@ from statistics import mean
 
 from lib.core.command import ESTIMATE, duration_file, end_with
 from lib.core.errors import UserError
-from lib.core.params import load
+from lib.settings import load_all
 
 TOLD = re.compile(r"(Running stage|Stage) '([^']+)'")  # DVC's messages before a stage runs, and for a skipped one
 PACED_AFTER = 60.0  # seconds of earlier duration, before which the speed of this run is not used
@@ -36,7 +36,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="STAGE", help="stages of dvc.yaml; default: all of it")
     targets = parser.parse_args().targets
-    load()  # what is wrong in params.yaml would stop the run at a later stage, whose former results are gone then
+    load_all()  # what is wrong in params.yaml would stop the run at a later stage, whose former results are gone then
     lock = Path("dvc.lock")
     if lock.is_file() and not lock.stat().st_size:
         raise UserError(

@@ -51,6 +51,11 @@ def start(
 ) -> int:
     """Look at a data set, propose settings, and write them if a person, or `yes`, says so; the exit code."""
     params = load()
+    if lacking := {"unet", "mvp_diff"} - params.model_dump().keys():
+        raise UserError(
+            f"params.yaml: lacks the section(s) {', '.join(sorted(lacking))}, of which it proposes settings: copy "
+            "them from the repository's own"
+        )
     dataset = dataset_of(folder, layout, categories, params)
     looks = {category: look_at(dataset, category) for category in dataset.categories}
     grouped = with_groups(dataset, looks)

@@ -8,6 +8,7 @@ from typing import Any
 
 from lib import plots
 from lib.core.command import run
+from lib.core.defects import whole_defects
 from lib.core.images import write_png
 from lib.core.params import load
 from lib.core.records import DefectBox, Synthetic, read_records, read_train
@@ -23,7 +24,7 @@ def main() -> None:
         for category in params.dataset.categories:
             samples = read_train(category)
             boxes = read_records(Path(f"data/boxes/{category}.jsonl"), DefectBox)
-            real = [box for box in boxes if box.sample in samples]
+            real = whole_defects([box for box in boxes if box.sample in samples])
             answers = {
                 generator: read_records(Path(f"data/masks/{generator}/{category}/manifest.jsonl"), Synthetic)
                 for generator in params.generators

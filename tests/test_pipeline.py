@@ -140,6 +140,7 @@ LAYERS_UP = [
         "lib/base",
         "lib/launch.py",
         "lib/results.py",
+        "lib/settings.py",
         "lib/trained.py",
     ],
     ["lib/exchange.py", "lib/evaluation.py", "lib/preset.py", "lib/repro.py", "lib/proposal.py", "lib/budget.py"],

@@ -19,6 +19,7 @@ PLAIN = Facts(
     reason="a: read as mvtec: the folders train and test",
     parts={**GOOD_BOTH, ("a", "dent"): frozenset({"test"})},
     numbers={("a", "dent"): 12},
+    single=True,
     shortest=400,
     longest=500,
     short=(20,),

@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lib.diffusion.components import Components, tokenize
 
-TOKENS = 48  # positions of the text encoder; the longest caption of a long name needs about 40
+TOKENS = 48  # positions of the text encoder; captions of short names need about 40, those of long ones are cut
 VOCABULARY = 1400  # pieces of words that are learnt from the captions, at most
 WIDTH = 64  # of the embeddings
 END_OF_WORD = "</w>"

@@ -1,6 +1,6 @@
 """The defect pixels of a real picture, by defect type, without pixels that never count."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,25 @@ from numpy.typing import NDArray
 from lib.core.errors import UserError
 from lib.core.geometry import Mask
 from lib.core.images import decode, read_mask, recent
-from lib.core.records import Sample, TypeMap
+from lib.core.records import DefectBox, Sample, TypeMap
 from lib.core.regions import ignored_pixels
 
+FRAGMENT = 3  # as the gate has it by default (gate.outlier)
 Labels = NDArray[np.uint8]  # (H, W): 0 without a defect, k for the k-th of some types
+
+
+def whole_defects(boxes: Sequence[DefectBox]) -> list[DefectBox]:
+    """The boxes without fragments: those of less than 1 / FRAGMENT of the area of the type's smallest defect, which is
+    the largest piece in a picture. New ones are not drawn like fragments: beside real defects they would be too small.
+    """
+    largest: dict[tuple[str, str], int] = {}
+    for box in boxes:
+        key = box.defect_type, box.sample
+        largest[key] = max(box.area, largest.get(key, 0))
+    smallest: dict[str, int] = {}
+    for (name, _), area in largest.items():
+        smallest[name] = min(area, smallest.get(name, area))
+    return [box for box in boxes if box.area * FRAGMENT >= smallest[box.defect_type]]
 
 
 def types_of(sample: Sample) -> tuple[str, ...]:

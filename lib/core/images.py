@@ -261,6 +261,9 @@ def read_mask(path: Path) -> Mask:
     are no defect; if all visible pixels are black, they are the defect. Raises UserError if colours and transparency
     contradict each other.
     """
+    with _opened(path) as opened:
+        if opened.mode == "RGB" and _has_deep_colours(opened):  # of their two bytes Pillow keeps the higher one
+            return np.asarray(read_pixels(path).any(axis=2))
     picture = decode(path)
     if picture.mode in {"LA", "RGBA", "PA"} or (picture.mode in {"L", "RGB", "P"} and "transparency" in picture.info):
         pixels = np.asarray(picture.convert("RGBA"))
@@ -268,13 +271,10 @@ def read_mask(path: Path) -> Mask:
             return _see_through(path, pixels)
     if picture.mode == "P":
         colours = np.asarray(picture.convert("RGB"))
-        values = colours.max(axis=2) if colours.any() else np.asarray(picture)
-        return np.asarray(values > 0)
+        return np.asarray((colours.max(axis=2) if colours.any() else np.asarray(picture)) > 0)
     if picture.mode not in {"L", "1"} and not picture.mode.startswith(("I", "F")):
         picture = picture.convert("RGB")
-    values = np.asarray(picture)
-    if values.ndim == 3:
-        values = values.max(axis=2)
+    values = np.asarray(picture).reshape(picture.height, picture.width, -1).max(axis=2)
     return np.asarray(values > (MIDDLE if picture.format == "JPEG" or is_smoothed(values) else 0))
 
 

@@ -1,7 +1,8 @@
 """The typed, validated view of params.yaml. Unknown keys and invalid values are rejected with the name of the key.
 
 Settings that methods share have a section here. Those of a single method are in the section of its name; their types
-are in the method's file, in `lib/generators` or `lib/detectors`, as the class `Settings`.
+are in the method's file, in `lib/generators` or `lib/detectors`, as the class `Settings`, which `Params.section` checks
+when the method is loaded, and `lib.settings.load_all` for all methods at once.
 """
 
 import re
@@ -109,6 +110,9 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _folders_within(self) -> "Dataset":
+        table = Path(self.group_table or "")
+        if table.is_absolute() or ".." in table.parts:
+            raise ValueError("group_table: expected a file in dataset.path, relative to it: so DVC sees changes there")
         for key in ("foreground", "regions"):
             value = getattr(self, key)
             folder = Path(key if value is None else value)

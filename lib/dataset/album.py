@@ -52,6 +52,10 @@ class Album:
         self._folders = {_alike(path.parent.name) for path in self.paths if path.parent != base}
         self._at = {_composed(path.as_posix()): path for path in self.paths}
 
+    def beside(self, path: Path) -> Path | None:
+        """The picture in the folder of a file that has the file's name but for the ending; None if there is none."""
+        return next((one for one in self._by_name.get(_alike(path.stem), []) if one.parent == path.parent), None)
+
     def find(self, name: str, beside: Path | None = None) -> Path:
         """The picture that an annotation names; beside: the folder of the annotation's file.
 
@@ -89,8 +93,7 @@ class Album:
         if len(closest) > 1:
             raise UserError(f"{name!r} may be any of {shortlist([str(path) for path in closest])}")
         parts = {part_of(Path(wanted)), part_of(closest[0].relative_to(self.base))} - {""}
-        is_relative = "://" not in name and not PurePosixPath(wanted).is_absolute() and ":" not in steps[0]
-        if (is_relative and len(parts) > 1) or (best == 0 and pieces[-2] in self._folders):
+        if (_is_relative(name) and len(parts) > 1) or (best == 0 and pieces[-2] in self._folders):
             raise UserError(f"{name!r} is not there, only {closest[0]}")
         return closest[0]
 
@@ -104,6 +107,12 @@ def _same_picture(one: str, other: str) -> bool:
     """Whether two names are alike but for folders before them."""
     ends = [PurePosixPath(_alike(name).replace("\\", "/")).parts[::-1] for name in (one, other)]
     return all(a == b for a, b in zip(*ends, strict=False))
+
+
+def _is_relative(name: str) -> bool:
+    """Whether a name is a path within a data set, not one of another machine or a URL."""
+    steps = PurePosixPath(name.strip().replace("\\", "/")).parts
+    return "://" not in name and bool(steps) and steps[0] != "/" and ":" not in steps[0]
 
 
 def _alike(name: str) -> str:
@@ -157,7 +166,7 @@ class AnnotatedPictures:
         self.album, self.type_name = Album(base), TypeNames()
         self.notes: dict[Path, Notes] = {}
         self._lost: dict[Path, list[str]] = defaultdict(list)
-        self._name: dict[tuple[Path, Path], str] = {}  # of a picture in a file of annotations
+        self._name: dict[Path, tuple[str, Path]] = {}  # of a picture, in the first file of annotations that names it
         self._of_one: dict[Path, list[str]] = defaultdict(list)
         self._in_two_parts: dict[str, list[str]] = defaultdict(list)
         self._malformed: dict[tuple[Path, str], list[str]] = defaultdict(list)
@@ -171,7 +180,10 @@ class AnnotatedPictures:
         except UserError as error:
             self._lost[source].append(str(error))
             return None
-        if not _same_picture(first := self._name.setdefault((source, path), name), name):
+        first, of = self._name.setdefault(path, (name, source))
+        # Absolute names of several machines may well differ.
+        comparable = of == source or (_is_relative(first) and _is_relative(name))
+        if comparable and not _same_picture(first, name):
             self._of_one[source].append(f"{first!r} and {name!r} for {path}")
         notes = self.notes.setdefault(path, Notes(source, part_of(path.relative_to(self.base)), **facts))  # type: ignore[arg-type]
         if part and notes.sorted_by and part != notes.part:

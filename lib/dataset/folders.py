@@ -65,7 +65,10 @@ def defects_with_masks(folder: Path, masks: Path, defect_type: str, part: str, f
     Adds one problem to the findings for all that have none.
     """
     files = picture_files(masks, findings) if masks.is_dir() else []
-    by_stem = {one.stem.removesuffix(MASK_ENDING): one for one in files}
+    by_stem: dict[str, Path] = {}
+    for one in files:
+        if (first := by_stem.setdefault(one.stem.removesuffix(MASK_ENDING), one)) is not one:
+            findings.problems.append(f"{one}: a second mask beside {first.name}; remove one of them")
     images = picture_files(folder, findings) if folder.is_dir() else []
     note_without_mask([image for image in images if image.stem not in by_stem], masks, findings)
     return [Picture(defect_type, part, image, by_stem.get(image.stem)) for image in images]

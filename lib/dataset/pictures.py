@@ -146,7 +146,8 @@ def by_path(files: Iterable[Path], base: Path, key: str, findings: Findings) -> 
     """
     pictures_of: dict[Path, Path] = {}
     for file in sorted(files):
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
+        hidden = any(name.startswith(".") for name in file.relative_to(base).parts)
+        if file.suffix.lower() in SUFFIXES and not hidden:
             first = pictures_of.setdefault(file.relative_to(base).with_suffix(""), file)
             if first is not file:
                 findings.problems.append(f"{key}: {file}: a second picture beside {first.name}; remove one of them")

@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lib.core.errors import shortlist
 from lib.core.params import Dataset
 from lib.core.records import GOOD, RegionMap
 from lib.dataset.examination import Drawn, Examination
 from lib.dataset.findings import DatasetProblems, Findings
+from lib.dataset.folders import folders
 from lib.dataset.foregrounds import read_foregrounds
 from lib.dataset.groups import read_groups
-from lib.dataset.layouts import FORMATS, Place, locate
-from lib.dataset.pictures import Picture
+from lib.dataset.layouts import ANNOTATIONS, FORMATS, Place, locate
+from lib.dataset.pictures import Picture, part_of
 from lib.dataset.regions import read_region_maps
 from lib.dataset.validation import validate
 
@@ -40,6 +42,7 @@ def look_at(dataset: Dataset, category: str) -> Look:
     look = Look(Findings())
     try:
         look.place = locate(Path(dataset.path), category, dataset.layout)
+        look.findings.warnings += _merged(look.place, Path(dataset.path))
         look.pictures = FORMATS[look.place.layout].read(look.place.base, look.findings)
         for key in ("foreground", "regions"):  # they may lie among the pictures
             if folder := getattr(dataset, key):
@@ -58,6 +61,20 @@ def look_at(dataset: Dataset, category: str) -> Look:
     look.foregrounds = read_foregrounds(dataset, category, look.examinations, look.findings)
     look.regions = read_region_maps(dataset, category, look.examinations, look.findings)
     return look
+
+
+def _merged(place: Place, root: Path) -> list[str]:
+    """A warning where a data set is taken for one category whose folders could each be one of their own."""
+    if place.base != root or place.layout not in ANNOTATIONS:
+        return []
+    recognises = FORMATS[place.layout].recognises
+    own = [one.name for one in folders(root) if not part_of(one / "x") and recognises(one)]
+    if len(own) < 2:
+        return []
+    return [
+        f"{root}: taken for one category, though {shortlist(own)} could each be one: where they show different "
+        f"products, name them in dataset.categories (--category)"
+    ]
 
 
 def _apart_from(look: Look, folder: Path, key: str) -> list[Picture]:

@@ -101,6 +101,9 @@ def fit(
     model = Model(network, detect.window, detect.scale, settings.most_iou, types)
     if detect.window % model.multiple:
         raise UserError(f"detect.window is {detect.window}, this RT-DETR needs a multiple of {model.multiple} px")
+    places = sum((detect.window // stride) ** 2 for stride in network.config.feat_strides)
+    if (queries := network.config.num_queries) > places:
+        raise UserError(f"rtdetr.queries: {queries}, but a window of {detect.window} px has {places} places for boxes")
     few = evenly_by_type(val, VALIDATED)
     selects = any(example.has_defect for example in few)
     if not selects:

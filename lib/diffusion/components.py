@@ -6,6 +6,7 @@ in the order noisy latent (4), mask (1), latent of the masked picture (4); `vae`
 """
 
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,8 +155,16 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
 
 
 def tokenize(parts: Components, captions: Sequence[str]) -> Tensor:
-    """Token ids (B, T) of captions, each padded or cut to the tokenizer's length T."""
+    """Token ids (B, T) of captions, each padded or cut to the tokenizer's length T; a warning names one that is cut."""
     length = parts.tokenizer.model_max_length
+    counts = [len(tokens) for tokens in parts.tokenizer(list(captions), truncation=False)["input_ids"]]
+    if max(counts, default=0) > length:
+        longest = captions[counts.index(max(counts))]
+        warnings.warn(
+            f"captions have up to {max(counts)} tokens, the base model reads {length}: the end of {longest!r} is lost; "
+            "shorter names of category and types keep it",
+            stacklevel=2,
+        )
     tokens = parts.tokenizer(
         list(captions), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )

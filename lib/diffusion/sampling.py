@@ -90,8 +90,11 @@ def inpaint(
     (Kynkäänniemi et al. 2024 also limit it to an interval); with a scale of 1 there is none. Strength: Meng et al.
     2022. keep_background: after every step the latents outside the mask are reset to those of the input at the noise
     level of the next step (Song et al. 2025; Lugmayr et al. 2022, eq. 8).
-    On a CPU every core takes a part of the batch.
+    On a CPU every core takes a part of the batch. Raises UserError for more steps than the model has noise levels.
     """
+    levels = parts.scheduler.config.num_train_timesteps
+    if settings.steps > levels:
+        raise UserError(f"synth.steps: {settings.steps} steps, at most {levels}, the noise levels of the base model")
     shares = min(cores(noise.device), len(noise))
     texts = text[:, None] if other_text is None else torch.stack([text, other_text], dim=1)
     done = on_cores(

@@ -35,10 +35,11 @@ def main() -> None:
     params = load()
     categories = _chosen(args.categories, params.dataset.categories, "dataset.categories")
     generators = _chosen(args.generators, params.generators, "generators")
+    parts = list(dict.fromkeys(args.parts or params.export.parts))
     for name in args.formats:
         refuse_outputs(args.out / name)
     for name in dict.fromkeys(args.formats):
-        counts = write_dataset(name, args.out / name, categories, args.parts or params.export.parts, generators)
+        counts = write_dataset(name, args.out / name, categories, parts, generators)
         numbers = ", ".join(f"{count} of {category}" for category, count in counts.items())
         print(f"{(args.out / name).as_posix()}: pictures: {numbers}")
 

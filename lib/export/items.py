@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from lib.core.defects import read_labels
 from lib.core.errors import UserError
 from lib.core.geometry import Mask
 from lib.core.images import png_bytes, read_image, read_mask, read_shape, stored_orientation
-from lib.core.records import Sample, Synthetic, TypeMap, of_split, read_records
+from lib.core.records import RegionMap, Sample, Synthetic, TypeMap, by_id, of_split, read_records
+from lib.core.regions import ignored_pixels
 from lib.core.runtime import sha256_of
 
 SHOWN = 20  # files at odds with their records that are named
@@ -21,7 +22,8 @@ SHOWN = 20  # files at odds with their records that are named
 @dataclass(frozen=True)
 class Item:
     """One picture. `subset` is its part (`train`, `val`, `test`) or the generator that made it; `name` is unique in its
-    category and fit for a file; `mask` is None for a good picture; `provenance` is the record that it comes from.
+    category and fit for a file; `mask` is None for a good picture; `regions`: pixels that never count; `provenance` is
+    the record that it comes from.
     """
 
     subset: str
@@ -34,6 +36,7 @@ class Item:
     mask: Path | None
     mask_sha256: str | None
     type_map: TypeMap | None
+    regions: RegionMap | None
     provenance: dict[str, Any]
 
 
@@ -45,11 +48,11 @@ def read_items(category: str, parts: Sequence[str], generators: Sequence[str]) -
     """
     samples = read_records(Path(f"data/prepared/{category}/samples.jsonl"), Sample)
     items = [_real(sample) for part in parts for sample in sorted(of_split(samples, part), key=lambda one: one.id)]
-    sizes = {sample.id: sample.size for sample in samples}
+    normals = by_id(samples)
     for generator in generators:
         records = read_records(Path(f"data/masks/{generator}/{category}/manifest.jsonl"), Synthetic)
         accepted = [record for record in records if record.accepted]
-        items += [_synthetic(record, sizes) for record in sorted(accepted, key=lambda one: one.placement)]
+        items += [_synthetic(record, normals) for record in sorted(accepted, key=lambda one: one.placement)]
     return items
 
 
@@ -65,15 +68,22 @@ def _real(sample: Sample) -> Item:
         mask=None if sample.mask is None else Path(sample.mask),
         mask_sha256=sample.mask_sha256,
         type_map=sample.type_map,
+        regions=sample.regions,
         provenance=dataclasses.asdict(sample),
     )
 
 
-def _synthetic(record: Synthetic, sizes: dict[str, tuple[int, int]]) -> Item:
-    """Raises UserError for an accepted record without a picture or a mask, which no stage writes."""
+def _synthetic(record: Synthetic, normals: Mapping[str, Sample]) -> Item:
+    """Raises UserError for an accepted record without a picture or a mask, which no stage writes, and for one whose
+    good picture is no longer there."""
     if record.image is None or record.sha256 is None or record.mask is None:
         raise UserError(f"{record.generator}, {record.placement}: accepted without a picture or mask; run `dvc repro`")
-    picture = Path(record.image)
+    if record.normal is not None and record.normal not in normals:
+        raise UserError(
+            f"{record.generator}, {record.placement}: made from {record.normal}, which `prepare` no longer has; run "
+            "`dvc repro`"
+        )
+    picture, normal = Path(record.image), normals[record.normal] if record.normal is not None else None
     return Item(
         subset=record.generator,
         category=record.category,
@@ -81,10 +91,11 @@ def _synthetic(record: Synthetic, sizes: dict[str, tuple[int, int]]) -> Item:
         name=_name(record.generator, record.placement),
         picture=picture,
         sha256=record.sha256,
-        size=read_shape(picture)[::-1] if record.normal is None else sizes[record.normal],
+        size=read_shape(picture)[::-1] if normal is None else normal.size,
         mask=Path(record.mask),
         mask_sha256=record.mask_sha256,
         type_map=None,
+        regions=normal.regions if normal else None,
         provenance=dataclasses.asdict(record),
     )
 
@@ -116,7 +127,8 @@ def refuse_strangers(items: Sequence[Item]) -> None:
 
 
 def masks_of(item: Item) -> list[tuple[str, Mask]]:
-    """The defects of a picture as (type, mask (H, W) bool), one for each type that it shows; none for a good picture.
+    """The defects of a picture as (type, mask (H, W) bool), one for each type that it shows, without pixels that never
+    count; none for a good picture.
 
     Raises UserError when a mask has not the size of the picture.
     """
@@ -130,6 +142,9 @@ def masks_of(item: Item) -> list[tuple[str, Mask]]:
     for _, mask in masks:
         if mask.shape != item.size[::-1]:
             raise UserError(f"{item.mask}: {mask.shape[::-1]} px, the picture has {item.size}; `dvc repro` mends it")
+    if item.regions is not None:
+        counting = ~ignored_pixels(item.regions)
+        masks = [(name, mask & counting) for name, mask in masks]
     return [(name, mask) for name, mask in masks if mask.any()]
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lib.core.defects import whole_defects
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask
 from lib.core.params import methods
@@ -79,13 +80,13 @@ def find(name: str) -> ModuleType:
 
 
 def read_real(category: str) -> RealData:
-    """Read the train part of a prepared category, with its boxes and descriptions."""
+    """Read the train part of a prepared category, with its boxes, but for fragments, and its descriptions."""
     samples = read_train(category)
     boxes = read_records(Path(f"data/boxes/{category}.jsonl"), DefectBox)
     descriptions = read_records(Path(f"data/descriptions/{category}.jsonl"), Description)
     return RealData(
         category,
         samples,
-        tuple(box for box in boxes if box.sample in samples),
+        tuple(whole_defects([box for box in boxes if box.sample in samples])),
         {(item.sample, item.component): item for item in descriptions if item.sample in samples},
     )

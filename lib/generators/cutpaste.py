@@ -240,10 +240,18 @@ def lay(defect: Defect, pose: Pose, canvas: Canvas) -> Layer:
         return np.asarray(cv2.warpAffine(mask.astype(np.uint8) * 255, matrix, size), dtype=np.uint8)
 
     colours = cv2.warpAffine(defect.image, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    own = (warped(defect.own) >= 128) & canvas.inside
+    shares = warped(defect.own)
+    own = shares >= 128
+    if _pieces(own) > _pieces(defect.own):  # of a line of one pixel hardly any pixel keeps half
+        own = shares >= 64
+    own &= canvas.inside
     there = warped(np.ones_like(defect.own)) >= 128
     usable = (there | own) & (warped(defect.others) == 0) & canvas.inside
     return Layer(colours.astype(np.float32), own, usable)
+
+
+def _pieces(mask: Mask) -> int:
+    return cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)[0]
 
 
 def mismatch(layer: Layer, canvas: Canvas) -> float:

@@ -62,7 +62,7 @@ class Settings(Losses):
     long: Literal["parts", "shrink"]
     growth: Annotated[int, Field(ge=0)]
     candidates: Positive
-    guard: Annotated[float, Field(ge=1)]
+    guard: Annotated[float, Field(ge=0.5)]
 
 
 def word_of(defect_type: str) -> str:

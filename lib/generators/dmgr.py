@@ -200,8 +200,7 @@ def answer(request: Request, result: "Result", box: Box, normal: RGB, params: Pa
     if not np.isfinite(result.picture).all():
         return Failed(NON_FINITE)
     window, scale = request.window, request.window.side / settings.side
-    x, y = (round(place * scale) for place in request.corner)
-    part = round(settings.patch * scale)
+    x, y, part = (round(extent * scale) for extent in (*request.corner, settings.patch))
     notes = {
         "window": [window.x0, window.y0, window.side],
         "patch": [window.x0 + x, window.y0 + y, part],
@@ -214,8 +213,9 @@ def answer(request: Request, result: "Result", box: Box, normal: RGB, params: Pa
         return Made(resize(picture, window.side, window.side), mask, own_background=True, notes=notes)
     change = seamless(result.picture - result.reference, request.open[0].numpy(), window, normal.shape)
     mask = allowed(box, normal.shape, request, settings)
-    # Real boxes have a margin around their defect. What is painted there is background: it fades out to hide the box.
-    margin = params.boxes.margin / (1 + 2 * params.boxes.margin) * min(box[2] - box[0], box[3] - box[1])
+    # Boxes have a margin of a share of the defect's longer side. What is painted there fades out to hide the box.
+    sides, share = (box[2] - box[0], box[3] - box[1]), params.boxes.margin
+    margin = min(share / (1 + 2 * share) * max(sides), min(sides) / 2)
     image = apply_change(normal, window, change, mask, max(params.synth.feather, round(margin)))
     return Made(image, notes=notes)
 

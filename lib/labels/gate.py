@@ -35,8 +35,9 @@ class Traits:
     grain: float  # mean difference of lightness from its blur in the wide ring, CIELAB units
 
 
-def measure(image: RGB, mask: Mask) -> Traits:
-    """The traits of a defect: image (H, W, 3) uint8, mask (H, W) bool, not empty.
+def measure(image: RGB, mask: Mask, unsound: Mask | None = None) -> Traits:
+    """The traits of a defect: image (H, W, 3) uint8, mask (H, W) bool, not empty; unsound: (H, W) bool, pixels that are
+    no ground, such as those of other defects.
 
     Where the mask leaves no ring around it, contrast, sharpness and grain are 0.
     """
@@ -45,6 +46,8 @@ def measure(image: RGB, mask: Mask) -> Traits:
     solid = inside.astype(np.uint8)
     areas = cv2.connectedComponentsWithStats(solid)[2][1:, cv2.CC_STAT_AREA]
     grown, far = (cv2.dilate(solid, np.ones((2 * r + 1, 2 * r + 1))) > 0 for r in (1, 1 + RING))
+    if unsound is not None:
+        far &= ~unsound[near]
     ring, edge = far & ~grown, grown & ~(cv2.erode(solid, np.ones((3, 3))) > 0)
     contrast, sharpness = np.zeros(3), 0.0
     if ring.any():
@@ -53,16 +56,19 @@ def measure(image: RGB, mask: Mask) -> Traits:
         sharpness = float(gradient[edge].mean() - gradient[ring].mean())
     pieces = int((areas >= PIECE * areas.max()).sum())
     total, thickest = int(np.count_nonzero(inside)), thickness(inside)
-    return Traits(int(areas.max()), total, pieces, thickest, contrast, sharpness, grain(image, mask))
+    return Traits(int(areas.max()), total, pieces, thickest, contrast, sharpness, grain(image, mask, unsound))
 
 
-def grain(image: RGB, mask: Mask) -> float:
+def grain(image: RGB, mask: Mask, unsound: Mask | None = None) -> float:
     """How fine the surroundings of a defect are structured: 0 where all is smooth, or where there are none."""
     near = around(mask, WIDE_RING + GRADIENT)
     lightness, solid = _lab(image[near])[..., 0], mask[near].astype(np.uint8)
     # The distance to the mask: a square of this size would be dilated for longer.
     ring = cv2.distanceTransform(1 - solid, cv2.DIST_C, 3)
-    fine = np.abs(lightness - cv2.GaussianBlur(lightness, (0, 0), FINE))[(ring > 1) & (ring <= WIDE_RING)]
+    wide = (ring > 1) & (ring <= WIDE_RING)
+    if unsound is not None:
+        wide &= ~unsound[near]
+    fine = np.abs(lightness - cv2.GaussianBlur(lightness, (0, 0), FINE))[wide]
     return float(fine.mean()) if fine.size else 0.0
 
 
@@ -149,15 +155,17 @@ def judge(
     real: Sequence[Traits],
     own_background: bool = False,
     painted: RGB | None = None,
+    is_drawn: bool = False,
 ) -> tuple[dict[str, float], bool, str | None]:
     """The scores of one synthetic sample, whether it is accepted, and if not, why.
 
     image, normal: (H, W, 3) uint8, with and without the defect; normal is None where nobody knows the picture without
     it. mask: (H, W) bool; box: where change is allowed, the whole picture where the background is the generator's own;
     real: the defects of its type, at least one. own_background: whether the generator painted that, too; it must not be
-    blurred. painted: as the generator left it, where `image` was trimmed since. Scores: those of `absolute` and of
-    `beside`, and of an own background its `grain`, in multiples of the median of real surroundings; of an empty mask
-    there is nothing to measure, and they are 0.
+    blurred. painted: as the generator left it, where `image` was trimmed since. is_drawn: whether the box is that of a
+    shape which a person drew, without a margin: it may be full. Scores: those of `absolute` and of `beside`, and of an
+    own background its `grain`, in multiples of the median of real surroundings; of an empty mask there is nothing to
+    measure, and they are 0.
     """
     scores = absolute(image, normal, mask, box, painted)
     if scores["area"]:
@@ -171,7 +179,7 @@ def judge(
             scores["grain"] = traits.grain / usual if usual else 1.0
     else:
         scores |= dict.fromkeys((*RELATIVE, *["grain"] * own_background), 0.0)
-    reason = _reason(scores, gate)
+    reason = _reason(scores | {"fill": 0.0} if is_drawn else scores, gate)
     return scores, reason is None, reason
 
 

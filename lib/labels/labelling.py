@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lib.boxes import box_around
-from lib.core.defects import defect_mask, types_of
+from lib.core.defects import defect_mask, types_of, unsound_pixels
 from lib.core.geometry import RGB, Box, Mask, crop, window_around
 from lib.core.images import contact_sheet, outlined, read_image, read_mask, recent, write_png
 from lib.core.params import Params
@@ -76,7 +76,8 @@ class Labeller:
             record = replace(record, box=box_around(mask, margin))
         real = self.traits[record.defect_type]
         own = record.normal is None
-        scores, accepted, reason = judge(image, normal, mask, allowed, self.params.gate, real, own, painted)
+        gate, is_drawn = self.params.gate, record.shape is not None
+        scores, accepted, reason = judge(image, normal, mask, allowed, gate, real, own, painted, is_drawn)
         if record.placement in self.verdicts.bad:
             accepted, reason = False, REVIEWED
         path, digest = self._write("masks", record, mask)
@@ -199,7 +200,8 @@ def _real_traits(real: Mapping[str, Sample]) -> dict[str, list[Traits]]:
     def traits_of(sample: Sample) -> dict[str, Traits]:
         image = read_image(Path(sample.image))
         masks = {name: defect_mask(sample, name) for name in types_of(sample)}
-        return {name: measure(image, mask) for name, mask in masks.items() if mask.any()}
+        unsound = unsound_pixels(sample)
+        return {name: measure(image, mask, unsound & ~mask) for name, mask in masks.items() if mask.any()}
 
     traits: dict[str, list[Traits]] = {}
     for of_types in in_threads(traits_of, defects, "measure real defects"):

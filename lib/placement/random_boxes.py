@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib import language
+from lib.core.defects import whole_defects
 from lib.core.errors import UserError
 from lib.core.geometry import BORDERS, Box, Polygon
 from lib.core.records import DefectBox, Placement, Sample
@@ -46,13 +47,15 @@ def place_boxes(
     one of the KEPT with the most similar surroundings is taken. The good pictures of the train part are used in
     turn, in an order that is shuffled for each type.
 
+    Boxes of fragments (`whole_defects`) are not drawn from.
+
     Every placement has its own random generator: a larger `per_type` does not change the others. scene: the result of
     `scene_of` for the samples and boxes, if available. on_part: where pictures show parts, defects change nothing else,
     even if their boxes reach beyond. Raises UserError like `scene_of`, and if a good picture has no room for a box
     where defects may be placed (`lib.core.regions`).
     """
     scene = scene or scene_of(samples, boxes)
-    goods, reals = scene.goods, _by_type(scene.reals)
+    goods, reals = scene.goods, _by_type(whole_defects(scene.reals))
     orders = {
         defect_type: np.random.default_rng(seed_for(seed, goods[0].category, defect_type)).permutation(len(goods))
         for defect_type in reals

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lib.core.defects import whole_defects
 from lib.core.errors import shortlist
 from lib.core.forms import REQUESTS, Row, read_form, refuse
 from lib.core.geometry import Box, Polygon, borders_of
@@ -84,7 +85,7 @@ def place_requests(
 
     They are drawn in turn from the real defects of that type in the train part with the most similar size and aspect.
     """
-    goods, reals = _goods(samples), _train(samples, boxes)
+    goods, reals = _goods(samples), whole_defects(_train(samples, boxes))
     placements = []
     for request in requests:
         of_type = [real for real in reals if real.defect_type == request.defect_type]

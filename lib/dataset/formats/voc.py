@@ -93,13 +93,14 @@ def _shape(one: Element) -> Shape:
 
 
 def _picture_name(root: Element, path: Path, collection: AnnotatedPictures) -> tuple[str, str]:
-    """The file's own name, where there is such a picture, else the one in it; and, where both lead to pictures and
-    they differ, the one that is passed over. Copied files often keep the name of the first one."""
-    named = (root.findtext("filename") or "").strip()
-    own, other = _picture(path.stem, path, collection), _picture(named, path, collection)
+    """The file's own name, where there is such a picture, first of all beside it, else the one in it; and, where both
+    lead to pictures and they differ, the one that is passed over. Copied files often keep the name of the first one."""
+    named, near = (root.findtext("filename") or "").strip(), collection.album.beside(path)
+    name = near.name if near else path.stem
+    own, other = near or _picture(name, path, collection), _picture(named, path, collection)
     if own is None:
-        return (named, "") if other is not None else (path.stem, "")
-    return path.stem, named if other not in (None, own) else ""
+        return (named, "") if other is not None else (name, "")
+    return name, named if other not in (None, own) else ""
 
 
 def _stem(name: str) -> str:

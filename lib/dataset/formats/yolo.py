@@ -7,7 +7,7 @@ or `obj.names`. An empty file, or none where other pictures of the folder have o
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import chain, islice
@@ -221,7 +221,28 @@ def _keypoints(base: Path) -> int | None:
 
 
 def _names(base: Path, findings: Findings) -> dict[int, str]:
-    """The names of the classes, by their number; empty, with a warning, where they stand nowhere."""
+    """The names of the classes, by their number; empty, with a warning, where they stand nowhere.
+
+    All lists must agree: labelImg writes one into each folder, in the order in which types were met there.
+    """
+    lists = list(_lists(base, findings))
+    if not lists:
+        findings.warnings.append(
+            f"{base}: the classes have no names, in a data.yaml or classes.txt; numbers stand for them"
+        )
+        return {}
+    (first, names), *others = lists
+    for path, other in others:
+        if odd := [n for n, name in other.items() if n in names and names[n].casefold() != name.casefold()]:
+            findings.problems.append(
+                f"{path}: class {odd[0]} is {other[odd[0]]!r}, in {first} it is {names[odd[0]]!r}; number the classes "
+                f"alike in all labels below {base}, and keep one list"
+            )
+    return names
+
+
+def _lists(base: Path, findings: Findings) -> Iterator[tuple[Path, dict[int, str]]]:
+    """All files with names of classes, and these by their number; those in YAML first."""
     for path in annotation_files(base, ".yaml", ".yml"):
         try:
             names = (yaml.safe_load(read_text(path)) or {}).get("names")
@@ -230,19 +251,14 @@ def _names(base: Path, findings: Findings) -> dict[int, str]:
             if isinstance(names, dict):
                 if any(isinstance(name, list | dict) for name in names.values()):  # aliases can nest without end
                     raise ValueError("names of classes are words, not lists")
-                return {int(number): str(name) for number, name in names.items() if name not in (None, "")}
+                yield path, {int(number): str(name) for number, name in names.items() if name not in (None, "")}
         except (UserError, yaml.YAMLError, *ODD) as error:
             findings.warnings.append(f"{path}: not read: {error}")
-    for folder in (base, *(path for path in sorted(base.glob("*")) if path.is_dir())):
-        for name in LISTS:
-            if (folder / name).is_file():
-                try:
-                    lines = read_text(folder / name).splitlines()
-                except UserError as error:
-                    findings.warnings.append(str(error))
-                    continue
-                return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
-    findings.warnings.append(
-        f"{base}: the classes have no names, in a data.yaml or classes.txt; numbers stand for them"
-    )
-    return {}
+    for path in annotation_files(base, ".txt", ".names", ".labels"):
+        if path.name in LISTS:
+            try:
+                lines = read_text(path).splitlines()
+            except UserError as error:
+                findings.warnings.append(str(error))
+                continue
+            yield path, {number: line.strip() for number, line in enumerate(lines) if line.strip()}
