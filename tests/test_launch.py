@@ -55,6 +55,13 @@ def test_a_named_file_that_is_not_there_is_one_message_and_exit_code_two(folder:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_without_a_module_it_says_what_it_expects(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(sys, "argv", ["lib.launch"])
+    with pytest.raises(SystemExit) as stopped:
+        lib.launch.main()
+    assert stopped.value.code == 2 and "expected the module to run" in capsys.readouterr().err
+
+
 def test_an_empty_variable_names_no_file(folder: Path):
     assert launch(folder, ACCELERATE_CONFIG_FILE="").stdout == "precision unset arguments --seed 7\n"
 

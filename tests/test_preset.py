@@ -92,6 +92,7 @@ def test_a_dry_run_changes_nothing_and_later_presets_win(here: Path, monkeypatch
     [
         ("# x\nsynth:\n  speed: 3\n", "presets/mine.yaml: synth.speed is no knob of params.yaml"),
         ("# x\nsynth:\n  strength: 7\n", "synth.strength"),
+        ("# x\nmvp_diff:\n  rank: -5\n", "mvp_diff.rank"),
         ("# x\ngenerators:\n- magic\n", "no method has this name"),
     ],
 )

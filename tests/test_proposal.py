@@ -104,6 +104,8 @@ def test_the_rule_of_the_split(parts, numbers, rule, shots):
     facts = replace(PLAIN, parts=parts, numbers={("a", str(n)): number for n, number in enumerate(numbers)})
     values = {choice.key: choice.value for choice in split_for(facts)}
     assert values["split.rule"] == rule and values.get("split.shots") == shots
+    of_groups = {choice.key: choice.value for choice in split_for(replace(facts, single=False))}
+    assert of_groups.get("split.shots") is None, "shots are pictures, and here these are groups of several"
 
 
 @pytest.mark.parametrize("thorough", [False, True])
@@ -179,7 +181,7 @@ def test_tables_that_say_parts_or_cannot_be_read_are_passed_over(tmp_path: Path)
     (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "b.csv").write_text("name,part\nx,1\n")
     (tmp_path / "c.csv").write_text(
-        "path,part\n" + "".join(f"{name},{('train', 'test')[n % 2]}\n" for n, name in enumerate(NAMES))
+        "path,part\n" + "".join(f"{name},{('Train', 'test')[n % 2]}\n" for n, name in enumerate(NAMES))
     )
     rows = "".join(f".\\{name.replace('/', chr(92))},{n % 2}\n" for n, name in enumerate(sorted(NAMES)))
     (tmp_path / "d.csv").write_text("path,position\n" + rows)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from lib.boxes import real_defects
-from lib.core.defects import defect_mask, read_labels, types_of
+from lib.core.defects import defect_mask, read_labels, types_of, whole_defects
 from lib.core.errors import UserError
-from lib.core.records import GOOD, TypeMap, read_records, write_records
+from lib.core.images import read_image, write_png
+from lib.core.records import GOOD, DefectBox, TypeMap, read_records, write_records
 from lib.detection import read_examples
 from lib.labels import labelling
 from lib.metrics.ranking import defect_pixels
@@ -17,6 +18,24 @@ from lib.scoring import Prediction, rank_parts
 from lib.vision.windows import Pools, batch_of
 from tests.blobs import BUDGET
 from tests.mixed import DENT, SCRATCH, mixed_sample
+
+
+def test_new_defects_are_not_drawn_like_fragments():
+    def box(sample: str, area: int, name: str = "stain", component: int = 0) -> DefectBox:
+        return DefectBox(sample, component, name, (0, 0, 9, 9), area)
+
+    boxes = [box("a", 728), box("a", 15, component=1), box("b", 300), box("b", 100, component=1), box("c", 8, "pit")]
+    assert whole_defects(boxes) == [boxes[0], boxes[2], boxes[3], boxes[4]]
+    assert whole_defects([]) == []
+
+
+def test_the_ground_around_a_defect_is_no_defect_of_another_type(tmp_path: Path):
+    sample = mixed_sample(tmp_path)
+    image = read_image(Path(sample.image)).copy()
+    alone = labelling._real_traits({"mixed-0": sample})["dent"][0].contrast
+    image[SCRATCH] = 255  # which the dent lies within
+    write_png(Path(sample.image), image)
+    assert np.allclose(labelling._real_traits({"mixed-0": sample})["dent"][0].contrast, alone, atol=1)
 
 
 def test_a_record_with_a_type_map_is_read_as_it_was_written(tmp_path: Path):

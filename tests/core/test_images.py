@@ -717,3 +717,10 @@ def test_a_picture_in_grey_has_no_colour_and_one_without_stays_as_it_is(image):
     assert is_grey(grey) and grey.dtype == np.uint8
     assert np.array_equal(in_grey(grey), grey)
     assert np.abs(grey[..., 0] - image.mean(axis=2)).max() <= 0.5
+
+
+def test_a_mask_of_16_bits_in_colour_keeps_its_low_labels(tmp_path: Path):
+    labels = np.zeros((6, 8, 3), np.uint16)
+    labels[1:3, 1:3], labels[4, 4:7] = 1, 300
+    cv2.imwrite(str(tmp_path / "mask.png"), labels)
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), labels.any(axis=2))

@@ -11,7 +11,7 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from lib.core.errors import UserError
-from lib.core.params import Params, Positive, Section, load, methods
+from lib.core.params import Dataset, Params, Positive, Section, load, methods
 from tests.conftest import ROOT
 
 
@@ -169,6 +169,13 @@ def test_pictures_lie_where_no_stage_writes(tmp_path: Path, raw_params: dict, pa
 def test_a_data_set_has_a_path_that_can_be(tmp_path: Path, raw_params: dict, path: str):
     message = refusal(tmp_path, raw_params, "dataset.path", path)
     assert "  dataset.path: " in message and "expected a folder of pictures, such as data/NAME" in message
+
+
+@pytest.mark.parametrize("place", ["../parts.csv", "/etc/parts.csv"])
+def test_a_table_of_groups_lies_in_the_data_set(raw_params, place):
+    values = {**raw_params["dataset"], "group_table": place, "group_column": "part"}
+    with pytest.raises(ValueError, match="group_table: expected a file in dataset"):
+        Dataset.model_validate(values)
 
 
 @pytest.mark.parametrize(("key", "value"), [("group_table", "sources.csv"), ("group_column", "sheet")])

@@ -53,6 +53,19 @@ def test_two_names_of_a_file_that_lead_to_one_picture_are_told(tmp_path: Path):
     assert "all.json: 1 picture(s) are all that there is for two names: 'cam1/0.png' and 'cam2/0.png'" in problem
 
 
+def test_a_picture_that_two_files_name_differently_is_told(tmp_path: Path):
+    touch(tmp_path, "cam1/0.png", "cam1/1.png")
+    for camera in ("cam1", "cam2"):  # the folder of the second one was not copied
+        content = json.loads(coco())
+        for image, name in zip(content["images"], ("0.png", "1.png"), strict=True):
+            image["file_name"] = f"{camera}/{name}"
+        (tmp_path / f"{camera}.json").write_text(json.dumps(content))
+    [problem] = read(tmp_path)[1].problems
+    assert "cam2.json: 2 picture(s) are all that there is for two names: 'cam1/0.png' and 'cam2/0.png'" in problem
+    (tmp_path / "cam2.json").write_text((tmp_path / "cam1.json").read_text().replace("cam1/", ""))
+    assert read(tmp_path)[1].problems == [], "one and the same"
+
+
 def test_names_match_as_macos_stores_them_and_in_their_own_case_before_others(tmp_path: Path):
     name = "Rädchen.png"
     touch(tmp_path, f"deep/{unicodedata.normalize('NFD', name)}", "deep/b.png", "deep/B.png")
@@ -128,6 +141,16 @@ def test_boxes_of_voc_belong_to_the_picture_of_their_files_name(tmp_path: Path):
     assert [len(one.annotation.regions) for one in pictures.values() if one.annotation] == [1, 1, 1]
     [warning] = findings.warnings
     assert "2 file(s) name another picture" in warning and "p1.xml (p0.png)" in warning
+
+
+def test_boxes_of_voc_belong_first_of_all_to_the_picture_beside(tmp_path: Path):
+    touch(tmp_path, "train/0.png", "train/5.png", "test/0.png")
+    for n, objects in ((0, f"<object><name>a</name>{BOX}</object>"), (5, "")):
+        text = f"<annotation><filename>5.png</filename>{objects}</annotation>"
+        (tmp_path / f"train/{n}.xml").write_text(text)
+    pictures, findings = read(tmp_path)
+    assert pictures["train/0.png"].annotation and not pictures["train/5.png"].annotation
+    assert any("0.xml (5.png)" in warning for warning in findings.warnings)
 
 
 def test_boxes_of_voc_whose_two_names_lead_to_a_good_picture_and_another_one_are_a_problem(tmp_path: Path):

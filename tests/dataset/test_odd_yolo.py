@@ -91,3 +91,24 @@ def test_the_folders_of_pictures_and_labels_may_be_in_upper_case(tmp_path, of_pi
     (tmp_path / "labels").rename(tmp_path / of_labels)
     found = read_category(tmp_path, "nut", findings)
     assert [one.types for one in found] == [one.types for one in plain] and findings == Findings()
+
+
+def test_lists_of_classes_that_disagree_are_a_problem_and_alike_ones_none(tmp_path):
+    """labelImg writes one into each folder, in the order in which types were met there."""
+    for folder, names in (("monday", "scratch\ndent\n"), ("tuesday", "dent\nscratch\n")):
+        pictures(tmp_path / folder, count=2)
+        (tmp_path / folder / "labels").mkdir()
+        for number in range(2):
+            (tmp_path / folder / f"labels/p{number}.txt").write_text(f"{number} 0.5 0.5 0.4 0.4")
+        (tmp_path / folder / "labels/classes.txt").write_text(names)
+    findings = Findings()
+    read_category(tmp_path, "nut", findings)
+    [problem] = findings.problems
+    assert (
+        "tuesday/labels/classes.txt: class 0 is 'dent', in " in problem
+        and "monday/labels/classes.txt it is 'scratch'" in problem
+    )
+    (tmp_path / "tuesday/labels/classes.txt").write_text("Scratch\ndent\n")
+    findings = Findings()
+    read_category(tmp_path, "nut", findings)
+    assert findings.problems == []

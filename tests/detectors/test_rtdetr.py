@@ -266,6 +266,8 @@ def test_what_it_cannot_work_with_is_refused_in_a_sentence(fitted, tmp_path):
     train, val = blobs(4, 0), blobs(3, 1)
     with pytest.raises(UserError, match="no defect to learn from"):
         fitted(blobs(2, 0, good=2), [])
+    with pytest.raises(UserError, match=r"rtdetr\.queries: 5000, but a window of \d+ px has \d+ places"):
+        fitted(train, val, queries=5000)
     with pytest.raises(UserError, match=r"rtdetr\.weights: 'nowhere' is no folder that is there; expected null"):
         fitted(train, val, weights="nowhere")
     with pytest.raises(UserError, match=r"rtdetr\.weights: .*/empty gives no RT-DETRv2: "):

@@ -251,3 +251,8 @@ def test_a_background_that_is_kept_has_the_noise_level_of_every_step_and_none_at
         assert torch.allclose(noisy[0, :4, outside], expected[:, outside], atol=1e-3)
     assert torch.allclose(ends[0][0, :, outside], normal[:, outside], atol=1e-5)
     assert not torch.allclose(ends[0][0, :, ~outside], normal[:, ~outside], atol=1e-2)
+
+
+def test_more_steps_than_noise_levels_are_refused(parts):
+    with pytest.raises(UserError, match=r"synth\.steps: 1001 steps, at most 1000"):
+        run(parts, [0], settings(steps=1001))

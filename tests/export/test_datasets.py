@@ -3,19 +3,23 @@
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import yaml
 
 from lib.core.errors import UserError
 from lib.core.images import write_png
 from lib.core.params import Format, Params
+from lib.core.records import RegionMap
 from lib.export.datasets import FORMATS, write_dataset
+from lib.export.items import masks_of, read_items
 from tests.commands import run_here
 from tests.conftest import ROOT
-from tests.export.conftest import CATEGORY, GENERATORS, Truth
+from tests.export.conftest import CATEGORY, GENERATORS, SIZE, Truth
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -61,6 +65,25 @@ def test_files_at_odds_with_their_records_are_all_named_and_nothing_is_written(t
         write_dataset("csv", Path("out"), [CATEGORY], ["train"], GENERATORS)
     assert f"{picture}: is not the file" in str(caught.value) and f"{mask}: not found" in str(caught.value)
     assert not Path("out").exists()
+
+
+def test_a_sample_whose_good_picture_is_no_longer_prepared_is_told(truth: Truth):
+    manifest = Path(f"data/masks/cutpaste/{CATEGORY}/manifest.jsonl")
+    manifest.write_text(manifest.read_text().replace('"normal": "good-0"', '"normal": "good-999"'))
+    with pytest.raises(UserError, match="made from good-999, which `prepare` no longer has"):
+        write_dataset("coco", Path("out"), [CATEGORY], ["train"], GENERATORS)
+
+
+def test_pixels_that_never_count_are_no_defect_in_any_format(truth: Truth):
+    regions = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    regions[:, :16] = (255, 0, 0)  # red never counts
+    regions[:, 16:] = 255
+    place = Path("data/mine/regions.png")
+    write_png(place, regions)
+    [item] = [one for one in read_items(CATEGORY, ["train"], []) if one.name == "train-dent-1"]
+    hidden = replace(item, regions=RegionMap(place.as_posix(), "0" * 64))
+    (_, whole), (_, counting) = masks_of(item)[0], masks_of(hidden)[0]
+    assert whole[:, :16].any() and not counting[:, :16].any() and np.array_equal(whole[:, 16:], counting[:, 16:])
 
 
 def test_a_mask_of_another_size_is_refused(truth: Truth):

@@ -110,6 +110,17 @@ def test_the_mask_is_the_defect_and_the_defect_is_whole(settings: Settings):
         assert 0.7 < answer.mask.sum() / STREAK.own.sum() * (32 * 14) / (40 * 30) < 1.4, "its size follows the box"
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_line_of_one_pixel_stays_in_one_piece(seed: int):
+    image, mask = ground(200, 200), np.zeros((200, 200), np.uint8)
+    cv2.line(mask, (60, 80), (138, 101), 1, 1)
+    image[mask > 0] = 30
+    item = DefectBox("s", 0, "scratch", (50, 70, 150, 112), int(mask.sum()), ())
+    defect = cut_out(image, mask > 0, mask > 0, item, 16)
+    made = pasted(ground(200, 200, seed=9), defect, (40, 60, 160, 130), MOVING, seed)
+    assert cv2.connectedComponents(made.mask.astype(np.uint8), connectivity=8)[0] == 2  # type: ignore[union-attr]
+
+
 def test_in_its_own_place_a_defect_is_itself():
     whole = ground(80, 60)
     whole[20:26, 20:44] += 80

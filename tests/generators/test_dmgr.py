@@ -114,6 +114,20 @@ def test_a_drift_of_tone_leaves_no_outline_of_the_box_and_the_defect_stays(param
     assert np.abs(change[44, 44:76]).max() <= 1, "nothing in the margin"
 
 
+def test_the_margin_of_a_long_box_is_that_of_its_longer_side(params: Params, own: Settings):
+    """Boxes add a share of the defect's longer side on every side."""
+    own = own.model_copy(update={"side": 64, "patch": 64, "radius": 40.0})
+    normal, box = np.full((120, 120, 3), 128, np.uint8), (30, 48, 90, 72)
+    request = request_of(box, normal, 0, 1, own.frame(params.window), own.radius)
+    reference = np.full((64, 64, 3), 128, np.float32)
+    ramp = np.broadcast_to(np.linspace(-60, 60, 64)[:, None, None] ** 2 / 40, (64, 64, 3))
+    made = answer(request, Result((reference + ramp).astype(np.float32), reference, {}), box, normal, params, own)
+    assert isinstance(made, Made)
+    change = np.abs(made.image.astype(int) - normal).mean(axis=2)[:, 40:80].mean(axis=1)
+    of_longer = params.boxes.margin / (1 + 2 * params.boxes.margin) * 60
+    assert change[48 + round(of_longer / 3)] < 0.6 * change[48 + round(of_longer)], "it fades over all of the margin"
+
+
 # The model
 
 

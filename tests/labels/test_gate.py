@@ -50,6 +50,14 @@ def test_a_clear_defect_is_accepted():
     assert scores["contrast"] == pytest.approx(np.linalg.norm(measure(sample(disc(8), 40), disc(8)).contrast), abs=2)
 
 
+def test_a_shape_that_a_person_drew_may_fill_its_box():
+    mask = box_mask((20, 20, 32, 32), SIDE, SIDE)
+    image, real = sample(mask, 40), [measure(sample(mask, 40), mask)]
+    assert judge(image, NORMAL, mask, (20, 20, 32, 32), GATE, real)[1:] == (False, "the whole box changed")
+    scores, *verdict = judge(image, NORMAL, mask, (20, 20, 32, 32), GATE, real, is_drawn=True)
+    assert verdict == [True, None] and scores["fill"] == 1
+
+
 @pytest.mark.parametrize(
     ("radius", "change", "reason"),
     [(8, 3, "no visible change"), (None, 0, "no visible change"), (1, 60, "fewer pixels than gate.min_area")],
