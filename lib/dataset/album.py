@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -28,15 +28,15 @@ def _refuse(error: OSError) -> None:
 
 
 class Album:
-    """All pictures below a folder, without hidden ones; links to folders are not followed."""
+    """All pictures below a folder but hidden ones and those in folders `apart`; links to folders are not followed."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, apart: Collection[Path] = ()) -> None:
         self.base = base
         self.paths: list[Path] = []
         self.links: list[Path] = []  # folders of the data set that lie elsewhere
         self._others: set[str] = set()  # names of other files
         for folder, folders, files in os.walk(base, onerror=_refuse):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+            folders[:] = [name for name in folders if not name.startswith(".") and Path(folder, name) not in apart]
             self.links += [Path(folder, name) for name in folders if Path(folder, name).is_symlink()]
             for name in files:
                 if not name.startswith("."):
@@ -130,7 +130,7 @@ def note_unread(base: Path, pictures: Iterable[Picture], findings: Findings, lef
         shapes = [region.shape for region in one.annotation.regions] if one.annotation else []
         exceptions |= {one.path, one.mask or one.path}
         exceptions |= {shape.path for shape in shapes if isinstance(shape, MaskFile)}
-    unread = [str(path) for path in Album(base).paths if exceptions.isdisjoint((path, *path.parents))]
+    unread = [str(path) for path in Album(base, findings.apart).paths if exceptions.isdisjoint((path, *path.parents))]
     if unread:
         findings.warnings.append(
             f"{base}: not read: {len(unread)} picture(s) that this layout has no place for, or masks without a "
@@ -163,7 +163,7 @@ class AnnotatedPictures:
 
     def __init__(self, base: Path, findings: Findings) -> None:
         self.base, self.findings = base, findings
-        self.album, self.type_name = Album(base), TypeNames()
+        self.album, self.type_name = Album(base, findings.apart), TypeNames()
         self.notes: dict[Path, Notes] = {}
         self._lost: dict[Path, list[str]] = defaultdict(list)
         self._name: dict[Path, tuple[str, Path]] = {}  # of a picture, in the first file of annotations that names it

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lib.core.errors import UserError, shortlist
 
@@ -23,10 +24,14 @@ class DatasetProblems(UserError):  # noqa: N818 (it carries many)
 
 @dataclass
 class Findings:
-    """What was found about a data set: with problems it cannot be used, with warnings it can."""
+    """What was found about a data set: with problems it cannot be used, with warnings it can.
+
+    apart: folders within it that hold no pictures of it, but what params.yaml names them for; readers pass them over.
+    """
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    apart: tuple[Path, ...] = ()
 
 
 class Alike:

@@ -41,6 +41,10 @@ def read_folders(layout: Folders, findings: Findings) -> list[Picture]:
     Adds problems that the names show to the findings: pictures without masks, masks without pictures, files that are
     not read; and which names are other ones in ids.
     """
+    layout = layout._replace(
+        pictures=tuple((part, folder) for part, folder in layout.pictures if folder not in findings.apart),
+        others=tuple(folder for folder in layout.others if folder not in findings.apart),
+    )
     _report_unread(layout, findings)
     pictures: list[Picture] = []
     type_name = TypeNames({folder.name for _, folder in layout.pictures if fits(folder.name)})

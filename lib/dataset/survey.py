@@ -1,7 +1,7 @@
 """Read a data set before it is split: layout, pictures, groups, and the examination of every picture."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,10 +43,12 @@ def look_at(dataset: Dataset, category: str) -> Look:
     try:
         look.place = locate(Path(dataset.path), category, dataset.layout)
         look.findings.warnings += _merged(look.place, Path(dataset.path))
+        named = {key: getattr(dataset, key) for key in ("foreground", "regions")}  # they may lie among the pictures
+        apart = {f"dataset.{key}": Path(dataset.path) / folder for key, folder in named.items() if folder}
+        look.findings.apart = tuple(apart.values())
         look.pictures = FORMATS[look.place.layout].read(look.place.base, look.findings)
-        for key in ("foreground", "regions"):  # they may lie among the pictures
-            if folder := getattr(dataset, key):
-                look.pictures = _apart_from(look, Path(dataset.path) / folder, f"dataset.{key}")
+        for key, folder in apart.items():
+            _refuse_own(look.place, look.pictures, folder, key, look.findings)
     except DatasetProblems as error:
         look.findings.problems += error.problems
         look.pictures = []
@@ -77,21 +79,22 @@ def _merged(place: Place, root: Path) -> list[str]:
     ]
 
 
-def _apart_from(look: Look, folder: Path, key: str) -> list[Picture]:
-    """The pictures outside a folder that a key of params.yaml uses for masks or regions.
-
-    Raises DatasetProblems if no good pictures, or no defects, would be left.
-    """
-    apart = [one for one in look.pictures if not one.path.is_relative_to(folder)]
-    if {one.defect_type == GOOD for one in look.pictures} != {one.defect_type == GOOD for one in apart}:
-        number = len(look.pictures) - len(apart)
+def _refuse_own(place: Place, pictures: Sequence[Picture], folder: Path, key: str, findings: Findings) -> None:
+    """Raise DatasetProblems if no good pictures, or no defects, are left since a folder that a key of params.yaml names
+    for masks or regions holds the pictures themselves."""
+    kinds = {one.defect_type == GOOD for one in pictures}
+    if len(kinds) == 2 and not place.base.is_relative_to(folder):
+        return
+    all_of_them = FORMATS[place.layout].read(place.base, Findings())
+    within = [one for one in all_of_them if one.path.is_relative_to(folder)]
+    if len(within) == len(all_of_them) or (within and {one.defect_type == GOOD for one in all_of_them} != kinds):
+        findings.problems.clear()  # of what is missing without them
         raise DatasetProblems(
             [
-                f"{key}: {folder} holds the pictures themselves, {number} of {len(look.pictures)}; name a folder of "
+                f"{key}: {folder} holds the pictures themselves, {len(within)} of {len(all_of_them)}; name a folder of "
                 f"its own, or set the key to null to go without"
             ]
         )
-    return apart
 
 
 def taken_for(looks: Mapping[str, Look]) -> list[str]:

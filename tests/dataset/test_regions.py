@@ -1,5 +1,6 @@
 """Regions that a person painted: read by category and picture, and refused with one clear line."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from lib.core.params import Dataset, Split
 from lib.core.records import RegionMap, Sample
 from lib.core.regions import CLOSED, FREE, IGNORED, read_regions
 from lib.dataset.findings import DatasetProblems
+from lib.dataset.survey import look_at
 from tests.reading import split_category
 
 SIZE = (24, 32)
@@ -122,3 +124,43 @@ def test_what_names_nothing_is_told(root: Path):
 def test_the_folder_lies_in_the_data_set(root: Path, folder: str):
     with pytest.raises(ValidationError, match=r"regions: expected a folder in dataset\.path"):
         split(root, folder)
+
+
+def of_one_category(root: Path, **folders: str) -> Dataset:
+    return Dataset(
+        path=str(root),
+        categories=("bracket",),
+        group_table=None,
+        group_column=None,
+        group_pattern=None,
+        depth="auto",
+        **folders,
+    )
+
+
+def test_regions_lie_beside_the_pictures_of_a_data_set_that_is_one_category(root: Path):
+    whole = root / "nut"
+    write_png(whole / "regions/bracket.png", NUT)
+    look = look_at(of_one_category(whole, regions="regions"), "bracket")
+    assert look.findings.problems == [] and len(look.pictures) == len(look.regions) == 18
+
+
+def test_objects_lie_beside_the_pictures_that_annotations_name(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    images, notes = [], []
+    for number in range(4):
+        write_png(tmp_path / f"images/{number}.png", rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8))
+        write_png(tmp_path / f"objects/images/{number}.png", np.ones(SIZE, bool))
+        images.append({"id": number, "file_name": f"{number}.png", "width": SIZE[1], "height": SIZE[0]})
+        if number % 2:
+            notes.append({"id": number, "image_id": number, "category_id": 1, "bbox": [4, 4, 6, 6], "area": 36})
+    content = {"images": images, "annotations": notes, "categories": [{"id": 1, "name": "dent"}]}
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    look = look_at(of_one_category(tmp_path, foreground="objects"), "bracket")
+    assert look.findings.problems == [] and len(look.pictures) == len(look.foregrounds) == 4
+
+
+@pytest.mark.parametrize("folder", ["good", "crack"])
+def test_a_folder_of_the_pictures_themselves_is_none_of_regions(root: Path, folder: str):
+    look = look_at(of_one_category(root / "nut", regions=folder), "bracket")
+    assert "holds the pictures themselves, 9 of 18" in look.findings.problems[0]

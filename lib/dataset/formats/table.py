@@ -77,7 +77,7 @@ def read(base: Path, findings: Findings) -> list[Picture]:
 
 def _rows_of_pictures(base: Path, findings: Findings, wrong: Alike) -> dict[Path, list[Row]]:
     """The rows of each picture, their masks as paths from where the program runs."""
-    album = Album(base)
+    album = Album(base, findings.apart)
     rows_of: dict[Path, list[Row]] = defaultdict(list)
     for table in sorted(base.glob("*.csv")):
         try:
