@@ -153,6 +153,7 @@ NAMES = {f"a/good/{number}.png" for number in range(6)}
         ("weight", "aabbcc", None),
         ("workpieceID", "aabbcc", 3),
         ("Part No.", "aabbcc", 3),
+        ("captureGroup", "aabbcc", 3),
         ("part_type", "aabbcc", None),
         ("object_class", "aabbcc", None),
         ("board_version", "aabbcc", None),

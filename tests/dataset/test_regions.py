@@ -47,16 +47,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def dataset_of(root: Path, category: str, **folders: str | None) -> Dataset:
+    groups = dict.fromkeys(("group_table", "group_column", "group_pattern"))
+    return Dataset(path=str(root), categories=(category,), depth="auto", **groups, **folders)
+
+
 def split(root: Path, folder: str | None = "regions") -> dict[str, Sample]:
-    dataset = Dataset(
-        path=str(root),
-        categories=("nut",),
-        group_table=None,
-        group_column=None,
-        group_pattern=None,
-        depth="auto",
-        regions=folder,
-    )
+    dataset = dataset_of(root, "nut", regions=folder)
     samples, _ = split_category(dataset, Split(rule="first_third", shots=6, val_fraction=0.34), "nut")
     return {sample.id: sample for sample in samples}
 
@@ -126,22 +123,10 @@ def test_the_folder_lies_in_the_data_set(root: Path, folder: str):
         split(root, folder)
 
 
-def of_one_category(root: Path, **folders: str) -> Dataset:
-    return Dataset(
-        path=str(root),
-        categories=("bracket",),
-        group_table=None,
-        group_column=None,
-        group_pattern=None,
-        depth="auto",
-        **folders,
-    )
-
-
 def test_regions_lie_beside_the_pictures_of_a_data_set_that_is_one_category(root: Path):
     whole = root / "nut"
     write_png(whole / "regions/bracket.png", NUT)
-    look = look_at(of_one_category(whole, regions="regions"), "bracket")
+    look = look_at(dataset_of(whole, "bracket", regions="regions"), "bracket")
     assert look.findings.problems == [] and len(look.pictures) == len(look.regions) == 18
 
 
@@ -156,11 +141,11 @@ def test_objects_lie_beside_the_pictures_that_annotations_name(tmp_path: Path):
             notes.append({"id": number, "image_id": number, "category_id": 1, "bbox": [4, 4, 6, 6], "area": 36})
     content = {"images": images, "annotations": notes, "categories": [{"id": 1, "name": "dent"}]}
     (tmp_path / "all.json").write_text(json.dumps(content))
-    look = look_at(of_one_category(tmp_path, foreground="objects"), "bracket")
+    look = look_at(dataset_of(tmp_path, "bracket", foreground="objects"), "bracket")
     assert look.findings.problems == [] and len(look.pictures) == len(look.foregrounds) == 4
 
 
 @pytest.mark.parametrize("folder", ["good", "crack"])
 def test_a_folder_of_the_pictures_themselves_is_none_of_regions(root: Path, folder: str):
-    look = look_at(of_one_category(root / "nut", regions=folder), "bracket")
+    look = look_at(dataset_of(root / "nut", "bracket", regions=folder), "bracket")
     assert "holds the pictures themselves, 9 of 18" in look.findings.problems[0]
