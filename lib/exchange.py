@@ -42,12 +42,14 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from lib.alarms import Decision
 from lib.core.command import end_with
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask
 from lib.core.images import png_bytes
+from lib.core.pipeline import refuse_outputs
 from lib.core.runtime import fingerprint, write_bytes
 from lib.scoring import Answer
 from lib.trained import (
@@ -78,6 +80,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help=f"the file to write; {FILE} in the model's folder if left out")
     args = parser.parse_args()
     os.environ["ACCELERATE_USE_CPU"] = "1"  # the graph is made of what lies there
+    if args.out and not (args.out.name == FILE and args.out.parent.resolve() == args.model.resolve()):
+        refuse_outputs(args.out)
     file = export(args.model, args.out)
     print(f"{file}: {file.stat().st_size / 2**20:.1f} MiB", file=sys.stderr)
 
@@ -256,7 +260,10 @@ def _unpacked(text: str | None, file: Path) -> Mask | None:
     """The pixels that never count, from a graph's metadata. Raises UserError if it is not a picture."""
     if text is None:
         return None
-    data = np.frombuffer(base64.b64decode(text), np.uint8)
+    try:
+        data = np.frombuffer(base64.b64decode(text), np.uint8)
+    except (ValueError, TypeError):
+        data = np.zeros(0, np.uint8)
     pixels = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
     if pixels is None:
         raise UserError(f"{file}: ignored holds no PNG; write it anew with python -m lib.exchange")
@@ -288,8 +295,8 @@ def load_exchanged(place: Path) -> Inspector:
         }
         read["alarm_threshold"] = json.loads(values.get("alarm_threshold", values["threshold"]))  # once there was none
         read["sight"].pop("highest", None)  # of earlier versions, which clipped at it
-        sight = Sight(**read["sight"])
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        sight = TypeAdapter(Sight).validate_json(json.dumps(read["sight"]), strict=True)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: lacks the metadata of python -m lib.exchange, write it with that") from error
     decision = checked_decision(read, file)
     if place.is_dir():

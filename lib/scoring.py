@@ -156,11 +156,14 @@ def rank_parts(
         return scores.ravel() if is_whole else scores[example.normal]
 
     def count(batch: Sequence[tuple[Example, Prediction]]) -> None:
-        normal = [(example.types, normal_of(example, prediction)) for example, prediction in batch]
-        for part, ranking in zip(parts, rankings, strict=True):
-            of_part = [scores for types, scores in normal if not part.isdisjoint(types)]
-            if of_part:
-                ranking.count(np.concatenate(of_part))
+        of_types: dict[frozenset[str], list[NDArray[np.floating]]] = {}
+        for example, prediction in batch:
+            of_types.setdefault(frozenset(example.types), []).append(normal_of(example, prediction))
+        for types, scores in of_types.items():
+            ascending = np.sort(np.concatenate(scores))  # once for all parts that count these pictures
+            for part, ranking in zip(parts, rankings, strict=True):
+                if not part.isdisjoint(types):
+                    ranking.count_ascending(ascending)
 
     on_cores(device(), count, _batches(examples, predicted))
     return rankings

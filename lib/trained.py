@@ -27,6 +27,7 @@ from lib.scoring import Answer, answer, marked_boxes
 
 WEIGHTS = "model.safetensors"
 DEPTHS = get_args(Depth)
+COLOURS = ("grey", "colour", "both")  # what all pictures of a training were
 
 
 Look = Callable[[RGB], Answer]  # of a picture (H, W, 3) uint8
@@ -166,10 +167,13 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     return checked_provenance(provenance, folder / "detector.json")
 
 
-def checked_provenance(provenance: dict[str, Any], file: Path) -> dict[str, Any]:
-    """The same. Raises UserError unless detector and depth are there."""
-    if not isinstance(provenance.get("detector"), str) or provenance.get("depth") not in DEPTHS:
-        raise UserError(f"{file}: expected detector, a name, and depth, one of {', '.join(map(str, DEPTHS))}")
+def checked_provenance(provenance: Any, file: Path) -> dict[str, Any]:
+    """The same. Raises UserError unless it is an object with detector and depth, and colours, if there, are known."""
+    if not isinstance(provenance, dict) or not isinstance(provenance.get("detector"), str):
+        raise UserError(f"{file}: expected an object of JSON with detector, a name")
+    for name, known in {"depth": DEPTHS, "colours": COLOURS}.items():
+        if (value := provenance.get(name, "both" if name == "colours" else None)) not in known:
+            raise UserError(f"{file}: {name} is {value!r}, expected one of {', '.join(map(str, known))}")
     return provenance
 
 
@@ -201,7 +205,7 @@ def _read_object(file: Path) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{file}: not found; copy the whole folder of the trained seed") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: cannot be read as JSON ({first_line(error)}); copy it anew") from error
     if not isinstance(values, dict):
         raise UserError(f"{file}: expected an object of JSON")

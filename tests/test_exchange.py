@@ -239,9 +239,23 @@ def test_what_is_no_such_file_is_told_in_one_line(exported: Path, tmp_path: Path
     onnx.save(foreign, broken)
     with pytest.raises(UserError, match=r"broken\.onnx: lacks the metadata"):
         load_exchanged(broken)
-    for sight in ("[128]", "{}", "no JSON"):
+    for sight in (
+        "[128]",
+        "{}",
+        "no JSON",
+        '{"window": "128", "overlap": 0, "multiple": 1, "batch": 1, "scale": 1}',
+        "[" * 10**5,
+    ):
         with_metadata(exported / FILE, broken, sight=lambda _, sight=sight: sight)
         with pytest.raises(UserError, match=r"broken\.onnx: lacks the metadata"):
+            load_exchanged(broken)
+    for key, text, message in (
+        ("ignored", '"x"', "ignored holds no PNG"),
+        ("ignored", "7", "ignored holds no PNG"),
+        ("detector", '["unet"]', "expected an object of JSON with detector"),
+    ):
+        with_metadata(exported / FILE, broken, **{key: lambda _, text=text: text})
+        with pytest.raises(UserError, match=message):
             load_exchanged(broken)
 
 
@@ -264,5 +278,7 @@ def test_the_command_writes_a_file_that_runs_without_torch(exported: Path, tmp_p
         "sys.exit(scores.shape != (70, 90) or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+    owned = run_here(ROOT, "lib.exchange", exported, "--out", "data/prepared/model.onnx")
+    assert owned.returncode == 2 and "data/prepared belongs to the stage prepare" in owned.stderr
     refused = run_here(ROOT, "lib.exchange", tmp_path)
     assert refused.returncode == 2 and "holds no trained detector" in refused.stderr

@@ -312,7 +312,18 @@ def test_results_within_the_folder_of_pictures_are_not_looked_at(trained: Path):
     ("file", "text", "message"),
     [
         ("detector.json", '{"detector": "unet"', r"detector\.json: cannot be read as JSON"),
-        ("detector.json", '{"detector": "unet", "depth": 9}', r"detector\.json: expected detector, a name, and depth"),
+        (
+            "detector.json",
+            '{"detector": ["unet"], "depth": 8}',
+            r"detector\.json: expected an object of JSON with detector",
+        ),
+        ("detector.json", '{"detector": "unet", "depth": 9}', r"detector\.json: depth is 9, expected one of"),
+        (
+            "detector.json",
+            '{"detector": "unet", "depth": 8, "colours": ["grey"]}',
+            r"detector\.json: colours is \['grey'\], expected one of grey, colour, both",
+        ),
+        ("threshold.json", "[" * 200_000, r"threshold\.json: cannot be read as JSON"),
         ("threshold.json", "[]", r"threshold\.json: expected an object"),
         ("threshold.json", "{}", r"threshold\.json: threshold is None, expected a number"),
         ("threshold.json", '{"threshold": NaN}', r"threshold\.json: threshold is nan, expected a number"),

@@ -29,7 +29,7 @@ from lib.scoring import image_score, predictions, rank_parts
 from lib.trained import load_trained
 from lib.vision.examples import Example, History
 from lib.vision.foreign import Foreign
-from lib.vision.windows import Pools, batch_of
+from lib.vision.windows import Pools, batch_of, good_batch
 from tests import brightness
 from tests.blobs import BUDGET
 from tests.brightness import bright_discs, write_discs
@@ -187,9 +187,26 @@ def test_pseudo_anomalies_lie_where_pixels_count_on_pictures_that_are_blank_else
 
 def test_pseudo_anomalies_that_choose_weights_lie_where_pixels_count(tmp_path: Path):
     detect = BUDGET.model_copy(update={"window": 64})
-    images, masks = rgpkd.pseudo_anomalies(half_hidden(tmp_path), detect, 0)
+    images, masks, counting = rgpkd.pseudo_anomalies(half_hidden(tmp_path), detect, 0)
     assert not masks[:, :, :32].any() and masks[:, :, 32:].any()
     assert (images[:, :, :32] == GREY).all()
+    assert not counting[:, :, :32].any() and counting[:, :, 32:].all()
+
+
+def small_part(folder: Path) -> Example:
+    """A part of 24 px in a picture of 512 px, the rest of which never counts."""
+    ignored = np.ones((512, 512), bool)
+    ignored[300:324, 100:124] = False
+    picture = np.random.default_rng(0).normal(200, 9, (512, 512, 3)).astype(np.uint8)
+    return Example(picture, None, False, GOOD, regions=painted(folder / "part.png", (512, 512), ignored=ignored))
+
+
+def test_windows_show_what_counts_however_little_of_a_picture_does(tmp_path: Path):
+    part = small_part(tmp_path)
+    images, _ = good_batch([part], BUDGET.model_copy(update={"batch_size": 50}), np.random.default_rng(0))
+    assert (images != GREY).any(axis=(1, 2, 3)).all()
+    _, masks, counting = rgpkd.pseudo_anomalies([part], BUDGET.model_copy(update={"window": 256}), 0)
+    assert masks.any(axis=(1, 2)).all() and not (masks & ~counting).any()
 
 
 def test_boxes_descriptions_and_traits_are_of_defects_that_count(tmp_path: Path):

@@ -58,6 +58,7 @@ LEARNS_FROM = "good"
 BATCH = 8  # windows per call in prediction
 CANDIDATES = 2000  # windows from which the bank's entries are chosen; more would cost the teacher minutes
 PSEUDO = 24  # windows with a pseudo anomaly on which weights are selected
+TRIES = 100  # windows drawn until an anomaly lies on pixels that count
 PSEUDO_SIDE = (0.15, 0.6)  # sides of the box around a pseudo anomaly, as shares of the window
 
 Weight = Annotated[float, Field(ge=0)]
@@ -124,13 +125,14 @@ def fit(
     teacher, student = _untrained(params, settings, seed)
     bank = remember(teacher, good, detect, settings.bank, seed) if settings.bank else None
     model = Model(teacher, student, bank, settings, detect.window, detect.scale)
-    images, masks = pseudo_anomalies([example for example in val if not example.has_defect], detect, seed)
-    if not len(images):
-        warnings.warn("the val part holds no good picture: the last weights are kept, not the best ones", stacklevel=2)
+    images, masks, counting = pseudo_anomalies([example for example in val if not example.has_defect], detect, seed)
+    if not masks.any():
+        missing = "good picture" if not len(images) else "pixel of a good picture that counts"
+        warnings.warn(f"the val part holds no {missing}: the last weights are kept, not the best ones", stacklevel=2)
     weights, history = best_weights(
         _training(model, good, detect, seed),
         student,
-        (lambda: average_precision(scores_of(model, images).ravel(), masks.ravel())) if len(images) else None,
+        (lambda: average_precision(scores_of(model, images)[counting], masks[counting])) if masks.any() else None,
         detect.validate_every,
         detect.steps,
         "pixel AP of pseudo anomalies on val",
@@ -202,30 +204,43 @@ def windows_of(example: Example, detect: Detect, most: int, seed: int) -> NDArra
     return np.stack([crop(small, Window(x + inset, y + inset, side)) for x, y, inset in corners])
 
 
-def pseudo_anomalies(good: Sequence[Example], detect: Detect, seed: int) -> tuple[NDArray[np.uint8], Mask]:
-    """PSEUDO windows (N, window, window, 3) of good pictures with a Perlin anomaly each, and their masks (N, ., .).
+def pseudo_anomalies(good: Sequence[Example], detect: Detect, seed: int) -> tuple[NDArray[np.uint8], Mask, Mask]:
+    """PSEUDO windows (N, window, window, 3) of good pictures with a Perlin anomaly each; their masks, and their pixels
+    that count, (N, ., .).
 
-    Empty without good pictures. They are used to select weights, not to train. Pixels that never count are not changed.
+    Empty without good pictures. They are used to select weights, not to train. Pixels that never count are not changed;
+    a window in which no other is changed is drawn again, up to TRIES times.
     """
-    side, windows = detect.window, []
+    windows = []
     for n in range(PSEUDO if good else 0):
         rng = np.random.default_rng(seed_for(seed, "pseudo", n))
-        small, other = (rescale(good[k].image, detect.scale) for k in (n % len(good), int(rng.integers(len(good)))))
-        y, x = (
-            int(rng.integers(extent - side + 1)) if extent > side else (extent - side) // 2
-            for extent in small.shape[:2]
-        )
-        width, height = (max(1, round(side * share)) for share in rng.uniform(*PSEUDO_SIDE, 2))
-        left, top = (int(rng.integers(side - extent + 1)) for extent in (width, height))
-        box = (left, top, left + width, top + height)
-        clean = crop(small, Window(x, y, side))
-        image, mask = blend(clean, other, box, rng)
-        if (hidden := good[n % len(good)].ignored) is not None:
-            mask &= ~crop(rescale(hidden, detect.scale), Window(x, y, side))
-            image = paste_back(image, clean, mask)
-        windows.append((image, mask))
-    images, masks = zip(*windows, strict=True) if windows else ((), ())
-    return np.array(images, np.uint8), np.array(masks, bool)
+        for _ in range(TRIES):
+            window = _pseudo_anomaly(good[n % len(good)], good, detect, rng)
+            if window[1].any():
+                break
+        windows.append(window)
+    images, masks, counting = zip(*windows, strict=True) if windows else ((), (), ())
+    return np.array(images, np.uint8), np.array(masks, bool), np.array(counting, bool)
+
+
+def _pseudo_anomaly(
+    example: Example, good: Sequence[Example], detect: Detect, rng: np.random.Generator
+) -> tuple[RGB, Mask, Mask]:
+    """A window, the mask of its anomaly, which may be empty, and its pixels that count."""
+    side = detect.window
+    small, other = (rescale(one.image, detect.scale) for one in (example, good[int(rng.integers(len(good)))]))
+    y, x = (
+        int(rng.integers(extent - side + 1)) if extent > side else (extent - side) // 2 for extent in small.shape[:2]
+    )
+    width, height = (max(1, round(side * share)) for share in rng.uniform(*PSEUDO_SIDE, 2))
+    left, top = (int(rng.integers(side - extent + 1)) for extent in (width, height))
+    clean = crop(small, Window(x, y, side))
+    image, mask = blend(clean, other, (left, top, left + width, top + height), rng)
+    if example.ignored is None:
+        return image, mask, np.ones(mask.shape, bool)
+    counting = ~crop(rescale(example.ignored, detect.scale), Window(x, y, side))
+    mask &= counting
+    return paste_back(image, clean, mask), mask, counting
 
 
 def _training(model: Model, good: Sequence[Example], detect: Detect, seed: int) -> Iterator[tuple[int, float]]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from lib.boxes import mask_boxes
 from lib.core.defects import Labels
 from lib.core.errors import UserError, first_line
-from lib.core.geometry import RGB, Scores, Window, crop, rescale
+from lib.core.geometry import RGB, Box, Scores, Window, crop, rescale
 from lib.core.params import Detect, Params, Positive, Section, Share
 from lib.core.runtime import device, seed_for, write_json
 from lib.metrics.boxes import MOST, SPECK, ScoredBox, box_precision, painted, truth_boxes, typed_precision
@@ -323,13 +323,17 @@ def _groups(network: Any, settings: Settings) -> list[dict[str, Any]]:
 def labels_of(labels: Labels) -> dict[str, Tensor]:
     """The loss's targets for a window's labels (H, W), 0 without a defect: `boxes` (N, 4), centre, width and height as
     shares of the window, and `class_labels` (N,), from 0 on. Defects of different labels have boxes of their own.
-    Pieces of less than SPECK px, cut by the window's border, are left out."""
+    Pieces of less than SPECK px that the window's border cuts are left out; a whole defect is one however small."""
     height, width = labels.shape
+
+    def is_cut(box: Box) -> bool:
+        return min(box[:2]) == 0 or box[2] == width or box[3] == height
+
     pieces = [
         (piece.box, label - 1)
         for label in np.unique(labels[labels > 0]).tolist()
         for piece in mask_boxes(labels == label, 0, SPECK)
-        if piece.area >= SPECK
+        if piece.area >= SPECK or not is_cut(piece.box)
     ]
     corners = torch.tensor([box for box, _ in pieces], dtype=torch.float32).reshape(-1, 2, 2)
     corners = corners / torch.tensor([width, height])

@@ -127,13 +127,17 @@ def out_of_range(scores: dict[str, float], gate: Gate) -> str | None:
     return None
 
 
-def real_acceptance(real: Sequence[Traits], gate: Gate) -> list[bool]:
-    """Whether each real defect of a type would pass, compared with the others: what the ranges are worth.
+def real_acceptance(real: Sequence[Traits], groups: Sequence[str], gate: Gate) -> list[bool]:
+    """Whether each real defect of a type would pass, compared with those of other capture groups: what the ranges are
+    worth. Another shot of the same defect would vouch for it.
 
-    Empty with fewer than two. Contrast is not asked for: that of a sample is taken to the picture without the defect,
-    which nobody has of a real one.
+    groups: of each. Empty with fewer than two groups. Contrast is not asked for: that of a sample is taken to the
+    picture without the defect, which nobody has of a real one.
     """
-    pairs = [(traits, [*real[:n], *real[n + 1 :]]) for n, traits in enumerate(real)]
+    pairs = [
+        (traits, [other for other, group in zip(real, groups, strict=True) if group != own])
+        for traits, own in zip(real, groups, strict=True)
+    ]
     return [
         not too_small(traits.total, gate) and out_of_range(beside(traits, others, gate), gate) is None
         for traits, others in pairs

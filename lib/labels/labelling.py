@@ -136,11 +136,14 @@ def label_all(
     same. A sample that a person refused is rejected, whatever the gate says. A request without a picture is not
     accepted, and keeps its reason.
     """
-    traits = _real_traits(real)
+    of_pictures = _real_traits(real)
+    traits = {name: list(of_type.values()) for name, of_type in of_pictures.items()}
+    groups = {name: [real[picture].group for picture in of_type] for name, of_type in of_pictures.items()}
     label = Labeller(params, real, traits, recent(read_image), folder, final, _first_of_each_type(records), verdicts)
     judgements = in_threads(label, records, "measure masks")
     labelled = [judgement.record for judgement in judgements]
-    numbers = gate_numbers(labelled, [real_acceptance(of_type, params.gate) for of_type in traits.values()])
+    passed = [real_acceptance(of_type, groups[name], params.gate) for name, of_type in traits.items()]
+    numbers = gate_numbers(labelled, passed)
     small = {name: sum(too_small(one.total, params.gate) for one in of_type) for name, of_type in traits.items()}
     numbers["real_too_small"] = {name: count for name, count in sorted(small.items()) if count}
     numbers["masks"] = "measured" if any(r.image and r.mask is None for r in records) else "known"
@@ -193,8 +196,8 @@ def _reasons(records: Iterable[Synthetic]) -> dict[str, int]:
     return dict(sorted(Counter(record.reason for record in records if record.reason).items()))
 
 
-def _real_traits(real: Mapping[str, Sample]) -> dict[str, list[Traits]]:
-    """The traits of all real defects, by their type; none of a defect of which no pixel counts."""
+def _real_traits(real: Mapping[str, Sample]) -> dict[str, dict[str, Traits]]:
+    """The traits of all real defects, by their type and picture; none of a defect of which no pixel counts."""
     defects = [sample for sample in real.values() if sample.mask is not None]
 
     def traits_of(sample: Sample) -> dict[str, Traits]:
@@ -203,8 +206,8 @@ def _real_traits(real: Mapping[str, Sample]) -> dict[str, list[Traits]]:
         unsound = unsound_pixels(sample)
         return {name: measure(image, mask, unsound & ~mask) for name, mask in masks.items() if mask.any()}
 
-    traits: dict[str, list[Traits]] = {}
-    for of_types in in_threads(traits_of, defects, "measure real defects"):
+    traits: dict[str, dict[str, Traits]] = {}
+    for sample, of_types in zip(defects, in_threads(traits_of, defects, "measure real defects"), strict=True):
         for name, measured in of_types.items():
-            traits.setdefault(name, []).append(measured)
+            traits.setdefault(name, {})[sample.id] = measured
     return traits

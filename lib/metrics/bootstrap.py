@@ -31,7 +31,8 @@ def resamples(category: str, groups: Sequence[str], defects: Sequence[bool], cou
 
     groups, defects: of each picture. The draw depends on the category and the names of its groups alone, so that every
     arm, whenever it is judged, gets the same resamples, and no two categories do, although their groups be called
-    alike: their mean is over independent draws.
+    alike: their mean is over independent draws. All are NaN where a kind has a single group: drawn alone, that is the
+    same in every resample, and an interval of no width would claim certainty.
     """
     names = sorted(set(groups))
     has_defect = dict.fromkeys(names, False)
@@ -41,7 +42,9 @@ def resamples(category: str, groups: Sequence[str], defects: Sequence[bool], cou
     drawn = np.zeros((count, len(names)))
     for kind in (True, False):
         members = np.array([place for place, name in enumerate(names) if has_defect[name] is kind], dtype=np.int64)
-        if members.size:
+        if members.size == 1:
+            drawn[:] = np.nan
+        elif members.size:
             chosen = members[rng.integers(members.size, size=(count, members.size))]
             np.add.at(drawn, (np.arange(count)[:, None], chosen), 1)
     return drawn[:, [names.index(name) for name in groups]]

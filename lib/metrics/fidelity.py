@@ -108,30 +108,31 @@ def nearest(features: Features, references: Features) -> tuple[NDArray[np.int64]
     return np.concatenate(indices), np.concatenate(distances)
 
 
-def memorised_share(synthetic: Features, train: Features, pictures: Sequence[str], types: Sequence[str]) -> float:
+def memorised_share(synthetic: Features, train: Features, groups: Sequence[str], types: Sequence[str]) -> float:
     """Share of synthetic samples (N, D) that lie within COPY times the `usual_gap` of a training defect (M, D).
 
-    pictures, types: of the training defects. nan where there is nothing to compare.
+    groups, types: of the training defects. nan where there is nothing to compare.
     """
-    gap = usual_gap(train, pictures, types)
+    gap = usual_gap(train, groups, types)
     if len(synthetic) == 0 or np.isnan(gap):
         return float("nan")
     return float((nearest(synthetic, train)[1] <= COPY * gap).mean())
 
 
-def usual_gap(train: Features, pictures: Sequence[str], types: Sequence[str]) -> float:
-    """Median distance of a defect (M, D) from the nearest one of its type in another picture; nan where none has such.
+def usual_gap(train: Features, groups: Sequence[str], types: Sequence[str]) -> float:
+    """Median distance of a defect (M, D) from the nearest one of its type in another capture group; nan where none has
+    such.
 
-    Defects of one picture may share much of their windows, and how far two types are apart does not tell how alike two
-    defects of one are. The least distance would be that of two pictures of one defect, if there are such; the median
-    bears them.
+    Defects of one group may share much of their windows, or be one defect in several shots, and how far two types are
+    apart does not tell how alike two defects of one are. The least distance would be that of two shots of one defect
+    that no group tells; the median bears them where they are few.
     """
-    picture, kind = np.asarray(pictures), np.asarray(types)
+    group, kind = np.asarray(groups), np.asarray(types)
     distances = []
     for start in range(0, len(train), BLOCK):
         rows = slice(start, start + BLOCK)
         between = cdist(train[rows], train)
-        between[(picture[rows, None] == picture) | (kind[rows, None] != kind)] = np.inf
+        between[(group[rows, None] == group) | (kind[rows, None] != kind)] = np.inf
         distances.append(between.min(axis=1))
     gaps = np.concatenate(distances) if distances else np.zeros(0)
     gaps = gaps[np.isfinite(gaps)]
@@ -148,6 +149,7 @@ class Comparison:
         self, samples: Mapping[str, Sample], boxes: Sequence[DefectBox], window: WindowParams, backbone: Backbone
     ):
         self.boxes, self.window, self.backbone = boxes, window, backbone
+        self.groups = [samples[box.sample].group for box in boxes]
         self.read = recent(read_image)
         self.real_windows = [(samples[box.sample].image, box.box) for box in boxes]
         self.real = self._described(self.real_windows)
@@ -165,9 +167,7 @@ class Comparison:
             "kernel_distance": kernel_distance(real, fake),
             "diversity": diversity(fake),
             "diversity_real": diversity(real),
-            "memorised_share": memorised_share(
-                fake, real, [box.sample for box in boxes], [box.defect_type for box in boxes]
-            ),
+            "memorised_share": memorised_share(fake, real, self.groups, [box.defect_type for box in boxes]),
             # Not the gate's `fill`, which is a share of the picture where the background is the generator's own.
             "mask_share_of_box": _mean([_share_of(item.box, item.scores["area"]) for item in synthetic]),
             "mask_share_of_box_real": _mean([_share_of(box.box, box.area) for box in boxes]),

@@ -55,7 +55,10 @@ class Ranking:
 
         Raises ValueError for a NaN score.
         """
-        ascending = np.sort(_floats(negatives, "negatives"))
+        self.count_ascending(np.sort(_floats(negatives, "negatives")))
+
+    def count_ascending(self, ascending: NDArray[np.floating]) -> None:
+        """`count` of scores (N,) that rise and are no NaN: what several rankings count need be sorted only once."""
         few = self.positives.size < ascending.size
         places = _places(ascending, self.positives) if few else _places(self.positives, ascending)[::-1]
         with self._lock:

@@ -8,7 +8,7 @@ other revisions hold comes from Git and from DVC's cache. The page is one file t
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ from lib.report.before_after import outcomes, pairs, read_answers
 from lib.report.cells import mean_and_std
 from lib.report.page import environment
 from lib.report.runs import WORKSPACE, Run, find_run, told
-from lib.report.scores import COLUMNS, LEVEL, MAIN
+from lib.report.scores import COLUMNS, LEVEL, MAIN, UNCHANGED
 from lib.report.verdict import interval, signed
 
 LIMIT = 12_000_000  # bytes of the page, which has all pictures in view
 MARK = "lib.report.compare"  # in the page's head
+
+Block = Sequence[Sequence[float]]  # the values of a category's arms, for `chance_difference`
 
 Scores = dict[tuple[str, str, str], dict[str, list[float]]]  # by detector, arm and metric, then category: over seeds
 
@@ -169,7 +171,7 @@ def _over_categories(values: list[list[float]]) -> tuple[float, float]:
     return float(np.mean([np.mean(seeds) for seeds in values])), np.nan
 
 
-def _blocks(before: Scores, after: Scores, key: tuple[str, str, str], shared: list[str]) -> list[list[list[float]]]:
+def _blocks(before: Scores, after: Scores, key: tuple[str, str, str], shared: list[str]) -> list[Block]:
     """For `chance_difference`: both arms, then their likes in both runs, for every category.
 
     A like with equal numbers in both runs is one training that neither of them changed: it counts once. A category
@@ -177,10 +179,10 @@ def _blocks(before: Scores, after: Scores, key: tuple[str, str, str], shared: li
     """
     detector, arm, metric = key
     likes = [(detector, other, metric) for other in (REAL_ONLY, PLACEBO) if other != arm]
-    blocks = []
+    blocks: list[Block] = []
     for category in shared:
         if after[key][category] == before[key][category]:
-            blocks.append([[0.0, 0.0], [0.0, 0.0]])
+            blocks.append(UNCHANGED)
             continue
         block = [after[key][category], before[key][category]]
         for like in likes:

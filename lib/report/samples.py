@@ -39,10 +39,15 @@ def memorised(params: Params, metrics: Path) -> dict[str, dict[str, float | None
     }
 
 
-def empty_arms(params: Params, metrics: Path) -> frozenset[str]:
-    """Generators of whose samples none was accepted: their arms learn from real defects alone."""
-    counts = gates(params, metrics)
-    return frozenset(name for name, of in counts.items() if not any(gate["accepted"] for gate in of.values()))
+def empty_arms(params: Params, metrics: Path) -> frozenset[tuple[str, str]]:
+    """Generators, and categories in which none of their samples was accepted: such an arm learns from real defects
+    alone."""
+    return frozenset(
+        (generator, category)
+        for generator, of_category in gates(params, metrics).items()
+        for category, gate in of_category.items()
+        if not gate["accepted"]
+    )
 
 
 def samples_table(params: Params, metrics: Path) -> pd.DataFrame:

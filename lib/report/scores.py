@@ -60,6 +60,7 @@ SELDOM = ("box_map50", "type_miou", "type_accuracy", "box_map")  # told by detec
 ALL = "all categories"  # the row of their mean; a blank keeps it apart from every category's name
 NO_SAMPLES = "no samples"  # the verdict of an arm that had none to learn from
 LEVEL = 0.95  # of all intervals
+UNCHANGED = ((0.0, 0.0), (0.0, 0.0))  # for `chance_difference`: the arms of a category are one training
 
 
 def read_scores(params: Params, folder: Path) -> pd.DataFrame:
@@ -113,14 +114,15 @@ def spread(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"mean": groups.mean(skipna=False), "std": groups.std(skipna=False)})
 
 
-def differences(params: Params, scores: pd.DataFrame, empty: Collection[str] = ()) -> pd.DataFrame:
+def differences(params: Params, scores: pd.DataFrame, empty: Collection[tuple[str, str]] = ()) -> pd.DataFrame:
     """The placebo and each generator beside real defects alone: one row for each detector, metric and arm.
 
     Columns: detector, metric, arm; difference (mean over categories and seeds of arm minus none); low, high (its
     interval over pairs of category and seed); equal_arms (half the range of what two equal arms differ by, see
     `chance_difference`); verdict (`within` or `beyond` that range). NaN, and the verdict `-`, where it cannot be told:
-    a metric that is not defined, one seed. empty: generators of whose samples none was accepted; their arms are `none`
-    under another name, and the verdict is NO_SAMPLES.
+    a metric that is not defined, one seed. empty: generators and categories in which none of their samples was
+    accepted: there their arms are `none` under another name, and chance adds nothing to what they differ by. The
+    verdict of one that is so in all categories is NO_SAMPLES.
     """
     seeds = scores.groupby(["detector", "metric", "arm", "category"])["value"].agg(list)
     rows = []
@@ -133,10 +135,14 @@ def differences(params: Params, scores: pd.DataFrame, empty: Collection[str] = (
         for arm, values in list(arms.items())[1:]:
             difference, low, high = paired_difference(np.concatenate(values), np.concatenate(none), LEVEL)
             equals = [none] if arm == PLACEBO else [none, placebo]
-            equal_arms = chance_difference(list(zip(values, *equals, strict=True)), LEVEL)
+            blocks = [
+                UNCHANGED if (arm, category) in empty else block
+                for category, *block in zip(params.dataset.categories, values, *equals, strict=True)
+            ]
+            equal_arms = chance_difference(blocks, LEVEL)
             rows.append((detector, metric, arm, difference, low, high, equal_arms))
     table = pd.DataFrame(rows, columns=["detector", "metric", "arm", "difference", "low", "high", "equal_arms"])
-    same = table["arm"].isin(empty)
+    same = table["arm"].map(lambda arm: all((arm, category) in empty for category in params.dataset.categories))
     table["equal_arms"] = table["equal_arms"].mask(same)
     excess = table["difference"].abs() - table["equal_arms"]
     verdicts = {NO_SAMPLES: same, "beyond": excess > 0, "within": excess <= 0}

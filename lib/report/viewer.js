@@ -2,6 +2,7 @@
 function offending(sample) {
   if (sample.verdict !== "rejected") return [];
   return Object.entries(sample.record.scores).flatMap(([name, value]) => {
+    if (name === "fill" && sample.record.shape) return []; // a shape that a person drew may fill its box
     const { unit, digits, least, most } = limits[name] || {};
     const bound = value < least ? least : value > most ? most : undefined; // a bound that is not there is never passed
     return bound === undefined ? [] : [`${name} ${value.toFixed(digits)} ${unit} (limit ${bound.toFixed(digits)})`];

@@ -14,7 +14,7 @@ from lib.core.params import Detect
 from lib.core.records import GOOD
 from lib.vision.examples import Example
 
-MOST_PIXELS = 4096  # defect pixels stored per picture, evenly sampled, to place windows around
+MOST_PIXELS = 4096  # pixels of a picture, evenly sampled, around which windows are placed
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Source:
     def of(cls, example: Example) -> "list[Source]":
         def source(name: str) -> Source:
             pixels = np.flatnonzero(example.mask_of([name])) if example.has_defect else np.zeros(0, np.int64)
-            return cls(example, pixels[:: max(1, -(-pixels.size // MOST_PIXELS))].copy(), name)
+            return cls(example, _some(pixels), name)
 
         return [source(name) for name in example.types]
 
@@ -136,7 +136,7 @@ def good_window(
     ground: (H, W) bool, the product in the whole picture; None: all of it.
     """
     image, ignored = example.image, example.ignored
-    place = _window(image.shape, None, round(params.window / params.scale), rng)
+    place = _window(image.shape, _counting(example), round(params.window / params.scale), rng)
     view = crop(image, place)
     product = np.ones(view.shape[:2], bool) if ground is None else crop(ground, place)
     hidden = None if ignored is None else crop(ignored, place)
@@ -170,7 +170,7 @@ def _view(
     without its defects is known. With `twin` a second window follows: the one without its defects, if known."""
     example = source.example
     image, clean = example.image, example.clean if twin else None
-    window = _window(image.shape, source.pixels if on_defect else None, round(side / scale), rng)
+    window = _window(image.shape, source.pixels if on_defect else _counting(example), round(side / scale), rng)
     views = [crop(picture, window) for picture in ((image, image if clean is None else clean) if twin else (image,))]
     if scale != 1:
         views = [resize(view, side, side) for view in views]
@@ -190,6 +190,19 @@ def _labels(masks: Mapping[int, Mask], side: int) -> Labels:
         shares = np.stack([resize(share, side, side) for share in shares])
     numbers = np.array(list(masks), np.uint8)
     return np.where(stay_defect(shares.sum(axis=0)), numbers[shares.argmax(axis=0)], np.uint8(0))
+
+
+def _counting(example: Example) -> NDArray[np.int64] | None:
+    """Pixels to place windows around where some of a picture never count: anywhere, most might show none that does.
+    None where all count, or none."""
+    if example.ignored is None or example.ignored.all():
+        return None
+    return _some(np.flatnonzero(~example.ignored))
+
+
+def _some(pixels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At most MOST_PIXELS of the pixels, evenly sampled."""
+    return pixels[:: max(1, -(-pixels.size // MOST_PIXELS))].copy()
 
 
 def _window(shape: Sequence[int], pixels: NDArray | None, side: int, rng: np.random.Generator) -> Window:

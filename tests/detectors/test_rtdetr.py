@@ -194,6 +194,16 @@ def test_labels_are_the_defects_of_a_window_as_shares_of_it():
     assert empty["boxes"].shape == (0, 4) and empty["class_labels"].shape == (0,)
 
 
+def test_a_whole_defect_has_a_box_however_small():
+    """Evaluation asks for it (`truth_boxes`); of one that the border cuts, a sliver tells nothing."""
+    mask = np.zeros((40, 80), np.uint8)
+    mask[10, 20:23] = 1
+    assert rtdetr.labels_of(mask)["boxes"].shape == (1, 4) and len(truth_boxes(mask > 0)) == 1
+    mask[:] = 0
+    mask[10, 77:80] = 1
+    assert rtdetr.labels_of(mask)["boxes"].shape == (0, 4)
+
+
 def test_defects_of_two_types_that_touch_have_a_box_each():
     window = np.zeros((40, 80), np.uint8)
     window[10:20, 20:60], window[20:30, 20:60] = 2, 1

@@ -73,9 +73,9 @@ def test_the_smallest_area_counts_all_pieces_of_samples_and_of_real_defects_alik
     traits = measure(sample(apart, 40), apart)
     assert traits.area < GATE.min_area <= traits.total == apart.sum()
     assert verdict(sample(apart, 40), apart)[2] != "fewer pixels than gate.min_area"
-    assert real_acceptance([traits, traits], GATE) == [True, True]
+    assert real_acceptance([traits, traits], ["a", "b"], GATE) == [True, True]
     one = measure(sample(disc(1), 40), disc(1))
-    assert real_acceptance([one, one], GATE) == [False, False] and too_small(one.total, GATE)
+    assert real_acceptance([one, one], ["a", "b"], GATE) == [False, False] and too_small(one.total, GATE)
 
 
 def test_a_box_that_changed_as_a_whole_is_refused():
@@ -211,9 +211,17 @@ def test_the_range_of_real_defects_is_set_by_the_outermost_and_lets_them_all_pas
 
 def test_each_real_defect_is_compared_with_the_others_alone():
     bright, brighter, dark = (measure(sample(disc(8), change), disc(8)) for change in (20, 30, -30))
-    assert real_acceptance([bright, brighter], GATE) == [True, True]
-    assert real_acceptance([bright, brighter, dark], GATE) == [True, True, False]
-    assert real_acceptance([dark], GATE) == []
+    assert real_acceptance([bright, brighter], ["a", "b"], GATE) == [True, True]
+    assert real_acceptance([bright, brighter, dark], ["a", "b", "c"], GATE) == [True, True, False]
+    assert real_acceptance([dark], ["a"], GATE) == []
+
+
+def test_another_shot_of_a_real_defect_does_not_vouch_for_it():
+    bright, dark = (measure(sample(disc(8), change), disc(8)) for change in (20, -30))
+    shots = [bright, bright, dark, dark]
+    assert real_acceptance(shots, ["a", "a", "b", "b"], GATE) == [False] * 4
+    assert real_acceptance(shots, ["a", "b", "c", "d"], GATE) == [True] * 4
+    assert real_acceptance(shots, ["a"] * 4, GATE) == []
 
 
 def test_real_defects_that_differ_by_texture_alone_do_not_close_the_gate():

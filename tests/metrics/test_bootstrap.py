@@ -39,6 +39,17 @@ def test_categories_whose_groups_have_the_same_names_are_drawn_apart():
     assert all(abs(np.corrcoef(nut[:, n], slab[:, n])[0, 1]) < 0.15 for n in single)
 
 
+@pytest.mark.parametrize("defects", [[True] * 5 + [False, False], [False] * 3 + [True, True, False, False]])
+def test_a_kind_with_one_group_has_no_interval(defects):
+    """Drawn alone it is the same every time, and the interval had no width."""
+    groups = ["a", "b", "c", "d", "e", "f", "f"] if all(defects[:5]) else GROUPS
+    weights = resamples("nut", groups, defects)
+    assert np.isnan(weights).all()
+    assert np.isnan(aurocs(weights, range(7), defects)).all()
+    counts = [counts_of(np.array([0.5]), np.array([0.1, 0.7]), np.array([0.5])) for _ in groups]
+    assert np.isnan(average_precisions(weights, counts)).all()
+
+
 def maps() -> tuple[list[np.ndarray], list[np.ndarray]]:
     rng = np.random.default_rng(1)
     masks = [np.zeros((20, 20), bool) for _ in GROUPS]

@@ -330,3 +330,10 @@ def test_the_good_window_lies_where_the_placement_does_whoever_comes_first(categ
     ]
     for (_, (good, *_)), (_, (other, *_)) in zip(*sheets, strict=True):
         assert good is not None and np.array_equal(good, other)
+
+
+def test_shots_of_one_defect_do_not_tell_how_far_defects_are_apart(category, backbone):
+    real, copies, window = category
+    shots = {name: replace(sample, group="one part") for name, sample in real.samples.items()}
+    assert Comparison(real.samples, real.boxes, window, backbone).of(copies, 2)[0]["memorised_share"] is not None
+    assert Comparison(shots, real.boxes, window, backbone).of(copies, 2)[0]["memorised_share"] is None

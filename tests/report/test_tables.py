@@ -281,6 +281,16 @@ def test_arms_that_are_equal_to_the_last_digit_are_within_although_nothing_scatt
     assert set(rows[rows["metric"] == "pixel_ap"]["verdict"]) == {"within"}
 
 
+def test_a_category_without_samples_adds_nothing_to_what_chance_does(params: Params):
+    """There the arm is `none` under another name: its seeds' spread would hide a gain in the other category."""
+    same = VALUES | {("mvp_diff", "a"): VALUES["none", "a"]}
+    write_detection(same)
+    table = differences(params, read_scores(params, METRICS / "detection"), [("mvp_diff", "a")])
+    row = table.query("detector == 'unet' and metric == 'pixel_ap' and arm == 'mvp_diff'").iloc[0]
+    half = 2.446912 * math.sqrt(2 * 0.1**2 / 3) / 2  # of category b alone: 6 degrees of freedom, half the difference
+    assert row["equal_arms"] == pytest.approx(half, abs=1e-5) and row["verdict"] == "within"
+
+
 def test_a_generator_that_fails_changes_no_verdict_on_another_one(inside: Path, raw_params: dict):
     raw = {**raw_params, "generators": ["mvp_diff", "perlin"], "detectors": ["unet"]}
     both = tiny_params(raw, dataset={"categories": ["a", "b"]}, detect={"on_synthetic": ["unet"]})

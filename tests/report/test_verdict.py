@@ -108,7 +108,7 @@ def test_real_defects_that_are_too_small_for_the_gate_are_named_once():
 def test_an_arm_without_samples_is_no_arm_that_helps_or_counts(two: Params):
     told(two, SEEDS, SEEDS)
     scores = read_scores(two, METRICS / "detection")
-    contrasts = differences(two, scores, ["dmgr"])
+    contrasts = differences(two, scores, [("dmgr", "a")])
     assert "Best: perlin" in headline(contrasts, scores, 7)
     assert set(contrasts[contrasts["arm"] == "dmgr"]["verdict"]) == {"no samples"}
     assert contrasts[contrasts["arm"] == "dmgr"]["equal_arms"].isna().all(), "no range is drawn for what is no arm"
@@ -116,7 +116,7 @@ def test_an_arm_without_samples_is_no_arm_that_helps_or_counts(two: Params):
     assert "- unet, dmgr: no sample was accepted, so that this arm is real defects alone once more" in lines
     count = len(COLUMNS) - len(SELDOM)
     assert lines[-1].startswith(f"Over all metrics, 0 of {count} differences of generators"), "those of one generator"
-    none = headline(differences(two, scores, ["dmgr", "perlin"]), scores, 7)
+    none = headline(differences(two, scores, [("dmgr", "a"), ("perlin", "a")]), scores, 7)
     assert none == "No verdict: no synthetic sample was accepted, so that every arm is real defects alone."
 
 
