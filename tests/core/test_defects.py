@@ -32,10 +32,10 @@ def test_new_defects_are_not_drawn_like_fragments():
 def test_the_ground_around_a_defect_is_no_defect_of_another_type(tmp_path: Path):
     sample = mixed_sample(tmp_path)
     image = read_image(Path(sample.image)).copy()
-    alone = labelling._real_traits({"mixed-0": sample})["dent"][0].contrast
+    alone = labelling._real_traits({"mixed-0": sample})["dent"]["mixed-0"].contrast
     image[SCRATCH] = 255  # which the dent lies within
     write_png(Path(sample.image), image)
-    assert np.allclose(labelling._real_traits({"mixed-0": sample})["dent"][0].contrast, alone, atol=1)
+    assert np.allclose(labelling._real_traits({"mixed-0": sample})["dent"]["mixed-0"].contrast, alone, atol=1)
 
 
 def test_a_record_with_a_type_map_is_read_as_it_was_written(tmp_path: Path):
@@ -73,7 +73,7 @@ def test_boxes_of_a_type_are_of_its_pixels_alone_and_numbered_through(tmp_path: 
 
 def test_the_gate_learns_what_a_type_is_like_from_its_own_pixels(tmp_path: Path):
     traits = labelling._real_traits({"mixed-0": mixed_sample(tmp_path)})
-    assert {name: [one.area for one in of_type] for name, of_type in traits.items()} == {
+    assert {name: [one.area for one in of_type.values()] for name, of_type in traits.items()} == {
         "dent": [int(DENT.sum())],
         "scratch": [int(SCRATCH.sum())],
     }
