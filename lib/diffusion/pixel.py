@@ -26,7 +26,8 @@ GROUP_CHANNELS = 4  # fewest channels of a group: a norm of a single channel wou
 
 Level = int | Tensor  # one noise level for all samples, or (B,) int64 with one each
 Denoise = Callable[[Tensor, int], Tensor]  # (x, t) -> estimate of x0
-Prediction = Literal["x0", "epsilon", "velocity"]  # what a network predicts
+Prediction = Literal["x0", "epsilon", "velocity", "correction"]  # what a network predicts
+DETAIL = 0.1  # spread of the fine detail in a signal that corrections keep, about that of grain in photographs
 
 
 @dataclass(frozen=True)
@@ -209,14 +210,31 @@ def estimate(
     answer, abar = ask(network, schedule, x, t, classes), schedule.signal(t)
     if prediction == "velocity":
         return abar**0.5 * x - (1 - abar) ** 0.5 * answer
+    if prediction == "correction":
+        kept, size = kept_of(abar)
+        return kept * x + size * answer
     return schedule.x0_of(x, t, answer) if prediction == "epsilon" else answer
 
 
+def kept_of(abar: Any) -> tuple[Any, Any]:
+    """For the prediction `correction`, x0 = kept x + size answer: what is kept of x, and how large corrections are.
+
+    The preconditioning of Karras et al. 2022 (table 1), c_skip and c_out, for x / sqrt(abar) with noise of the spread
+    sigma = sqrt((1 - abar) / abar), and DETAIL for the spread of the data: below it x is kept, above it replaced. A
+    small network cannot pass fine detail on through its layers, and would blur what it is only to correct.
+    """
+    variance = (1 - abar) / abar
+    total = variance + DETAIL**2
+    return DETAIL**2 / total / abar**0.5, DETAIL * (variance / total) ** 0.5
+
+
 class PixelObjective(nn.Module):
-    """Mean squared error of the signal (x0), of the noise (epsilon), or of sqrt(abar) noise - sqrt(1 - abar) x0
-    (velocity: Salimans & Ho 2022, appendix D), over all channels, with equal weight for all noise levels.
+    """Mean squared error of the signal (x0), of the noise (epsilon), of sqrt(abar) noise - sqrt(1 - abar) x0
+    (velocity: Salimans & Ho 2022, appendix D), or of what x lacks (correction: `kept_of`), over all channels, with
+    equal weight for all noise levels.
 
     signals: (N, C, H, W) float in [-1, 1], the training set. classes: (N,) int64, for a class-conditional network.
+    levels: those that the network learns; None: all of the schedule.
     """
 
     def __init__(
@@ -226,21 +244,27 @@ class PixelObjective(nn.Module):
         schedule: Schedule,
         prediction: Prediction,
         classes: Tensor | None = None,
+        levels: range | None = None,
     ) -> None:
         super().__init__()
         self.network, self.signals, self.schedule = network, signals, schedule
         self.prediction, self.classes = prediction, classes
+        self.levels = range(len(schedule)) if levels is None else levels
 
     def forward(self, indices: Tensor, draws: list[torch.Generator]) -> Tensor:
         """Losses (b,)."""
         where = self.signals.device
         x0 = self.signals[indices.to(where)]
         noise = torch.stack([torch.randn(x0.shape[1:], generator=draw) for draw in draws]).to(where)
-        t = torch.cat([torch.randint(len(self.schedule), (1,), generator=draw) for draw in draws])
+        levels = self.levels
+        t = torch.cat([torch.randint(levels.start, levels.stop, (1,), generator=draw) for draw in draws])
         classes = None if self.classes is None else self.classes[indices.to(where)]
         x = self.schedule.noisy(x0, t.to(where), noise)
         if self.prediction == "velocity":
             target = self.schedule.noisy(noise, t.to(where), -x0)
+        elif self.prediction == "correction":
+            kept, size = kept_of(self.schedule.signal(t.to(where)))
+            target = (x0 - kept * x) / size
         else:
             target = x0 if self.prediction == "x0" else noise
         return (ask(self.network, self.schedule, x, t, classes) - target).square().mean(dim=(1, 2, 3))

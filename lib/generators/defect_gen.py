@@ -36,10 +36,11 @@ from lib.diffusion.components import to_pixels, to_tensor
 from lib.diffusion.pixel import (
     Denoise,
     PixelObjective,
+    Prediction,
     Schedule,
-    ask,
     cosine_schedule,
     descend,
+    estimate,
     load,
     narrow_network,
     receptive_field,
@@ -56,28 +57,27 @@ LEVELS = 1000  # noise levels of training, as published
 COLOURS = 3  # channels of the picture; those of the label follow: background, then the types
 GROUP = 6  # samples in each call of a network on a CPU, never fewer, since the last bits depend on their number
 
-Width = Annotated[int, Field(ge=4, multiple_of=4)]
-
 
 class Settings(Section):
-    """side: of the signal, px; `wide_*` and `narrow_*`: channels at the first level, and number of levels; blocks:
-    residual blocks per level; attention_side: the largest level of the wide network with attention, px; switch: the
-    noise level, of 1000, below which the narrow network takes over: 0 never, 1000 from the start; label: drawn: is
-    generated with the picture, as published; real: that of the defect that the placement was drawn from; train_steps:
-    per network; train_batch: windows per step; variants: cached views of each real defect; tries: samples drawn until
-    the mask is not empty; min_component: px, smaller pieces of a mask are dropped.
+    """side: of the signal, px; `wide_*`, `narrow_*`: channels at the first level, number of levels; blocks: residual
+    blocks per level; attention_side: the largest level of the wide network with attention, px; switch: the noise level,
+    of 1000, below which the narrow network takes over: 0 never, 1000 from the start; narrow_prediction: the clean
+    signal, as published, or what the noisy one lacks; label: drawn with the picture, as published, or real, that of the
+    defect that the placement was drawn from; train_steps: per network; train_batch: windows per step; variants: cached
+    views of each real defect; tries: samples drawn until the mask is not empty; min_component: px, the smallest piece.
 
     Raises ValueError if the receptive field of the narrow network covers the whole signal.
     """
 
     side: Annotated[int, Field(ge=16)]
-    wide_width: Width
+    wide_width: Annotated[int, Field(ge=4, multiple_of=4)]
     wide_levels: Positive
-    narrow_width: Width
+    narrow_width: Annotated[int, Field(ge=4, multiple_of=4)]
     narrow_levels: Positive
     blocks: Positive
     attention_side: Positive
     switch: Annotated[int, Field(ge=0, le=LEVELS)]
+    narrow_prediction: Literal["x0", "correction"]
     label: Literal["drawn", "real"]
     train_steps: Positive
     train_batch: Positive
@@ -110,8 +110,11 @@ def finetune(params: Params, settings: Settings, real: RealData, key: str, out: 
     views = training_views(params, settings, real, types, params.seed)
     signals = joint_signals(views, len(types)).to(where)
     budget = params.finetune.model_copy(update={"steps": settings.train_steps, "batch_size": settings.train_batch})
+    narrow = settings.narrow_prediction, range(settings.switch)
+    roles = {"wide": ("x0", range(settings.switch, LEVELS)), "narrow": narrow}
     for name, network in networks(settings, signals.shape[1]).items():
-        objective = PixelObjective(network.to(where), signals, cosine_schedule(LEVELS), "x0")
+        says, own = roles[name]  # a network without a level of its own is never asked
+        objective = PixelObjective(network.to(where), signals, cosine_schedule(LEVELS), says, levels=own or None)
         stage, folder = f"finetune-defect_gen-{real.category}/{name}", curves if name == "narrow" else curves / name
         train(objective, len(signals), budget, params.seed, stage, key, folder)
         save(network, out / name)
@@ -138,12 +141,14 @@ def synthesize(
     facts = json.loads((model / "model.json").read_text(encoding="utf-8"))
     views = training_views(params, settings, real, facts["types"], facts["seed"])
     schedule = cosine_schedule(LEVELS).respaced(params.synth.steps)
-    sampler = Sampler(load(model / "wide", device()), load(model / "narrow", device()), schedule, settings.switch)
+    wide, narrow = (load(model / name, device()) for name in ("wide", "narrow"))
+    sampler = Sampler(wide, narrow, schedule, settings.switch, settings.narrow_prediction)
 
     def answer(placement: Placement, kind: int, signal: NDArray[np.float32], attempt: int) -> Answer | None:
         if not np.isfinite(signal).all():
             return Failed(NON_FINITE)
-        side = window_side(placement, real, params, settings)
+        shape, smallest = real.samples[placement.normal].size[::-1], max(params.window.min_side, settings.side)
+        side = window_around(placement.box, shape, params.window.context, smallest).side  # as in training
         picture, mask = finished(signal, kind, side, settings.min_component)
         if not mask.any():
             return None
@@ -186,8 +191,8 @@ def networks(settings: Settings, channels: int) -> dict[str, Any]:
     }
 
 
-def two_stages(wide: Any, narrow: Any, schedule: Schedule, switch: int, known: Tensor) -> Denoise:
-    """Estimate x0 with the wide network at noise levels from `switch` on, and with the narrow one below.
+def two_stages(wide: Any, narrow: Any, schedule: Schedule, switch: int, known: Tensor, says: Prediction) -> Denoise:
+    """Estimate x0 with the wide network from level `switch` on, below with the narrow one, which predicts `says`.
 
     known: (B, C, S, S) or (B, C, 1, 1), the known values of x0, NaN where unknown. Raises ValueError if the switch is
     not a level.
@@ -196,8 +201,9 @@ def two_stages(wide: Any, narrow: Any, schedule: Schedule, switch: int, known: T
         raise ValueError(f"switch: {switch}, expected 0 to {LEVELS}")
 
     def denoise(x: Tensor, t: int) -> Tensor:
-        network = wide if int(schedule.timestep(t)) >= switch else narrow
-        return torch.where(known.isnan(), ask(network, schedule, x, t), known)
+        is_wide = int(schedule.timestep(t)) >= switch
+        x0 = estimate(wide if is_wide else narrow, schedule, x, t, "x0" if is_wide else says)
+        return torch.where(known.isnan(), x0, known)
 
     return denoise
 
@@ -210,6 +216,7 @@ class Sampler:
     narrow: Any
     schedule: Schedule
     switch: int
+    says: Prediction = "x0"  # the narrow one
 
     def __call__(self, seeds: Sequence[int], known: Tensor) -> NDArray[np.float32]:
         """Signals (B, C, S, S), each from its seed and its known values (`two_stages`).
@@ -228,7 +235,8 @@ class Sampler:
 
     @torch.inference_mode()
     def _draw(self, noise: Tensor, known: Tensor) -> Tensor:
-        return descend(self.schedule, two_stages(self.wide, self.narrow, self.schedule, self.switch, known), noise)
+        denoise = two_stages(self.wide, self.narrow, self.schedule, self.switch, known, self.says)
+        return descend(self.schedule, denoise, noise)
 
 
 # Signals
@@ -319,13 +327,6 @@ def view_of(
     place = random_window(box, image.shape, window.context, max(window.min_side, side), rng)
     picture, label = resize(crop(image, place), side, side), resize_defects(crop(mask, place), side, side)
     return flipped(picture, flips), flipped(label, flips)
-
-
-def window_side(placement: Placement, real: RealData, params: Params, settings: Settings) -> int:
-    """Side in px, at native scale, of the window around the placement's box, cut as in training."""
-    width, height = real.samples[placement.normal].size
-    smallest = max(params.window.min_side, settings.side)
-    return window_around(placement.box, (height, width), params.window.context, smallest).side
 
 
 # Copies

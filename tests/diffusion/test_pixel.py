@@ -266,7 +266,7 @@ def test_a_velocity_is_that_of_diffusers():
     assert torch.allclose(losses, (0.25 - velocity).square().mean(dim=(1, 2, 3)), rtol=1e-4)
 
 
-@pytest.mark.parametrize("prediction", ["x0", "epsilon", "velocity"])
+@pytest.mark.parametrize("prediction", ["x0", "epsilon", "velocity", "correction"])
 def test_of_a_network_that_says_what_the_objective_asks_for_the_estimate_is_the_signal(prediction: pixel.Prediction):
     class Asked(nn.Module):
         """Keeps what it is given and says `answer`."""
@@ -285,10 +285,37 @@ def test_of_a_network_that_says_what_the_objective_asks_for_the_estimate_is_the_
         x, x0, t = network.x, signals[[seed % 3]], int(network.t)
         eps, abar = schedule.noise_of(x, t, x0), schedule.signal(t)
         answers = {"x0": x0, "epsilon": eps, "velocity": abar**0.5 * eps - (1 - abar) ** 0.5 * x0}
+        # c_skip and c_out of Karras et al. 2022 for the noise sigma of x / sqrt(abar) and data of the spread DETAIL
+        sigma, spread = ((1 - abar) / abar) ** 0.5, pixel.DETAIL
+        skip, out = spread**2 / (sigma**2 + spread**2), sigma * spread / (sigma**2 + spread**2) ** 0.5
+        answers["correction"] = (x0 - skip * x / abar**0.5) / out
         network.answer = answers[prediction]
         assert objective(torch.tensor([seed % 3]), [torch.Generator().manual_seed(seed)]).item() < 1e-6
         found = estimate(network, schedule, x, t, prediction)
         assert torch.allclose(found, x0, atol=1e-4 / abar**0.5), t
+
+
+def test_a_network_that_says_nothing_keeps_what_is_hardly_noisy_and_drops_what_is_lost():
+    class Silent(nn.Module):
+        def forward(self, x: Tensor, timesteps: Tensor, class_labels: Tensor | None = None) -> object:
+            return type("Output", (), {"sample": 0 * x})()
+
+    schedule, x0 = cosine_schedule(), noise(1, 3, 8, 8).clamp(-1, 1)
+    for t, share in ((0, 0.99), (700, 0.01)):
+        found = estimate(Silent(), schedule, schedule.noisy(x0, t, 0 * x0), t, "correction")
+        assert float((found / x0).mean()) == pytest.approx(share, abs=0.01)
+
+
+def test_a_network_learns_the_levels_alone_that_it_is_asked_at():
+    class Spy(Constant):
+        def forward(self, x, timesteps, class_labels=None):
+            self.t = timesteps
+            return super().forward(x, timesteps)
+
+    spy = Spy()
+    objective = PixelObjective(spy, noise(1, 1, 2, 2), cosine_schedule(), "x0", levels=range(20, 30))
+    objective(torch.zeros(200, dtype=torch.int64), [torch.Generator().manual_seed(n) for n in range(200)])
+    assert set(spy.t.tolist()) == set(range(20, 30))
 
 
 def test_the_network_gets_the_mixture_at_a_level_drawn_evenly_and_the_sample_s_kind():

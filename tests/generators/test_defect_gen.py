@@ -197,14 +197,14 @@ def start(seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("switch", [0, 1, 400, 999, 1000])
 def test_the_wide_network_sees_every_level_down_to_the_switch_and_the_narrow_one_all_below(switch: int):
     wide, narrow, schedule = Recorder(), Recorder(), cosine_schedule()
-    descend(schedule, two_stages(wide, narrow, schedule, switch, UNKNOWN), start())
+    descend(schedule, two_stages(wide, narrow, schedule, switch, UNKNOWN, "x0"), start())
     assert [t for t, _ in wide.calls] == list(range(999, switch - 1, -1))
     assert [t for t, _ in narrow.calls] == list(range(switch - 1, -1, -1))
 
 
 def test_with_fewer_steps_the_networks_still_share_them_at_the_switch():
     wide, narrow, schedule = Recorder(), Recorder(), cosine_schedule().respaced(20)
-    descend(schedule, two_stages(wide, narrow, schedule, 400, UNKNOWN), start())
+    descend(schedule, two_stages(wide, narrow, schedule, 400, UNKNOWN, "x0"), start())
     told = [t for t, _ in wide.calls + narrow.calls]
     assert told == schedule.timesteps.flip(0).tolist() and len(told) == 20
     assert min(t for t, _ in wide.calls) >= 400 > max(t for t, _ in narrow.calls)
@@ -213,7 +213,7 @@ def test_with_fewer_steps_the_networks_still_share_them_at_the_switch():
 @pytest.mark.parametrize("switch", [-1, 1001])
 def test_a_switch_outside_of_the_levels_is_refused(raw_params: dict, switch: int):
     with pytest.raises(ValueError, match=f"switch: {switch}, expected 0 to 1000"):
-        two_stages(Recorder(), Recorder(), cosine_schedule(), switch, UNKNOWN)
+        two_stages(Recorder(), Recorder(), cosine_schedule(), switch, UNKNOWN, "x0")
     with pytest.raises(UserError, match=r"defect_gen\.switch"):
         tiny_params(raw_params, defect_gen={"switch": switch}).section("defect_gen", Settings)
 
@@ -221,7 +221,7 @@ def test_a_switch_outside_of_the_levels_is_refused(raw_params: dict, switch: int
 def test_the_narrow_network_goes_on_with_the_signal_as_the_wide_one_left_it():
     schedule = cosine_schedule(20)
     wide, narrow = Recorder(), Recorder()
-    descend(schedule, two_stages(wide, narrow, schedule, 8, UNKNOWN), start())
+    descend(schedule, two_stages(wide, narrow, schedule, 8, UNKNOWN, "x0"), start())
     x = start()
     for t in range(19, 7, -1):
         x = pixel.cold_step(schedule, x, 0.5 * x, t, t - 1)
@@ -231,7 +231,7 @@ def test_the_narrow_network_goes_on_with_the_signal_as_the_wide_one_left_it():
 def test_one_network_in_both_stages_does_not_notice_the_switch():
     schedule, network = cosine_schedule(50), Recorder()
     results = [
-        descend(schedule, two_stages(network, network, schedule, switch, UNKNOWN), start())
+        descend(schedule, two_stages(network, network, schedule, switch, UNKNOWN, "x0"), start())
         for switch in (0, 20, 49, 50)
     ]
     assert all(torch.equal(result, results[0]) for result in results)
@@ -242,7 +242,7 @@ def test_with_the_true_signal_as_estimate_both_stages_end_at_it(views: tuple[Vie
     true = joint_signals(views[:1], len(TYPES))
     wide, narrow, schedule = Recorder(true), Recorder(true), cosine_schedule().respaced(50)
     noise = pixel.starting_noise([5], true.shape[1:])
-    result = descend(schedule, two_stages(wide, narrow, schedule, switch, UNKNOWN), noise)
+    result = descend(schedule, two_stages(wide, narrow, schedule, switch, UNKNOWN, "x0"), noise)
     assert torch.allclose(result, true, atol=1e-4)
 
 
@@ -270,7 +270,7 @@ def test_what_is_known_of_a_label_is_kept_at_every_level(own: Settings, label: s
         assert known[[3, 5]].isnan().all()
     else:
         assert np.array_equal(known[5].numpy(), np.where(mask, 1, -1)) and torch.equal(known[3], -known[5])
-    result = descend(schedule, two_stages(wide, wide, schedule, 0, known[None]), start())[0]
+    result = descend(schedule, two_stages(wide, wide, schedule, 0, known[None], "x0"), start())[0]
     channels = [channel for channel in range(CHANNELS) if not known[channel].isnan().any()]
     assert torch.allclose(result[channels], known[channels], atol=1e-5)
     for t, (_, x) in zip(reversed(range(12)), wide.calls, strict=True):
@@ -347,6 +347,24 @@ def test_both_networks_are_trained_and_their_averages_saved(model: Path, workpla
         assert saved["conv_out.weight"].abs().max() > 0, "it has learnt something"
     assert (workplace / "curves/plots/metrics/loss.tsv").exists()
     assert (workplace / "curves/wide/plots/metrics/loss.tsv").exists()
+
+
+def test_each_network_learns_its_own_side_of_the_switch(
+    params: Params, own: Settings, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    class Noted(defect_gen.PixelObjective):
+        def __init__(self, *args, levels: range | None) -> None:
+            super().__init__(*args, levels=levels)
+            asked.append((self.prediction, self.levels))
+
+    monkeypatch.setattr(defect_gen, "PixelObjective", Noted)
+    monkeypatch.setattr(defect_gen, "train", lambda *args: None)
+    for switch in (400, 0):
+        finetune(params, own.model_copy(update={"switch": switch}), read_real(CATEGORY), "", tmp_path, tmp_path)
+    whole = range(1000)
+    assert asked == [("x0", whole[400:]), ("correction", whole[:400]), ("x0", whole), ("correction", whole)]
 
 
 def test_the_model_says_what_it_is(params: Params, model: Path, views: tuple[View, ...]):
