@@ -49,7 +49,8 @@ false alarms.
 - *pairs*: {LEVEL:.0%} interval (Student's t) over pairs of equal category and seed. `{PLACEBO}` has other seeds: its \
 pairs go by the seeds' rank.
 - *test pictures*: {LEVEL:.0%} interval of the bootstrap over test pictures, whole capture groups at a time, of pixel \
-AP and image AUROC, averaged over seeds: how far another draw of test pictures would move the difference.
+AP and image AUROC, averaged over seeds: how far another draw of test pictures would move the difference; *-* \
+where all defects, or all good pictures, of a category are of one group.
 - *equal arms*: the range that holds {LEVEL:.0%} of the differences of two arms that differ in nothing but the seeds. \
 The spread over seeds is pooled, category by category, over `{REAL_ONLY}`, `{PLACEBO}` and the arm itself; other \
 generators have no part in it, so that one that fails hides no effect of another.

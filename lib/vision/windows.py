@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from lib.core.defects import Labels
 from lib.core.errors import UserError
 from lib.core.geometry import RGB, Mask, Window, crop, resize, stay_defect
+from lib.core.images import recent
 from lib.core.params import Detect
-from lib.core.records import GOOD
+from lib.core.records import GOOD, RegionMap
+from lib.core.regions import ignored_pixels
 from lib.vision.examples import Example
 
 MOST_PIXELS = 4096  # pixels of a picture, evenly sampled, around which windows are placed
@@ -195,14 +197,20 @@ def _labels(masks: Mapping[int, Mask], side: int) -> Labels:
 def _counting(example: Example) -> NDArray[np.int64] | None:
     """Pixels to place windows around where some of a picture never count: anywhere, most might show none that does.
     None where all count, or none."""
-    if example.ignored is None or example.ignored.all():
-        return None
-    return _some(np.flatnonzero(~example.ignored))
+    pixels = None if example.regions is None else _places(example.regions)
+    return pixels if pixels is not None and pixels.size else None
 
 
 def _some(pixels: NDArray[np.int64]) -> NDArray[np.int64]:
     """At most MOST_PIXELS of the pixels, evenly sampled."""
     return pixels[:: max(1, -(-pixels.size // MOST_PIXELS))].copy()
+
+
+def _read_places(regions: RegionMap) -> NDArray[np.int64]:
+    return _some(np.flatnonzero(~ignored_pixels(regions)))
+
+
+_places = recent(_read_places, 16 * 2**20)  # each training window asks for them
 
 
 def _window(shape: Sequence[int], pixels: NDArray | None, side: int, rng: np.random.Generator) -> Window:

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from lib.core.errors import UserError
 from lib.core.geometry import box_mask
+from lib.core.images import write_png
 from lib.core.params import Params
-from lib.core.records import GOOD
+from lib.core.records import GOOD, RegionMap
 from lib.detectors import rgpkd
 from lib.vision.backbones import DEFAULT, load_backbone
 from lib.vision.distillation import (
@@ -484,6 +485,18 @@ def test_the_weights_are_those_of_the_best_validation_on_pseudo_anomalies(tmp_pa
     assert history.curves["pixel AP of pseudo anomalies on val"] == [(1, 0.2), (2, 0.5), (3, 0.3)]
     weights = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(value, weights[f"student.{name}"]) for name, value in kept[1].items())
+
+
+def test_pixels_that_never_count_have_no_part_in_the_selection(tmp_path, params, small, monkeypatch):
+    picture = np.full((64, 64, 3), 255, np.uint8)
+    picture[:, :32] = (255, 0, 0)
+    regions = RegionMap((tmp_path / "regions.png").as_posix(), write_png(tmp_path / "regions.png", picture))
+    asked = []
+    monkeypatch.setattr(
+        rgpkd, "average_precision", lambda scores, truth: asked.append((scores.size, truth.size)) or 0.5
+    )
+    rgpkd.fit(good(5), [replace(one, regions=regions) for one in good(2, 5)], params, small, 0, tmp_path)
+    assert set(asked) == {(rgpkd.PSEUDO * 64 * 32,) * 2}
 
 
 def test_real_defects_neither_train_nor_select(folder, tmp_path, params, small):

@@ -228,6 +228,22 @@ def test_the_narrow_network_goes_on_with_the_signal_as_the_wide_one_left_it():
     assert torch.equal(narrow.calls[0][1], x)
 
 
+def test_the_narrow_network_alone_corrects():
+    """Of a network that says nothing the wide one's estimate is 0, the narrow one's what it keeps of the signal."""
+    silent, schedule, x = Recorder(torch.zeros(1, CHANNELS, 4, 4)), cosine_schedule(), start()
+    denoise = two_stages(silent, silent, schedule, 400, UNKNOWN, "correction")
+    assert not denoise(x, 400).any()
+    for t in (0, 399):
+        assert torch.allclose(denoise(x, t), pixel.kept_of(schedule.signal(t))[0] * x) and denoise(x, t).any()
+
+
+def test_samples_are_drawn_as_the_narrow_network_was_trained(params: Params, own: Settings, model: Path):
+    assert own.narrow_prediction == "correction"
+    published = own.model_copy(update={"narrow_prediction": "x0"})
+    [one], [other] = (drawn(params, settings, model, [placement(0)]) for settings in (own, published))
+    assert isinstance(one, Made) and isinstance(other, Made) and not np.array_equal(one.image, other.image)
+
+
 def test_one_network_in_both_stages_does_not_notice_the_switch():
     schedule, network = cosine_schedule(50), Recorder()
     results = [

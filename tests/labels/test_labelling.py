@@ -67,6 +67,12 @@ def test_real_defects_that_are_too_small_for_the_gate_are_counted_by_type(params
     assert sum(counts.values()) == len(sizes)
 
 
+def test_real_defects_are_held_against_those_of_other_capture_groups(params: Params, real: dict):
+    assert labelled(params, real, [])[1]["real_acceptance_rate"] is not None
+    shots = {name: replace(sample, group="one part") for name, sample in real.items()}
+    assert labelled(params, shots, [])[1]["real_acceptance_rate"] is None
+
+
 def test_a_picture_keeps_what_the_mask_explains_and_nothing_else(params: Params, real: dict):
     [record], numbers, _ = labelled(params, real, [synthetic(0)])
     raw, normal = read_image(SYNTH / "images" / f"{record.placement}.png"), read_image(Path(real["good-0"].image))

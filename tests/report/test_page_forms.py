@@ -190,6 +190,8 @@ def test_a_rejected_sample_says_why_on_its_card_and_by_which_score_in_the_viewer
     page.run("open(samples.find(s => s.verdict === 'accepted'))")
     assert "limit" not in page.run("$('judged').textContent"), "it was accepted"
     close(page)
+    full = "offending({{verdict: 'rejected', record: {{shape: {}, scores: {{fill: 1}}}}}}).length"
+    assert page.run(full.format("null")) == 1 and page.run(full.format("[[0, 0], [4, 0], [4, 4]]")) == 0, "drawn"
     options = page.run("[...order.options].map(o => o.textContent)")
     assert options[0] == "placement" and "thickness, x the thickest real one" in options
 
