@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from lib.core.geometry import RGB, Box, Window, crop, resize
+from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, resize, scaled
 from lib.core.images import read_image, recent
 from lib.core.params import WindowParams
 from lib.core.records import DefectBox, Sample
 from lib.core.runtime import seed_for
 from lib.diffusion.components import to_tensor
-from lib.diffusion.views import CONTEXT_SPREAD, Flips, flipped, flips_of, random_window
+from lib.diffusion.rectification import support
+from lib.diffusion.views import CONTEXT_SPREAD, flipped, flips_of, random_window
 
 WANDER = 0.25  # of the picture's side: largest distance of good windows from the places of real defects
 LONG = 1.5  # aspect ratio above which a box is wide or tall
@@ -58,10 +60,12 @@ def kind_of(item: DefectBox) -> str:
     return f"{item.defect_type} {shape}"
 
 
-def good_windows(frame: Frame, goods: Sequence[Sample], boxes: Sequence[DefectBox], each: int, seed: int) -> Tensor:
+def good_windows(
+    frame: Frame, goods: Sequence[Sample], boxes: Sequence[DefectBox], each: int, seed: int
+) -> tuple[Tensor, Tensor]:
     """`each` windows of every good picture, of the size of windows around real defects and near their places:
-    (N, 3, side, side) in [-1, 1]."""
-    read, pictures = recent(read_image), list[RGB]()
+    (N, 3, side, side) in [-1, 1]; with them (N, 1, side, side) bool, the place that a box of this size has there."""
+    read, pictures, regions = recent(read_image), list[RGB](), list[Mask]()
     for sample in goods:
         image = read(Path(sample.image))
         height, width = image.shape[:2]
@@ -72,25 +76,77 @@ def good_windows(frame: Frame, goods: Sequence[Sample], boxes: Sequence[DefectBo
             half = spread * np.subtract(box[2:], box[:2]) / 2
             middle = np.clip(np.add(box[:2], box[2:]) / 2 + by, half, np.maximum((width, height) - half, half))
             window_box: Any = tuple(np.rint([*(middle - half), *(middle + half)]).astype(int).tolist())
-            pictures.append(resize(crop(image, frame.around(window_box)), frame.side, frame.side))
-    return to_tensor(np.stack(pictures))
+            place = frame.around(window_box)
+            pictures.append(resize(crop(image, place), frame.side, frame.side))
+            regions.append(region_of(window_box, place, frame.side))
+    return to_tensor(np.stack(pictures)), torch.from_numpy(np.stack(regions))[:, None]
 
 
-def defect_patches(frame: Frame, images: Sequence[Path], boxes: Sequence[DefectBox], each: int, seed: int) -> Tensor:
-    """`each` patches around every real defect, in turn with different flips: (N, 3, patch, patch) in [-1, 1].
+def defect_patches(
+    frame: Frame, images: Sequence[Path], boxes: Sequence[DefectBox], each: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """`each` patches around every real defect, at random places and in turn with different flips: (N, 3, patch, patch)
+    in [-1, 1]; with them (N, 1, patch, patch) bool, the defect's box.
 
     images: the picture of each box.
     """
-    read, pictures = recent(read_image), list[RGB]()
+    read, pictures, regions = recent(read_image), list[RGB](), list[Mask]()
     for path, item in zip(images, boxes, strict=True):
         image = read(path)
         for variant in range(each):
-            rng = np.random.default_rng(seed_for(seed, item.sample, item.component, variant))
-            pictures.append(patch_of(frame, image, item.box, flips_of(variant), rng))
-    return to_tensor(np.stack(pictures))
+            rng, flips = np.random.default_rng(seed_for(seed, item.sample, item.component, variant)), flips_of(variant)
+            place = random_window(item.box, image.shape, frame.window.context, frame.patch, rng)
+            pictures.append(flipped(resize(crop(image, place), frame.patch, frame.patch), flips))
+            regions.append(flipped(region_of(item.box, place, frame.patch), flips))
+    return to_tensor(np.stack(pictures)), torch.from_numpy(np.stack(regions))[:, None]
 
 
-def patch_of(frame: Frame, image: RGB, box: Box, flips: Flips, rng: np.random.Generator) -> RGB:
-    """A random patch around the box, flipped as asked: (patch, patch, 3) uint8."""
-    place = random_window(box, image.shape, frame.window.context, frame.patch, rng)
-    return flipped(resize(crop(image, place), frame.patch, frame.patch), flips)
+def region_of(box: Box, place: Window, side: int) -> Mask:
+    """(side, side) bool: the box in the window, seen at `side` px."""
+    return box_mask(scaled(place.inside(box), side / place.side), side, side)
+
+
+def surroundings(signals: Tensor, regions: Tensor) -> Tensor:
+    """What is known of a place before anything is painted there: (N, C + 1, H, W), the signals with 0 in the regions,
+    and the regions (N, 1, H, W) as a channel of 0 and 1."""
+    return torch.cat([signals.masked_fill(regions, 0), regions.to(signals.dtype)], dim=1)
+
+
+# Requests
+
+
+@dataclass(frozen=True)
+class Request:
+    """One placement as the networks see it. window: in px of the picture; corner: x and y of the patch in the networks'
+    window; kind: number of the class; source: (3, S, S) in [-1, 1], the good picture in the window; open: (1, S, S)
+    bool, where it may change."""
+
+    window: Window
+    corner: tuple[int, int]
+    kind: int
+    seed: int
+    source: Tensor
+    open: Tensor
+
+
+def request_of(box: Box, normal: RGB, kind: int, seed: int, frame: Frame, radius: float) -> Request:
+    place = frame.around(box)
+    small = scaled(place.inside(box), frame.side / place.side)
+    corner = frame.corner(small)
+    disc = support(frame.side, torch.tensor([corner]) + frame.patch / 2, radius)[0]
+    source = to_tensor(resize(crop(normal, place), frame.side, frame.side)[None])[0]
+    inside = torch.from_numpy(box_mask(small, frame.side, frame.side))
+    return Request(place, corner, kind, seed, source, disc & inside)
+
+
+def allowed(box: Box, shape: Sequence[int], request: Request, frame: Frame, radius: float) -> Mask:
+    """(H, W) bool: the box, clipped to the gate's support."""
+    height, width = shape[:2]
+    window, scale = request.window, request.window.side / frame.side
+    centre = (torch.tensor([request.corner]) + frame.patch / 2 + 0.5) * scale - 0.5
+    disc = support(window.side, centre, radius * scale)[0, 0].numpy()
+    x0, y0 = max(window.x0, 0), max(window.y0, 0)
+    x1, y1 = min(window.x0 + window.side, width), min(window.y0 + window.side, height)
+    mask = np.zeros((height, width), dtype=bool)
+    mask[y0:y1, x0:x1] = disc[y0 - window.y0 : y1 - window.y0, x0 - window.x0 : x1 - window.x0]
+    return mask & box_mask(box, width, height)

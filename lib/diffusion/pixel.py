@@ -124,13 +124,20 @@ def starting_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
 
 
 def wide_network(
-    channels: int, side: int, widths: Sequence[int], blocks: int, attention_side: int = 32, classes: int | None = None
+    channels: int,
+    side: int,
+    widths: Sequence[int],
+    blocks: int,
+    attention_side: int = 32,
+    classes: int | None = None,
+    given: int = 0,
 ) -> UNet2DModel:
     """A U-Net that sees the whole picture: with attention at levels of at most `attention_side` px, and in the middle.
 
     channels: of the signal, in and out. widths: channels at each level, each half as large as the one before. blocks:
-    residual blocks per level. classes: number of classes for `class_labels`, or None. The timestep scales and shifts
-    the normalised features (Dhariwal & Nichol 2021). An untrained network returns 0.
+    residual blocks per level. classes: number of classes for `class_labels`, or None. given: channels of what it is
+    conditioned on (`ask`). The timestep scales and shifts the normalised features (Dhariwal & Nichol 2021). An
+    untrained network returns 0.
     """
     attention = [side // 2**level <= attention_side for level in range(len(widths))]
     return _network(
@@ -143,6 +150,7 @@ def wide_network(
         attention_head_dim=math.gcd(HEAD_CHANNELS, *widths),
         resnet_time_scale_shift="scale_shift",
         num_class_embeds=classes,
+        in_channels=channels + given,
     )
 
 
@@ -160,6 +168,7 @@ def narrow_network(channels: int, side: int, widths: Sequence[int], blocks: int)
         up_block_types=("UpBlock2D",) * len(widths),
         mid_block_type=None,
         add_attention=False,
+        in_channels=channels,
     )
 
 
@@ -171,7 +180,6 @@ def _network(channels: int, side: int, widths: Sequence[int], blocks: int, **oth
         groups //= 2
     network = UNet2DModel(
         sample_size=side,
-        in_channels=channels,
         out_channels=channels,
         block_out_channels=tuple(widths),
         layers_per_block=blocks,
@@ -198,16 +206,34 @@ def receptive_field(levels: int, blocks: int) -> int:
     return 2 * reach + 1
 
 
-def ask(network: Any, schedule: Schedule, x: Tensor, t: Level, classes: Tensor | None = None) -> Tensor:
-    """The network's output for x (B, C, H, W) at level t; classes: (B,) int64 for a class-conditional network."""
-    return network(x, schedule.timestep(t).to(x.device), class_labels=classes).sample.float()
+def ask(
+    network: Any,
+    schedule: Schedule,
+    x: Tensor,
+    t: Level,
+    classes: Tensor | None = None,
+    given: Tensor | None = None,
+) -> Tensor:
+    """The network's output for x (B, C, H, W) at level t.
+
+    classes: (B,) int64, for a class-conditional network. given: (B, G, H, W), what the network is conditioned on, as
+    further channels of its input (Saharia et al. 2022, section 3).
+    """
+    seen = x if given is None else torch.cat([x, given], dim=1)
+    return network(seen, schedule.timestep(t).to(x.device), class_labels=classes).sample.float()
 
 
 def estimate(
-    network: Any, schedule: Schedule, x: Tensor, t: Level, prediction: Prediction, classes: Tensor | None = None
+    network: Any,
+    schedule: Schedule,
+    x: Tensor,
+    t: Level,
+    prediction: Prediction,
+    classes: Tensor | None = None,
+    given: Tensor | None = None,
 ) -> Tensor:
     """The estimate of x0 for x (B, C, H, W) at level t, from what the network predicts; not clamped."""
-    answer, abar = ask(network, schedule, x, t, classes), schedule.signal(t)
+    answer, abar = ask(network, schedule, x, t, classes, given), schedule.signal(t)
     if prediction == "velocity":
         return abar**0.5 * x - (1 - abar) ** 0.5 * answer
     if prediction == "correction":
@@ -234,7 +260,7 @@ class PixelObjective(nn.Module):
     equal weight for all noise levels.
 
     signals: (N, C, H, W) float in [-1, 1], the training set. classes: (N,) int64, for a class-conditional network.
-    levels: those that the network learns; None: all of the schedule.
+    levels: those that the network learns; None: all of the schedule. given: (N, G, H, W), what it is conditioned on.
     """
 
     def __init__(
@@ -245,20 +271,23 @@ class PixelObjective(nn.Module):
         prediction: Prediction,
         classes: Tensor | None = None,
         levels: range | None = None,
+        given: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.network, self.signals, self.schedule = network, signals, schedule
-        self.prediction, self.classes = prediction, classes
+        self.prediction, self.classes, self.given = prediction, classes, given
         self.levels = range(len(schedule)) if levels is None else levels
 
     def forward(self, indices: Tensor, draws: list[torch.Generator]) -> Tensor:
         """Losses (b,)."""
         where = self.signals.device
-        x0 = self.signals[indices.to(where)]
+        indices = indices.to(where)
+        x0 = self.signals[indices]
         noise = torch.stack([torch.randn(x0.shape[1:], generator=draw) for draw in draws]).to(where)
         levels = self.levels
         t = torch.cat([torch.randint(levels.start, levels.stop, (1,), generator=draw) for draw in draws])
-        classes = None if self.classes is None else self.classes[indices.to(where)]
+        classes = None if self.classes is None else self.classes[indices]
+        given = None if self.given is None else self.given[indices]
         x = self.schedule.noisy(x0, t.to(where), noise)
         if self.prediction == "velocity":
             target = self.schedule.noisy(noise, t.to(where), -x0)
@@ -267,7 +296,7 @@ class PixelObjective(nn.Module):
             target = (x0 - kept * x) / size
         else:
             target = x0 if self.prediction == "x0" else noise
-        return (ask(self.network, self.schedule, x, t, classes) - target).square().mean(dim=(1, 2, 3))
+        return (ask(self.network, self.schedule, x, t, classes, given) - target).square().mean(dim=(1, 2, 3))
 
 
 def save(network: UNet2DModel, folder: Path) -> None:

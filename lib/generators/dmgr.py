@@ -27,15 +27,24 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from lib.core.geometry import RGB, Box, Mask, Window, box_mask, crop, resize, scaled
+from lib.core.geometry import RGB, Box, box_mask, resize
 from lib.core.images import contact_sheet, read_image, recent, write_png
 from lib.core.params import Params, Positive, Section, WindowParams
 from lib.core.records import GOOD, Placement
 from lib.core.runtime import cores, device, fingerprint, first_process, on_cores, seed_for, write_json
-from lib.diffusion.chains import Descended, Rectifier
-from lib.diffusion.components import to_pixels, to_tensor
+from lib.diffusion.chains import Estimate, Rectifier, crops
+from lib.diffusion.components import to_pixels
 from lib.diffusion.pasting import apply_change, seamless
-from lib.diffusion.patches import Frame, defect_patches, good_windows, kind_of
+from lib.diffusion.patches import (
+    Frame,
+    Request,
+    allowed,
+    defect_patches,
+    good_windows,
+    kind_of,
+    request_of,
+    surroundings,
+)
 from lib.diffusion.pixel import (
     PixelObjective,
     Prediction,
@@ -46,7 +55,7 @@ from lib.diffusion.pixel import (
     starting_noise,
     wide_network,
 )
-from lib.diffusion.rectification import PUBLISHED, Plan, support
+from lib.diffusion.rectification import PUBLISHED, Plan
 from lib.diffusion.training import train
 from lib.generators import NON_FINITE, WINDOW, Answer, Failed, Made, RealData
 
@@ -99,6 +108,15 @@ class Settings(Section):
             raise ValueError(f"a patch of {self.patch} px cannot be halved {self.layers} times, as its pyramid needs")
         return self
 
+    @property
+    def anchored(self) -> bool:
+        return self.mode == "anchored"
+
+    @property
+    def start_level(self) -> int:
+        """The level of the sampler, 0 to `levels` - 1, where both chains start; above it nothing is learnt."""
+        return round((self.start if self.anchored else 1) * (self.levels - 1))
+
     def frame(self, window: WindowParams) -> Frame:
         return Frame(self.side, self.patch, window)
 
@@ -112,13 +130,18 @@ def finetune(params: Params, settings: Settings, real: RealData, key: str, out: 
     frame, kinds = settings.frame(params.window), sorted({kind_of(item) for item in real.boxes})
     goods = [sample for sample in real.samples.values() if sample.defect_type == GOOD]
     images = [Path(real.samples[item.sample].image) for item in real.boxes]
-    patches = defect_patches(frame, images, real.boxes, settings.variants, params.seed)
+    data = {
+        "global": good_windows(frame, goods, real.boxes, settings.good_windows, params.seed),
+        "local": defect_patches(frame, images, real.boxes, settings.variants, params.seed),
+    }
     classes = torch.tensor([kinds.index(kind_of(item)) for item in real.boxes]).repeat_interleave(settings.variants)
-    windows = good_windows(frame, goods, real.boxes, settings.good_windows, params.seed)
-    data = {"global": windows.to(device()), "local": patches.to(device())}
+    schedule = linear_schedule(LEVELS)
+    learnt = range(int(schedule.respaced(settings.levels).timestep(settings.start_level)) + 1)
     for name, network in networks(settings, len(kinds)).items():
-        signals, numbers = data[name], classes.to(device()) if name == "local" else None
-        objective = PixelObjective(network.to(device()), signals, linear_schedule(LEVELS), settings.prediction, numbers)
+        signals, regions = (part.to(device()) for part in data[name])
+        numbers = classes.to(device()) if name == "local" else None
+        given = surroundings(signals, regions) if settings.anchored else None
+        objective = PixelObjective(network.to(device()), signals, schedule, settings.prediction, numbers, learnt, given)
         steps = settings.global_steps if name == "global" else settings.local_steps
         budget = params.finetune.model_copy(update={"steps": steps, "batch_size": settings.train_batch})
         stage, folder = f"finetune-dmgr-{real.category}/{name}", curves if name == "local" else curves / name
@@ -169,31 +192,7 @@ def synthesize(
         ]
 
 
-# Requests and answers
-
-
-@dataclass(frozen=True)
-class Request:
-    """One placement as the networks see it. window: in px of the picture; corner: x and y of the patch in the networks'
-    window; kind: number of the class; source: (3, S, S) in [-1, 1], the good picture in the window; open: (1, S, S)
-    bool, where it may change."""
-
-    window: Window
-    corner: tuple[int, int]
-    kind: int
-    seed: int
-    source: Tensor
-    open: Tensor
-
-
-def request_of(box: Box, normal: RGB, kind: int, seed: int, frame: Frame, radius: float) -> Request:
-    place = frame.around(box)
-    small = scaled(place.inside(box), frame.side / place.side)
-    corner = frame.corner(small)
-    disc = support(frame.side, torch.tensor([corner]) + frame.patch / 2, radius)[0]
-    source = to_tensor(resize(crop(normal, place), frame.side, frame.side)[None])[0]
-    inside = torch.from_numpy(box_mask(small, frame.side, frame.side))
-    return Request(place, corner, kind, seed, source, disc & inside)
+# Answers
 
 
 def answer(request: Request, result: "Result", box: Box, normal: RGB, params: Params, settings: Settings) -> Answer:
@@ -212,25 +211,12 @@ def answer(request: Request, result: "Result", box: Box, normal: RGB, params: Pa
         mask = box_mask((x, y, x + part, y + part), window.side, window.side)
         return Made(resize(picture, window.side, window.side), mask, own_background=True, notes=notes)
     change = seamless(result.picture - result.reference, request.open[0].numpy(), window, normal.shape)
-    mask = allowed(box, normal.shape, request, settings)
+    mask = allowed(box, normal.shape, request, settings.frame(params.window), settings.radius)
     # Boxes have a margin of a share of the defect's longer side. What is painted there fades out to hide the box.
     sides, share = (box[2] - box[0], box[3] - box[1]), params.boxes.margin
     margin = min(share / (1 + 2 * share) * max(sides), min(sides) / 2)
     image = apply_change(normal, window, change, mask, max(params.synth.feather, round(margin)))
     return Made(image, notes=notes)
-
-
-def allowed(box: Box, shape: Sequence[int], request: Request, settings: Settings) -> Mask:
-    """(H, W) bool: the box, clipped to the gate's support."""
-    height, width = shape[:2]
-    window, scale = request.window, request.window.side / settings.side
-    centre = (torch.tensor([request.corner]) + settings.patch / 2 + 0.5) * scale - 0.5
-    disc = support(window.side, centre, settings.radius * scale)[0, 0].numpy()
-    x0, y0 = max(window.x0, 0), max(window.y0, 0)
-    x1, y1 = min(window.x0 + window.side, width), min(window.y0 + window.side, height)
-    mask = np.zeros((height, width), dtype=bool)
-    mask[y0:y1, x0:x1] = disc[y0 - window.y0 : y1 - window.y0, x0 - window.x0 : x1 - window.x0]
-    return mask & box_mask(box, width, height)
 
 
 # The sampler
@@ -264,30 +250,35 @@ class Sampler:
 
     def draw(self, requests: Sequence[Request], watch: Callable[..., None] = lambda t, x0, patch: None) -> list[Result]:
         """The results of one batch."""
-        where, anchored = self.whole.device, self.settings.mode == "anchored"
-        schedule = linear_schedule(LEVELS).respaced(self.settings.levels)
-        start = round(self.settings.start * (len(schedule) - 1)) if anchored else len(schedule) - 1
+        where, settings = self.whole.device, self.settings
+        schedule, start = linear_schedule(LEVELS).respaced(settings.levels), settings.start_level
         source = torch.stack([request.source for request in requests]).to(where)
-        known = torch.stack([~request.open for request in requests]).to(where) if anchored else None
+        regions = torch.stack([request.open for request in requests]).to(where)
+        corners = torch.tensor([request.corner for request in requests], device=where)
+        given = surroundings(source, regions) if settings.anchored else None
         kinds = torch.tensor([request.kind for request in requests], device=where)
         noise = starting_noise([request.seed for request in requests], source.shape[1:]).to(where)
-        prediction = self.settings.prediction
 
-        def chains(plan: Plan) -> Descended:
-            rectifier = self.rectifier(
-                schedule,
-                plan,
-                lambda x, t, rows: estimate(self.whole, schedule, x, t, prediction),
-                lambda c, t, rows: estimate(self.part, schedule, c, t, prediction, kinds[rows]),
-                torch.tensor([request.corner for request in requests], device=where),
-                [torch.Generator().manual_seed(seed_for(request.seed, "travel")) for request in requests],
-                source if anchored else None,
-                known,
-                watch,
+        def estimates(network: Any, given: Tensor | None, classes: Tensor | None = None) -> Estimate:
+            def of(values: Tensor | None, rows: Tensor) -> Tensor | None:
+                return None if values is None else values[rows]
+
+            return lambda x, t, rows: estimate(
+                network, schedule, x, t, settings.prediction, of(classes, rows), of(given, rows)
             )
-            return rectifier(schedule.noisy(source, start, noise) if anchored else noise, start)
 
-        end = chains(self.settings.plan())
+        rectifier = self.rectifier(
+            schedule,
+            settings.plan(),
+            estimates(self.whole, given),
+            estimates(self.part, None if given is None else crops(given, corners, settings.patch), kinds),
+            corners,
+            [torch.Generator().manual_seed(seed_for(request.seed, "travel")) for request in requests],
+            source if settings.anchored else None,
+            ~regions if settings.anchored else None,
+            watch,
+        )
+        end = rectifier(schedule.noisy(source, start, noise) if settings.anchored else noise, start)
         columns = zip(
             to_pixels(end.x0),
             to_pixels(source),
@@ -345,6 +336,7 @@ def networks(settings: Settings, kinds: int) -> dict[str, Any]:
             settings.blocks,
             settings.attention_side,
             classes,
+            given=4 if settings.anchored else 0,
         )
         for name, (side, width, levels, classes) in sizes.items()
     }

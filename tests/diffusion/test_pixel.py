@@ -295,6 +295,22 @@ def test_of_a_network_that_says_what_the_objective_asks_for_the_estimate_is_the_
         assert torch.allclose(found, x0, atol=1e-4 / abar**0.5), t
 
 
+def test_a_network_that_is_given_something_sees_it_beside_the_noisy_signal():
+    class Spy(nn.Module):
+        def forward(self, x: Tensor, timesteps: Tensor, class_labels: Tensor | None = None) -> object:
+            self.x = x
+            return type("Output", (), {"sample": 0 * x[:, :3]})()
+
+    spy, signals, given = Spy(), noise(4, 3, 8, 8), noise(4, 2, 8, 8, seed=1)
+    objective = PixelObjective(spy, signals, linear_schedule(), "velocity", given=given)
+    objective(torch.tensor([3, 1]), [torch.Generator().manual_seed(seed) for seed in range(2)])
+    assert torch.equal(spy.x[:, 3:], given[[3, 1]]) and spy.x.shape[1] == 5
+    found = estimate(spy, linear_schedule(), signals[:1], 500, "velocity", given=given[:1])
+    assert torch.equal(spy.x, torch.cat([signals[:1], given[:1]], dim=1)) and found.shape == (1, 3, 8, 8)
+    network = wide_network(3, 16, [8], 1, given=2)
+    assert network.config.in_channels == 5 and network.config.out_channels == 3
+
+
 def test_a_network_that_says_nothing_keeps_what_is_hardly_noisy_and_drops_what_is_lost():
     class Silent(nn.Module):
         def forward(self, x: Tensor, timesteps: Tensor, class_labels: Tensor | None = None) -> object:

@@ -20,9 +20,19 @@ from lib.core.params import Params
 from lib.core.records import DefectBox
 from lib.core.runtime import fingerprint
 from lib.diffusion import pixel
-from lib.diffusion.patches import Frame, kind_of
-from lib.generators import NON_FINITE, Answer, Failed, Made, dmgr, read_real
-from lib.generators.dmgr import Result, Sampler, Settings, allowed, answer, finetune, request_of, sampler_of, synthesize
+from lib.diffusion.patches import (
+    Frame,
+    Request,
+    allowed,
+    defect_patches,
+    good_windows,
+    kind_of,
+    request_of,
+    surroundings,
+)
+from lib.diffusion.pixel import PixelObjective
+from lib.generators import NON_FINITE, Answer, Failed, Made, RealData, dmgr, read_real
+from lib.generators.dmgr import Result, Sampler, Settings, answer, finetune, sampler_of, synthesize
 from lib.synthesis import synthesize_all
 from tests.category import CATEGORY, placement, tiny_params
 
@@ -90,6 +100,33 @@ def test_the_local_model_knows_a_defect_by_its_type_and_shape(box: tuple, kind: 
     assert kind_of(DefectBox("a", 0, "dent", box, 9)) == f"dent {kind}"
 
 
+def of_boxes(real: RealData, frame: Frame, each: int) -> tuple[torch.Tensor, torch.Tensor]:
+    images = [Path(real.samples[item.sample].image) for item in real.boxes]
+    return defect_patches(frame, images, real.boxes, each, 0)
+
+
+def test_the_region_of_a_patch_is_the_box_in_whatever_way_the_patch_is_flipped(frame: Frame):
+    """The category's defects fill their boxes with grey levels from 200, and the ground ends at 150."""
+    patches, regions = of_boxes(read_real(CATEGORY), Frame(32, 32, frame.window), 8)
+    bright = patches.mean(dim=1, keepdim=True) > 0.37
+    overlap = ((bright & regions).flatten(1).sum(dim=1) / (bright | regions).flatten(1).sum(dim=1)).tolist()
+    assert len(overlap) == 24 and min(overlap) > 0.6, "a border pixel more or less where the patch is shrunk"
+    assert sum(share == 1 for share in overlap) > 12, "no pixel at native scale"
+    assert len({tuple(region.flatten().tolist()) for region in regions}) > 12, "at many places"
+
+
+def test_of_a_defect_and_of_the_ground_below_nothing_is_known_but_the_place(frame: Frame):
+    real = read_real(CATEGORY)
+    goods = [sample for sample in real.samples.values() if sample.defect_type == "good"]
+    windows, places = good_windows(frame, goods, real.boxes, 4, 0)
+    assert places.shape == (12, 1, 32, 32) and 0.01 < places.float().mean() < 0.6
+    for signals, regions in ((windows, places), of_boxes(real, frame, 4)):
+        given = surroundings(signals, regions)
+        inside = regions.expand_as(signals)
+        assert (given[:, :3][inside] == 0).all() and torch.equal(given[:, :3][~inside], signals[~inside])
+        assert torch.equal(given[:, 3:], regions.float())
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [({"patch": 64}, "does not fit into a window of 32"), ({"patch": 18}, "cannot be halved 2 times")],
@@ -144,6 +181,37 @@ def test_both_networks_are_trained_and_their_averages_saved(model: Path, workpla
     assert sheet.shape[1] > 8 * 60 and np.ptp(sheet) > 20, "how samples form"
 
 
+@pytest.mark.parametrize(("mode", "highest", "channels"), [("anchored", 777, 7), ("free", 999, 3)])
+def test_networks_learn_the_levels_they_sample_and_are_given_the_surroundings(
+    params: Params,
+    own: Settings,
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: str,
+    highest: int,
+    channels: int,
+):
+    """Of 10 levels from 0 to 999 an anchored sample starts at number 7, round(0.8 * 9), which is level 777."""
+    objectives: list[PixelObjective] = []
+
+    def kept(objective: PixelObjective, *others: object) -> None:
+        objectives.append(objective)
+
+    monkeypatch.setattr(dmgr, "train", kept)
+    own = own.model_copy(update={"mode": mode})
+    real = read_real(CATEGORY)
+    finetune(params, own, real, "kept", workplace / mode, workplace / "curves")
+    for objective in objectives:
+        assert objective.levels == range(highest + 1) and objective.network.config.in_channels == channels
+        assert (objective.given is None) == (mode == "free")
+        if objective.given is not None:
+            outside = ~objective.given[:, 3:].bool().expand_as(objective.signals)
+            assert torch.equal(objective.given[:, :3][outside], objective.signals[outside])
+    whole, part = objectives
+    assert whole.signals.shape[2:] == (own.side, own.side) and whole.classes is None
+    assert part.signals.shape[2:] == (own.patch, own.patch) and len(part.classes) == len(part.signals)
+
+
 def test_equal_runs_of_training_give_equal_bytes(params: Params, own: Settings, model: Path, workplace: Path):
     finetune(params, own, read_real(CATEGORY), "again", workplace / "again", workplace / "curves")
     first, second = (
@@ -168,14 +236,15 @@ def test_anchored_changes_nothing_outside_of_box_and_gate(params: Params, own: S
     normal = read_image(Path(read_real(CATEGORY).samples[item.normal].image))
     change = (made.image != normal).any(axis=2)
     request = request_of(item.box, normal, 0, 1, frame, own.radius)
-    mask = allowed(item.box, normal.shape, request, own)
+    mask = allowed(item.box, normal.shape, request, frame, own.radius)
     assert change.any() and not change[~mask].any() and not change[~box_mask(item.box, 48, 48)].any()
     assert mask.sum() < box_mask(item.box, 48, 48).sum()
 
 
-def test_free_paints_its_background_and_labels_the_patch(params: Params, own: Settings, model: Path):
+def test_free_paints_its_background_and_labels_the_patch(params: Params, own: Settings, workplace: Path):
     free = own.model_copy(update={"mode": "free"})
-    [made] = drawn(params, free, model, [placement(0)])
+    finetune(params, free, read_real(CATEGORY), "free", workplace / "free", workplace / "curves")
+    [made] = drawn(params, free, workplace / "free", [placement(0)])
     assert isinstance(made, Made) and made.own_background and made.image.shape == (*made.mask.shape, 3)
     scale = made.image.shape[0] / own.side
     assert made.mask.sum() == pytest.approx((own.patch * scale) ** 2, rel=0.1)
@@ -207,7 +276,7 @@ def test_the_requested_class_is_what_the_local_network_paints(
     asked = []
     plain = Sampler.__call__
 
-    def sampler(self: Sampler, requests: list[dmgr.Request]) -> list[Result]:
+    def sampler(self: Sampler, requests: list[Request]) -> list[Result]:
         asked.extend(requests)
         return plain(self, requests)
 
@@ -215,6 +284,25 @@ def test_the_requested_class_is_what_the_local_network_paints(
     drawn(params, own, model, [placement(0)])
     kinds = [plain(sampler_of(model, own), [replace(asked[0], kind=kind)])[0].picture for kind in range(3)]
     assert all((kinds[one] != kinds[other]).any() for one, other in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_both_networks_see_the_ground_around_the_box_and_nothing_within(params: Params, own: Settings, model: Path):
+    """What is in the box of the good picture changes no estimate; what is beside it changes those of both networks."""
+    sampler, seen = sampler_of(model, own), dict[str, list[torch.Tensor]](whole=[], part=[])
+    for name in seen:
+        network = getattr(sampler, name)
+        network.register_forward_pre_hook(lambda _, inputs, kept=seen[name]: kept.append(inputs[0].detach()[:, 3:]))
+    normal = np.random.default_rng(0).integers(90, 150, (48, 48, 3), dtype=np.uint8)
+    request = request_of((18, 18, 30, 30), normal, 0, 1, own.frame(params.window), own.radius)
+    sampler.draw([request])
+    x, y = request.corner
+    inner = request.open[:, y : y + own.patch, x : x + own.patch]
+    for name, region in (("whole", request.open), ("part", inner)):
+        for ground in seen[name]:
+            assert torch.equal(ground[0, 3:].bool(), region) and 0 < region.sum() < region.numel()
+            assert not ground[0, :3].masked_select(region).any() and ground[0, :3].masked_select(~region).any()
+    source = request.source[:, y : y + own.patch, x : x + own.patch]
+    assert torch.equal(seen["part"][0][0, :3], source.masked_fill(inner, 0)), "the patch is where the defect will be"
 
 
 def test_a_sample_depends_on_its_seed_alone_whatever_the_batch(params: Params, own: Settings, model: Path):
