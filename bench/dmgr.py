@@ -34,8 +34,9 @@ from torch import Tensor
 from lib.core.params import load
 from lib.diffusion import pixel
 from lib.diffusion.chains import Rectifier, crops
+from lib.diffusion.patches import Request, request_of
 from lib.diffusion.rectification import SHRINK, Evaluation, Search, Timing, disagreement, local_gate, squares
-from lib.generators.dmgr import Request, Result, Sampler, Settings, networks, request_of, sampler_of
+from lib.generators.dmgr import Result, Sampler, Settings, networks, sampler_of
 
 KINDS = 4  # that the local network is told apart, where it is not trained
 OURS = "ours, side by side"
